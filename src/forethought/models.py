@@ -1,0 +1,136 @@
+"""Load a policy's folder or hub name: tokenizer with chat template, causal model, rendered prompts.
+
+The one place that turns a recipe's model name into transformers objects, so that sampling and
+training mean the same model and every mistake about it gives the same clear error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forethought.types import Message
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MICROWORLD = "microworld"
+MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
+
+
+def resolve(name: str) -> str:
+    """The folder or hub name behind a recipe's model name.
+
+    Raises: ValueError if `name` looks like a folder and is not a model folder.
+    """
+    if name == MICROWORLD:
+        return str(MICROWORLD_MODEL)
+    folder = Path(name).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"model: {name} has no config.json, so it is not a Hugging Face model folder; "
+                "give the folder that save_pretrained wrote"
+            )
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ValueError(
+            f"model: {name} does not exist; give a model folder, a hub name such as "
+            f"organisation/model, or {MICROWORLD!r} for the seed model in the package"
+        )
+    return name
+
+
+def load_tokenizer(
+    name: str, *, trust_remote_code: bool = False, chat: bool = True
+) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a pad token; with `chat` it must have a chat template.
+
+    Raises: ValueError if there is no tokenizer, no end token or no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    source = resolve(name)
+    if Path(source).is_dir() and not any(
+        (Path(source) / file).is_file()
+        for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    ):
+        raise ValueError(
+            f"model: {name} has no tokenizer files; save the tokenizer beside the weights "
+            "(tokenizer.save_pretrained)"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model: no tokenizer could be loaded from {name}: {error}") from error
+    if chat and not tokenizer.chat_template:
+        raise ValueError(
+            f"model: the tokenizer of {name} has no chat template; forethought trains chat models, "
+            "so save one with it (tokenizer.chat_template = …, or chat_template.jinja)"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model: the tokenizer of {name} has no eos_token, so no output can end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    name: str, *, dtype: str, device: str, trust_remote_code: bool = False, **options: Any
+) -> PreTrainedModel:
+    """The causal model in eval mode on its device; `options` go to `from_pretrained`.
+
+    Raises: ValueError if the folder holds no causal model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve(name),
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model: {name} could not be loaded: {error}") from error
+    return model.to(pick_device(device)).eval()
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises: ValueError if a GPU is asked for and there is none.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: cuda is asked for and torch sees no GPU; use device: auto or cpu")
+    return torch.device(device)
+
+
+def context_length(model_config: Any) -> int | None:
+    """Longest sequence the model was made for, `None` if its config does not say."""
+    text_config = model_config.get_text_config()
+    limit = getattr(text_config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> tuple[int, ...]:
+    """Every token that ends an output: the tokenizer's and the generation config's."""
+    declared = generation_config.eos_token_id if generation_config is not None else None
+    ids = [declared] if isinstance(declared, int) else list(declared or [])
+    return tuple(dict.fromkeys([*ids, int(tokenizer.eos_token_id)]))
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
+    """Token ids of a conversation, ready for the assistant's turn."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    encoded = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    return tuple(encoded["input_ids"])
