@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from forethought.types import Arm
 
@@ -186,9 +186,7 @@ class CustomJudge(Shape):
     """Keyword arguments of the class."""
 
 
-JudgeConfig = Annotated[
-    VerifierJudge | RewardModelJudge | CustomJudge, Field(discriminator="type")
-]
+JudgeConfig = Annotated[VerifierJudge | RewardModelJudge | CustomJudge, Field(discriminator="type")]
 
 
 class PairsConfig(Shape):
@@ -323,3 +321,18 @@ class Recipe(Shape):
         if "thought" in self.arms and self.thought_format == "direct":
             raise ValueError("thought_format: 'direct' has no thoughts; leave the arm out instead")
         return self
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as one line per mistake: field, what was given, what is allowed."""
+    lines = []
+    for mistake in error.errors():
+        tags = {"file", "datasets", "microworld", "transformers", "scripted", "verifier"}
+        tags |= {"reward_model", "custom"}
+        place = ".".join(str(step) for step in mistake["loc"] if step not in tags) or "recipe"
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "there is no such field"
+        given = "" if mistake["type"] == "missing" else f" (given: {mistake['input']!r:.80})"
+        lines.append(f"{place}: {message}{given}")
+    return "\n".join(lines)
