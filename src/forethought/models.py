@@ -124,13 +124,19 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) ->
     """Every token that ends an output: the tokenizer's and the generation config's."""
     declared = generation_config.eos_token_id if generation_config is not None else None
     ids = [declared] if isinstance(declared, int) else list(declared or [])
-    return tuple(dict.fromkeys([*ids, int(tokenizer.eos_token_id)]))
+    return tuple(dict.fromkeys([*ids, single_id(tokenizer.eos_token_id)]))
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
     """Token ids of a conversation, ready for the assistant's turn."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    encoded = tokenizer.apply_chat_template(
+    encoded: Any = tokenizer.apply_chat_template(
         turns, add_generation_prompt=True, tokenize=True, return_dict=True
     )
     return tuple(encoded["input_ids"])
+
+
+def single_id(token_id: Any) -> int:
+    """A tokenizer's special id, which transformers types as one id or several."""
+    assert isinstance(token_id, int)
+    return token_id

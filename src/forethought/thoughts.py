@@ -1,4 +1,4 @@
-"""Thought formats: put the instruction in front of a query, split an output into thought and response.
+"""Thought formats: the instruction before a query, the split of an output into its two sides.
 
 One state machine does all the splitting. `ThoughtFormat.parse` feeds it the whole text,
 `ThoughtFormat.stream` lets a server feed it chunk by chunk; for every way of cutting the text the

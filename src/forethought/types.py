@@ -162,7 +162,7 @@ class Judgement:
 class Unjudged:
     """A group the judge could not score. It stays owed; there is no number for it.
 
-    Example: `Unjudged(prompt_id="9f2c…", judge="reward_model:…", reason="8,411 tokens, limit 8,192")`
+    Example: `Unjudged(prompt_id="9f2c…", judge="reward_model:…", reason="8411 tokens, limit 8192")`
     """
 
     prompt_id: str
@@ -235,6 +235,28 @@ class PairDecision:
     unparsable: int
     chosen_index: int | None
     rejected_index: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A policy's answer to a held-out prompt, for selection and evaluation.
+
+    Example: `Answer(prompt_id="9f2c…", sample_index=0, attempts=1, completion=…, parsed=…,
+    thought_tokens=31, response_tokens=4, score=1.0)`
+    """
+
+    prompt_id: str
+    sample_index: int
+    attempts: int
+    """Outputs drawn until one had a response, or the limit was reached."""
+    completion: Completion
+    """The last output drawn."""
+    parsed: ParsedOutput
+    thought_tokens: int
+    """Tokens before the response, markers included; 0 in the direct format."""
+    response_tokens: int
+    score: float | None
+    """The judge's score; `None` where there is no response: a loss, never a number of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
