@@ -88,7 +88,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             resolve(name),
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
@@ -140,3 +140,12 @@ def single_id(token_id: Any) -> int:
     """A tokenizer's special id, which transformers types as one id or several."""
     assert isinstance(token_id, int)
     return token_id
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of an output, special tokens left out, nothing tidied."""
+    text = tokenizer.decode(
+        list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    assert isinstance(text, str)
+    return text

@@ -150,7 +150,7 @@ class Stage:
         self.fingerprint = content_hash(intent)
         intent_file = folder / "intent.json"
         if intent_file.is_file():
-            _refuse_other_work(folder, _read_json(intent_file), intent)
+            _refuse_other_work(folder, read_json(intent_file), intent)
         elif (folder / "manifest.json").is_file():
             raise StageError(f"{folder} is sealed and has no intent.json; {_redo(folder)}")
         else:
@@ -195,7 +195,7 @@ class Stage:
     def add_seconds(self) -> float:
         """Wall-clock seconds of this stage over all attempts, kept beside the parts."""
         clock = self.folder / "seconds.json"
-        before = float(_read_json(clock)) if clock.is_file() else 0.0
+        before = float(read_json(clock)) if clock.is_file() else 0.0
         now = time.monotonic()
         total = before + now - self._started
         self._started = now
@@ -266,6 +266,18 @@ def check_part(folder: Path, part: Part) -> None:
         raise StageError(f"{path} is damaged: it does not match its seal; {_redo(folder)}")
 
 
+def refuse_changed_config(folder: Path, *, version: int, config: dict[str, Any]) -> None:
+    """Check a stage that may have been begun, before any other stage is run.
+
+    Raises: StageError if the folder holds work of another config or version.
+    """
+    intent_file = folder / "intent.json"
+    if intent_file.is_file():
+        found = read_json(intent_file)
+        wanted = {"version": version, "config": json.loads(json.dumps(config))}
+        _refuse_other_work(folder, {key: found.get(key) for key in wanted}, wanted)
+
+
 def _part(folder: Path, path: Path) -> Part:
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
     return Part(
@@ -283,7 +295,8 @@ def _redo(folder: Path) -> str:
     )
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Raises: StageError if the file is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:

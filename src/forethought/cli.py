@@ -1,0 +1,133 @@
+"""The command line: `forethought run | status | plan | config | report`."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from forethought.config import Recipe
+from forethought.progress import Reporter
+from forethought.recipe import dump, load_recipe, load_run
+
+app = typer.Typer(
+    help="Train a chat model to think before it answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE... [KEY=VALUE...]",
+        help="Recipe files, merged left to right, then overrides such as pairs.rho=0.2",
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory")]
+
+
+@app.command()
+def run(words: Words) -> None:
+    """Start a run, or resume it: the same command again goes on where it stopped."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        recipe = load_recipe(words)
+        _run(recipe, reporter)
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Show every stage of a run: done, begun or owed."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        from forethought.status import status_table
+
+        reporter.console.print(status_table(load_run(run)))
+
+
+@app.command()
+def plan(words: Words) -> None:
+    """Show what a recipe will do: prompts, outputs, tokens, steps, disk."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        from forethought.plan import plan as make_plan
+        from forethought.plan import plan_table
+
+        reporter.console.print(plan_table(make_plan(load_recipe(words))))
+
+
+@app.command()
+def config(words: Words) -> None:
+    """Print the resolved recipe, every default filled in, and stop."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        import yaml
+
+        text = yaml.safe_dump(dump(load_recipe(words)), sort_keys=False, allow_unicode=True)
+        typer.echo(text, nl=False)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write RUN/report.html: one page that works offline."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        from forethought.report.page import write_report
+
+        load_run(run)
+        reporter.say(f"report: {write_report(run)}")
+
+
+def _run(recipe: Recipe, reporter: Reporter) -> None:
+    from forethought.pipeline import run_recipe
+    from forethought.report.page import write_report
+    from forethought.store import read_json
+    from forethought.summary import difference_line, summary_table
+
+    run_recipe(recipe, reporter)
+    summary = read_json(recipe.run / "summary.json")
+    if recipe.prompts.test is not None:
+        reporter.console.print(summary_table(summary))
+        reporter.say(difference_line(summary))
+    reporter.say(f"report: {write_report(recipe.run)}")
+
+
+@contextmanager
+def _clear_errors(reporter: Reporter) -> Iterator[None]:
+    """A user's mistake is one clear message; the traceback goes to the run's log only."""
+    errors = Console(stderr=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("Interrupted. Nothing sealed is lost; the same command goes on from here.")
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        reporter.keep(traceback.format_exc())
+        errors.print("[bold red]error:[/bold red] ", end="")
+        errors.print(_advice(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return (
+            f"{error.strerror}{where}. What was sealed is safe: once that is put right, the same "
+            "command goes on from here"
+        )
+    return str(error)
+
+
+def main() -> None:
+    """Entry point of the `forethought` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Figures about policies, each with its interval and its count."""

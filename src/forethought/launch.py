@@ -1,0 +1,64 @@
+"""Run one stage: here, or in a process of its own that returns its memory by ending.
+
+The child is `python -m forethought.launch RUN STAGE ARM INDEX`; it reads the resolved recipe from
+the run directory. The parent holds the run's lock.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from forethought.progress import Reporter
+from forethought.recipe import load_run
+from forethought.stages.place import Place
+from forethought.stages.table import run_stage
+from forethought.store import StageError
+
+
+def launch(place: Place, reporter: Reporter) -> None:
+    """Run a stage as the recipe's `launch` section says.
+
+    Raises: StageError if a stage in a process of its own fails; it has said why.
+    """
+    recipe = place.recipe
+    if not recipe.launch.process_per_stage:
+        use_threads(recipe.launch.threads)
+        run_stage(place, reporter)
+        return
+    words = [str(recipe.run), place.stage, place.arm, str(place.index)]
+    child = subprocess.run([sys.executable, "-m", "forethought.launch", *words], check=False)
+    if child.returncode != 0:
+        raise StageError(f"{place.label} ended with status {child.returncode}; see above")
+
+
+def use_threads(threads: int | None) -> None:
+    """Fix torch's CPU threads, on which float rounding depends."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def main(arguments: list[str]) -> int:
+    """The child process of one stage."""
+    run, stage, arm, index = arguments
+    reporter = Reporter(Console())
+    try:
+        recipe = load_run(Path(run))
+        assert arm in ("thought", "direct")
+        use_threads(recipe.launch.threads)
+        run_stage(Place(recipe=recipe, stage=stage, arm=arm, index=int(index)), reporter)
+    except (ValueError, OSError) as error:
+        reporter.say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,267 @@
+"""Best and worst output of each prompt, with length control: pure functions, no files, no models.
+
+The paper's rule: over a prompt's judged responses `s_k <- N(s_k) - rho · N(l_k)`, `N` the
+normalisation to mean 0 and deviation 1, `l_k` the length of the response alone; the output with the
+best `s` is chosen, that with the worst rejected. Where the paper is silent: the deviation is the
+population's, a zero deviation makes its term 0, lengths are tokens, and ties go to the lowest
+sample index. A prompt whose judge scores are all equal gives no judged pair, since a pair decided
+by length alone would teach nothing but brevity.
+
+An output without a response is never judged and never chosen. A prompt that has one and no judged
+pair may pair it, as rejected, with its best judged output; such pairs teach the format and are at
+most `max_unparsable` of all pairs. A hash of (seed, prompt_id) decides who gets a place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor, fsum, sqrt
+
+from forethought.config import PairsConfig
+from forethought.store import content_hash
+from forethought.types import (
+    PairDecision,
+    PairKind,
+    PairSide,
+    ParseStatus,
+    PreferencePair,
+    Rollout,
+    ScoredGroup,
+)
+
+OUTCOMES = (
+    "judged",
+    "unparsable",
+    "tie",
+    "one_judged",
+    "none_judged",
+    "unjudged",
+    "unparsable_quota",
+)
+"""Every `PairDecision.outcome`: two kinds of pair, five reasons for none."""
+
+SHAPED_DIGITS = 9
+"""Shaped scores are of order 1; differences below this are rounding and no preference."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthSummary:
+    """Mean lengths in tokens over the judged pairs, `None` where there is no such pair.
+
+    Example: `LengthSummary(pairs=120, chosen_response=31.5, rejected_response=30.2,
+    chosen_output=94.0, rejected_output=88.1, against_judge=2)`
+    """
+
+    pairs: int
+    chosen_response: float | None
+    rejected_response: float | None
+    chosen_output: float | None
+    """Thought and response."""
+    rejected_output: float | None
+    against_judge: int
+    """Pairs whose chosen response the judge scored no higher: length control decided them."""
+
+
+def length_controlled(scores: Sequence[float], lengths: Sequence[int], rho: float) -> list[float]:
+    """Shaped scores `N(s) - rho · N(l)` of a prompt's judged responses (arXiv 2410.10630, §2.4)."""
+    normal_scores, normal_lengths = _normalised(scores), _normalised(lengths)
+    return [s - rho * length for s, length in zip(normal_scores, normal_lengths, strict=True)]
+
+
+def build_pairs(
+    rollouts_by_prompt: Mapping[str, Sequence[Rollout]],
+    scored: Mapping[str, ScoredGroup],
+    config: PairsConfig,
+    *,
+    seed: int,
+) -> tuple[list[PreferencePair], list[PairDecision]]:
+    """At most one pair per prompt, and for every prompt, in input order, what became of it."""
+    candidates = [
+        _Candidate.of(prompt_id, rollouts, scored.get(prompt_id), config.rho)
+        for prompt_id, rollouts in rollouts_by_prompt.items()
+    ]
+    judged = sum(candidate.outcome == "judged" for candidate in candidates)
+    eligible = [c.prompt_id for c in candidates if c.outcome == "unparsable"]
+    quota = unparsable_quota(judged, config.max_unparsable, len(eligible))
+    eligible.sort(key=lambda prompt_id: content_hash([seed, "unparsable", prompt_id]))
+    refused = set(eligible[quota:])
+    pairs: list[PreferencePair] = []
+    decisions: list[PairDecision] = []
+    for candidate in candidates:
+        pair = None if candidate.prompt_id in refused else candidate.pair
+        outcome = "unparsable_quota" if candidate.prompt_id in refused else candidate.outcome
+        if pair is not None:
+            pairs.append(pair)
+        decisions.append(
+            PairDecision(
+                prompt_id=candidate.prompt_id,
+                outcome=outcome,
+                judged=candidate.judged,
+                unparsable=candidate.unparsable,
+                chosen_index=pair.chosen.sample_index if pair else None,
+                rejected_index=pair.rejected.sample_index if pair else None,
+            )
+        )
+    return pairs, decisions
+
+
+def unparsable_quota(judged: int, share: float, eligible: int) -> int:
+    """The largest `u <= eligible` with `u <= share · (judged + u)`, in exact decimals."""
+    exact = Fraction(str(share))
+    if exact == 1:
+        return eligible
+    return min(eligible, floor(exact * judged / (1 - exact)))
+
+
+def pair_counts(decisions: Iterable[PairDecision]) -> dict[str, int]:
+    """How many prompts had each outcome, those that none had included."""
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for decision in decisions:
+        counts[decision.outcome] += 1
+    return counts
+
+
+def length_summary(pairs: Iterable[PreferencePair]) -> LengthSummary:
+    """Whether chosen outputs are longer than rejected ones, which tells if rho is too low.
+
+    Only judged pairs count: an output without a response has no response length.
+    """
+    judged = [pair for pair in pairs if pair.kind == "judged"]
+
+    def mean(length: Callable[[PreferencePair], int]) -> float | None:
+        return fsum(map(length, judged)) / len(judged) if judged else None
+
+    return LengthSummary(
+        pairs=len(judged),
+        chosen_response=mean(lambda pair: pair.chosen.response_tokens),
+        rejected_response=mean(lambda pair: pair.rejected.response_tokens),
+        chosen_output=mean(lambda pair: len(pair.chosen.token_ids)),
+        rejected_output=mean(lambda pair: len(pair.rejected.token_ids)),
+        against_judge=sum(pair.margin is not None and pair.margin <= 0 for pair in judged),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """What a prompt could give before the quota is known."""
+
+    prompt_id: str
+    outcome: str
+    judged: int
+    unparsable: int
+    pair: PreferencePair | None
+
+    @classmethod
+    def of(
+        cls,
+        prompt_id: str,
+        rollouts: Sequence[Rollout],
+        group: ScoredGroup | None,
+        rho: float,
+    ) -> _Candidate:
+        ordered = sorted(rollouts, key=lambda rollout: rollout.sample_index)
+        complete = [r for r in ordered if r.parsed.status is ParseStatus.COMPLETE]
+        unparsable = [r for r in ordered if r.parsed.status is not ParseStatus.COMPLETE]
+        sides = _judged_sides(complete, group, rho) if group is not None else []
+        ends = _best_and_worst(sides, rho)
+        pair, outcome = None, _why_none(len(complete), len(sides))
+        if ends is not None:
+            pair, outcome = _pair(ordered[0], *ends, kind="judged"), "judged"
+        elif sides and unparsable:
+            # Scores or shaped scores are all equal here; `max` takes the first of equal ones.
+            best = max(sides, key=lambda side: _judge_score(side))
+            pair = _pair(ordered[0], best, _side(unparsable[0], None, None), kind="unparsable")
+            outcome = "unparsable"
+        return cls(
+            prompt_id=prompt_id,
+            outcome=outcome,
+            judged=len(sides),
+            unparsable=len(unparsable),
+            pair=pair,
+        )
+
+
+def _why_none(complete: int, judged: int) -> str:
+    match complete, judged:
+        case 0, _:
+            return "none_judged"
+        case _, 0:
+            return "unjudged"
+        case _, 1:
+            return "one_judged"
+        case _:
+            return "tie"
+
+
+def _judged_sides(complete: Sequence[Rollout], group: ScoredGroup, rho: float) -> list[PairSide]:
+    """The judged outputs by sample index."""
+    scores = dict(zip(group.sample_indices, group.scores, strict=True))
+    indices = [rollout.sample_index for rollout in complete]
+    assert sorted(scores) == indices, f"{group.prompt_id}: judged {sorted(scores)} of {indices}"
+    judged = [scores[index] for index in indices]
+    shaped = length_controlled(judged, [r.response_tokens for r in complete], rho)
+    return [_side(r, s, t) for r, s, t in zip(complete, judged, shaped, strict=True)]
+
+
+def _best_and_worst(sides: Sequence[PairSide], rho: float) -> tuple[PairSide, PairSide] | None:
+    """The ends of the order, `None` if the judge or the shaped score has no preference."""
+    if len({side.score for side in sides}) < 2:
+        return None
+    # Without length control the judge's own numbers decide, which no normalisation can merge.
+    key = _judge_score if rho == 0 else _rounded_shaped_score
+    best, worst = max(sides, key=key), min(sides, key=key)
+    return None if key(best) == key(worst) else (best, worst)
+
+
+def _judge_score(side: PairSide) -> float:
+    assert side.score is not None
+    return side.score
+
+
+def _rounded_shaped_score(side: PairSide) -> float:
+    assert side.shaped_score is not None
+    return round(side.shaped_score, SHAPED_DIGITS)
+
+
+def _side(rollout: Rollout, score: float | None, shaped_score: float | None) -> PairSide:
+    return PairSide(
+        sample_index=rollout.sample_index,
+        token_ids=rollout.completion.token_ids,
+        response_start=rollout.response_start,
+        response_tokens=rollout.response_tokens,
+        score=score,
+        shaped_score=shaped_score,
+    )
+
+
+def _pair(
+    rollout: Rollout, chosen: PairSide, rejected: PairSide, *, kind: PairKind
+) -> PreferencePair:
+    margin = None
+    if chosen.score is not None and rejected.score is not None:
+        margin = chosen.score - rejected.score
+    return PreferencePair(
+        prompt_id=rollout.prompt_id,
+        prompt_token_ids=rollout.prompt_token_ids,
+        chosen=chosen,
+        rejected=rejected,
+        kind=kind,
+        margin=margin,
+    )
+
+
+def _normalised(values: Sequence[float]) -> list[float]:
+    """`(v - mean) / std`, all 0 where the values are equal.
+
+    Equality is tested on the values: the mean of equal floats can be off by a rounding, and the
+    ratio of two roundings is of order 1. Dividing by the spread first avoids overflow.
+    """
+    if len(set(values)) < 2:
+        return [0.0] * len(values)
+    spread = max(abs(value) for value in values)
+    mean = fsum(value / spread for value in values) / len(values)
+    centred = [value / spread - mean for value in values]
+    std = sqrt(fsum(value * value for value in centred) / len(values))
+    return [value / std if std > 0 else 0.0 for value in centred]

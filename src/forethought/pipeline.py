@@ -1,0 +1,144 @@
+"""The loop: which stages, in which order, for which arm and iteration.
+
+Both arms go side by side, iteration by iteration, so that their difference can be watched as it
+grows. Running the same recipe again resumes: sealed stages return at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from forethought.config import Recipe
+from forethought.launch import launch
+from forethought.progress import Reporter
+from forethought.recipe import dump
+from forethought.stages.place import Place
+from forethought.stages.table import ITERATION, STAGES
+from forethought.store import (
+    StageError,
+    read_json,
+    read_manifest,
+    refuse_changed_config,
+    run_lock,
+    write_json,
+)
+from forethought.summary import write_summary
+
+PACKAGES = ("forethought", "torch", "transformers", "tokenizers", "peft", "pyarrow", "numpy")
+"""Recorded as provenance."""
+
+
+def places(recipe: Recipe) -> Iterator[Place]:
+    """Every stage of a run, in the order in which they are run."""
+    yield Place(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
+    yield from _evaluations(recipe, 0)
+    for iteration in range(recipe.iterations):
+        for arm in recipe.arms:
+            for stage in ITERATION:
+                yield Place(recipe=recipe, stage=stage, arm=arm, index=iteration)
+        yield from _evaluations(recipe, iteration + 1)
+
+
+def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
+    """Start or resume a run and bring it to its end.
+
+    Raises: StageError if another process holds the run, or it holds the work of another recipe;
+    ValueError for whatever is wrong with prompts, model or judge.
+    """
+    with run_lock(recipe.run):
+        refuse_changed_recipe(recipe)
+        write_json(recipe.run / "config.json", dump(recipe))
+        attempt = _Attempt(recipe.run)
+        reporter.log_to(recipe.run / "log" / f"attempt_{attempt.number}.log")
+        try:
+            for place in places(recipe):
+                if (place.folder / "manifest.json").is_file():
+                    continue
+                attempt.worked = True
+                launch(place, reporter)
+                if place.stage == "prompts":
+                    _refuse_too_few_prompts(recipe, place)
+                if place.stage == "evaluation":
+                    write_summary(recipe)
+        finally:
+            attempt.end()
+        write_summary(recipe)
+
+
+def refuse_changed_recipe(recipe: Recipe) -> None:
+    """Raises: StageError naming the first stage already begun with other settings."""
+    for place in places(recipe):
+        if (place.folder / "intent.json").is_file():
+            kind = STAGES[place.stage]
+            config = kind.configure(place)
+            refuse_changed_config(place.folder, version=kind.version, config=config)
+
+
+def _evaluations(recipe: Recipe, policy: int) -> Iterator[Place]:
+    if recipe.prompts.test is not None:
+        for arm in recipe.arms:
+            yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+
+
+def _refuse_too_few_prompts(recipe: Recipe, place: Place) -> None:
+    there = read_manifest(place.folder).counts["train"]
+    assert isinstance(there, int)
+    wanted = recipe.iterations * recipe.prompts_per_iteration
+    if wanted > there:
+        raise StageError(
+            f"prompts: there are {there} training prompts, and {recipe.iterations} iterations of "
+            f"{recipe.prompts_per_iteration} need {wanted}; lower iterations or "
+            "prompts_per_iteration, or give more sources in prompts.train"
+        )
+
+
+class _Attempt:
+    """One process's work on a run, recorded in `run.json`."""
+
+    def __init__(self, run: Path) -> None:
+        self.worked = False
+        self._path = run / "run.json"
+        self._started = time.monotonic()
+        record = read_json(self._path) if self._path.is_file() else {"attempts": []}
+        self.number = len(record["attempts"]) + 1
+        record["attempts"].append(_provenance())
+        self._record = record
+        (run / "log").mkdir(exist_ok=True)
+        write_json(self._path, record)
+
+    def end(self) -> None:
+        """Note how long it took; an attempt that found nothing to do counts no time."""
+        seconds = time.monotonic() - self._started if self.worked else 0.0
+        self._record["attempts"][-1]["seconds"] = round(seconds, 1)
+        write_json(self._path, self._record)
+
+
+def _provenance() -> dict[str, Any]:
+    import torch
+
+    return {
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join(["forethought", *sys.argv[1:]]),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+        "threads": torch.get_num_threads(),
+        "seconds": 0.0,
+    }
+
+
+def _git_commit() -> str | None:
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None

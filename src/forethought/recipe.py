@@ -1,0 +1,103 @@
+"""Read recipe files: merge them left to right, apply dotted overrides, validate.
+
+`forethought run a.yaml b.yaml pairs.rho=0.2`: later files and overrides win field by field. Where
+a section's `type` changes, the section is replaced whole, for the fields of another type mean
+nothing. There is no interpolation and no inheritance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from forethought.config import Recipe, explain
+
+
+def load_recipe(arguments: Sequence[str]) -> Recipe:
+    """The recipe of a command line: files, and `key=value` overrides.
+
+    Raises: ValueError that names file, field, value and what is allowed.
+    """
+    files = [one for one in arguments if not _is_override(one)]
+    if not files:
+        raise ValueError("no recipe file is given; for example: recipes/quickstart.yaml")
+    merged: dict[str, Any] = {}
+    for one in files:
+        merged = _merge(merged, _read(Path(one)))
+    for one in arguments:
+        if _is_override(one):
+            merged = _merge(merged, _override(one))
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise ValueError(f"recipe {' + '.join(arguments)}:\n{explain(error)}") from error
+
+
+def load_run(run: Path) -> Recipe:
+    """The resolved recipe that a run directory holds.
+
+    Raises: ValueError if it is not a run directory.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{run} is not a run directory: it has no config.json")
+    try:
+        return Recipe.model_validate(json.loads(path.read_bytes()) | {"run": str(run)})
+    except (ValueError, ValidationError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{path}: {reason}") from error
+
+
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain JSON values."""
+    return recipe.model_dump(mode="json")
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.endswith((".yaml", ".yml"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"recipe {path} does not exist")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"recipe {path} must be a mapping of fields, found {content!r:.80}")
+    return content
+
+
+def _override(argument: str) -> dict[str, Any]:
+    name, _, text = argument.partition("=")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {argument!r}: the value is not readable YAML") from error
+    # YAML 1.1 reads 1e-4 as a string.
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    *sections, field = name.split(".")
+    nested: dict[str, Any] = {field: value}
+    for section in reversed(sections):
+        nested = {section: nested}
+    return nested
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    if "type" in above and above["type"] != below.get("type"):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,269 @@
+"""Stages `selection` and `evaluation`: a policy answers held-out prompts and the judge scores them.
+
+Selection does so for the checkpoint of every epoch and keeps the best as the next policy (Wu et
+al. 2024, section 3); a tie takes the earlier epoch. An output without a response is sampled again
+up to `attempts` times and then counts as the worst: the judge's floor, or, where the judge has
+none, the lowest score of the stage.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from forethought.config import AnswersConfig, ModelConfig
+from forethought.evaluation.intervals import mean_result
+from forethought.judging.base import Judge, open_judge
+from forethought.progress import Reporter, Task
+from forethought.sampling.base import Sampler, SamplingParams, open_sampler
+from forethought.stages.judgements import judge_rollouts
+from forethought.stages.place import Place, model_identity
+from forethought.stages.rollouts import OutputSplitter, policy_model
+from forethought.store import Count, Stage, StageError, write_json
+from forethought.types import Answer, ParseStatus, Prompt, Rollout, SampleRequest
+
+
+def configure_selection(place: Place) -> dict[str, Any]:
+    """What decides the selection besides its inputs."""
+    return _configure(place, place.recipe.selection)
+
+
+def configure_evaluation(place: Place) -> dict[str, Any]:
+    """What decides the evaluation besides its inputs."""
+    config = _configure(place, place.recipe.evaluation)
+    if place.policy_stage is None:
+        config["model"] = model_identity(place.recipe.model.path)
+    return config
+
+
+def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+    """Answer with every epoch's checkpoint, choose, and keep the chosen one as `policy/`."""
+    epochs = place.recipe.training.epochs
+    prompts = place.prompts("validation")
+    with (
+        reporter.task(place.label, epochs, "epochs") as task,
+        open_judge(place.recipe.judge) as judge,
+    ):
+        for epoch in range(1, epochs + 1):
+            if not stage.has(f"epoch_{epoch}"):
+                model = policy_model(place)
+                checkpoint = place.beside("training") / f"epoch_{epoch}"
+                model = model.model_copy(update={"path": str(checkpoint)})
+                config = place.recipe.selection
+                answers = _answer(place, config, model, prompts, judge)
+                stage.write_records(f"epoch_{epoch}", answers, Answer)
+            task.advance()
+        answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in range(1, epochs + 1)}
+        worst = _worst(judge, [one for each in answers.values() for one in each])
+        scores = {k: _mean_score(place, each, worst) for k, each in answers.items()}
+        best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
+        task.note = f"epoch {best} of {epochs}, score {scores[best]:.3f}"
+    _keep_policy(place.beside("training") / f"epoch_{best}", stage.folder / "policy")
+    rows = [
+        {"epoch": k, "score": scores[k], "parse_failures": _failures(answers[k])} for k in scores
+    ]
+    tied = [k for k in scores if scores[k] == scores[best] and k != best]
+    reason = f"highest mean judge score on {len(prompts)} validation prompts" + (
+        f"; epoch {', '.join(map(str, tied))} ties and is later" if tied else ""
+    )
+    choice: dict[str, Count] = {"chosen_epoch": best, "scores": rows, "reason": reason}
+    write_json(stage.folder / "choice.json", choice)
+    return choice | {"new_tokens": sum(map(_tokens, answers.values()))}
+
+
+def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+    """Score one policy on the test prompts."""
+    prompts = place.prompts("test")
+    with reporter.task(place.label, len(prompts), "prompts") as task:
+        with open_judge(place.recipe.judge) as judge:
+            if not stage.has("answers"):
+                config = place.recipe.evaluation
+                answers = _answer(place, config, policy_model(place), prompts, judge, task)
+                stage.write_records("answers", answers, Answer)
+            answers = stage.read_records("answers", Answer)
+            scores = prompt_scores(answers, _worst(judge, answers))
+        result = mean_result("test_score", list(scores.values()))
+        task.note = f"test score {result.value:.3f}"
+    statuses = Counter(str(one.parsed.status) for one in answers)
+    return {
+        "test_score": result.value,
+        "interval": list(result.interval),
+        "count": result.count,
+        "scores": dict(scores),
+        "statuses": dict(sorted(statuses.items())),
+        "parse_failures": _failures(answers),
+        "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
+        "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
+        "attempts": sum(one.attempts for one in answers),
+        "new_tokens": _tokens(answers),
+    }
+
+
+def prompt_scores(answers: Sequence[Answer], worst: float) -> dict[str, float]:
+    """Mean score of each prompt's answers, `worst` standing for an answer without a response.
+
+    A response that the judge could not score says nothing: it is left out.
+    """
+    by_prompt: dict[str, list[float]] = {}
+    for one in answers:
+        if one.parsed.status is not ParseStatus.COMPLETE:
+            by_prompt.setdefault(one.prompt_id, []).append(worst)
+        elif one.score is not None:
+            by_prompt.setdefault(one.prompt_id, []).append(one.score)
+    return {prompt_id: sum(each) / len(each) for prompt_id, each in by_prompt.items()}
+
+
+def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
+    recipe = place.recipe
+    sampling = recipe.sampling.model_dump(mode="json")
+    for field in ("samples", "temperature", "top_p", "part_size"):
+        del sampling[field]
+    return {
+        "seed": recipe.seed,
+        "answers": answers.model_dump(mode="json"),
+        "engine": sampling,
+        "dtype": recipe.model.dtype,
+        "judge": recipe.judge.model_dump(mode="json"),
+        "thought_format": place.thought_format.model_dump(mode="json"),
+    }
+
+
+def _answer(
+    place: Place,
+    config: AnswersConfig,
+    model: ModelConfig,
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    task: Task | None = None,
+) -> list[Answer]:
+    """Sample until every prompt has its responses or the attempts are used up, then judge."""
+    params = SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_new_tokens=place.recipe.sampling.max_new_tokens,
+    )
+    latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
+    owed = {prompt.prompt_id: tuple(range(config.samples)) for prompt in prompts}
+    splitter = OutputSplitter(place)
+    with open_sampler(place.recipe.sampling, model=model, params=params) as sampler:
+        for attempt in range(config.attempts):
+            for one in _sample(place, sampler, splitter, prompts, owed, attempt):
+                latest[one.prompt_id, one.sample_index] = (attempt + 1, one)
+                if task is not None:
+                    task.advance(attempt == 0, tokens=len(one.completion.token_ids))
+            owed = _without_response(latest)
+            if not owed:
+                break
+    rollouts = [latest[key][1] for key in sorted(latest)]
+    groups, _ = judge_rollouts(judge, rollouts, {prompt.prompt_id: prompt for prompt in prompts})
+    scores = {
+        (group.prompt_id, index): score
+        for group in groups
+        for index, score in zip(group.sample_indices, group.scores, strict=True)
+    }
+    return [_record(*latest[key], scores.get(key)) for key in sorted(latest)]
+
+
+def _sample(
+    place: Place,
+    sampler: Sampler,
+    splitter: OutputSplitter,
+    prompts: Sequence[Prompt],
+    owed: Mapping[str, tuple[int, ...]],
+    attempt: int,
+) -> list[Rollout]:
+    requests = [
+        SampleRequest(
+            prompt_id=prompt.prompt_id,
+            messages=place.thought_format.apply(prompt.messages),
+            seeds=tuple(
+                place.sample_seed(prompt.prompt_id, index, attempt)
+                for index in owed[prompt.prompt_id]
+            ),
+        )
+        for prompt in prompts
+        if prompt.prompt_id in owed
+    ]
+    rollouts: list[Rollout] = []
+    for sampled in sampler.sample(requests):
+        for index, one in zip(owed[sampled.prompt_id], splitter.rollouts(sampled), strict=True):
+            rollouts.append(_at_index(one, index))
+    return rollouts
+
+
+def _at_index(rollout: Rollout, index: int) -> Rollout:
+    return Rollout(
+        prompt_id=rollout.prompt_id,
+        sample_index=index,
+        prompt_token_ids=rollout.prompt_token_ids,
+        completion=rollout.completion,
+        parsed=rollout.parsed,
+        response_start=rollout.response_start,
+        response_tokens=rollout.response_tokens,
+    )
+
+
+def _without_response(
+    latest: Mapping[tuple[str, int], tuple[int, Rollout]],
+) -> dict[str, tuple[int, ...]]:
+    owed: dict[str, tuple[int, ...]] = {}
+    for (prompt_id, index), (_, rollout) in latest.items():
+        if rollout.parsed.response is None:
+            owed[prompt_id] = (*owed.get(prompt_id, ()), index)
+    return owed
+
+
+def _record(attempts: int, rollout: Rollout, score: float | None) -> Answer:
+    return Answer(
+        prompt_id=rollout.prompt_id,
+        sample_index=rollout.sample_index,
+        attempts=attempts,
+        completion=rollout.completion,
+        parsed=rollout.parsed,
+        thought_tokens=rollout.response_start,
+        response_tokens=rollout.response_tokens,
+        score=score,
+    )
+
+
+def _worst(judge: Judge, answers: Sequence[Answer]) -> float:
+    """What an answer without a response is worth.
+
+    Raises: StageError if the judge has no floor and scored nothing.
+    """
+    if judge.floor is not None:
+        return judge.floor
+    scores = [one.score for one in answers if one.score is not None]
+    if not scores:
+        raise StageError(f"judge {judge.name} scored none of {len(answers)} answers")
+    return min(scores)
+
+
+def _mean_score(place: Place, answers: Sequence[Answer], worst: float) -> float:
+    scores = prompt_scores(answers, worst)
+    if not scores:
+        raise StageError(f"{place.label}: the judge scored no answer")
+    return sum(scores.values()) / len(scores)
+
+
+def _failures(answers: Sequence[Answer]) -> float:
+    return sum(one.parsed.response is None for one in answers) / max(len(answers), 1)
+
+
+def _tokens(answers: Sequence[Answer]) -> int:
+    return sum(len(one.completion.token_ids) for one in answers)
+
+
+def _keep_policy(checkpoint: Path, policy: Path) -> None:
+    """The chosen checkpoint under a fixed name: hard links where the disk can, else copies."""
+    shutil.rmtree(policy, ignore_errors=True)
+    policy.mkdir(parents=True)
+    for source in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+        try:
+            os.link(source, policy / source.name)
+        except OSError:
+            shutil.copy2(source, policy / source.name)

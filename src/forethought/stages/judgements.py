@@ -1,0 +1,107 @@
+"""Stage `judgements`: show the judge each prompt's bare responses and keep its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from forethought.judging.base import Judge, checked, open_judge
+from forethought.progress import Reporter
+from forethought.stages.place import Place
+from forethought.store import Count, Stage, StageError, read_manifest, read_records
+from forethought.types import Prompt, ResponseGroup, Rollout, ScoredGroup, Unjudged
+
+
+def configure(place: Place) -> dict[str, Any]:
+    """What decides this stage's content besides its inputs."""
+    return {"judge": place.recipe.judge.model_dump(mode="json")}
+
+
+def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+    """Judge what parts are owed; a group without scores is listed as missing.
+
+    Raises: StageError if no output of the iteration has a response, or none could be judged.
+    """
+    rollouts = place.beside("rollouts")
+    _refuse_if_nothing_parses(place)
+    parts = [part.name for part in read_manifest(rollouts).parts]
+    prompts = {prompt.prompt_id: prompt for prompt in place.prompts("train")}
+    owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
+    scored: list[ScoredGroup] = []
+    missing: list[Unjudged] = []
+    with reporter.task(place.label, len(parts), "parts") as task:
+        if owed:
+            with open_judge(place.recipe.judge) as judge:
+                for index in owed:
+                    records = read_records(rollouts, Rollout, parts[index])
+                    good, bad = judge_rollouts(judge, records, prompts)
+                    stage.write_records(f"scored_{index:05d}", good, ScoredGroup)
+                    # Written last: this part stands for both.
+                    stage.write_records(f"unjudged_{index:05d}", bad, Unjudged)
+                    task.advance()
+        for index in range(len(parts)):
+            scored += stage.read_records(f"scored_{index:05d}", ScoredGroup)
+            missing += stage.read_records(f"unjudged_{index:05d}", Unjudged)
+        scores = [score for group in scored for score in group.scores]
+        if not scores:
+            raise StageError(
+                f"{place.label}: the judge scored none of {len(missing)} prompts, the first "
+                f"because: {missing[0].reason}"
+            )
+        mean = sum(scores) / len(scores)
+        task.note = f"mean score {mean:.3f}"
+    return {
+        "groups": len(scored),
+        "responses": len(scores),
+        "mean_score": mean,
+        "missing": [{"prompt_id": one.prompt_id, "reason": one.reason} for one in missing],
+    }
+
+
+def judge_rollouts(
+    judge: Judge, rollouts: Sequence[Rollout], prompts: dict[str, Prompt]
+) -> tuple[list[ScoredGroup], list[Unjudged]]:
+    """Scores of every prompt that has a response; the thought never leaves this function."""
+    indices: list[tuple[int, ...]] = []
+    groups: list[ResponseGroup] = []
+    for prompt_id, outputs in groupby(rollouts, key=lambda one: one.prompt_id):
+        answered = [
+            (one.sample_index, one.parsed.response)
+            for one in outputs
+            if one.parsed.response is not None
+        ]
+        if answered:
+            indices.append(tuple(index for index, _ in answered))
+            responses = tuple(response for _, response in answered)
+            groups.append(ResponseGroup(prompt=prompts[prompt_id], responses=responses))
+    scored: list[ScoredGroup] = []
+    missing: list[Unjudged] = []
+    for shown, answer in zip(indices, checked(judge, groups), strict=True):
+        if isinstance(answer, Unjudged):
+            missing.append(answer)
+            continue
+        scored.append(
+            ScoredGroup(
+                prompt_id=answer.prompt_id,
+                judge=answer.judge,
+                sample_indices=shown,
+                scores=answer.scores,
+                evidence=answer.evidence,
+            )
+        )
+    return scored, missing
+
+
+def _refuse_if_nothing_parses(place: Place) -> None:
+    folder = place.beside("rollouts")
+    counts = read_manifest(folder).counts
+    if counts["parse_failures"] == 1:
+        first = read_records(folder, Rollout, "part_00000")[0]
+        raise StageError(
+            f"{place.label}: none of {counts['outputs']} outputs has a response "
+            f"({counts['statuses']}). The model does not follow the format "
+            f"{place.thought_format.name!r}; its first output is {first.completion.text!r:.300}. "
+            "Try another thought_format, a larger sampling.max_new_tokens, or a model that "
+            "follows instructions"
+        )

@@ -1,0 +1,93 @@
+"""Where things stand in a run directory, and the seeds that belong to a place."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from forethought.config import Recipe
+from forethought.models import resolve
+from forethought.store import content_hash, read_records
+from forethought.thoughts import DIRECT, ThoughtFormat, load_format
+from forethought.types import Arm, Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One stage of one arm and iteration.
+
+    Example: `Place(recipe=recipe, stage="rollouts", arm="thought", index=0)`
+    """
+
+    recipe: Recipe
+    stage: str
+    arm: Arm
+    """The `prompts` stage serves both arms; its place names any."""
+    index: int
+    """The iteration; for `evaluation` the policy, 0 being the seed."""
+
+    @property
+    def folder(self) -> Path:
+        """The stage's folder."""
+        run = self.recipe.run
+        if self.stage == "prompts":
+            return run / "prompts"
+        if self.stage == "evaluation":
+            return run / "evaluation" / self.arm / f"policy_{self.index}"
+        return run / self.arm / f"iteration_{self.index}" / self.stage
+
+    @property
+    def label(self) -> str:
+        """What a progress line calls it."""
+        if self.stage == "prompts":
+            return "prompts"
+        what = "policy" if self.stage == "evaluation" else "iteration"
+        return f"{self.arm} {what} {self.index} {self.stage}"
+
+    def beside(self, stage: str) -> Path:
+        """Folder of another stage of the same arm and iteration."""
+        return Place(recipe=self.recipe, stage=stage, arm=self.arm, index=self.index).folder
+
+    @property
+    def thought_format(self) -> ThoughtFormat:
+        """The arm's format."""
+        return DIRECT if self.arm == "direct" else load_format(self.recipe.thought_format)
+
+    @property
+    def policy_stage(self) -> Path | None:
+        """The selection that gave this place's policy; `None` for the seed."""
+        if self.index == 0:
+            return None
+        run = self.recipe.run
+        return run / self.arm / f"iteration_{self.index - 1}" / "selection"
+
+    @property
+    def policy(self) -> str:
+        """Folder or name of the model that this place samples or starts from."""
+        selection = self.policy_stage
+        return self.recipe.model.path if selection is None else str(selection / "policy")
+
+    def prompts(self, kind: str) -> list[Prompt]:
+        """`train` (this iteration's slice), `validation` or `test` prompts."""
+        prompts = read_records(self.beside("prompts"), Prompt, kind)
+        if kind != "train":
+            return prompts
+        count = self.recipe.prompts_per_iteration
+        return prompts[self.index * count : (self.index + 1) * count]
+
+    def sample_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
+        """63 bits from (run seed, iteration, prompt, sample, attempt), equal for both arms."""
+        words = (self.recipe.seed, self.stage, self.index, prompt_id, sample_index, attempt)
+        digest = hashlib.sha256(repr(words).encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+def model_identity(name: str) -> dict[str, str]:
+    """What stands in a fingerprint for a seed model: its name, and its files where it is local."""
+    source = Path(resolve(name))
+    if not source.is_dir():
+        return {"name": name}
+    files = [(path.name, path.stat().st_size) for path in sorted(source.iterdir())]
+    config = (source / "config.json").read_text(encoding="utf-8")
+    return {"name": name, "files": content_hash([config, files])}

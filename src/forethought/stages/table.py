@@ -1,0 +1,106 @@
+"""All stages in one table: what each is called, what decides it, what it reads, what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forethought.progress import Reporter
+from forethought.stages import answers, judgements, pairs, prompts, rollouts, training
+from forethought.stages.place import Place
+from forethought.store import Count, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageKind:
+    """How one stage is opened and done.
+
+    Example: `StageKind(version=1, configure=pairs.configure, reads=("rollouts",), work=pairs.work)`
+    """
+
+    version: int
+    """Moves when the meaning of the stage's content changes."""
+    configure: Callable[[Place], dict[str, Any]]
+    reads: tuple[str, ...]
+    """Stages beside it whose digests are inputs; `policy` is the selection before it."""
+    work: Callable[[Stage, Place, Reporter], dict[str, Count]]
+
+
+STAGES = {
+    "prompts": StageKind(version=1, configure=prompts.configure, reads=(), work=prompts.work),
+    "rollouts": StageKind(
+        version=1, configure=rollouts.configure, reads=("prompts", "policy"), work=rollouts.work
+    ),
+    "judgements": StageKind(
+        version=1,
+        configure=judgements.configure,
+        reads=("prompts", "rollouts"),
+        work=judgements.work,
+    ),
+    "pairs": StageKind(
+        version=1, configure=pairs.configure, reads=("rollouts", "judgements"), work=pairs.work
+    ),
+    "reference": StageKind(
+        version=1,
+        configure=training.configure_reference,
+        reads=("pairs", "policy"),
+        work=training.compute_reference,
+    ),
+    "training": StageKind(
+        version=1,
+        configure=training.configure_training,
+        reads=("pairs", "reference", "policy"),
+        work=training.run_training,
+    ),
+    "selection": StageKind(
+        version=1,
+        configure=answers.configure_selection,
+        reads=("prompts", "training"),
+        work=answers.select,
+    ),
+    "evaluation": StageKind(
+        version=1,
+        configure=answers.configure_evaluation,
+        reads=("prompts", "policy"),
+        work=answers.evaluate,
+    ),
+}
+
+ITERATION = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
+"""The stages of one iteration, in order."""
+
+
+def inputs(place: Place) -> list[Path]:
+    """Folders of the sealed stages that a place reads."""
+    folders = []
+    for name in STAGES[place.stage].reads:
+        if name != "policy":
+            folders.append(place.beside(name))
+        elif place.policy_stage is not None:
+            folders.append(place.policy_stage)
+    return folders
+
+
+def run_stage(place: Place, reporter: Reporter) -> None:
+    """Do what the stage owes and seal it; a sealed one returns at once.
+
+    Raises: StageError if its folder holds other work or an input is not sealed.
+    """
+    kind = STAGES[place.stage]
+    stage = Stage(
+        place.folder,
+        name=place.stage,
+        version=kind.version,
+        config=kind.configure(place),
+        inputs=inputs(place),
+    )
+    if stage.sealed:
+        return
+    try:
+        counts = kind.work(stage, place, reporter)
+    except BaseException:
+        stage.add_seconds()
+        raise
+    stage.seal(counts)

@@ -1,0 +1,44 @@
+"""How far a run is: every stage with its state, time and what it reports."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from forethought.config import Recipe
+from forethought.pipeline import places
+from forethought.stages.place import Place
+from forethought.store import Count, read_manifest
+
+SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch", "test_score")
+"""Counts worth a reader's glance, where a stage has them."""
+
+
+def status_table(recipe: Recipe) -> Table:
+    """One row per stage, in order."""
+    table = Table(title=str(recipe.run), title_justify="left")
+    table.add_column("stage")
+    table.add_column("state")
+    table.add_column("seconds", justify="right")
+    table.add_column("says")
+    for place in places(recipe):
+        table.add_row(place.label, *_state(place))
+    return table
+
+
+def _state(place: Place) -> tuple[str, str, str]:
+    if (place.folder / "manifest.json").is_file():
+        manifest = read_manifest(place.folder)
+        says = [f"{key} {_short(manifest.counts[key])}" for key in SHOWN if key in manifest.counts]
+        missing = manifest.counts.get("missing")
+        if missing:
+            assert isinstance(missing, list)
+            says.append(f"[yellow]{len(missing)} groups without a score[/yellow]")
+        return "[green]done[/green]", f"{manifest.seconds:.1f}", ", ".join(says)
+    if (place.folder / "intent.json").is_file():
+        parts = len(list(place.folder.glob("*.parquet")))
+        return "[yellow]begun[/yellow]", "", f"{parts} parts" if parts else ""
+    return "[dim]owed[/dim]", "", ""
+
+
+def _short(value: Count) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

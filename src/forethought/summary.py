@@ -1,0 +1,108 @@
+"""`summary.json` and the table at the end: both arms by policy, and their difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from forethought.config import Recipe
+from forethought.evaluation.intervals import paired_difference
+from forethought.stages.place import Place
+from forethought.store import read_json, read_manifest, write_json
+
+FIELDS = ("test_score", "interval", "count", "thought_tokens", "response_tokens", "parse_failures")
+
+
+def write_summary(recipe: Recipe) -> None:
+    """Write what the evaluated policies show so far."""
+    write_json(recipe.run / "summary.json", summarise(recipe))
+
+
+def summarise(recipe: Recipe) -> dict[str, Any]:
+    """Figures of every evaluated policy; list index 0 is the seed."""
+    arms = {arm: _policies(recipe, arm) for arm in recipe.arms}
+    rows = {
+        arm: [{"iteration": i, **{f: counts[f] for f in FIELDS}} for i, counts in enumerate(each)]
+        for arm, each in arms.items()
+    }
+    return {
+        "seconds": _seconds(recipe.run),
+        "arms": rows,
+        "difference": _difference(arms),
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The one table at the end of a run."""
+    table = Table(title="Test score by policy (0 = seed), 95 % interval", title_justify="left")
+    table.add_column("policy", justify="right")
+    for arm in summary["arms"]:
+        for column in ("score", "thought", "response", "no response"):
+            table.add_column(f"{arm}\n{column}", justify="right")
+    policies = max((len(rows) for rows in summary["arms"].values()), default=0)
+    for policy in range(policies):
+        cells = [str(policy)]
+        for rows in summary["arms"].values():
+            cells += _cells(rows[policy]) if policy < len(rows) else [""] * 4
+        table.add_row(*cells)
+    return table
+
+
+def difference_line(summary: dict[str, Any]) -> str:
+    """What the comparison says, in one sentence."""
+    found = summary["difference"]
+    if found is None:
+        return "There is no arm to compare with."
+    low, high = (100 * bound for bound in found["interval"])
+    sure = "" if low > 0 or high < 0 else "; the interval includes zero"
+    return (
+        f"Thought arm minus direct arm at policy {found['iteration']}: "
+        f"{100 * found['value']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
+        f"n = {found['count']}){sure}."
+    )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    low, high = row["interval"]
+    return [
+        f"{row['test_score']:.3f} ({low:.3f}–{high:.3f})",
+        f"{row['thought_tokens']:.1f}",
+        f"{row['response_tokens']:.1f}",
+        f"{row['parse_failures']:.1%}",
+    ]
+
+
+def _policies(recipe: Recipe, arm: Any) -> list[dict[str, Any]]:
+    found = []
+    for policy in range(recipe.iterations + 1):
+        folder = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy).folder
+        if not (folder / "manifest.json").is_file():
+            break
+        found.append(dict(read_manifest(folder).counts))
+    return found
+
+
+def _difference(arms: dict[Any, list[dict[str, Any]]]) -> dict[str, Any] | None:
+    if set(arms) != {"thought", "direct"}:
+        return None
+    last = min(len(each) for each in arms.values()) - 1
+    if last < 0:
+        return None
+    result = paired_difference(
+        "thought - direct", arms["thought"][last]["scores"], arms["direct"][last]["scores"]
+    )
+    return {
+        "iteration": last,
+        "value": result.value,
+        "interval": list(result.interval),
+        "count": result.count,
+    }
+
+
+def _seconds(run: Path) -> float:
+    path = run / "run.json"
+    if not path.is_file():
+        return 0.0
+    return round(sum(attempt["seconds"] for attempt in read_json(path)["attempts"]), 1)
