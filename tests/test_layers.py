@@ -1,0 +1,90 @@
+"""The house rules that are worth a test: layers, light imports, names of modules."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
+LAYERS = [
+    {"types"},
+    {"config"},
+    {"recipe", "thoughts", "records", "models", "progress", "microworld"},
+    {"store"},
+    {"prompts", "sampling", "pairs", "training"},
+    {"judging"},
+    {"evaluation", "report"},
+    {"stages"},
+    {"launch", "summary"},
+    {"pipeline"},
+    {"plan", "status"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path):
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Names of forethought's own modules that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by absolute name"
+            names = [node.module or ""]
+            if node.module == "forethought":
+                names = [f"forethought.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.startswith("forethought."):
+                yield name.split(".")[1]
+
+
+def test_every_module_has_a_layer():
+    modules = {module_of(path) for path in FILES} - {"__init__"}
+    assert modules == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_lower_layers(path):
+    module = module_of(path)
+    if module == "__init__":
+        return
+    for name in imports(path):
+        if name != module:
+            assert LEVEL[name] < LEVEL[module], f"{module} imports {name}"
+
+
+def test_a_judge_cannot_see_a_thought():
+    for path in (PACKAGE / "judging").glob("*.py"):
+        assert "thoughts" not in set(imports(path)), path
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    assert not {path.stem for path in FILES} & {"utils", "util", "common", "helpers", "misc"}
+
+
+def test_files_and_functions_stay_readable():
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= 500, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 80, f"{path}: {node.name}"
+
+
+def test_the_recipe_is_read_without_any_engine():
+    code = (
+        "import sys, forethought.config, forethought.recipe; "
+        "print([m for m in ('torch', 'transformers', 'vllm', 'ray') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
