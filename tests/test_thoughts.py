@@ -170,7 +170,7 @@ def test_a_format_of_ones_own_from_yaml(tmp_path):
 def test_a_wrong_format_file_is_named(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match="bad.yaml") as error:
+    with pytest.raises(ValueError, match=r"bad\.yaml") as error:
         load_format(str(path))
     assert message in str(error.value)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from forethought.types import Message
 
 if TYPE_CHECKING:
@@ -86,7 +88,10 @@ def load_model(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    # Its bars would cut through ours.
+    logging.disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             resolve(name),
@@ -128,11 +133,22 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) ->
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids of a conversation, ready for the assistant's turn."""
+    """Token ids of a conversation, ready for the assistant's turn.
+
+    Raises: ValueError if the chat template refuses the conversation.
+    """
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    encoded: Any = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=True
-    )
+    try:
+        encoded: Any = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+    except TemplateError as error:
+        roles = [message.role for message in messages]
+        raise ValueError(
+            f"prompts: the model's chat template refuses a conversation of roles {roles}: {error}; "
+            "the conversation begins "
+            f"{messages[0].content!r:.120}; drop or rewrite such prompts, or use another template"
+        ) from error
     return tuple(encoded["input_ids"])
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor, fsum, sqrt
+from math import floor, fsum, isinf, sqrt
 
 from forethought.config import PairsConfig
 from forethought.store import content_hash
@@ -65,7 +65,7 @@ class LengthSummary:
 
 
 def length_controlled(scores: Sequence[float], lengths: Sequence[int], rho: float) -> list[float]:
-    """Shaped scores `N(s) - rho · N(l)` of a prompt's judged responses (arXiv 2410.10630, §2.4)."""
+    """Shaped scores `N(s) - rho · N(l)` of a prompt's judged responses (arXiv 2410.10630)."""
     normal_scores, normal_lengths = _normalised(scores), _normalised(lengths)
     return [s - rho * length for s, length in zip(normal_scores, normal_lengths, strict=True)]
 
@@ -117,7 +117,7 @@ def unparsable_quota(judged: int, share: float, eligible: int) -> int:
 
 def pair_counts(decisions: Iterable[PairDecision]) -> dict[str, int]:
     """How many prompts had each outcome, those that none had included."""
-    counts = dict.fromkeys(OUTCOMES, 0)
+    counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
     for decision in decisions:
         counts[decision.outcome] += 1
     return counts
@@ -255,13 +255,15 @@ def _pair(
 def _normalised(values: Sequence[float]) -> list[float]:
     """`(v - mean) / std`, all 0 where the values are equal.
 
-    Equality is tested on the values: the mean of equal floats can be off by a rounding, and the
-    ratio of two roundings is of order 1. Dividing by the spread first avoids overflow.
+    The values are brought to [0, 1] first: equal ones are then told apart from nearly equal ones,
+    where the rounding of a mean could pass for a deviation, and no square overflows.
     """
     if len(set(values)) < 2:
         return [0.0] * len(values)
-    spread = max(abs(value) for value in values)
-    mean = fsum(value / spread for value in values) / len(values)
-    centred = [value / spread - mean for value in values]
-    std = sqrt(fsum(value * value for value in centred) / len(values))
-    return [value / std if std > 0 else 0.0 for value in centred]
+    low, high = min(values), max(values)
+    scale = 0.25 if isinf(high - low) else 1.0
+    spread = high * scale - low * scale
+    unit = [(value * scale - low * scale) / spread for value in values]
+    mean = fsum(unit) / len(unit)
+    std = sqrt(fsum((value - mean) ** 2 for value in unit) / len(unit))
+    return [(value - mean) / std for value in unit]

@@ -1,10 +1,10 @@
 """Load prompts from files, data sets or the microworld, deduplicate and split them.
 
-The paper takes 5,000 fresh prompts for every iteration and 1,500 for validation. Here each
-iteration's slice is disjoint from all others by construction: prompts are ordered by a hash of
-(seed, prompt_id), so the slices depend neither on the order of a file nor on how many iterations
-follow. The paper does not say what to do with overlaps; here a prompt that is held out is removed
-from training, and every removal is counted. "The same prompt" means exactly equal messages.
+The paper takes 5,000 fresh prompts for every iteration and 1,500 for validation. Here slices are
+disjoint by construction: prompts are ordered by a hash of (seed, prompt_id), so a slice depends
+neither on the order of a file nor on how many follow. The paper does not speak of overlaps; here a
+prompt that is held out is removed from training, and every removal is counted. Only equal
+messages make the same prompt; near-duplicates are not looked for.
 
 What a record may hold in its prompt column:
 

@@ -13,8 +13,10 @@ from forethought.progress import Reporter
 from forethought.stages.place import Place, model_identity
 from forethought.store import Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
-from forethought.training.logprobs import ReferenceLogprobs, reference_logprobs
-from forethought.training.train import StepLog, train
+from forethought.training.policy import open_reference
+from forethought.training.reference import reference_logprobs
+from forethought.training.results import ReferenceLogprobs, StepLog
+from forethought.training.train import train
 from forethought.types import PreferencePair
 
 REFERENCE_PART = 1024
@@ -60,10 +62,12 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
     owed = [index for index in range(len(parts)) if not stage.has(f"part_{index:05d}")]
     device = str(pick_device(place.recipe.model.device))
     with reporter.task(place.label, len(pairs), "pairs") as task:
+        training = place.recipe.training
         task.done = sum(len(part) for i, part in enumerate(parts) if i not in owed)
+        policy = open_reference(place.policy, training, device) if owed else None
         for index in owed:
             part = reference_logprobs(
-                place.policy, parts[index], place.recipe.training, device=device
+                place.policy, parts[index], training, device=device, policy=policy
             )
             stage.write_records(f"part_{index:05d}", part, ReferenceLogprobs)
             task.advance(len(parts[index]))

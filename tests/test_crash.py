@@ -1,0 +1,107 @@
+"""A run that is killed anywhere ends with the same pairs and the same weights, bit for bit.
+
+A child is forked from this process, which has everything imported already, and killed with SIGKILL
+at a random moment; then another goes on with the same run directory, until one comes to the end.
+"""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from forethought.pipeline import run_recipe
+from forethought.progress import Reporter
+from forethought.recipe import load_recipe
+from forethought.store import read_records
+from forethought.types import PreferencePair
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "iterations=2",
+    "prompts_per_iteration=32",
+    "prompts.train=[{type: microworld, split: train, count: 80}]",
+    "prompts.validation={count: 8, sources: [{type: microworld, split: validation, count: 8}]}",
+    "prompts.test={count: 8, sources: [{type: microworld, split: test, count: 8}]}",
+    "sampling.samples=4",
+    "sampling.part_size=8",
+    "sampling.max_new_tokens=48",
+    "training.epochs=2",
+    "training.batch_size=4",
+    "training.save_every=2",
+    "launch.threads=1",
+]
+KILLS = 25
+
+
+def small_recipe(run):
+    return load_recipe([str(ROOT / "recipes" / "quickstart.yaml"), f"run={run}", *SMALL])
+
+
+def start(recipe):
+    """A child process that runs the recipe; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with open(os.devnull, "w") as silence:
+                run_recipe(recipe, Reporter(Console(file=silence)))
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def finish(recipe):
+    _, status = os.waitpid(start(recipe), 0)
+    assert status == 0
+
+
+def content(run):
+    """Everything that must be equal: pairs and policies of every arm and iteration."""
+    pairs = {
+        str(folder.relative_to(run)): read_records(folder, PreferencePair, "pairs")
+        for folder in sorted(run.glob("*/iteration_*/pairs"))
+    }
+    weights = {
+        str(path.relative_to(run)): load_file(path)
+        for path in sorted(run.glob("*/iteration_*/training/epoch_*/model.safetensors"))
+    }
+    return pairs, weights
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_gives_the_same_run(tmp_path):
+    calm = small_recipe(tmp_path / "calm")
+    began = time.monotonic()
+    finish(calm)
+    whole = time.monotonic() - began
+
+    stormy = small_recipe(tmp_path / "stormy")
+    rng = random.Random(20)
+    kills = 0
+    while kills < KILLS:
+        pid = start(stormy)
+        time.sleep(rng.uniform(0.0, 2.5 * whole / KILLS))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        kills += 1
+    finish(stormy)
+    assert kills >= KILLS, f"the run ended after {kills} kills: make the moments shorter"
+
+    pairs, weights = content(tmp_path / "stormy")
+    expected_pairs, expected_weights = content(tmp_path / "calm")
+    assert pairs == expected_pairs
+    assert all(pairs.values())
+    assert weights.keys() == expected_weights.keys()
+    assert len(weights) == 8
+    for name, tensors in weights.items():
+        for key, tensor in tensors.items():
+            assert tensor.equal(expected_weights[name][key]), f"{name}: {key}"

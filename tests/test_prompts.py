@@ -1,0 +1,351 @@
+"""Prompts: what a record may hold, what is refused and how, and slices that never overlap."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forethought.config import (
+    ColumnsConfig,
+    DatasetPrompts,
+    FilePrompts,
+    HeldOut,
+    MicroworldPrompts,
+    PromptsConfig,
+)
+from forethought.prompts import PromptSplit, load_prompts, prompt_id_of, split_prompts
+from forethought.types import Message, Prompt
+
+FULL = ColumnsConfig(prompt="q", input="more", category="kind", reference="answer")
+
+
+def keep(text: str) -> str:
+    return text
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def load(path: Path, columns: ColumnsConfig | None = None, **options: Any) -> list[Prompt]:
+    source = FilePrompts(path=path, columns=columns or ColumnsConfig(), **options)
+    return load_prompts([source], keep)[0]
+
+
+def texts(prompts: list[Prompt]) -> list[str]:
+    return [prompt.messages[-1].content for prompt in prompts]
+
+
+def refusal(path: Path, columns: ColumnsConfig | None = None) -> str:
+    with pytest.raises(ValueError, match=r"; |: ") as raised:
+        load(path, columns)
+    assert type(raised.value) is ValueError
+    return str(raised.value)
+
+
+def test_jsonl_with_all_columns(tmp_path: Path) -> None:
+    rows = [
+        {"q": "Add.", "more": "2 and 3", "kind": "maths", "answer": 5, "unused": [1]},
+        {"q": "Half of 1?", "more": "", "kind": None, "answer": 0.5},
+        {"q": "Large?", "more": None, "kind": "", "answer": 1e20},
+        {"q": "True?", "kind": 3, "answer": True},
+    ]
+    prompts = load(write(tmp_path / "maths.jsonl", rows), FULL)
+    assert texts(prompts) == ["Add.\n\n2 and 3", "Half of 1?", "Large?", "True?"]
+    assert [p.reference for p in prompts] == ["5", "0.5", "100000000000000000000", "true"]
+    assert [p.category for p in prompts] == ["maths", None, None, "3"]
+    assert {p.source for p in prompts} == {"maths"}
+    assert load(tmp_path / "maths.jsonl", FULL, source="mine", limit=1)[0].source == "mine"
+
+
+def test_the_id_is_the_content_hash_and_stays_so() -> None:
+    message = Message(role="user", content="What is 2 + 3?")
+    assert prompt_id_of([message]) == "d2a6d1e7aba58d52"
+    assert prompt_id_of([message, message]) != prompt_id_of([message])
+
+
+def test_json_list_and_parquet_and_lines_give_the_same(tmp_path: Path) -> None:
+    rows = [{"q": "Hi", "more": "x", "kind": "a", "answer": "1"}, {"q": "Ho", "answer": "2"}]
+    full = [dict.fromkeys(("q", "more", "kind", "answer")) | row for row in rows]
+    lines = load(write(tmp_path / "a.jsonl", full), FULL, source="s")
+    assert load(write(tmp_path / "lines.json", full), FULL, source="s") == lines
+    (tmp_path / "list.json").write_text(json.dumps(full, indent=2))
+    assert load(tmp_path / "list.json", FULL, source="s") == lines
+    pq.write_table(pa.Table.from_pylist(full), tmp_path / "a.parquet")
+    assert load(tmp_path / "a.parquet", FULL, source="s") == lines
+    datasets.Dataset.from_list(full).save_to_disk(tmp_path / "saved")
+    source = DatasetPrompts(name=str(tmp_path / "saved"), columns=FULL, source="s")
+    assert load_prompts([source], keep)[0] == lines
+
+
+def test_decimals_of_parquet_become_strings(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["Hi"], "answer": pa.array([Decimal("1.50")])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    columns = ColumnsConfig(reference="answer")
+    assert load(tmp_path / "a.parquet", columns)[0].reference == "1.50"
+
+
+def test_a_folder_with_splits(tmp_path: Path) -> None:
+    part = datasets.Dataset.from_list([{"prompt": "Hi"}])
+    datasets.DatasetDict({"train": part, "dev": part}).save_to_disk(tmp_path / "d")
+    assert texts(load_prompts([DatasetPrompts(name=str(tmp_path / "d"))], keep)[0]) == ["Hi"]
+    with pytest.raises(ValueError, match=r"has splits \['train', 'dev'\], no 'test'"):
+        load_prompts([DatasetPrompts(name=str(tmp_path / "d"), split="test")], keep)
+    columns = ColumnsConfig(prompt="question")
+    with pytest.raises(ValueError, match=r"no column 'question'; it has \['prompt'\]"):
+        load_prompts([DatasetPrompts(name=str(tmp_path / "d"), columns=columns)], keep)
+
+
+def test_a_folder_of_files_is_read_by_load_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "d").mkdir()
+    write(tmp_path / "d" / "train.jsonl", [{"prompt": "Hi"}])
+    assert texts(load_prompts([DatasetPrompts(name=str(tmp_path / "d"))], keep)[0]) == ["Hi"]
+
+
+def test_a_data_set_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="data set nobody/nothing, subset None, split train could"):
+        load_prompts([DatasetPrompts(name="nobody/nothing")], keep)
+    with pytest.raises(ValueError, match=r"folder \./nowhere does not exist"):
+        load_prompts([DatasetPrompts(name="./nowhere")], keep)
+
+
+def test_conversations(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi", "name": "Ann"},
+        {"role": "assistant", "content": "<think>secret</think>Hello"},
+        {"role": "user", "content": "Bye"},
+    ]
+    path = write(tmp_path / "c.jsonl", [{"prompt": turns}])
+    prompt = load_prompts([FilePrompts(path=path)], lambda text: text.split("</think>")[-1])[0][0]
+    assert [m.role for m in prompt.messages] == ["system", "user", "assistant", "user"]
+    assert prompt.messages[2].content == "Hello"
+    assert "secret" not in repr(prompt)
+    empty = [{"role": "system", "content": " \n"}, *turns[1:2]]
+    path = write(tmp_path / "e.jsonl", [{"prompt": empty}, {"prompt": "Hi"}])
+    prompts, duplicates = load_prompts([FilePrompts(path=path)], keep)
+    assert ([m.role for m in prompts[0].messages], duplicates) == (["user"], 1)
+
+
+def test_user_turns_become_one_message(tmp_path: Path) -> None:
+    rows = [{"question_id": 81, "turns": ["Write a blog.", "Rewrite it."], "reference": []}]
+    prompts = load(write(tmp_path / "mt_bench.jsonl", rows), ColumnsConfig(prompt="turns"))
+    assert [m.content for m in prompts[0].messages] == ["Write a blog.\n\nRewrite it."]
+
+
+TURN = {"role": "user", "content": "Hi"}
+REPLY = {"role": "assistant", "content": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [
+        (None, "not a prompt, got None; give a string, a list of"),
+        (5, "not a prompt, got 5"),
+        ([], "not a prompt"),
+        ([TURN, "x"], "not a prompt"),
+        ("", "the prompt is empty"),
+        (" \n\t", "the prompt is empty"),
+        (["a", " "], "turn 2 is empty"),
+        ("a\ud800b", "lone surrogate at character 1"),
+        ([TURN, TURN], "turn 2 must be of role assistant"),
+        ([REPLY, TURN], "turn 1 must be of role system or user"),
+        ([{"role": "tool", "content": "x"}], "turn 1 must be of role system or user"),
+        ([TURN, REPLY, {"role": "system", "content": ""}], "turn 3 must be of role user"),
+        ([{"from": "human", "value": "x"}], "turn 1 must be of role"),
+        ([{"role": "user", "content": None}], "turn 1 is not text, got None"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "turn 1 is not text"),
+        ([TURN, REPLY], "the last turn is not the user's"),
+        ([{"role": "system", "content": "x"}], "the last turn is not the user's"),
+        ([{"role": "system", "content": ""}], "the last turn is not the user's"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_with_its_place(
+    tmp_path: Path, prompt: Any, problem: str
+) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "fine"}, {"prompt": prompt}])
+    message = refusal(path)
+    assert message.startswith(f"{path}, line 2, column 'prompt': ")
+    assert problem in message
+    assert ", got " in message
+    message.encode("utf-8")
+
+
+def test_a_turn_that_is_all_thought_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": [TURN, REPLY, TURN]}])
+    with pytest.raises(ValueError, match="turn 2 holds a thought and no answer"):
+        load_prompts([FilePrompts(path=path)], lambda _: "")
+
+
+def test_long_values_are_shortened_in_errors(tmp_path: Path) -> None:
+    assert len(refusal(write(tmp_path / "a.jsonl", [{"prompt": [5] * 10**5}]))) < 400
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"prompt": "x"', "line 3: not JSON"),
+        (b'{"prompt": "a\x00b"}', "line 3: not JSON"),
+        (b'["x"]', "line 3: a record is an object"),
+        (b"3", "line 3: a record is an object"),
+        (b'{"prompt": "\xff"}', "line 3: not UTF-8"),
+        (b"[" * 200_000, "line 3: not JSON"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "line 3: not JSON"),
+        (b'{"query": "x", "id": 1}', "line 3 has no column 'prompt'; it has ['id', 'query']"),
+    ],
+)
+def test_bad_lines_refuse_the_file(tmp_path: Path, line: bytes, problem: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"prompt": "fine"}\n\n' + line + b"\n")
+    assert problem in refusal(path)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    assert "no .jsonl, .json or .parquet file at" in refusal(tmp_path / "none.jsonl")
+    assert "no .jsonl, .json or .parquet file at" in refusal(write(tmp_path / "a.csv", ["x"]))
+    assert "holds no records" in refusal(write(tmp_path / "a.jsonl", []))
+    assert "no readable Parquet file" in refusal(write(tmp_path / "a.parquet", ["x"]))
+    (tmp_path / "a.json").write_text('[{"prompt": "x"}, 5]')
+    assert "record 2: a record is an object" in refusal(tmp_path / "a.json")
+    pq.write_table(pa.table({"prompt": ["x"], "n": [1]}), tmp_path / "b.parquet")
+    columns = ColumnsConfig(prompt="q")
+    assert "no column 'q'; it has ['n', 'prompt']" in refusal(tmp_path / "b.parquet", columns)
+
+
+def test_optional_columns_that_no_record_has(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "x", "solution": 1}])
+    message = refusal(path, ColumnsConfig(reference="answer"))
+    assert "no column 'answer'; it has ['prompt', 'solution']" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), [1], {"a": 1}])
+def test_references_that_are_neither_text_nor_number(tmp_path: Path, value: Any) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "x", "answer": value}])
+    assert "column 'answer': the value is not text" in refusal(
+        path, ColumnsConfig(reference="answer")
+    )
+
+
+def test_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    separators = "a\u2028b\u0085c"
+    body = f'\ufeff{{"prompt": "{separators}"}}\r\n\r\n  \n{{"prompt": "b"}}'
+    path.write_bytes(body.encode())
+    assert texts(load(path)) == [separators, "b"]
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)),
+    st.booleans(),
+)
+def test_any_text_arrives_as_it_is(tmp_path_factory, prompts: list[str], ascii_only: bool) -> None:
+    prompts = ["שלום 👩‍👩‍👧 \x00\x07", "def f():\r\n\treturn '\\u0041'\n", "x" * 10**5, *prompts]
+    path = tmp_path_factory.mktemp("p") / "a.jsonl"
+    lines = [json.dumps({"prompt": text}, ensure_ascii=ascii_only) for text in prompts]
+    path.write_bytes("\n".join(lines).encode())
+    assert texts(load(path)) == list(dict.fromkeys(prompts))
+
+
+def test_duplicates_are_dropped_and_counted_within_and_across_sources(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.jsonl", [{"prompt": text} for text in "aba"])
+    two = write(tmp_path / "b.jsonl", [{"prompt": text} for text in ["b", "c", "c "]])
+    prompts, duplicates = load_prompts([FilePrompts(path=one), FilePrompts(path=two)], keep)
+    assert (texts(prompts), duplicates) == (["a", "b", "c", "c "], 2)
+    assert prompts[1].source == "a"
+
+
+def split(config: PromptsConfig, iterations: int = 2, size: int = 3, seed: int = 0) -> PromptSplit:
+    return split_prompts(
+        config,
+        seed=seed,
+        iterations=iterations,
+        prompts_per_iteration=size,
+        strip_thought=keep,
+    )
+
+
+def numbered(path: Path, numbers: range) -> FilePrompts:
+    return FilePrompts(path=write(path, [{"prompt": f"Question {n}"} for n in numbers]))
+
+
+def everything(result: PromptSplit) -> list[str]:
+    slices = [*result.train, result.validation, result.test]
+    return [prompt.prompt_id for part in slices for prompt in part]
+
+
+def test_no_prompt_stands_in_two_places(tmp_path: Path) -> None:
+    config = PromptsConfig(
+        train=(numbered(tmp_path / "a.jsonl", range(20)),),
+        validation=HeldOut(count=4),
+        test=HeldOut(count=5),
+    )
+    result = split(config)
+    assert [len(part) for part in (*result.train, result.validation, result.test)] == [3, 3, 4, 5]
+    assert len(set(everything(result))) == 15
+    assert (result.available, result.duplicates, result.overlap) == (11, 0, 0)
+
+
+def test_slices_depend_on_the_seed_and_not_on_order_or_later_iterations(tmp_path: Path) -> None:
+    forth = numbered(tmp_path / "a.jsonl", range(20))
+    back = FilePrompts(
+        path=write(tmp_path / "b.jsonl", [{"prompt": f"Question {n}"} for n in range(19, -1, -1)]),
+        source="a",
+    )
+    held = {"validation": HeldOut(count=4), "test": HeldOut(count=2)}
+    result = split(PromptsConfig(train=(forth,), **held))
+    assert split(PromptsConfig(train=(back,), **held)) == result
+    longer = split(PromptsConfig(train=(forth,), **held), iterations=4)
+    assert longer.train[:2] == result.train
+    assert (longer.validation, longer.test) == (result.validation, result.test)
+    assert everything(split(PromptsConfig(train=(forth,), **held), seed=1)) != everything(result)
+
+
+def test_what_is_held_out_is_removed_from_training_and_counted(tmp_path: Path) -> None:
+    config = PromptsConfig(
+        train=(numbered(tmp_path / "a.jsonl", range(10)),),
+        validation=HeldOut(count=3, sources=(numbered(tmp_path / "v.jsonl", range(7, 12)),)),
+        test=HeldOut(count=2, sources=(numbered(tmp_path / "t.jsonl", range(8, 10)),)),
+    )
+    result = split(config)
+    assert len(set(everything(result))) == 11
+    assert result.available == 7
+    assert {p.messages[0].content[-2:].strip() for p in result.test} == {"8", "9"}
+    # The test's two are left out of validation, and all three shared ones out of training.
+    assert result.overlap == 5
+
+
+def test_asking_for_too_many_says_how_many_there_are(tmp_path: Path) -> None:
+    train = (numbered(tmp_path / "a.jsonl", range(10)),)
+    config = PromptsConfig(train=train, validation=HeldOut(count=3))
+    with pytest.raises(ValueError, match=r"3 iterations of 3 prompts need 9 .* are 7 .*to 2 at"):
+        split(config, iterations=3)
+    with pytest.raises(ValueError, match=r"prompts\.validation\.count asks for 11 .* left 10"):
+        split(PromptsConfig(train=train, validation=HeldOut(count=11)))
+    own = HeldOut(count=3, sources=(numbered(tmp_path / "v.jsonl", range(2)),))
+    with pytest.raises(ValueError, match=r"prompts\.test\.count asks for 3 .* sources hold 2"):
+        split(PromptsConfig(train=train, validation=HeldOut(count=1), test=own))
+
+
+def test_the_microworld_is_the_same_world_for_every_seed() -> None:
+    source = MicroworldPrompts(split="validation", count=20)
+    config = PromptsConfig(train=(source,), validation=HeldOut(count=4))
+    results = [split(config, seed=seed) for seed in (0, 1)]
+    prompt = results[0].train[0][0]
+    assert prompt.source == "microworld"
+    assert prompt.category
+    assert prompt.reference
+    world = {prompt.prompt_id for prompt in load_prompts([source], keep)[0]}
+    assert set(everything(results[0])) | set(everything(results[1])) <= world
+    assert results[0].train != results[1].train
