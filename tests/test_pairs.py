@@ -121,7 +121,7 @@ def test_length_control_may_overrule_the_judge_and_is_reported() -> None:
     pair, _ = one_pair(rollouts, {0: 0.0, 1: 1.0}, rho=2.0)
     assert pair is not None
     assert pair.margin == -1.0
-    assert length_summary([pair]).against_judge == 1
+    assert length_summary([pair])["against_judge"] == 1
 
 
 def test_ties_take_the_lowest_index_in_any_order_of_rollouts() -> None:
@@ -182,11 +182,20 @@ def test_an_unparsable_pair_takes_the_best_judged_where_only_the_shaped_scores_t
     assert pair.chosen.sample_index == 1
 
 
-def test_a_judged_pair_is_kept_beside_unparsable_outputs() -> None:
-    rollouts = [rollout(0), rollout(1), rollout(2, status=ParseStatus.TRUNCATED)]
-    pair, _ = one_pair(rollouts, {0: 0.0, 1: 1.0})
-    assert pair is not None
-    assert pair.kind == "judged"
+def test_judged_pairs_give_way_to_unparsable_ones_up_to_the_share() -> None:
+    rollouts, scored = {}, {}
+    for number in range(20):
+        name = f"p{number}"
+        broken = rollout(2, prompt=name, status=ParseStatus.TRUNCATED)
+        rollouts[name] = [rollout(0, prompt=name), rollout(1, prompt=name), broken]
+        scored[name] = group({0: 0.0, 1: 1.0}, name)
+    pairs, decisions = build_pairs(rollouts, scored, PairsConfig(max_unparsable=0.1), seed=0)
+    assert pair_counts(decisions)["judged"] == 18
+    assert [pair.chosen.sample_index for pair in pairs] == [1] * 20
+    rejected = [pair.rejected.sample_index for pair in pairs if pair.kind == "unparsable"]
+    assert rejected == [2, 2]
+    none, _ = build_pairs(rollouts, scored, PairsConfig(max_unparsable=0.0), seed=0)
+    assert {pair.kind for pair in none} == {"judged"}
 
 
 @pytest.mark.parametrize(
@@ -280,10 +289,14 @@ def test_lengths_are_summed_up_over_judged_pairs_only() -> None:
     pairs, _ = build_pairs(rollouts, scored, PairsConfig(max_unparsable=0.5), seed=0)
     summary = length_summary(pairs)
     assert len(pairs) == 3
-    assert (summary.pairs, summary.against_judge) == (2, 0)
-    assert (summary.chosen_response, summary.rejected_response) == (8.0, 12.0)
-    assert (summary.chosen_output, summary.rejected_output) == (10.0, 14.0)
-    assert length_summary([]).chosen_response is None
+    assert summary == {
+        "chosen_response_tokens": 8.0,
+        "rejected_response_tokens": 12.0,
+        "chosen_output_tokens": 10.0,
+        "rejected_output_tokens": 14.0,
+        "against_judge": 0,
+    }
+    assert length_summary([])["chosen_response_tokens"] is None
 
 
 def test_judgements_that_do_not_fit_the_outputs_are_our_bug() -> None:

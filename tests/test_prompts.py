@@ -266,14 +266,8 @@ def test_duplicates_are_dropped_and_counted_within_and_across_sources(tmp_path: 
     assert prompts[1].source == "a"
 
 
-def split(config: PromptsConfig, iterations: int = 2, size: int = 3, seed: int = 0) -> PromptSplit:
-    return split_prompts(
-        config,
-        seed=seed,
-        iterations=iterations,
-        prompts_per_iteration=size,
-        strip_thought=keep,
-    )
+def split(config: PromptsConfig, seed: int = 0) -> PromptSplit:
+    return split_prompts(config, seed=seed, strip_thought=keep)
 
 
 def numbered(path: Path, numbers: range) -> FilePrompts:
@@ -281,8 +275,7 @@ def numbered(path: Path, numbers: range) -> FilePrompts:
 
 
 def everything(result: PromptSplit) -> list[str]:
-    slices = [*result.train, result.validation, result.test]
-    return [prompt.prompt_id for part in slices for prompt in part]
+    return [p.prompt_id for p in (*result.train, *result.validation, *result.test)]
 
 
 def test_no_prompt_stands_in_two_places(tmp_path: Path) -> None:
@@ -292,12 +285,12 @@ def test_no_prompt_stands_in_two_places(tmp_path: Path) -> None:
         test=HeldOut(count=5),
     )
     result = split(config)
-    assert [len(part) for part in (*result.train, result.validation, result.test)] == [3, 3, 4, 5]
-    assert len(set(everything(result))) == 15
-    assert (result.available, result.duplicates, result.overlap) == (11, 0, 0)
+    assert [len(part) for part in (result.train, result.validation, result.test)] == [11, 4, 5]
+    assert len(set(everything(result))) == 20
+    assert (result.duplicates, result.overlap) == (0, 0)
 
 
-def test_slices_depend_on_the_seed_and_not_on_order_or_later_iterations(tmp_path: Path) -> None:
+def test_the_order_of_training_depends_on_the_seed_and_not_on_the_file(tmp_path: Path) -> None:
     forth = numbered(tmp_path / "a.jsonl", range(20))
     back = FilePrompts(
         path=write(tmp_path / "b.jsonl", [{"prompt": f"Question {n}"} for n in range(19, -1, -1)]),
@@ -306,9 +299,6 @@ def test_slices_depend_on_the_seed_and_not_on_order_or_later_iterations(tmp_path
     held = {"validation": HeldOut(count=4), "test": HeldOut(count=2)}
     result = split(PromptsConfig(train=(forth,), **held))
     assert split(PromptsConfig(train=(back,), **held)) == result
-    longer = split(PromptsConfig(train=(forth,), **held), iterations=4)
-    assert longer.train[:2] == result.train
-    assert (longer.validation, longer.test) == (result.validation, result.test)
     assert everything(split(PromptsConfig(train=(forth,), **held), seed=1)) != everything(result)
 
 
@@ -319,18 +309,17 @@ def test_what_is_held_out_is_removed_from_training_and_counted(tmp_path: Path) -
         test=HeldOut(count=2, sources=(numbered(tmp_path / "t.jsonl", range(8, 10)),)),
     )
     result = split(config)
-    assert len(set(everything(result))) == 11
-    assert result.available == 7
+    assert len(set(everything(result))) == len(everything(result)) == 10 + 2
+    assert len(result.train) == 7
     assert {p.messages[0].content[-2:].strip() for p in result.test} == {"8", "9"}
     # The test's two are left out of validation, and all three shared ones out of training.
     assert result.overlap == 5
 
 
-def test_asking_for_too_many_says_how_many_there_are(tmp_path: Path) -> None:
+def test_holding_out_too_many_says_how_many_there_are(tmp_path: Path) -> None:
     train = (numbered(tmp_path / "a.jsonl", range(10)),)
     config = PromptsConfig(train=train, validation=HeldOut(count=3))
-    with pytest.raises(ValueError, match=r"3 iterations of 3 prompts need 9 .* are 7 .*to 2 at"):
-        split(config, iterations=3)
+    assert len(split(config).train) == 7
     with pytest.raises(ValueError, match=r"prompts\.validation\.count asks for 11 .* left 10"):
         split(PromptsConfig(train=train, validation=HeldOut(count=11)))
     own = HeldOut(count=3, sources=(numbered(tmp_path / "v.jsonl", range(2)),))
@@ -342,7 +331,7 @@ def test_the_microworld_is_the_same_world_for_every_seed() -> None:
     source = MicroworldPrompts(split="validation", count=20)
     config = PromptsConfig(train=(source,), validation=HeldOut(count=4))
     results = [split(config, seed=seed) for seed in (0, 1)]
-    prompt = results[0].train[0][0]
+    prompt = results[0].train[0]
     assert prompt.source == "microworld"
     assert prompt.category
     assert prompt.reference

@@ -7,9 +7,10 @@ population's, a zero deviation makes its term 0, lengths are tokens, and ties go
 sample index. A prompt whose judge scores are all equal gives no judged pair, since a pair decided
 by length alone would teach nothing but brevity.
 
-An output without a response is never judged and never chosen. A prompt that has one and no judged
-pair may pair it, as rejected, with its best judged output; such pairs teach the format and are at
-most `max_unparsable` of all pairs. A hash of (seed, prompt_id) decides who gets a place.
+An output without a response is never judged and never chosen. A prompt that has one may pair it,
+as rejected, with its best judged output; such pairs teach the format and are at most
+`max_unparsable` of all pairs. Prompts without a judged pair come first, then others give theirs up;
+a hash of (seed, prompt_id) decides who gets a place.
 """
 
 from __future__ import annotations
@@ -46,24 +47,6 @@ SHAPED_DIGITS = 9
 """Shaped scores are of order 1; differences below this are rounding and no preference."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LengthSummary:
-    """Mean lengths in tokens over the judged pairs, `None` where there is no such pair.
-
-    Example: `LengthSummary(pairs=120, chosen_response=31.5, rejected_response=30.2,
-    chosen_output=94.0, rejected_output=88.1, against_judge=2)`
-    """
-
-    pairs: int
-    chosen_response: float | None
-    rejected_response: float | None
-    chosen_output: float | None
-    """Thought and response."""
-    rejected_output: float | None
-    against_judge: int
-    """Pairs whose chosen response the judge scored no higher: length control decided them."""
-
-
 def length_controlled(scores: Sequence[float], lengths: Sequence[int], rho: float) -> list[float]:
     """Shaped scores `N(s) - rho · N(l)` of a prompt's judged responses (arXiv 2410.10630)."""
     normal_scores, normal_lengths = _normalised(scores), _normalised(lengths)
@@ -82,16 +65,16 @@ def build_pairs(
         _Candidate.of(prompt_id, rollouts, scored.get(prompt_id), config.rho)
         for prompt_id, rollouts in rollouts_by_prompt.items()
     ]
-    judged = sum(candidate.outcome == "judged" for candidate in candidates)
-    eligible = [c.prompt_id for c in candidates if c.outcome == "unparsable"]
-    quota = unparsable_quota(judged, config.max_unparsable, len(eligible))
-    eligible.sort(key=lambda prompt_id: content_hash([seed, "unparsable", prompt_id]))
-    refused = set(eligible[quota:])
+    places = _unparsable_places(candidates, config.max_unparsable, seed)
     pairs: list[PreferencePair] = []
     decisions: list[PairDecision] = []
     for candidate in candidates:
-        pair = None if candidate.prompt_id in refused else candidate.pair
-        outcome = "unparsable_quota" if candidate.prompt_id in refused else candidate.outcome
+        pair = candidate.pair
+        outcome = candidate.outcome
+        if candidate.prompt_id in places:
+            pair, outcome = candidate.unparsable_pair, "unparsable"
+        elif pair is None and candidate.unparsable_pair is not None:
+            outcome = "unparsable_quota"
         if pair is not None:
             pairs.append(pair)
         decisions.append(
@@ -105,6 +88,18 @@ def build_pairs(
             )
         )
     return pairs, decisions
+
+
+def _unparsable_places(candidates: Sequence[_Candidate], share: float, seed: int) -> set[str]:
+    """Prompts whose pair rejects an output without a response."""
+    able = [one for one in candidates if one.unparsable_pair is not None]
+    able.sort(key=lambda one: content_hash([seed, "unparsable", one.prompt_id]))
+    without = [one.prompt_id for one in able if one.pair is None]
+    instead = [one.prompt_id for one in able if one.pair is not None]
+    judged = sum(one.pair is not None for one in candidates)
+    added = unparsable_quota(judged, share, len(without))
+    replaced = floor(Fraction(str(share)) * (judged + added)) - added
+    return {*without[:added], *instead[: max(replaced, 0)]}
 
 
 def unparsable_quota(judged: int, share: float, eligible: int) -> int:
@@ -123,24 +118,25 @@ def pair_counts(decisions: Iterable[PairDecision]) -> dict[str, int]:
     return counts
 
 
-def length_summary(pairs: Iterable[PreferencePair]) -> LengthSummary:
-    """Whether chosen outputs are longer than rejected ones, which tells if rho is too low.
+def length_summary(pairs: Iterable[PreferencePair]) -> dict[str, float | None]:
+    """Mean tokens of responses and of whole outputs; chosen above rejected says rho is too low.
 
-    Only judged pairs count: an output without a response has no response length.
+    Only judged pairs count, an output without a response having no response length; without any
+    the means are `None`. `against_judge` counts pairs that length control turned round: the judge
+    scored the chosen response no higher than the rejected one.
     """
     judged = [pair for pair in pairs if pair.kind == "judged"]
 
     def mean(length: Callable[[PreferencePair], int]) -> float | None:
         return fsum(map(length, judged)) / len(judged) if judged else None
 
-    return LengthSummary(
-        pairs=len(judged),
-        chosen_response=mean(lambda pair: pair.chosen.response_tokens),
-        rejected_response=mean(lambda pair: pair.rejected.response_tokens),
-        chosen_output=mean(lambda pair: len(pair.chosen.token_ids)),
-        rejected_output=mean(lambda pair: len(pair.rejected.token_ids)),
-        against_judge=sum(pair.margin is not None and pair.margin <= 0 for pair in judged),
-    )
+    return {
+        "chosen_response_tokens": mean(lambda pair: pair.chosen.response_tokens),
+        "rejected_response_tokens": mean(lambda pair: pair.rejected.response_tokens),
+        "chosen_output_tokens": mean(lambda pair: len(pair.chosen.token_ids)),
+        "rejected_output_tokens": mean(lambda pair: len(pair.rejected.token_ids)),
+        "against_judge": sum(pair.margin is not None and pair.margin <= 0 for pair in judged),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +148,9 @@ class _Candidate:
     judged: int
     unparsable: int
     pair: PreferencePair | None
+    """Of judged outputs alone."""
+    unparsable_pair: PreferencePair | None
+    """Of the best judged output and the first without a response."""
 
     @classmethod
     def of(
@@ -167,19 +166,21 @@ class _Candidate:
         sides = _judged_sides(complete, group, rho) if group is not None else []
         ends = _best_and_worst(sides, rho)
         pair, outcome = None, _why_none(len(complete), len(sides))
+        unparsable_pair = None
         if ends is not None:
             pair, outcome = _pair(ordered[0], *ends, kind="judged"), "judged"
-        elif sides and unparsable:
-            # Scores or shaped scores are all equal here; `max` takes the first of equal ones.
-            best = max(sides, key=lambda side: _judge_score(side))
-            pair = _pair(ordered[0], best, _side(unparsable[0], None, None), kind="unparsable")
-            outcome = "unparsable"
+        if sides and unparsable:
+            # Without a judged pair all are equal; `max` takes the first of equal ones.
+            best = ends[0] if ends is not None else max(sides, key=_judge_score)
+            worst = _side(unparsable[0], None, None)
+            unparsable_pair = _pair(ordered[0], best, worst, kind="unparsable")
         return cls(
             prompt_id=prompt_id,
             outcome=outcome,
             judged=len(sides),
             unparsable=len(unparsable),
             pair=pair,
+            unparsable_pair=unparsable_pair,
         )
 
 

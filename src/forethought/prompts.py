@@ -1,10 +1,10 @@
 """Load prompts from files, data sets or the microworld, deduplicate and split them.
 
-The paper takes 5,000 fresh prompts for every iteration and 1,500 for validation. Here slices are
-disjoint by construction: prompts are ordered by a hash of (seed, prompt_id), so a slice depends
-neither on the order of a file nor on how many follow. The paper does not speak of overlaps; here a
-prompt that is held out is removed from training, and every removal is counted. Only equal
-messages make the same prompt; near-duplicates are not looked for.
+The paper takes 5,000 fresh prompts for every iteration and 1,500 for validation. Here training
+prompts are ordered by a hash of (seed, prompt_id), and iteration i takes the i-th slice of that
+order: slices are disjoint, and depend neither on the order of a file nor on how many follow. The
+paper does not speak of overlaps; here a prompt that is held out is removed from training and
+counted. Near-duplicates are not looked for.
 
 What a record may hold in its prompt column:
 
@@ -57,36 +57,27 @@ MICROWORLD_SEED = 0
 class PromptSplit:
     """Every prompt of a run in its place; no prompt stands in two.
 
-    Example: `PromptSplit(train=((Prompt(…),), (Prompt(…),)), validation=(Prompt(…),), test=(),
-    available=5, duplicates=1, overlap=0)`
+    Example: `PromptSplit(train=(Prompt(…), Prompt(…)), validation=(Prompt(…),), test=(),
+    duplicates=1, overlap=0)`
     """
 
-    train: tuple[tuple[Prompt, ...], ...]
-    """One slice per iteration."""
+    train: tuple[Prompt, ...]
+    """All that may be trained on, in the order in which iterations take their slices."""
     validation: tuple[Prompt, ...]
     test: tuple[Prompt, ...]
-    available: int
-    """Distinct prompts that training could use, the unused ones included."""
     duplicates: int
     """Records left out because an earlier record of the same sources has the same messages."""
     overlap: int
     """Prompts left out of validation or training because a held-out set has them already."""
 
 
-def split_prompts(
-    config: PromptsConfig,
-    *,
-    seed: int,
-    iterations: int,
-    prompts_per_iteration: int,
-    strip_thought: StripThought,
-) -> PromptSplit:
-    """Load all sources, set the held-out prompts aside, cut one slice per iteration.
+def split_prompts(config: PromptsConfig, *, seed: int, strip_thought: StripThought) -> PromptSplit:
+    """Load all sources, set the held-out prompts aside, put the others in order.
 
     Held-out sets with sources of their own come first, then those taken out of the training
     sources, test before validation; what one set has, a later one cannot have.
 
-    Raises: ValueError if a source cannot be read or there are fewer prompts than asked for.
+    Raises: ValueError if a source cannot be read or has fewer prompts than are to be held out.
     """
     training, duplicates = load_prompts(config.train, strip_thought)
     held = {"test": config.test, "validation": config.validation}
@@ -111,10 +102,9 @@ def split_prompts(
         taken = {prompt.prompt_id for prompt in sets[name]}
         pool = [prompt for prompt in pool if prompt.prompt_id not in taken]
     return PromptSplit(
-        train=_slices(pool, seed, iterations, prompts_per_iteration),
+        train=tuple(_ordered(pool, seed, "train")),
         validation=sets["validation"],
         test=sets["test"],
-        available=len(pool),
         duplicates=duplicates,
         overlap=overlap,
     )
@@ -149,20 +139,6 @@ def _hold_out(free: Sequence[Prompt], wanted: HeldOut, name: str, seed: int) -> 
             f"distinct ones; lower the count or add to prompts.{name}.sources"
         )
     return tuple(_ordered(free, seed, name)[: wanted.count])
-
-
-def _slices(
-    pool: Sequence[Prompt], seed: int, iterations: int, size: int
-) -> tuple[tuple[Prompt, ...], ...]:
-    if iterations * size > len(pool):
-        raise ValueError(
-            f"{iterations} iterations of {size} prompts need {iterations * size} training prompts, "
-            f"but there are {len(pool)} distinct ones that are not held out; lower iterations or "
-            f"prompts_per_iteration (here to {len(pool) // iterations} at most), or add a source "
-            "to prompts.train"
-        )
-    ordered = _ordered(pool, seed, "train")
-    return tuple(tuple(ordered[i * size : (i + 1) * size]) for i in range(iterations))
 
 
 def _ordered(prompts: Iterable[Prompt], seed: int, purpose: str) -> list[Prompt]:

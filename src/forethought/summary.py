@@ -35,18 +35,20 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """The one table at the end of a run."""
-    table = Table(title="Test score by policy (0 = seed), 95 % interval", title_justify="left")
+    """The one table at the end of a run; it fits 80 columns."""
+    table = Table(title="Scores on the test prompts; policy 0 is the seed", title_justify="left")
     table.add_column("policy", justify="right")
-    for arm in summary["arms"]:
-        for column in ("score", "thought", "response", "no response"):
-            table.add_column(f"{arm}\n{column}", justify="right")
+    table.add_column("arm")
+    for column in ("score", "95 % interval", "thought", "response", "unparsed"):
+        table.add_column(column, justify="right", no_wrap=True)
     policies = max((len(rows) for rows in summary["arms"].values()), default=0)
     for policy in range(policies):
-        cells = [str(policy)]
-        for rows in summary["arms"].values():
-            cells += _cells(rows[policy]) if policy < len(rows) else [""] * 4
-        table.add_row(*cells)
+        for arm, rows in summary["arms"].items():
+            if policy < len(rows):
+                table.add_row(str(policy), arm, *_cells(rows[policy]))
+        table.add_section()
+    table.caption = "thought and response: mean tokens"
+    table.caption_justify = "left"
     return table
 
 
@@ -54,7 +56,7 @@ def difference_line(summary: dict[str, Any]) -> str:
     """What the comparison says, in one sentence."""
     found = summary["difference"]
     if found is None:
-        return "There is no arm to compare with."
+        return "There are no two arms to compare."
     low, high = (100 * bound for bound in found["interval"])
     sure = "" if low > 0 or high < 0 else "; the interval includes zero"
     return (
@@ -65,9 +67,12 @@ def difference_line(summary: dict[str, Any]) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    low, high = row["interval"]
+    score = ["unknown", ""]
+    if row["test_score"] is not None:
+        low, high = row["interval"]
+        score = [f"{row['test_score']:.3f}", f"[{low:.3f}, {high:.3f}]"]
     return [
-        f"{row['test_score']:.3f} ({low:.3f}–{high:.3f})",
+        *score,
         f"{row['thought_tokens']:.1f}",
         f"{row['response_tokens']:.1f}",
         f"{row['parse_failures']:.1%}",
@@ -88,7 +93,7 @@ def _difference(arms: dict[Any, list[dict[str, Any]]]) -> dict[str, Any] | None:
     if set(arms) != {"thought", "direct"}:
         return None
     last = min(len(each) for each in arms.values()) - 1
-    if last < 0:
+    if last < 0 or not all(each[last]["scores"] for each in arms.values()):
         return None
     result = paired_difference(
         "thought - direct", arms["thought"][last]["scores"], arms["direct"][last]["scores"]

@@ -89,6 +89,14 @@ def test_a_pad_token_that_ends_every_turn_is_scored_as_its_makers_did(tmp_path: 
     assert scores == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_an_undeclared_pad_token_is_one_that_the_batch_does_not_hold(tmp_path: Path) -> None:
+    judge = opened(save_reward_model(tmp_path, pad_token_id=None))
+    assert judge._model is not None
+    assert judge._pad_token([(0, 1, 3), (2, 5)]) == 4
+    assert judge._model.config.get_text_config().pad_token_id == 4
+    assert judge._pad_token([(1, 0)]) == 2
+
+
 def test_bos_stands_once(reward_model: Path) -> None:
     judge = opened(reward_model)
     conversation = judge._conversation(group("a"), "a")

@@ -3,11 +3,12 @@
 Selection does so for the checkpoint of every epoch and keeps the best as the next policy (Wu et
 al. 2024, section 3); a tie takes the earlier epoch. An output without a response is sampled again
 up to `attempts` times and then counts as the worst: the judge's floor, or, where the judge has
-none, the lowest score of the stage.
+none, the lowest score of the stage. A stage in which nothing was scored has no mean (`null`).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter
@@ -23,7 +24,7 @@ from forethought.sampling.base import Sampler, SamplingParams, open_sampler
 from forethought.stages.judgements import judge_rollouts
 from forethought.stages.place import Place, model_identity
 from forethought.stages.rollouts import OutputSplitter, policy_model
-from forethought.store import Count, Stage, StageError, write_json
+from forethought.store import Count, Stage, write_json
 from forethought.types import Answer, ParseStatus, Prompt, Rollout, SampleRequest
 
 
@@ -59,9 +60,9 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             task.advance()
         answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in range(1, epochs + 1)}
         worst = _worst(judge, [one for each in answers.values() for one in each])
-        scores = {k: _mean_score(place, each, worst) for k, each in answers.items()}
-        best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
-        task.note = f"epoch {best} of {epochs}, score {scores[best]:.3f}"
+        scores = {k: _mean_score(each, worst) for k, each in answers.items()}
+        best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
+        task.note = f"epoch {best} of {epochs}, score {_shown(scores[best])}"
     _keep_policy(place.beside("training") / f"epoch_{best}", stage.folder / "policy")
     rows = [
         {"epoch": k, "score": scores[k], "parse_failures": _failures(answers[k])} for k in scores
@@ -86,13 +87,13 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
                 stage.write_records("answers", answers, Answer)
             answers = stage.read_records("answers", Answer)
             scores = prompt_scores(answers, _worst(judge, answers))
-        result = mean_result("test_score", list(scores.values()))
-        task.note = f"test score {result.value:.3f}"
+        result = mean_result("test_score", list(scores.values())) if scores else None
+        task.note = f"test score {_shown(result and result.value)}"
     statuses = Counter(str(one.parsed.status) for one in answers)
     return {
-        "test_score": result.value,
-        "interval": list(result.interval),
-        "count": result.count,
+        "test_score": result.value if result else None,
+        "interval": list(result.interval) if result else None,
+        "count": len(scores),
         "scores": dict(scores),
         "statuses": dict(sorted(statuses.items())),
         "parse_failures": _failures(answers),
@@ -103,12 +104,14 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
     }
 
 
-def prompt_scores(answers: Sequence[Answer], worst: float) -> dict[str, float]:
+def prompt_scores(answers: Sequence[Answer], worst: float | None) -> dict[str, float]:
     """Mean score of each prompt's answers, `worst` standing for an answer without a response.
 
     A response that the judge could not score says nothing: it is left out.
     """
     by_prompt: dict[str, list[float]] = {}
+    if worst is None:
+        return {}
     for one in answers:
         if one.parsed.status is not ParseStatus.COMPLETE:
             by_prompt.setdefault(one.prompt_id, []).append(worst)
@@ -230,24 +233,23 @@ def _record(attempts: int, rollout: Rollout, score: float | None) -> Answer:
     )
 
 
-def _worst(judge: Judge, answers: Sequence[Answer]) -> float:
-    """What an answer without a response is worth.
-
-    Raises: StageError if the judge has no floor and scored nothing.
-    """
-    if judge.floor is not None:
-        return judge.floor
+def _worst(judge: Judge, answers: Sequence[Answer]) -> float | None:
+    """What an answer without a response is worth; `None` if no scale is known at all."""
     scores = [one.score for one in answers if one.score is not None]
-    if not scores:
-        raise StageError(f"judge {judge.name} scored none of {len(answers)} answers")
-    return min(scores)
+    return judge.floor if judge.floor is not None else min(scores, default=None)
 
 
-def _mean_score(place: Place, answers: Sequence[Answer], worst: float) -> float:
+def _mean_score(answers: Sequence[Answer], worst: float | None) -> float | None:
     scores = prompt_scores(answers, worst)
-    if not scores:
-        raise StageError(f"{place.label}: the judge scored no answer")
-    return sum(scores.values()) / len(scores)
+    return sum(scores.values()) / len(scores) if scores else None
+
+
+def _rank(score: float | None) -> float:
+    return -math.inf if score is None else score
+
+
+def _shown(score: float | None) -> str:
+    return "unknown" if score is None else f"{score:.3f}"
 
 
 def _failures(answers: Sequence[Answer]) -> float:

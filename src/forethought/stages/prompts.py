@@ -8,6 +8,7 @@ from forethought.progress import Reporter
 from forethought.prompts import split_prompts
 from forethought.stages.place import Place
 from forethought.store import Count, Stage
+from forethought.thoughts import load_format
 from forethought.types import Prompt
 
 
@@ -18,16 +19,22 @@ def configure(place: Place) -> dict[str, Any]:
     kept in one fixed order, so that a run can be continued with more iterations.
     """
     recipe = place.recipe
-    return {"seed": recipe.seed, "prompts": recipe.prompts.model_dump(mode="json")}
+    return {
+        "seed": recipe.seed,
+        "prompts": recipe.prompts.model_dump(mode="json"),
+        # Both arms share these prompts: histories lose the thoughts of the arm that has any.
+        "thought_format": load_format(recipe.thought_format).model_dump(mode="json"),
+    }
 
 
 def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Write all training prompts in slice order, the validation and the test prompts."""
+    recipe = place.recipe
     with reporter.task(place.label, 1, "sets") as task:
         split = split_prompts(
-            place.recipe.prompts,
-            seed=place.recipe.seed,
-            strip_thought=place.thought_format.strip_thought,
+            recipe.prompts,
+            seed=recipe.seed,
+            strip_thought=load_format(recipe.thought_format).strip_thought,
         )
         stage.write_records("test", split.test, Prompt)
         stage.write_records("validation", split.validation, Prompt)

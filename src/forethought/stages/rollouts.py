@@ -57,9 +57,7 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             splitter = OutputSplitter(place)
             with open_sampler(sampling, model=policy_model(place), params=params) as sampler:
                 for index in owed:
-                    requests = [
-                        _request(place, prompt, sampling.samples) for prompt in parts[index]
-                    ]
+                    requests = [_request(place, prompt) for prompt in parts[index]]
                     rollouts: list[Rollout] = []
                     for sampled in sampler.sample(requests):
                         new = splitter.rollouts(sampled)

@@ -56,6 +56,25 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+GENERAL = ("gpt_oss", "bloom", "mamba", "rwkv", "qwen3_next")
+"""Attention sinks, ALiBi, a recurrent state, no cache, recurrent and attention layers."""
+VARIANTS_OF_GENERAL: dict[str, dict[str, Any]] = {
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "mamba": {"time_step_rank": 4},
+    "qwen3_next": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+}
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     words = ["<pad>", "<bos>", "<end>", "<unk>", "<user>", "<assistant>", "<system>"]
     words += [f"w{i}" for i in range(VOCABULARY - len(words))]
@@ -75,7 +94,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def model(variant: str = "llama", **changes: Any) -> PreTrainedModel:
     """Weights are wide, so that outputs differ; the end token comes now and then."""
-    kind, special = VARIANTS.get(variant, (variant, {}))
+    kind, special = VARIANTS.get(variant, (variant, VARIANTS_OF_GENERAL.get(variant, {})))
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**SHAPE, **special, **changes})
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -1,0 +1,420 @@
+"""Pairs per second of an epoch of DPO against TRL's DPOTrainer, from model folder to checkpoint.
+
+Both sides get the same model folder and the same tokenised pairs, pay for their reference
+log-probs, train one epoch with the same optimizer batches' size, and write a checkpoint. TRL runs
+at the best of a grid (number type, precomputed reference, batch size, attention kernel, length
+grouping, pairs sorted by length) and at its defaults. Runs are interleaved; the last line is the
+smaller of the two workloads' median ratios.
+
+    OMP_NUM_THREADS=1 python benchmarks/training.py [--rounds 3] [--clock cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from tokenizers import Tokenizer, models
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, PreTrainedTokenizerFast
+from trl import DPOConfig, DPOTrainer
+
+from forethought.config import TrainingConfig
+from forethought.training.batches import packed_tokens
+from forethought.training.reference import reference_logprobs
+from forethought.training.results import StepLog
+from forethought.training.train import train
+from forethought.types import PairSide, PreferencePair
+
+LEARNING_RATE = 1e-4
+VOCABULARY = 768
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Model size and lengths; `prompt` and `output` are mean and deviation of token counts."""
+
+    name: str
+    hidden: int
+    layers: int
+    prompt: tuple[int, int]
+    output: tuple[int, int]
+    pairs: int
+    batch_size: int
+    device_batches: tuple[int, ...]
+
+
+QUICKSTART = Workload(
+    name="quickstart lengths",
+    hidden=128,
+    layers=5,
+    prompt=(75, 10),
+    output=(45, 20),
+    pairs=192,
+    batch_size=64,
+    device_batches=(4, 8, 16, 32),
+)
+ULTRAFEEDBACK = Workload(
+    name="UltraFeedback lengths",
+    hidden=256,
+    layers=4,
+    prompt=(250, 200),
+    output=(700, 400),
+    pairs=24,
+    batch_size=8,
+    device_batches=(1, 2, 4),
+)
+
+
+def make_pairs(workload: Workload, count: int) -> list[PreferencePair]:
+    """Random tokens with the workload's lengths."""
+    random = np.random.Generator(np.random.PCG64(11))
+
+    def tokens(length: tuple[int, int], least: int) -> tuple[int, ...]:
+        size = max(least, round(random.normal(*length)))
+        return tuple(random.integers(3, VOCABULARY, size=size).tolist())
+
+    def side(index: int) -> PairSide:
+        ids = tokens(workload.output, 4)
+        return PairSide(
+            sample_index=index,
+            token_ids=ids,
+            response_start=len(ids) // 2,
+            response_tokens=len(ids) - len(ids) // 2,
+            score=1.0 - index,
+            shaped_score=None,
+        )
+
+    return [
+        PreferencePair(
+            prompt_id=f"prompt {i}",
+            prompt_token_ids=tokens(workload.prompt, 8),
+            chosen=side(0),
+            rejected=side(1),
+            kind="judged",
+            margin=1.0,
+        )
+        for i in range(count)
+    ]
+
+
+def make_model(workload: Workload, folder: Path) -> str:
+    """A random Llama with a tokenizer that only TRL's constructor looks at."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=workload.hidden,
+        intermediate_size=round(workload.hidden * 8 / 3 / 32) * 32,
+        num_hidden_layers=workload.layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = {"<s>": 0, "</s>": 1, "<pad>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w3")),
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One run: all of it, and the part after the reference log-probs."""
+
+    whole: float
+    training: float
+    losses: list[float]
+
+
+def run_ours(model: str, pairs: list[PreferencePair], batch_size: int, clock: Clock) -> Measured:
+    config = TrainingConfig(
+        batch_size=batch_size,
+        epochs=1,
+        learning_rate=LEARNING_RATE,
+        schedule="constant",
+        warmup_ratio=0,
+    )
+    logs: list[StepLog] = []
+    with tempfile.TemporaryDirectory() as folder:
+        start = clock()
+        reference = reference_logprobs(model, pairs, config, device="cpu")
+        middle = clock()
+        train(
+            model_path=model,
+            pairs=pairs,
+            reference=reference,
+            config=config,
+            seed=0,
+            directory=Path(folder),
+            device="cpu",
+            on_step=logs.append,
+        )
+        stop = clock()
+    return Measured(whole=stop - start, training=stop - middle, losses=[x.loss for x in logs])
+
+
+class TokenisedDPOTrainer(DPOTrainer):
+    """TRL's trainer on token ids: tokenising is left out of its time."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def run_trl(
+    model: str,
+    pairs: list[PreferencePair],
+    clock: Clock,
+    *,
+    attention: str | None = None,
+    sort: bool = False,
+    **options: Any,
+) -> Measured:
+    if sort:
+        pairs = sorted(pairs, key=packed_tokens)
+    run = str(uuid.uuid4())
+    rows = [
+        {
+            "prompt_ids": list(pair.prompt_token_ids),
+            "chosen_ids": list(pair.chosen.token_ids),
+            "rejected_ids": list(pair.rejected.token_ids),
+            "length": packed_tokens(pair),
+            # Reference log-probs are cached on disk by the data's hash; each run pays for its own.
+            "run": run,
+        }
+        for pair in pairs
+    ]
+    folder = tempfile.mkdtemp()
+    start = clock()
+    trainer = TokenisedDPOTrainer(
+        model=model,
+        args=DPOConfig(
+            output_dir=folder,
+            use_cpu=True,
+            max_length=None,
+            learning_rate=LEARNING_RATE,
+            num_train_epochs=1,
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            # Else the column of lengths is dropped before the sampler that groups by length.
+            remove_unused_columns=False,
+            model_init_kwargs={"attn_implementation": attention} if attention else None,
+            **options,
+        ),
+        train_dataset=Dataset.from_list(rows),
+    )
+    middle = clock()
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    trainer.save_model(f"{folder}/final")
+    stop = clock()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    shutil.rmtree(folder)
+    return Measured(whole=stop - start, training=stop - middle, losses=losses)
+
+
+Clock = Callable[[], float]
+
+
+def best_options(device_batch: int, batch_size: int, attention: str, grouped: bool) -> dict:
+    return {
+        "attention": attention,
+        "sort": True,
+        "bf16": True,
+        "gradient_checkpointing": False,
+        "precompute_ref_log_probs": True,
+        "per_device_train_batch_size": device_batch,
+        "gradient_accumulation_steps": batch_size // device_batch,
+        "train_sampling_strategy": "group_by_length" if grouped else "random",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+    }
+
+
+def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clock: Clock) -> dict:
+    """TRL's fastest settings on a part of the pairs."""
+    sample = pairs[: max(2 * workload.batch_size, len(pairs) // 2)]
+    found = []
+    for attention in ("sdpa", "eager"):
+        for device_batch in workload.device_batches:
+            options = best_options(device_batch, workload.batch_size, attention, grouped=True)
+            found.append((run_trl(model, sample, clock, **options).whole, len(found), options))
+    fastest = min(found)[2]
+    ungrouped = fastest | {"train_sampling_strategy": "random"}
+    found.append((run_trl(model, sample, clock, **ungrouped).whole, len(found), ungrouped))
+    for seconds, _, options in sorted(found)[:3]:
+        print(
+            f"  TRL {seconds:6.2f} s for {len(sample)} pairs: {options['attention']}, "
+            f"{options['per_device_train_batch_size']} x {options['gradient_accumulation_steps']}, "
+            f"{options['train_sampling_strategy']}"
+        )
+    return min(found)[2]
+
+
+def useful_flops(workload: Workload, pairs: list[PreferencePair]) -> tuple[float, float]:
+    """(reference, training) floating-point operations that no implementation can avoid.
+
+    Two per weight and position, prompts counted once; causal attention of each query over its
+    own keys; head at predicted positions only; backward twice the forward. Nothing recomputed.
+    """
+    hidden, inner = workload.hidden, round(workload.hidden * 8 / 3 / 32) * 32
+    layer = 4 * hidden**2 + 3 * hidden * inner
+    forward = 0.0
+    for pair in pairs:
+        prompt = len(pair.prompt_token_ids)
+        outputs = [len(side.token_ids) for side in (pair.chosen, pair.rejected)]
+        scores = prompt**2 / 2 + sum(prompt * n + n**2 / 2 for n in outputs)
+        forward += workload.layers * (2 * layer * packed_tokens(pair) + 4 * hidden * scores)
+        forward += 2 * hidden * VOCABULARY * sum(outputs)
+    return forward, 3 * forward
+
+
+def matrix_rate(workload: Workload, clock: Clock) -> float:
+    """bfloat16 operations per second of this CPU on the workload's MLP product."""
+    inner = round(workload.hidden * 8 / 3 / 32) * 32
+    left = torch.randn(4096, workload.hidden, dtype=torch.bfloat16)
+    right = torch.randn(workload.hidden, inner, dtype=torch.bfloat16)
+    rates = []
+    for _ in range(20):
+        start = clock()
+        for _ in range(4):
+            left @ right
+        rates.append(4 * 2 * 4096 * workload.hidden * inner / (clock() - start))
+    return statistics.median(rates[4:])
+
+
+def _peak_child(queue: Any, ours: bool, workload: Workload, model: str, options: dict) -> None:
+    _quiet()
+    pairs = make_pairs(workload, workload.batch_size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if ours:
+        run_ours(model, pairs, workload.batch_size, time.perf_counter)
+    else:
+        run_trl(model, pairs, time.perf_counter, **options)
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def peak_memory(ours: bool, workload: Workload, model: str, options: dict) -> float:
+    """MiB that one optimizer batch adds to a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=_peak_child, args=(queue, ours, workload, model, options))
+    child.start()
+    peak = queue.get(timeout=600)
+    child.join()
+    return peak
+
+
+def compare(workload: Workload, rounds: int, clock: Clock, memory: bool) -> tuple[float, float]:
+    """Print one workload's numbers; the median ratios to TRL's best and to its defaults."""
+    print(f"\n{workload.name}: {workload.pairs} pairs in batches of {workload.batch_size}")
+    folder = Path(tempfile.mkdtemp())
+    model = make_model(workload, folder)
+    pairs = make_pairs(workload, workload.pairs)
+    run_ours(model, pairs[: workload.batch_size], workload.batch_size, clock)
+    options = choose_best(workload, model, pairs, clock)
+    ours, best, defaults = [], [], []
+    for turn in range(rounds):
+        ours.append(run_ours(model, pairs, workload.batch_size, clock))
+        best.append(run_trl(model, pairs, clock, **options))
+        # Defaults are several times slower; their ratio needs fewer repetitions.
+        if turn < max(1, rounds - 1):
+            defaults.append(run_trl(model, pairs, clock))
+    rate = matrix_rate(workload, clock)
+    _print_runs(workload, pairs, ours, best, defaults, rate)
+    if memory:
+        for name, is_ours in (("ours", True), ("TRL best", False)):
+            peak = peak_memory(is_ours, workload, model, options)
+            print(f"  peak memory of a batch, {name:9s} {peak:6.0f} MiB")
+    shutil.rmtree(folder)
+    to_best = statistics.median(b.whole / a.whole for a, b in zip(ours, best, strict=True))
+    to_defaults = statistics.median(b.whole / a.whole for a, b in zip(ours, defaults, strict=False))
+    return to_best, to_defaults
+
+
+def _print_runs(
+    workload: Workload,
+    pairs: list[PreferencePair],
+    ours: list[Measured],
+    best: list[Measured],
+    defaults: list[Measured],
+    rate: float,
+) -> None:
+    for name, runs in (("ours", ours), ("TRL best", best), ("TRL default", defaults)):
+        whole = statistics.median(run.whole for run in runs)
+        training = statistics.median(run.training for run in runs)
+        print(
+            f"  {name:12s} {len(pairs) / whole:8.2f} pairs/s with reference, "
+            f"{len(pairs) / training:8.2f} without; whole runs "
+            f"{', '.join(f'{run.whole:.2f}' for run in runs)} s"
+        )
+    reference, training = useful_flops(workload, pairs)
+    floor = (reference + training) / rate
+    whole = statistics.median(run.whole for run in ours)
+    print(
+        f"  floor: {(reference + training) / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s (bfloat16 "
+        f"products) = {floor:.2f} s; ours {whole:.2f} s, {floor / whole:.0%} utilisation"
+    )
+    print("  losses ours ", " ".join(f"{loss:.4f}" for loss in ours[0].losses))
+    print("  losses TRL  ", " ".join(f"{loss:.4f}" for loss in best[0].losses))
+    gap = abs(statistics.mean(ours[0].losses) - statistics.mean(best[0].losses))
+    print(f"  mean loss apart by {gap:.4f} (batches are drawn in different orders)")
+
+
+def _quiet() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()
+
+
+def main() -> None:
+    """Run both workloads."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--workload", choices=("quickstart", "ultrafeedback"))
+    parser.add_argument("--no-memory", action="store_true")
+    arguments = parser.parse_args()
+    _quiet()
+    clock = time.perf_counter if arguments.clock == "wall" else time.process_time
+    print(f"{torch.get_num_threads()} threads, {arguments.clock} time, torch {torch.__version__}")
+    chosen = {"quickstart": [QUICKSTART], "ultrafeedback": [ULTRAFEEDBACK]}
+    ratios = [
+        compare(workload, arguments.rounds, clock, not arguments.no_memory)
+        for workload in chosen.get(arguments.workload, [QUICKSTART, ULTRAFEEDBACK])
+    ]
+    print()
+    for best, defaults in ratios:
+        print(f"ratio to best {best:.2f}, to defaults {defaults:.2f}")
+    print(f"ratio to defaults: {min(defaults for _, defaults in ratios):.2f}")
+    print(f"ratio: {min(best for best, _ in ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The embedded default world: small tasks with known answers, a verifier and a seed model."""

@@ -1,0 +1,265 @@
+"""What the page says about a run, as numbers: read from its directory, nothing drawn yet.
+
+A stage that is not sealed is not read; its place in the result is `None` and its name is in
+`Run.missing`. The training log is the exception: it is read while it grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from forethought.config import Recipe, explain
+from forethought.report.columns import is_sealed, read_columns, read_rows
+from forethought.report.scores import Difference, PolicyScore, read_difference, read_policies
+from forethought.store import read_json, read_manifest
+from forethought.types import Arm, ParseStatus
+
+LogEntry = dict[str, Any]
+"""A line of the training log; its fields are those of the trainer's `StepLog`."""
+
+ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStats:
+    """What an iteration sampled.
+
+    Example: `RolloutStats(outputs=8, statuses={"complete": 7, "truncated": 1}, thought_tokens=240,
+    response_tokens=96)`
+    """
+
+    outputs: int
+    statuses: dict[str, int]
+    """By `ParseStatus`; statuses that did not occur are there with 0."""
+    thought_tokens: int
+    """Sum over outputs of the tokens before the response."""
+    response_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairStats:
+    """What became of an iteration's prompts.
+
+    Example: `PairStats(outcomes={"judged": 90, "tie": 10}, chosen_tokens=41.0,
+    rejected_tokens=44.5, judged_pairs=90)`
+    """
+
+    outcomes: dict[str, int]
+    """`PairDecision.outcome` to prompts."""
+    judged_pairs: int
+    """Pairs of which both sides have a response."""
+    chosen_tokens: float | None
+    """Mean response length over those pairs; `None` where there are none."""
+    rejected_tokens: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochScore:
+    """A candidate for the next policy.
+
+    Example: `EpochScore(epoch=2, score=0.61, parse_failures=0.02)`
+    """
+
+    epoch: int
+    score: float
+    parse_failures: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which epoch was taken, and why.
+
+    Example: `Selection(chosen_epoch=2, scores=(EpochScore(…),), reason="highest score")`
+    """
+
+    chosen_epoch: int
+    scores: tuple[EpochScore, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationData:
+    """One arm's iteration, as far as it got.
+
+    Example: `IterationData(number=0, rollouts=None, pairs=None, steps=(), selection=None,
+    seconds={})`
+    """
+
+    number: int
+    rollouts: RolloutStats | None
+    pairs: PairStats | None
+    steps: tuple[LogEntry, ...]
+    """The training log, one entry per optimizer step; empty before training."""
+    selection: Selection | None
+    seconds: dict[str, float]
+    """Stage to wall-clock time, of sealed stages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmData:
+    """One arm of the run.
+
+    Example: `ArmData(arm="thought", policies=(PolicyScore(…),), iterations=(…,))`
+    """
+
+    arm: Arm
+    policies: tuple[PolicyScore, ...]
+    """Test scores, the seed first."""
+    iterations: tuple[IterationData, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """All numbers of the page.
+
+    Example: `Run(folder=Path("runs/quickstart"), recipe=Recipe(…), arms=(…,), difference=None,
+    seconds=None, provenance={}, missing=("direct/iteration_1/pairs",))`
+    """
+
+    folder: Path
+    recipe: Recipe
+    arms: tuple[ArmData, ...]
+    difference: Difference | None
+    seconds: float | None
+    """Wall-clock time up to the latest summary."""
+    provenance: dict[str, Any]
+    missing: tuple[str, ...]
+    """Stage folders that the recipe asks for and that are not sealed."""
+
+
+def collect(folder: Path) -> Run:
+    """Read a run directory.
+
+    Raises: ValueError if it is not one; StageError if a sealed stage is damaged.
+    """
+    recipe = read_recipe(folder)
+    summary = _optional(folder / "summary.json")
+    policies = read_policies(folder, recipe)
+    arms = tuple(
+        ArmData(
+            arm=arm,
+            policies=policies[arm],
+            iterations=tuple(
+                _iteration(folder, arm, number) for number in range(recipe.iterations)
+            ),
+        )
+        for arm in recipe.arms
+    )
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        arms=arms,
+        difference=read_difference(policies, summary),
+        seconds=summary.get("seconds"),
+        provenance=_optional(folder / "run.json"),
+        missing=tuple(_missing(folder, recipe)),
+    )
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The resolved recipe of a run directory.
+
+    Raises: ValueError if there is none.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        what = "holds no config.json" if folder.is_dir() else "is not a folder"
+        raise ValueError(
+            f"run: {folder} {what}. A run directory is what `forethought run` writes: it holds "
+            "config.json, run.json, prompts/, and a folder per arm such as thought/iteration_0/"
+        )
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a recipe: {explain(error)}") from error
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _missing(folder: Path, recipe: Recipe) -> Iterator[str]:
+    wanted = ["prompts"]
+    for arm in recipe.arms:
+        for number in range(recipe.iterations):
+            wanted += [f"{arm}/iteration_{number}/{stage}" for stage in ITERATION_STAGES]
+        if recipe.prompts.test is not None:
+            wanted += [f"evaluation/{arm}/policy_{j}" for j in range(recipe.iterations + 1)]
+    for name in wanted:
+        if not is_sealed(folder / name):
+            yield name
+
+
+def _iteration(folder: Path, arm: Arm, number: int) -> IterationData:
+    place = folder / arm / f"iteration_{number}"
+    sealed = {stage for stage in ITERATION_STAGES if is_sealed(place / stage)}
+    return IterationData(
+        number=number,
+        rollouts=_rollout_stats(place / "rollouts") if "rollouts" in sealed else None,
+        pairs=_pair_stats(place / "pairs") if "pairs" in sealed else None,
+        steps=tuple(_steps(place / "training" / "steps.jsonl")),
+        selection=_selection(place / "selection") if "selection" in sealed else None,
+        seconds={stage: read_manifest(place / stage).seconds for stage in sorted(sealed)},
+    )
+
+
+def _rollout_stats(folder: Path) -> RolloutStats:
+    statuses: Counter[str] = Counter({str(status): 0 for status in ParseStatus})
+    outputs = thought = response = 0
+    for table in read_columns(folder, ["parsed.status", "response_start", "response_tokens"]):
+        outputs += table.num_rows
+        statuses.update(row["status"] for row in table["parsed"].to_pylist())
+        thought += int(np.sum(table["response_start"].to_numpy()))
+        response += int(np.sum(table["response_tokens"].to_numpy()))
+    return RolloutStats(
+        outputs=outputs,
+        statuses=dict(statuses),
+        thought_tokens=thought,
+        response_tokens=response,
+    )
+
+
+def _pair_stats(folder: Path) -> PairStats:
+    outcomes = Counter(row["outcome"] for row in read_rows(folder, ["outcome"], "decisions"))
+    lengths: dict[str, list[int]] = defaultdict(list)
+    columns = ["kind", "chosen.response_tokens", "rejected.response_tokens"]
+    for row in read_rows(folder, columns, "pairs"):
+        if row["kind"] == "judged":
+            for side in ("chosen", "rejected"):
+                lengths[side].append(row[side]["response_tokens"])
+    pairs = len(lengths["chosen"])
+    return PairStats(
+        outcomes=dict(outcomes.most_common()),
+        judged_pairs=pairs,
+        chosen_tokens=float(np.mean(lengths["chosen"])) if pairs else None,
+        rejected_tokens=float(np.mean(lengths["rejected"])) if pairs else None,
+    )
+
+
+def _steps(path: Path) -> Iterator[LogEntry]:
+    """Whole lines only: a log that is being written may end within one."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n") and line.strip():
+            yield json.loads(line)
+
+
+def _selection(folder: Path) -> Selection:
+    choice = read_json(folder / "choice.json")
+    return Selection(
+        chosen_epoch=choice["chosen_epoch"],
+        scores=tuple(
+            EpochScore(epoch=one["epoch"], score=one["score"], parse_failures=one["parse_failures"])
+            for one in choice["scores"]
+        ),
+        reason=choice["reason"],
+    )

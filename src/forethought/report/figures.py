@@ -1,0 +1,182 @@
+"""What a chart is, and the few shapes all charts are made of.
+
+A colour is written as the name of a CSS variable with `@` in front (`@thought`). The page's script
+puts the variable's value in its place, so that a change of theme recolours every chart. Arms differ
+in marker and dash as well, never in colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forethought.types import Arm
+
+Cell = str | int | float | None
+Json = dict[str, Any]
+
+ARM_NAMES: dict[Arm, str] = {"thought": "Thought arm", "direct": "Direct arm"}
+_SYMBOLS: dict[Arm, str] = {"thought": "circle", "direct": "square"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a chart's table.
+
+    Example: `Column(name="test score, %", digits=1)`
+    """
+
+    name: str
+    digits: int | None = None
+    """Decimals shown; `None` for text and whole numbers. The CSV has all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A chart's numbers.
+
+    Example: `Table(columns=(Column(name="arm"),), rows=(("Thought arm",),))`
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One figure of a chart; a chart by iteration has one for each.
+
+    Example: `View(label="iteration 0", traces=[{…}], layout={…}, table=Table(…))`
+    """
+
+    label: str
+    traces: list[Json]
+    layout: Json
+    table: Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A titled figure with its numbers.
+
+    Example: `Chart(key="score", title="Judge score", caption="…", views=(View(…),), height=320)`
+    """
+
+    key: str
+    title: str
+    caption: str
+    views: tuple[View, ...]
+    height: int = 300
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How scores are written: per cent where they are shares, as they are otherwise.
+
+    Example: `Scale(factor=100.0, digits=1, unit="%", points="points")`
+    """
+
+    factor: float
+    digits: int
+    unit: str
+    points: str
+    """What a difference is counted in."""
+
+    @property
+    def suffix(self) -> str:
+        """For a column or an axis title."""
+        return f", {self.unit}" if self.unit else ""
+
+    def number(self, value: float) -> str:
+        """A score in words."""
+        space = "" if self.unit == "%" else " "
+        return f"{value * self.factor:.{self.digits}f}{space}{self.unit}".rstrip()
+
+    def change(self, value: float) -> str:
+        """A difference with its sign, without a unit."""
+        text = f"{value * self.factor:+.{self.digits}f}"
+        zero = float(text) == 0
+        return (text[1:] if zero else text).replace("-", "\N{MINUS SIGN}")
+
+
+PERCENT = Scale(factor=100.0, digits=1, unit="%", points="points")
+RAW = Scale(factor=1.0, digits=3, unit="", points="of the judge's score")
+
+
+def line(
+    arm: Arm,
+    x: Sequence[Cell],
+    y: Sequence[Cell],
+    *,
+    name: str | None = None,
+    dash: str = "solid",
+    hover: str = "%{y}",
+) -> Json:
+    """An arm's line with markers."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name or ARM_NAMES[arm],
+        "legendgroup": arm,
+        "x": list(x),
+        "y": list(y),
+        "line": {"color": f"@{arm}", "width": 2.5, "dash": dash},
+        "marker": {"color": f"@{arm}", "size": 8, "symbol": _SYMBOLS[arm]},
+        "hovertemplate": f"{hover}<extra>{name or ARM_NAMES[arm]}</extra>",
+    }
+
+
+def band(arm: Arm, x: Sequence[Cell], low: Sequence[float], high: Sequence[float]) -> Json:
+    """The area of an arm's interval."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, *reversed(x)],
+        "y": [*high, *reversed(low)],
+        "fill": "toself",
+        "fillcolor": f"@{arm}-band",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": arm,
+    }
+
+
+def bars(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **extra: Any) -> Json:
+    """Bars of one colour."""
+    return {
+        "type": "bar",
+        "name": name,
+        "x": list(x),
+        "y": list(y),
+        "marker": {"color": colour},
+    } | {
+        "hovertemplate": "%{y}<extra>%{fullData.name}</extra>",
+        **extra,
+    }
+
+
+def whole_number_axis(title: str, values: Sequence[int], labels: dict[int, str]) -> Json:
+    """An axis whose ticks are iterations, epochs or policies."""
+    ticks = sorted(set(values))
+    return {
+        "title": {"text": title},
+        "tickvals": ticks,
+        "ticktext": [labels.get(one, str(one)) for one in ticks],
+        "range": [ticks[0] - 0.25, ticks[-1] + 0.25] if ticks else None,
+        "zeroline": False,
+    }
+
+
+def view(
+    traces: list[Json],
+    layout: Json,
+    columns: tuple[Column, ...],
+    rows: Sequence[tuple[Cell, ...]],
+    label: str = "",
+) -> View:
+    """A figure with its numbers."""
+    table = Table(columns=columns, rows=tuple(rows))
+    return View(label=label, traces=traces, layout=layout, table=table)

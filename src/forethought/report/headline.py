@@ -1,0 +1,182 @@
+"""The first thing a reader sees: one difference, its interval, and one honest sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forethought.report.collect import ArmData, Run
+from forethought.report.figures import ARM_NAMES, Scale
+from forethought.report.scores import Difference, PolicyScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """An interval on a line through zero, in per cent of the line's width.
+
+    Example: `Strip(zero=50.0, low=61.0, high=84.0, value=72.5)`
+    """
+
+    zero: float
+    low: float
+    high: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A number beside the headline.
+
+    Example: `Tile(label="Thought arm", value="61.2%", note="seed 40.1%", arm="thought")`
+    """
+
+    label: str
+    value: str
+    note: str
+    arm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """What stands at the top of the page.
+
+    Example: `Headline(figure="+4.2", unit="points", detail="95 % interval …", sentence="…",
+    strip=Strip(…), tiles=(Tile(…),))`
+    """
+
+    figure: str | None
+    """`None` where there is nothing to compare."""
+    unit: str
+    detail: str
+    sentence: str
+    strip: Strip | None
+    tiles: tuple[Tile, ...]
+
+
+def headline(run: Run, scale: Scale) -> Headline:
+    """The comparison of the arms, or what stands in its way."""
+    tiles = tuple(_tiles(run.arms, scale))
+    difference = run.difference
+    if difference is None:
+        return Headline(
+            figure=None,
+            unit="",
+            detail="",
+            sentence=_nothing_to_compare(run, scale),
+            strip=None,
+            tiles=tiles,
+        )
+    mean = difference.mean
+    detail = f"{mean.count} test prompts"
+    if mean.interval is not None:
+        low, high = (scale.change(bound) for bound in mean.interval)
+        detail = f"95 % interval {low} to {high}, {detail}"
+    return Headline(
+        figure=scale.change(mean.value),
+        unit=scale.points,
+        detail=detail,
+        sentence=_sentence(run, difference),
+        strip=_strip(difference),
+        tiles=tiles,
+    )
+
+
+def _sentence(run: Run, difference: Difference) -> str:
+    mean = difference.mean
+    at = _after(difference.policy)
+    if mean.interval is None:
+        text = f"{at.capitalize()}, one prompt alone cannot tell the arms apart."
+    elif mean.interval[0] > 0:
+        text = (
+            f"{at.capitalize()}, the thought arm scores higher than the direct arm; "
+            "the interval lies above zero."
+        )
+    elif mean.interval[1] < 0:
+        text = (
+            f"{at.capitalize()}, the thought arm scores lower than the direct arm: here thinking "
+            "did not pay; the interval lies below zero."
+        )
+    else:
+        text = (
+            f"{at.capitalize()}, the arms cannot be told apart: the interval contains zero. "
+            "More test prompts would narrow it."
+        )
+    if difference.policy < run.recipe.iterations:
+        done = f"{difference.policy} of {run.recipe.iterations} iterations"
+        text += f" This is an intermediate result: {done} are evaluated in both arms."
+    return text
+
+
+def _after(policy: int) -> str:
+    if policy == 0:
+        return "before any training"
+    return f"after {policy} iteration{'s' if policy > 1 else ''}"
+
+
+def _nothing_to_compare(run: Run, scale: Scale) -> str:
+    if run.recipe.prompts.test is None:
+        return "The recipe has no test prompts, so this run makes no claim about quality."
+    if len(run.arms) == 1:
+        arm = run.arms[0]
+        other = "direct" if arm.arm == "thought" else "thought"
+        gain = ""
+        if len(arm.policies) > 1:
+            change = arm.policies[-1].score.value - arm.policies[0].score.value
+            gain = (
+                f" From the seed to policy {arm.policies[-1].policy} the test score changed by "
+                f"{scale.change(change)} {scale.points}."
+            )
+        alone = f"This run has no {other} arm, so it cannot tell what thinking itself contributes."
+        return alone + gain
+    return "Nothing is evaluated in both arms yet, so there is no comparison to show."
+
+
+def _strip(difference: Difference) -> Strip | None:
+    interval = difference.mean.interval
+    if interval is None:
+        return None
+    reach = 1.25 * max(abs(interval[0]), abs(interval[1]), 1e-9)
+
+    def place(value: float) -> float:
+        return round(50 + 50 * value / reach, 2)
+
+    return Strip(
+        zero=50.0,
+        low=place(interval[0]),
+        high=place(interval[1]),
+        value=place(difference.mean.value),
+    )
+
+
+def _tiles(arms: Sequence[ArmData], scale: Scale) -> list[Tile]:
+    tiles: list[Tile] = []
+    for arm in arms:
+        if not arm.policies:
+            continue
+        seed, last = arm.policies[0], arm.policies[-1]
+        note = f"policy {last.policy}"
+        if last.policy and seed.policy == 0:
+            note += f", from {scale.number(seed.score.value)} at the seed"
+        value = scale.number(last.score.value)
+        tiles.append(Tile(label=ARM_NAMES[arm.arm], value=value, note=note, arm=arm.arm))
+        if arm.arm == "thought":
+            tiles += [_thought_tile(seed, last), _failure_tile(seed, last)]
+    return sorted(tiles, key=lambda tile: tile.arm == "")
+
+
+def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
+    return Tile(
+        label="Thought length",
+        value=f"{last.thought_tokens:.0f} tokens",
+        note=f"{seed.thought_tokens:.0f} at the seed",
+        arm="",
+    )
+
+
+def _failure_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
+    return Tile(
+        label="Thought arm, no response",
+        value=f"{last.parse_failures:.1%}",
+        note=f"{seed.parse_failures:.1%} at the seed",
+        arm="",
+    )

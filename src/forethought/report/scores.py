@@ -1,0 +1,163 @@
+"""Test scores of every policy, what each category gained, and the difference between the arms.
+
+A policy's figures are those its evaluation sealed. The difference is the run's own summary; where
+that is older than the evaluations, it is computed here in the same way.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from forethought.config import Recipe
+from forethought.report.columns import is_sealed
+from forethought.store import read_manifest, read_records
+from forethought.types import Arm, Prompt
+
+Interval = tuple[float, float]
+
+UNCATEGORISED = "(none)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """A mean with its 95 % interval.
+
+    Example: `Mean(value=0.61, interval=(0.57, 0.65), count=400)`
+    """
+
+    value: float
+    interval: Interval | None
+    """`None` where one value alone was averaged."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyScore:
+    """One policy on the test prompts.
+
+    Example: `PolicyScore(policy=0, score=Mean(…), prompt_scores={"9f2c…": 1.0},
+    thought_tokens=31.5, response_tokens=6.0, parse_failures=0.02,
+    statuses={"complete": 98, "no_response": 2}, gains={}, new_tokens=9000, seconds=4.1)`
+    """
+
+    policy: int
+    """0 is the seed; policy j + 1 is what iteration j trained."""
+    score: Mean
+    prompt_scores: dict[str, float]
+    thought_tokens: float
+    """Mean per answer."""
+    response_tokens: float
+    parse_failures: float
+    """Share of answers without a response after all attempts."""
+    statuses: dict[str, int]
+    gains: dict[str, Mean]
+    """Category to score minus the seed's, prompt by prompt; empty for the seed."""
+    new_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Thought arm minus direct arm, on the same test prompts.
+
+    Example: `Difference(policy=2, mean=Mean(…))`
+    """
+
+    policy: int
+    """The last policy that both arms have."""
+    mean: Mean
+
+
+def read_policies(run: Path, recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
+    """Every evaluated policy of every arm, the seed first."""
+    prompts = run / "prompts"
+    test = read_records(prompts, Prompt, "test") if is_sealed(prompts) else []
+    categories = {one.prompt_id: one.category or UNCATEGORISED for one in test}
+    return {
+        arm: tuple(_arm_policies(run / "evaluation" / arm, recipe.iterations, categories))
+        for arm in recipe.arms
+    }
+
+
+def read_difference(
+    policies: Mapping[Arm, Sequence[PolicyScore]], summary: Mapping[str, Any]
+) -> Difference | None:
+    """The arms' difference at the last policy that both have; `None` where there is no such."""
+    by_arm = {arm: {one.policy: one for one in each} for arm, each in policies.items()}
+    common = by_arm.get("thought", {}).keys() & by_arm.get("direct", {}).keys()
+    if not common:
+        return None
+    last = max(common)
+    given = summary.get("difference")
+    if given is not None and given["iteration"] == last:
+        low, high = given["interval"]
+        mean = Mean(value=given["value"], interval=(low, high), count=given["count"])
+        return Difference(policy=last, mean=mean)
+    ours, theirs = by_arm["thought"][last].prompt_scores, by_arm["direct"][last].prompt_scores
+    values = [ours[one] - theirs[one] for one in sorted(ours.keys() & theirs.keys())]
+    if not values:
+        return None
+    return Difference(policy=last, mean=mean_of(values))
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """The mean with Student's 95 % interval."""
+    array = np.asarray(values, dtype=np.float64)
+    value = float(array.mean())
+    if len(array) < 2:
+        return Mean(value=value, interval=None, count=len(array))
+    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return Mean(value=value, interval=(value - half, value + half), count=len(array))
+
+
+def _arm_policies(
+    folder: Path, iterations: int, categories: Mapping[str, str]
+) -> list[PolicyScore]:
+    policies: list[PolicyScore] = []
+    seed: Mapping[str, float] = {}
+    for number in range(iterations + 1):
+        place = folder / f"policy_{number}"
+        if not is_sealed(place):
+            continue
+        manifest = read_manifest(place)
+        counts: dict[str, Any] = manifest.counts
+        scores: dict[str, float] = counts["scores"]
+        seed = scores if number == 0 else seed
+        low, high = counts["interval"]
+        score = Mean(
+            value=counts["test_score"],
+            interval=(low, high) if counts["count"] > 1 else None,
+            count=counts["count"],
+        )
+        policies.append(
+            PolicyScore(
+                policy=number,
+                score=score,
+                prompt_scores=scores,
+                thought_tokens=counts["thought_tokens"],
+                response_tokens=counts["response_tokens"],
+                parse_failures=counts["parse_failures"],
+                statuses=counts["statuses"],
+                gains=_gains(scores, seed, categories) if number else {},
+                new_tokens=counts["new_tokens"],
+                seconds=manifest.seconds,
+            )
+        )
+    return policies
+
+
+def _gains(
+    last: Mapping[str, float], seed: Mapping[str, float], categories: Mapping[str, str]
+) -> dict[str, Mean]:
+    differences: dict[str, list[float]] = defaultdict(list)
+    for prompt_id in sorted(last.keys() & seed.keys()):
+        category = categories.get(prompt_id, UNCATEGORISED)
+        differences[category].append(last[prompt_id] - seed[prompt_id])
+    return {category: mean_of(values) for category, values in sorted(differences.items())}

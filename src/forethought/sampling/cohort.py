@@ -1,0 +1,273 @@
+"""Keys and values of prompts admitted together: one copy per prompt, one suffix per sample.
+
+All rows of a cohort have drawn equally many tokens, so a suffix has no holes and a step writes one
+column. In joint columns a prompt ends at column `width` (prompts are padded on the left), suffix
+token t stands at `width + t`, and attention, causal or within a window, is the same range of
+columns for every row.
+
+The scores over the prompt come from one product per prompt and head, with the queries of all its
+samples side by side; the prompt's keys are neither copied nor read once per sample. The scores over
+a row's own suffix come from a second one. They share one softmax.
+
+Shapes: N rows, P prompts, C copies per prompt (the largest), T padded prompt tokens, S suffix
+columns, H key-value heads, G query heads per key-value head, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+BLOCK = 16
+"""Suffix columns allocated at a time: growing copies the suffix, spare columns are computed."""
+LAZY_SHARE = 12
+"""Finished rows leave when they are one in so many of a cohort: leaving costs a fixed effort."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a layer attends."""
+
+    scaling: float
+    window: int | None
+    """A query sees this many columns, itself included; `None` sees all."""
+    softcap: float | None
+
+
+@dataclass(slots=True)
+class _Layer:
+    """`prefix_*` are [P, H, T, D], `suffix_*` [N, H, S, D]; all contiguous, as bmm wants them."""
+
+    prefix_keys: Tensor
+    prefix_values: Tensor
+    suffix_keys: Tensor
+    suffix_values: Tensor
+
+
+@dataclass(slots=True)
+class _Seats:
+    """Where the rows sit beside their prompts; `None` when they already stand in that order."""
+
+    row_of_seat: Tensor | None
+    """[P * C], an arbitrary row at an empty seat."""
+    seat_of_row: Tensor | None
+    copies: int
+
+
+@dataclass(slots=True)
+class Cohort:
+    """Built by `plan`, filled by the prefill, grown by every step."""
+
+    width: int
+    """T"""
+    lengths: list[int]
+    """Prompt tokens per prompt, without padding."""
+    prompt_of_row: list[int]
+    device: torch.device
+    drawn: int = 0
+    """Suffix columns in use."""
+    layers: dict[int, _Layer] = field(default_factory=dict)
+    seats: _Seats = field(default_factory=lambda: _Seats(None, None, 0))
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+    """Additive masks of this step per window, [1 or N, 1, 1, T + S]."""
+    pad_mask: Tensor | None = None
+    """[N, 1, 1, T] where prompts differ in length."""
+    columns: int = BLOCK
+    """S"""
+
+    @classmethod
+    def plan(cls, lengths: Sequence[int], copies: Sequence[int], device: torch.device) -> Cohort:
+        rows = [prompt for prompt, count in enumerate(copies) for _ in range(count)]
+        cohort = cls(max(lengths), list(lengths), rows, device)
+        cohort._seat()
+        return cohort
+
+    def __len__(self) -> int:
+        return len(self.prompt_of_row)
+
+    # Prefill
+
+    def store_prefix(self, layer: int, start: int, key_PHTD: Tensor, value_PHTD: Tensor) -> None:
+        """Keep the keys and values of prompts `start`…, right-aligned; the padding stays zero."""
+        count, heads, tokens, _ = key_PHTD.shape
+        if layer not in self.layers:
+            shape = (len(self.lengths), heads, self.width)
+            rows = (len(self), heads, self.columns)
+            key_size, value_size = key_PHTD.shape[-1], value_PHTD.shape[-1]
+            self.layers[layer] = _Layer(
+                key_PHTD.new_zeros(*shape, key_size),
+                value_PHTD.new_zeros(*shape, value_size),
+                key_PHTD.new_zeros(*rows, key_size),
+                value_PHTD.new_zeros(*rows, value_size),
+            )
+        kept = self.layers[layer]
+        kept.prefix_keys[start : start + count, :, self.width - tokens :] = key_PHTD
+        kept.prefix_values[start : start + count, :, self.width - tokens :] = value_PHTD
+
+    # Decoding
+
+    def begin_step(self) -> None:
+        """Room for one more column."""
+        self.masks.clear()
+        self.drawn += 1
+        if self.drawn <= self.columns:
+            return
+        self.columns += BLOCK
+        for kept in self.layers.values():
+            kept.suffix_keys = _widened(kept.suffix_keys, self.columns)
+            kept.suffix_values = _widened(kept.suffix_values, self.columns)
+
+    def attend(
+        self, layer: int, form: Form, query_NHGD: Tensor, key_NHD: Tensor, value_NHD: Tensor
+    ) -> Tensor:
+        """Store the step's keys and values; attention over prompt and suffix, [N, H, G, D]."""
+        kept = self.layers[layer]
+        kept.suffix_keys[:, :, self.drawn - 1] = key_NHD
+        kept.suffix_values[:, :, self.drawn - 1] = value_NHD
+        rows, heads, groups, size = query_NHGD.shape
+        flat = (rows * heads, groups)
+
+        seated = self._to_seats(query_NHGD)
+        prefix = torch.matmul(seated, kept.prefix_keys.transpose(2, 3))
+        suffix = torch.bmm(
+            query_NHGD.reshape(*flat, size), kept.suffix_keys.flatten(0, 1).transpose(1, 2)
+        )
+        scores = torch.cat([self._to_rows(prefix, groups), suffix.view(rows, heads, groups, -1)], 3)
+        weights = self._softmax(scores, form)
+
+        prefix_weights, suffix_weights = weights.split([self.width, self.columns], 3)
+        output = torch.matmul(self._to_seats(prefix_weights), kept.prefix_values)
+        own = torch.bmm(
+            suffix_weights.reshape(*flat, self.columns), kept.suffix_values.flatten(0, 1)
+        )
+        return self._to_rows(output, groups) + own.view(rows, heads, groups, -1)
+
+    def _softmax(self, scores: Tensor, form: Form) -> Tensor:
+        if form.softcap is None:
+            return torch.add(self._mask(form.window), scores, alpha=form.scaling).softmax(-1)
+        capped = (scores * (form.scaling / form.softcap)).tanh_().mul_(form.softcap)
+        return capped.add_(self._mask(form.window)).softmax(-1)
+
+    def _mask(self, window: int | None) -> Tensor:
+        """0 where a column is seen, -infinity on padding, spare columns and beyond the window."""
+        if window is not None and self.width + self.drawn <= window:
+            window = None
+        if window not in self.masks:
+            dtype = self.layers[next(iter(self.layers))].prefix_keys.dtype
+            columns = torch.arange(self.width + self.columns, device=self.device)
+            last = self.width + self.drawn - 1
+            hidden = columns > last
+            if window is not None:
+                hidden |= columns <= last - window
+            mask = torch.zeros(1, 1, 1, len(columns), dtype=dtype, device=self.device)
+            mask.masked_fill_(hidden, -torch.inf)
+            if self.pad_mask is not None:
+                padded = mask.repeat(len(self), 1, 1, 1)
+                padded[..., : self.width].masked_fill_(self.pad_mask, -torch.inf)
+                mask = padded
+            self.masks[window] = mask
+        return self.masks[window]
+
+    def _to_seats(self, rows_NHGX: Tensor) -> Tensor:
+        """[N, H, G, X] to [P, H, C * G, X]: a prompt's samples side by side."""
+        _, heads, groups, size = rows_NHGX.shape
+        seats = self.seats
+        if seats.row_of_seat is not None:
+            rows_NHGX = rows_NHGX[seats.row_of_seat]
+        seated = rows_NHGX.reshape(len(self.lengths), seats.copies, heads, groups, size)
+        return seated.transpose(1, 2).reshape(len(self.lengths), heads, -1, size)
+
+    def _to_rows(self, seated: Tensor, groups: int) -> Tensor:
+        """The inverse of `_to_seats`."""
+        prompts, heads, _, size = seated.shape
+        rows = seated.view(prompts, heads, self.seats.copies, groups, size).transpose(1, 2)
+        if self.seats.seat_of_row is None:
+            return rows.flatten(0, 1)
+        return rows.flatten(0, 1)[self.seats.seat_of_row]
+
+    # Leaving
+
+    def keep(self, live: list[bool]) -> list[int]:
+        """Drop finished rows once there are enough; old indices of the rows in their new order.
+
+        The last live rows move to the places of the finished ones, so little is copied.
+        """
+        count = sum(live)
+        if (len(live) - count) * LAZY_SHARE < len(live):
+            return list(range(len(live)))
+        order = _fill_holes(live)
+        for kept in self.layers.values():
+            kept.suffix_keys = _moved(kept.suffix_keys, order)
+            kept.suffix_values = _moved(kept.suffix_values, order)
+        self.prompt_of_row = [self.prompt_of_row[row] for row in order]
+        if count:
+            self._drop_prompts()
+            self._seat()
+        return order
+
+    def _drop_prompts(self) -> None:
+        wanted = set(self.prompt_of_row)
+        if len(wanted) == len(self.lengths):
+            return
+        order = _fill_holes([prompt in wanted for prompt in range(len(self.lengths))])
+        for kept in self.layers.values():
+            kept.prefix_keys = _moved(kept.prefix_keys, order)
+            kept.prefix_values = _moved(kept.prefix_values, order)
+        self.lengths = [self.lengths[prompt] for prompt in order]
+        place = {prompt: index for index, prompt in enumerate(order)}
+        self.prompt_of_row = [place[prompt] for prompt in self.prompt_of_row]
+
+    def _seat(self) -> None:
+        taken = [0] * len(self.lengths)
+        ranks = []
+        for prompt in self.prompt_of_row:
+            ranks.append(taken[prompt])
+            taken[prompt] += 1
+        copies = max(taken)
+        seats = [p * copies + rank for p, rank in zip(self.prompt_of_row, ranks, strict=True)]
+        if seats == list(range(len(self.lengths) * copies)):
+            self.seats = _Seats(None, None, copies)
+        else:
+            rows = [0] * (len(self.lengths) * copies)
+            for row, seat in enumerate(seats):
+                rows[seat] = row
+            on_device = {"device": self.device, "dtype": torch.int64}
+            self.seats = _Seats(
+                torch.tensor(rows, **on_device), torch.tensor(seats, **on_device), copies
+            )
+        padding = torch.tensor([self.width - self.lengths[p] for p in self.prompt_of_row])
+        self.pad_mask = None
+        if padding.any():
+            hidden = torch.arange(self.width) < padding[:, None]
+            self.pad_mask = hidden[:, None, None].to(self.device)
+
+
+def _widened(suffix: Tensor, columns: int) -> Tensor:
+    rows, heads, filled, size = suffix.shape
+    # Zeros, not empty: a masked weight of 0 times garbage may be NaN.
+    wider = suffix.new_zeros(rows, heads, columns, size)
+    wider[:, :, :filled] = suffix
+    return wider
+
+
+def _fill_holes(live: list[bool]) -> list[int]:
+    """Old index for every new place: holes among the first places take the last live ones."""
+    count = sum(live)
+    order = list(range(count))
+    movers = iter(index for index in range(count, len(live)) if live[index])
+    for hole in (index for index in range(count) if not live[index]):
+        order[hole] = next(movers)
+    return order
+
+
+def _moved(kept: Tensor, order: list[int]) -> Tensor:
+    """`kept[order]` in place, as a view of the first places; see `_fill_holes`."""
+    holes = [place for place, source in enumerate(order) if place != source]
+    if holes:
+        places = torch.tensor(holes, device=kept.device)
+        sources = torch.tensor([order[place] for place in holes], device=kept.device)
+        kept[places] = kept[sources]
+    return kept[: len(order)]

@@ -1,0 +1,69 @@
+"""The general decoder: transformers' own cache, one row per sample, for any causal model.
+
+Used where `shared_prefix.unsupported` gives a reason, such as recurrent layers. Prompts of one
+length are prefilled together, so that no architecture sees padding, and their cache is repeated
+for every sample. Models without transformers' cache (RWKV, xLSTM, …) read the whole sequence again
+for every token: slow, and right.
+
+Shapes: R live rows, P prompts, T prompt tokens, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+
+class ExpandedDecoder:
+    """Decoder over one batch of equally long prompts at a time."""
+
+    refills = False
+    equal_lengths = True
+    # A row beyond the context may fail in models with learned positions: look every step.
+    check_every = 1
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device = model.device
+        arguments = inspect.signature(model.forward).parameters
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments else {}
+        self.cache_name = "cache_params" if "cache_params" in arguments else "past_key_values"
+        self.has_cache = model._supports_default_dynamic_cache()
+        self.cache: DynamicCache | None = None
+        self.ids_RT = torch.empty(0, 0, dtype=torch.int64)
+
+    def admit(self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int]) -> Tensor:
+        ids_PT = torch.tensor(prompts, dtype=torch.int64, device=self.device)
+        self.cache = DynamicCache(config=self.model.config) if self.has_cache else None
+        logits_PV = self._forward(ids_PT)
+        rows = [prompt for prompt, count in enumerate(copies) for _ in range(count)]
+        self._select(rows, ids_PT)
+        return logits_PV
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        if self.has_cache:
+            return self._forward(tokens_R[:, None])
+        self.ids_RT = torch.cat([self.ids_RT, tokens_R[:, None]], 1)
+        return self._forward(self.ids_RT)
+
+    def keep(self, live: list[bool]) -> list[int]:
+        order = [row for row, alive in enumerate(live) if alive]
+        self._select(order, self.ids_RT)
+        return order
+
+    def _select(self, rows: list[int], ids: Tensor) -> None:
+        index = torch.tensor(rows, device=self.device).long()
+        if self.cache is not None:
+            # Despite its name it takes any rows, any number of times, in every kind of layer.
+            self.cache.reorder_cache(index)
+        self.ids_RT = ids[index]
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        cache = {self.cache_name: self.cache} if self.cache is not None else {}
+        output = self.model(input_ids=ids, use_cache=bool(cache), **cache, **self.last_only)
+        return output.logits[:, -1]

@@ -1,0 +1,154 @@
+"""The embedded engine: any causal model that transformers loads, on CPU or GPU.
+
+Prompts are rendered once, prefilled once and shared by their K samples; finished samples leave,
+waiting prompts enter (engine.py). Most architectures decode through shared_prefix.py, the rest
+through expanded.py; the results mean the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from forethought import models
+from forethought.config import ModelConfig
+from forethought.sampling import engine, nucleus, shared_prefix
+from forethought.sampling.base import SamplingParams
+from forethought.sampling.engine import Job
+from forethought.sampling.expanded import ExpandedDecoder
+from forethought.types import Completion, SampledPrompt, SampleRequest
+
+log = logging.getLogger(__name__)
+
+
+class TransformersSampler:
+    """Samples a model; `load` reads it from a folder, the constructor takes one in memory.
+
+    A model in memory is left as it was found after every `sample`: its attention, its mode.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        params: SamplingParams,
+        rows: int,
+        name: str = "in memory",
+    ) -> None:
+        self._model: PreTrainedModel | None = model
+        self._tokenizer = tokenizer
+        self._params = params
+        self._rows = rows
+        self._name = name
+        self._end_ids = models.end_token_ids(tokenizer, model.generation_config)
+        with _borrowed(model):
+            self._reason = shared_prefix.unsupported(model)
+        if self._reason is not None:
+            log.warning("sampling from %s the slow way: %s", name, self._reason)
+
+    @classmethod
+    def load(cls, model: ModelConfig, *, params: SamplingParams, rows: int) -> Self:
+        tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+        loaded = models.load_model(
+            model.path,
+            dtype=model.dtype,
+            device=model.device,
+            trust_remote_code=model.trust_remote_code,
+        )
+        return cls(loaded, tokenizer, params=params, rows=rows, name=model.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._model = None
+        # Modules refer to each other in circles; without this a GPU stays full.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt]:
+        model = self._model
+        assert model is not None, "the sampler is closed"
+        jobs = [self._job(request, models.context_length(model.config)) for request in requests]
+        with _borrowed(model):
+            outputs = self._run(model, jobs)
+        return iter(
+            [
+                SampledPrompt(
+                    prompt_id=request.prompt_id,
+                    prompt_token_ids=job.token_ids,
+                    completions=tuple(self._completion(ids) for ids in outputs_of_job),
+                )
+                for request, job, outputs_of_job in zip(requests, jobs, outputs, strict=True)
+            ]
+        )
+
+    def _run(self, model: PreTrainedModel, jobs: Sequence[Job]) -> list[list[list[int]]]:
+        settings = {
+            "params": self._params,
+            "end_ids": self._end_ids,
+            "rows": self._rows,
+            "device": model.device,
+        }
+        try:
+            if self._reason is not None:
+                return engine.run(ExpandedDecoder(model), jobs, **settings)
+            with shared_prefix.attached(model):
+                return engine.run(shared_prefix.SharedPrefixDecoder(model), jobs, **settings)
+        except nucleus.LogitsNotFiniteError:
+            raise ValueError(
+                f"model: {self._name} gave logits that are NaN or infinite, so nothing can be "
+                "drawn; check the weights, or sample with model.dtype: float32"
+            ) from None
+
+    def _job(self, request: SampleRequest, context: int | None) -> Job:
+        ids = models.render(self._tokenizer, request.messages)
+        if not ids:
+            raise ValueError(f"prompt {request.prompt_id} is empty once rendered; leave it out")
+        limit = self._params.max_new_tokens
+        if context is not None:
+            limit = min(limit, context - len(ids))
+        if limit < 1:
+            raise ValueError(
+                f"prompt {request.prompt_id} has {len(ids)} tokens; {self._name} takes "
+                f"{context} tokens, so at most {context} - 1 with room for an output. Leave the "
+                "prompt out, shorten it, or use a model with a longer context"
+            )
+        return Job(token_ids=ids, seeds=request.seeds, limit=limit)
+
+    def _completion(self, ids: list[int]) -> Completion:
+        text = self._tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)
+        return Completion(
+            text=text,
+            token_ids=tuple(ids),
+            finish_reason="stop" if ids[-1] in self._end_ids else "length",
+        )
+
+
+@contextmanager
+def _borrowed(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode and without gradients, its mode restored afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -1,0 +1,1 @@
+"""DPO on whole outputs: token ids and masks in, a checkpoint out."""

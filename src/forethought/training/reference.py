@@ -1,0 +1,57 @@
+"""Log-probs of pairs under the iteration's starting policy, computed once before training.
+
+The paper does not say which model is DPO's reference; the starting policy of each iteration is its
+group's convention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from forethought.config import TrainingConfig
+from forethought.training.batches import microbatches, usable_pairs
+from forethought.training.logprobs import PolicyLogprobs
+from forethought.training.packing import PackedPairs, pack
+from forethought.training.policy import length_limit, open_reference
+from forethought.training.results import ReferenceLogprobs
+from forethought.types import PreferencePair
+
+
+def sequence_sums(logps_M: torch.Tensor, batch: PackedPairs) -> torch.Tensor:
+    """Sums over each sequence's tokens, `[S]`; float64 inside, for outputs of thousands."""
+    sums_S = torch.segment_reduce(logps_M.double(), "sum", lengths=batch.tokens_S)
+    return sums_S.float()
+
+
+@torch.no_grad()
+def reference_logprobs(
+    model_path: str,
+    pairs: Sequence[PreferencePair],
+    config: TrainingConfig,
+    *,
+    device: str,
+    policy: PolicyLogprobs | None = None,
+) -> list[ReferenceLogprobs]:
+    """One record for each pair that is not longer than the limit, in the pairs' order.
+
+    Give the `policy` of `open_reference` to use one loaded model for many slices of the pairs.
+    """
+    policy = policy or open_reference(model_path, config, device)
+    kept, _ = usable_pairs(pairs, length_limit(policy, config))
+    found: dict[str, ReferenceLogprobs] = {}
+    for group in microbatches(kept, config.tokens_per_microbatch):
+        batch = pack(group).to(policy.model.device)
+        logps_M = policy(batch)
+        sums = sequence_sums(logps_M, batch).tolist()
+        responses = sequence_sums(logps_M * batch.response_M, batch).tolist()
+        for i, pair in enumerate(group):
+            found[pair.prompt_id] = ReferenceLogprobs(
+                prompt_id=pair.prompt_id,
+                chosen=sums[i],
+                rejected=sums[len(group) + i],
+                chosen_response=responses[i],
+                rejected_response=responses[len(group) + i],
+            )
+    return [found[pair.prompt_id] for pair in kept]

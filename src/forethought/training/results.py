@@ -1,0 +1,80 @@
+"""What training takes besides pairs, and what it tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceLogprobs:
+    """Log-probs of a pair's outputs under the iteration's starting policy.
+
+    Example: `ReferenceLogprobs(prompt_id="9f2c…", chosen=-41.5, rejected=-60.2,
+    chosen_response=-12.5, rejected_response=0.0)`
+    """
+
+    prompt_id: str
+    chosen: float
+    """Sum over all tokens of the output."""
+    rejected: float
+    chosen_response: float
+    """Sum over the tokens from the response's first; 0 where there is no response."""
+    rejected_response: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLog:
+    """One optimizer step. Everything but the two times repeats exactly after a resume.
+
+    Rewards are implicit: `beta (log pi - log ref)`, means over the step's pairs, measured before
+    the step's update.
+
+    Example: `StepLog(step=0, epoch=1, loss=0.6931, accuracy=0.0, margin=0.0, …)`
+    """
+
+    step: int
+    """Counted from 0 over all epochs."""
+    epoch: int
+    """Counted from 1."""
+    loss: float
+    accuracy: float
+    """Share of pairs with a positive margin."""
+    margin: float
+    chosen_reward: float
+    rejected_reward: float
+    chosen_thought_reward: float
+    """The part of tokens before the response."""
+    chosen_response_reward: float
+    rejected_thought_reward: float
+    rejected_response_reward: float
+    chosen_nll: float
+    """Negative log-prob per token of chosen outputs."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    pairs: int
+    tokens: int
+    """Tokens of both sequences of each pair; the prompt counts twice."""
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What a finished training was.
+
+    Example: `TrainingResult(pairs=900, left_out=4, steps=150, epochs=10, tokens=1200000,
+    way="packed")`
+    """
+
+    pairs: int
+    """Pairs trained on in each epoch."""
+    left_out: int
+    """Pairs longer than the limit."""
+    steps: int
+    epochs: int
+    """`epoch_1` … are folders of the training directory."""
+    tokens: int
+    """Over all epochs."""
+    way: str
+    """How the model ran: `packed`, `padded` or `plain`."""

@@ -1,0 +1,338 @@
+"""The DPO loop: token ids and reference log-probs in, a checkpoint after each epoch out.
+
+The trainer is blind: it knows neither judges nor thoughts, only where a response begins, and that
+only for its log. Calling `train` again with the same arguments goes on from the last sealed step.
+The paper publishes neither beta nor learning rate, batch size or optimizer; `TrainingConfig` says
+where its starting points come from.
+
+Shapes: B pairs of a step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from forethought.config import TrainingConfig
+from forethought.training.batches import (
+    epoch_batches,
+    microbatches,
+    sequence_tokens,
+    steps_per_epoch,
+    usable_pairs,
+)
+from forethought.training.checkpoint import (
+    TrainingDirectory,
+    TrainingState,
+    training_fingerprint,
+)
+from forethought.training.logprobs import PolicyLogprobs
+from forethought.training.loss import implicit_rewards, nll_losses, preference_losses
+from forethought.training.optimizer import MasterWeights, adamw, learning_rate
+from forethought.training.packing import pack
+from forethought.training.policy import length_limit, open_policy
+from forethought.training.reference import sequence_sums
+from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
+from forethought.types import PreferencePair
+
+START_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+"""Greatest distance of the first step's loss from that of equal policies."""
+DRIFT_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Greatest mean distance from the reference at the first step, in nats per token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairStatistics:
+    """Per-pair results of a microbatch, without gradient."""
+
+    loss_B: torch.Tensor
+    preference_B: torch.Tensor
+    chosen_B: torch.Tensor
+    """Log-ratio of the whole chosen output."""
+    rejected_B: torch.Tensor
+    chosen_response_B: torch.Tensor
+    rejected_response_B: torch.Tensor
+    chosen_logps_B: torch.Tensor
+    chosen_tokens_B: torch.Tensor
+    rejected_tokens_B: torch.Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[PairStatistics]) -> PairStatistics:
+        """The statistics of all microbatches of a step, on the CPU."""
+        columns = {
+            field.name: torch.cat([getattr(part, field.name) for part in parts]).cpu()
+            for field in fields(cls)
+        }
+        return cls(**columns)
+
+
+def train(
+    *,
+    model_path: str,
+    pairs: Sequence[PreferencePair],
+    reference: Sequence[ReferenceLogprobs],
+    config: TrainingConfig,
+    seed: int,
+    directory: Path,
+    device: str,
+    on_step: Callable[[StepLog], None] | None = None,
+) -> TrainingResult:
+    """Train and leave `epoch_1` … `epoch_N`, `steps.jsonl` and `result.json` in `directory`.
+
+    Raises: ValueError if no pair is usable, the reference belongs to another model, the directory
+    holds another training, or loss or gradient are not finite (weights are then untouched).
+    """
+    folder = TrainingDirectory(directory, training_fingerprint(pairs, reference, config, seed))
+    folder.claim()
+    if (result := folder.finished()) is not None:
+        return result
+    torch.manual_seed(seed)
+    policy, masters, adapter = open_policy(model_path, config, device)
+    kept, left_out = _usable(pairs, length_limit(policy, config))
+    run = _Run(policy, masters, kept, reference, config, seed)
+    state = folder.load_state()
+    if state is not None:
+        run.resume(state)
+
+    for epoch in range(1, config.epochs + 1):
+        batches = epoch_batches(len(kept), config.batch_size, seed=seed, epoch=epoch)
+        first = (epoch - 1) * len(batches)
+        for step, batch in enumerate(batches, start=first):
+            if step < run.step:
+                continue
+            log = run.one_step(epoch, [kept[i] for i in batch])
+            folder.append(log)
+            if on_step is not None:
+                on_step(log)
+            if run.step == first + len(batches):
+                folder.save_epoch(epoch, model_path, masters.state(), adapter)
+            if run.step % config.save_every == 0 or run.step == first + len(batches):
+                folder.save_state(run.state())
+    result = TrainingResult(
+        pairs=len(kept),
+        left_out=left_out,
+        steps=run.step,
+        epochs=config.epochs,
+        tokens=run.tokens,
+        way=policy.way,
+    )
+    folder.finish(result)
+    return result
+
+
+def _usable(pairs: Sequence[PreferencePair], limit: int | None) -> tuple[list[PreferencePair], int]:
+    kept, left_out = usable_pairs(pairs, limit)
+    if not kept:
+        raise ValueError(
+            f"training: none of {len(pairs)} pairs can be trained on, {left_out} are longer than "
+            f"{limit} tokens; raise training.max_length if the model's context allows it, sample "
+            "with a smaller sampling.max_new_tokens, or sample more prompts"
+        )
+    return kept, left_out
+
+
+class _Run:
+    """Weights, optimizer and counters of a training under way."""
+
+    def __init__(
+        self,
+        policy: PolicyLogprobs,
+        masters: MasterWeights,
+        pairs: Sequence[PreferencePair],
+        reference: Sequence[ReferenceLogprobs],
+        config: TrainingConfig,
+        seed: int,
+    ) -> None:
+        self.policy, self.masters, self.config, self.seed = policy, masters, config, seed
+        self.optimizer = adamw(masters, config)
+        self.reference = {record.prompt_id: record for record in reference}
+        missing = [pair.prompt_id for pair in pairs if pair.prompt_id not in self.reference]
+        if missing:
+            raise ValueError(
+                f"training: {len(missing)} pairs have no reference log-probs, {missing[0]} for "
+                "one; compute them for the same pairs and the same training settings"
+            )
+        self.total_steps = config.epochs * steps_per_epoch(len(pairs), config.batch_size)
+        self.step = 0
+        self.tokens = 0
+
+    def state(self) -> TrainingState:
+        return TrainingState(
+            step=self.step,
+            tokens=self.tokens,
+            masters=self.masters.state(),
+            optimizer=self.optimizer.state_dict(),
+        )
+
+    def resume(self, state: TrainingState) -> None:
+        self.step, self.tokens = state.step, state.tokens
+        self.masters.load(state.masters)
+        self.optimizer.load_state_dict(state.optimizer)
+
+    def one_step(self, epoch: int, pairs: list[PreferencePair]) -> StepLog:
+        started = time.perf_counter()
+        if self.config.lora is not None and self.config.lora.dropout > 0:
+            # The only randomness of a step, a function of its number: a resume needs no more.
+            torch.manual_seed(self.seed + 1 + self.step)
+        groups = microbatches(pairs, self.config.tokens_per_microbatch)
+        statistics = PairStatistics.joined([self._backward(group, pairs) for group in groups])
+        ordered = [pair for group in groups for pair in group]
+        self._check_losses(statistics, ordered)
+        if self.step == 0:
+            _check_start(statistics, self.config)
+        norm = self._update(ordered)
+        tokens = sum(sequence_tokens(pair) for pair in pairs)
+        seconds = time.perf_counter() - started
+        log = StepLog(
+            step=self.step,
+            epoch=epoch,
+            **_summary(statistics, self.config.beta),
+            grad_norm=norm,
+            learning_rate=learning_rate(self.step, self.total_steps, self.config),
+            pairs=len(pairs),
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds,
+        )
+        self.step += 1
+        self.tokens += tokens
+        return log
+
+    def _backward(
+        self, group: list[PreferencePair], batch_pairs: list[PreferencePair]
+    ) -> PairStatistics:
+        """Forward and backward of a microbatch; its gradient joins the masters'."""
+        config = self.config
+        batch = pack(group).to(self.policy.model.device)
+        logps_M = self.policy(batch)
+        chosen_logps_B, rejected_logps_B = sequence_sums(logps_M, batch).chunk(2)
+        with torch.no_grad():
+            responses_S = sequence_sums(logps_M * batch.response_M, batch)
+        references_SB = self._references(group).to(logps_M.device)
+        chosen_B = chosen_logps_B - references_SB[0]
+        rejected_B = rejected_logps_B - references_SB[1]
+        chosen_tokens_B, rejected_tokens_B = batch.tokens_S.chunk(2)
+        preference_B = preference_losses(
+            chosen_B,
+            rejected_B,
+            chosen_tokens_B,
+            rejected_tokens_B,
+            loss=config.loss,
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+        )
+        loss_B = preference_B
+        if config.nll_weight > 0:
+            loss_B = preference_B + config.nll_weight * nll_losses(
+                chosen_logps_B,
+                chosen_tokens_B,
+                mean=config.nll_mean,
+                batch_pairs=len(batch_pairs),
+                batch_tokens=sum(len(pair.chosen.token_ids) for pair in batch_pairs),
+            )
+        (loss_B.sum() / len(batch_pairs)).backward()
+        self.masters.collect_gradients()
+        return PairStatistics(
+            loss_B=loss_B.detach(),
+            preference_B=preference_B.detach(),
+            chosen_B=chosen_B.detach(),
+            rejected_B=rejected_B.detach(),
+            chosen_response_B=responses_S.chunk(2)[0] - references_SB[2],
+            rejected_response_B=responses_S.chunk(2)[1] - references_SB[3],
+            chosen_logps_B=chosen_logps_B.detach(),
+            chosen_tokens_B=chosen_tokens_B,
+            rejected_tokens_B=rejected_tokens_B,
+        )
+
+    def _references(self, group: list[PreferencePair]) -> torch.Tensor:
+        records = [self.reference[pair.prompt_id] for pair in group]
+        return torch.tensor(
+            [
+                [record.chosen for record in records],
+                [record.rejected for record in records],
+                [record.chosen_response for record in records],
+                [record.rejected_response for record in records],
+            ]
+        )
+
+    def _check_losses(self, statistics: PairStatistics, pairs: list[PreferencePair]) -> None:
+        wrong = [
+            pair.prompt_id
+            for pair, finite in zip(pairs, statistics.loss_B.isfinite().tolist(), strict=True)
+            if not finite
+        ]
+        if wrong:
+            raise ValueError(
+                f"training: the loss of step {self.step} is not finite for prompts "
+                f"{', '.join(wrong)}; the weights of the step before are kept. Look at these "
+                "pairs, lower training.learning_rate, or use training.dtype float32"
+            )
+
+    def _update(self, pairs: list[PreferencePair]) -> float:
+        norm = self.masters.clip_gradients(self.config.max_grad_norm)
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"training: the gradient of step {self.step} is not finite; its prompts are "
+                f"{', '.join(pair.prompt_id for pair in pairs)}; the weights of the step before "
+                "are kept. Lower training.learning_rate or use training.dtype float32"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.total_steps, self.config)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.masters.publish()
+        return norm
+
+
+def _check_start(statistics: PairStatistics, config: TrainingConfig) -> None:
+    """Before the first update policy and reference are one model: every log-ratio is about 0.
+
+    Raises: ValueError if they are not.
+    """
+    margin = config.beta * float((statistics.chosen_B - statistics.rejected_B).mean())
+    drift_B = statistics.chosen_B.abs() / statistics.chosen_tokens_B
+    drift_B = drift_B + statistics.rejected_B.abs() / statistics.rejected_tokens_B
+    drift = 0.5 * float(drift_B.mean())
+    distance = abs(margin)
+    measured = f"margin {margin:.4g} instead of 0"
+    if config.loss == "sigmoid":
+        loss = float(statistics.preference_B.mean())
+        distance = abs(loss - math.log(2))
+        measured = f"loss {loss:.4g} instead of ln 2"
+    if distance > START_TOLERANCE[config.dtype] or drift > DRIFT_TOLERANCE[config.dtype]:
+        raise ValueError(
+            f"training: before the first update the policy is not its reference ({measured}, "
+            f"{drift:.2g} nats per token apart): the reference log-probs belong to another model "
+            "or other settings; compute them again from the model that training starts from, "
+            "with the same training.dtype"
+        )
+
+
+def _summary(statistics: PairStatistics, beta: float) -> dict[str, float]:
+    """Means over the pairs, in the order of `StepLog`'s fields."""
+
+    def mean(values_B: torch.Tensor) -> float:
+        return float(values_B.double().mean())
+
+    chosen_B = implicit_rewards(statistics.chosen_B, beta)
+    rejected_B = implicit_rewards(statistics.rejected_B, beta)
+    chosen_response_B = implicit_rewards(statistics.chosen_response_B, beta)
+    rejected_response_B = implicit_rewards(statistics.rejected_response_B, beta)
+    return {
+        "loss": mean(statistics.loss_B),
+        "accuracy": mean(chosen_B > rejected_B),
+        "margin": mean(chosen_B - rejected_B),
+        "chosen_reward": mean(chosen_B),
+        "rejected_reward": mean(rejected_B),
+        "chosen_thought_reward": mean(chosen_B - chosen_response_B),
+        "chosen_response_reward": mean(chosen_response_B),
+        "rejected_thought_reward": mean(rejected_B - rejected_response_B),
+        "rejected_response_reward": mean(rejected_response_B),
+        "chosen_nll": -float(statistics.chosen_logps_B.double().sum())
+        / float(statistics.chosen_tokens_B.sum()),
+    }

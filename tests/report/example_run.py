@@ -1,0 +1,297 @@
+"""A small run directory, complete or cut short, written with the store and the real pair code."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from forethought.config import PairsConfig, Recipe
+from forethought.evaluation.intervals import mean_result
+from forethought.pairs import build_pairs, pair_counts
+from forethought.store import Stage, read_json, write_bytes, write_json
+from forethought.summary import write_summary
+from forethought.thoughts import DIRECT, GENERIC
+from forethought.types import (
+    Answer,
+    Arm,
+    Completion,
+    Message,
+    PairDecision,
+    PreferencePair,
+    Prompt,
+    Rollout,
+    ScoredGroup,
+    Unjudged,
+)
+
+CATEGORIES = ("arithmetic", "capitals & rivers", "counting letters", "word order", "سؤال")
+NASTY = (
+    "<script>window.hacked = 1</script></script><!-- <b>bold</b> & \u2028 'quoted' \"twice\"",
+    "The answer is 42 🎉👩‍🔬, and that is <em>certain</em>.",
+    "الجواب هو أربعة وعشرون",
+    '<img src=x onerror="window.hacked = 2">',
+)
+K = 4
+SECONDS = {
+    "rollouts": 9.5,
+    "judgements": 0.4,
+    "pairs": 0.1,
+    "reference": 1.2,
+    "training": 21.0,
+    "selection": 6.0,
+}
+
+
+def recipe_of(run: Path, arms: tuple[Arm, ...], iterations: int) -> Recipe:
+    """A recipe that fits what `write_run` writes."""
+    return Recipe.model_validate(
+        {
+            "run": run,
+            "model": {"path": "microworld"},
+            "arms": arms,
+            "iterations": iterations,
+            "prompts_per_iteration": 20,
+            "prompts": {
+                "train": [{"type": "microworld", "count": 20 * iterations}],
+                "validation": {"count": 10},
+                "test": {"count": 40},
+            },
+            "sampling": {"type": "transformers", "samples": K},
+            "judge": {"type": "verifier", "function": "microworld"},
+            "training": {"epochs": 3},
+        }
+    )
+
+
+def write_run(
+    run: Path,
+    arms: tuple[Arm, ...] = ("thought", "direct"),
+    iterations: int = 2,
+    until: tuple[int, str] | None = None,
+) -> Recipe:
+    """Write a run; `until=(1, "pairs")` leaves that stage and all after it out."""
+    recipe = recipe_of(run, arms, iterations)
+    write_json(run / "config.json", recipe.model_dump(mode="json"))
+    attempt = {
+        "created": "2025-11-22T10:00:00+0000",
+        "command": "forethought run recipe.yaml",
+        "versions": {"torch": "2.8.0"},
+        "git_commit": None,
+        "seconds": 61.5,
+    }
+    write_json(run / "run.json", {"attempts": [attempt]})
+    train = [_prompt("train", index) for index in range(20 * iterations)]
+    test = [_prompt("test", index) for index in range(40)]
+    stage = Stage(run / "prompts", name="prompts", version=1, config={})
+    stage.write_records("train_00000", train, Prompt)
+    stage.write_records("test", test, Prompt)
+    stage.seal(counts={"train": len(train)})
+    for arm in arms:
+        _evaluation(run, arm, 0, test)
+    for number in range(iterations):
+        for arm in arms:
+            last = until[1] if until is not None and until[0] == number else None
+            slice_ = train[20 * number : 20 * (number + 1)]
+            _Iteration(run, arm, number, slice_).write(last)
+            if last is None:
+                _evaluation(run, arm, number + 1, test)
+        write_summary(recipe)
+        if until is not None and until[0] == number:
+            break
+    return recipe
+
+
+def _prompt(split: str, index: int) -> Prompt:
+    messages = (Message(role="user", content=f"{split} question {index}: what is {index} + 7?"),)
+    if index % 10 == 3:
+        earlier = (
+            Message(role="system", content="Be brief."),
+            Message(role="user", content="Hello <b>you</b>"),
+            Message(role="assistant", content="Hello!"),
+        )
+        messages = (*earlier, *messages)
+    return Prompt(
+        prompt_id=f"{split}{index:04d}00000000"[:16],
+        messages=messages,
+        category=CATEGORIES[index % len(CATEGORIES)],
+        source="microworld",
+        reference=str(index + 7),
+    )
+
+
+def _skill(arm: Arm, policy: int) -> float:
+    """The thought arm starts behind and overtakes."""
+    return {"thought": 0.3, "direct": 0.4}[arm] + {"thought": 0.22, "direct": 0.08}[arm] * policy
+
+
+def _text(arm: Arm, policy: int, rng: random.Random) -> tuple[str, bool]:
+    """An output and whether it is right; some lack a response."""
+    right = rng.random() < _skill(arm, policy)
+    response = rng.choice(NASTY) if rng.random() < 0.15 else f"The result is {rng.randrange(90)}."
+    response += " I am sure of it." * rng.randrange(3)
+    if arm == "direct":
+        return response, right
+    thought = "First I add the tens, then the ones. " * rng.randrange(1, 6 - policy) + rng.choice(
+        ("secretthought", "<i>so</i>", "nothing else")
+    )
+    if rng.random() < 0.12 - 0.04 * policy:
+        return f"Here is my thought process: {thought} and so on", False
+    return f"Here is my thought process: {thought}\nHere is my response: {response}", right
+
+
+def _rollout(arm: Arm, policy: int, prompt: Prompt, index: int, rng: random.Random) -> Any:
+    text, right = _text(arm, policy, rng)
+    finish = "length" if rng.random() < 0.03 else "stop"
+    parsed = (DIRECT if arm == "direct" else GENERIC).parse(text, finish)
+    words = text.split(" ")
+    before = len(words)
+    if parsed.response_offset is not None:
+        before = len(text[: parsed.response_offset].split())
+    tokens = tuple(range(len(words) + (finish == "stop")))
+    rollout = Rollout(
+        prompt_id=prompt.prompt_id,
+        sample_index=index,
+        prompt_token_ids=(0, 4),
+        completion=Completion(text=text, token_ids=tokens, finish_reason=finish),
+        parsed=parsed,
+        response_start=before if parsed.response_offset is not None else len(tokens),
+        response_tokens=len(words) - before,
+    )
+    return rollout, float(right)
+
+
+class _Iteration:
+    """All stages of one arm's iteration."""
+
+    def __init__(self, run: Path, arm: Arm, number: int, prompts: list[Prompt]) -> None:
+        self.place = run / arm / f"iteration_{number}"
+        self.rng = random.Random(f"{arm} {number}")
+        sampled = {
+            prompt.prompt_id: [_rollout(arm, number, prompt, k, self.rng) for k in range(K)]
+            for prompt in prompts
+        }
+        self.outputs = {key: [one for one, _ in each] for key, each in sampled.items()}
+        self.right = {
+            (one.prompt_id, one.sample_index): r for e in sampled.values() for one, r in e
+        }
+        self.failed = prompts[7].prompt_id
+        self.thought = arm == "thought"
+
+    def write(self, until: str | None) -> None:
+        for name in ("rollouts", "judgements", "pairs", "reference", "training", "selection"):
+            if name == until:
+                if name == "training":
+                    self.log(torn=True)
+                return
+            stage = Stage(self.place / name, name=name, version=1, config={})
+            stage.seal(getattr(self, name)(stage) or {})
+            manifest = self.place / name / "manifest.json"
+            fields = read_json(manifest)
+            write_json(manifest, fields | {"seconds": SECONDS[name]})
+
+    def rollouts(self, stage: Stage) -> None:
+        every = [one for each in self.outputs.values() for one in each]
+        stage.write_records("part_00000", every[: 12 * K], Rollout)
+        stage.write_records("part_00001", every[12 * K :], Rollout)
+
+    def judgements(self, stage: Stage) -> None:
+        groups: list[ScoredGroup] = []
+        for prompt_id, each in self.outputs.items():
+            shown = tuple(one.sample_index for one in each if one.parsed.response is not None)
+            if prompt_id != self.failed and shown:
+                scores = tuple(self.right[prompt_id, index] for index in shown)
+                groups.append(
+                    ScoredGroup(
+                        prompt_id=prompt_id,
+                        judge="verifier:microworld",
+                        sample_indices=shown,
+                        scores=scores,
+                        evidence="",
+                    )
+                )
+        self.groups = groups
+        bad = [Unjudged(prompt_id=self.failed, judge="verifier", reason="the call <timed> out")]
+        stage.write_records("scored_00000", groups, ScoredGroup)
+        stage.write_records("unjudged_00000", bad, Unjudged)
+
+    def pairs(self, stage: Stage) -> dict[str, int]:
+        scored = {group.prompt_id: group for group in self.groups}
+        pairs, decisions = build_pairs(self.outputs, scored, PairsConfig(), seed=0)
+        stage.write_records("pairs", pairs, PreferencePair)
+        stage.write_records("decisions", decisions, PairDecision)
+        return pair_counts(decisions)
+
+    def reference(self, stage: Stage) -> None:
+        pass
+
+    def training(self, stage: Stage) -> None:
+        self.log()
+
+    def log(self, torn: bool = False) -> None:
+        lines = []
+        for step in range(60):
+            gain = step / 60
+            noise = self.rng.gauss(0, 0.05)
+            response, thought = 0.5 * gain + noise, (0.3 * gain + noise) * self.thought
+            entry = {
+                "step": step,
+                "epoch": step // 20 + 1,
+                "loss": 0.693 - 0.3 * gain + noise,
+                "accuracy": min(1.0, 0.5 + 0.4 * gain + noise),
+                "margin": response + thought,
+                "chosen_reward": 0.4 * (response + thought),
+                "rejected_reward": -0.6 * (response + thought),
+                "chosen_thought_reward": 0.4 * thought,
+                "chosen_response_reward": 0.4 * response,
+                "rejected_thought_reward": -0.6 * thought,
+                "rejected_response_reward": -0.6 * response,
+                "tokens": 4096,
+            }
+            lines.append(str(entry).replace("'", '"'))
+        text = "\n".join(lines) + ('\n{"step": 60, "lo' if torn else "\n")
+        write_bytes(self.place / "training" / "steps.jsonl", text.encode())
+
+    def selection(self, stage: Stage) -> None:
+        scores = [
+            {"epoch": e, "score": 0.4 + 0.05 * (e % 3), "parse_failures": 0.1} for e in (1, 2, 3)
+        ]
+        choice = {"chosen_epoch": 2, "scores": scores, "reason": "highest mean judge score"}
+        write_json(stage.folder / "choice.json", choice)
+
+
+def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:
+    rng = random.Random(f"test {arm} {policy}")
+    answers: list[Answer] = []
+    for prompt in test:
+        rollout, score = _rollout(arm, policy, prompt, 0, rng)
+        answers.append(
+            Answer(
+                prompt_id=prompt.prompt_id,
+                sample_index=0,
+                attempts=1 if rollout.parsed.response else 3,
+                completion=rollout.completion,
+                parsed=rollout.parsed,
+                thought_tokens=rollout.response_start,
+                response_tokens=rollout.response_tokens,
+                score=score if rollout.parsed.response else None,
+            )
+        )
+    scores = {one.prompt_id: one.score or 0.0 for one in answers}
+    result = mean_result("test_score", list(scores.values()))
+    folder = run / "evaluation" / arm / f"policy_{policy}"
+    stage = Stage(folder, name="evaluation", version=1, config={})
+    stage.write_records("answers", answers, Answer)
+    stage.seal(
+        {
+            "test_score": result.value,
+            "interval": list(result.interval),
+            "count": result.count,
+            "scores": dict(scores),
+            "statuses": dict(Counter(str(one.parsed.status) for one in answers)),
+            "parse_failures": sum(one.score is None for one in answers) / len(answers),
+            "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
+            "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
+            "attempts": len(answers),
+            "new_tokens": sum(len(one.completion.token_ids) for one in answers),
+        }
+    )

@@ -1,0 +1,250 @@
+import gc
+import logging
+import weakref
+
+import pytest
+import random_models
+import torch
+
+from forethought.config import ModelConfig, TransformersSampling
+from forethought.sampling import shared_prefix
+from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.sampling.transformers import TransformersSampler
+from forethought.types import Message, SampledPrompt, SampleRequest
+
+GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=20)
+DRAWN = SamplingParams(temperature=0.9, top_p=0.8, max_new_tokens=24)
+LENGTHS = (9, 3, 14, 4, 9, 6)
+
+
+def sampler(model, params=DRAWN, rows=6) -> TransformersSampler:
+    return TransformersSampler(model, random_models.tokenizer(), params=params, rows=rows)
+
+
+def requests(samples: int = 4) -> list[SampleRequest]:
+    return [
+        random_models.request(words, tuple(range(100 * i, 100 * i + samples)), shift=i)
+        for i, words in enumerate(LENGTHS)
+    ]
+
+
+def ids(sampled: list[SampledPrompt]) -> dict[str, list[tuple[int, ...]]]:
+    return {one.prompt_id: [c.token_ids for c in one.completions] for one in sampled}
+
+
+def generated(model, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Greedy `generate`, with the attention that computes all an architecture has."""
+    inputs = torch.tensor([prompt])
+    with shared_prefix.attached(model, "eager"):
+        output = model.generate(
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    tail = output[0, len(prompt) :].tolist()
+    return tuple(tail[: tail.index(random_models.END) + 1] if random_models.END in tail else tail)
+
+
+@pytest.mark.parametrize("variant", random_models.VARIANTS)
+def test_greedy_equals_generate(variant):
+    model = random_models.model(variant)
+    with sampler(model, GREEDY) as opened:
+        for one in opened.sample(requests(samples=2)[:4]):
+            expected = generated(model, one.prompt_token_ids, 20)
+            assert [c.token_ids for c in one.completions] == [expected, expected]
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen3", "mistral", "gemma2", "gemma3"])
+def test_these_architectures_share_prompts(variant):
+    with torch.no_grad():
+        assert shared_prefix.unsupported(random_models.model(variant)) is None
+
+
+@pytest.mark.parametrize("variant", random_models.GENERAL)
+def test_other_architectures_are_sampled_all_the_same(variant, caplog):
+    model = random_models.model(variant)
+    with caplog.at_level(logging.WARNING), sampler(model, GREEDY) as opened:
+        assert "the slow way" in caplog.text
+        for one in opened.sample(requests(samples=2)[:3]):
+            expected = generated(model, one.prompt_token_ids, 20)
+            assert [c.token_ids for c in one.completions] == [expected, expected]
+
+
+@pytest.mark.parametrize("variant", ["llama", "mistral", "gemma3"])
+def test_every_token_lies_in_the_nucleus_of_a_plain_forward_pass(variant):
+    model = random_models.model(variant)
+    with sampler(model, rows=16) as opened:
+        sampled = list(opened.sample(requests()))
+    for one in sampled:
+        for completion in one.completions:
+            whole = torch.tensor([[*one.prompt_token_ids, *completion.token_ids]])
+            with torch.no_grad(), shared_prefix.attached(model, "eager"):
+                logits = model(input_ids=whole, use_cache=False).logits[0]
+            probs = logits[len(one.prompt_token_ids) - 1 : -1].div(0.9).softmax(-1)
+            drawn = probs.gather(-1, torch.tensor(completion.token_ids)[:, None])
+            likelier = probs.where(probs > drawn + 1e-4, 0).sum(-1)
+            assert (likelier < 0.8 + 1e-3).all()
+
+
+def test_outputs_do_not_depend_on_company_order_or_rows():
+    model = random_models.model()
+    with sampler(model) as opened:
+        expected = ids(list(opened.sample(requests())))
+        for part_size in (1, 3, 8):
+            parts = [requests()[i : i + part_size] for i in range(0, len(LENGTHS), part_size)]
+            assert ids([one for part in parts for one in opened.sample(part)]) == expected
+        assert ids(list(opened.sample(requests()[::-1]))) == expected
+    with sampler(model, rows=1000) as opened:
+        assert ids(list(opened.sample(requests()))) == expected
+
+
+def test_a_part_is_repeated_bit_for_bit():
+    with sampler(random_models.model()) as opened:
+        assert list(opened.sample(requests())) == list(opened.sample(requests()))
+
+
+def test_samples_differ_by_seed_and_by_nothing_else():
+    with sampler(random_models.model()) as opened:
+        (one,) = opened.sample([random_models.request(5, (1, 2, 3, 4, 5, 6, 1))])
+    outputs = [completion.token_ids for completion in one.completions]
+    assert outputs[0] == outputs[-1]
+    assert len(set(outputs)) > 3
+
+
+def test_results_come_in_the_order_of_requests_and_seeds():
+    given = [*requests(), random_models.request(8, ())]
+    with sampler(random_models.model()) as opened:
+        sampled = list(opened.sample(given))
+        assert list(opened.sample([])) == []
+    assert [one.prompt_id for one in sampled] == [one.prompt_id for one in given]
+    assert [len(one.completions) for one in sampled] == [len(one.seeds) for one in given]
+
+
+def test_an_output_ends_with_its_end_token_or_at_the_limit():
+    tokenizer = random_models.tokenizer()
+    with sampler(random_models.model()) as opened:
+        sampled = list(opened.sample(requests(samples=16)))
+    reasons = set()
+    for completion in (c for one in sampled for c in one.completions):
+        *body, last = completion.token_ids
+        reasons.add(completion.finish_reason)
+        assert random_models.END not in body
+        assert completion.text == tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        if completion.finish_reason == "stop":
+            assert last == random_models.END
+        else:
+            assert last != random_models.END
+            assert len(completion.token_ids) == DRAWN.max_new_tokens
+    assert reasons == {"stop", "length"}
+
+
+def test_finished_rows_leave(monkeypatch):
+    widths: list[int] = []
+    step = shared_prefix.SharedPrefixDecoder.step
+
+    def counting(self, tokens_R):
+        widths.append(len(tokens_R))
+        return step(self, tokens_R)
+
+    with sampler(random_models.model(), rows=64) as opened:
+        monkeypatch.setattr(shared_prefix.SharedPrefixDecoder, "step", counting)
+        sampled = list(opened.sample(requests(samples=8)))
+    useful = sum(len(c.token_ids) for one in sampled for c in one.completions)
+    assert sum(widths) < 1.1 * useful
+    assert widths[-1] < widths[0]
+
+
+def test_waiting_prompts_enter_while_others_are_decoded(monkeypatch):
+    cohorts: list[int] = []
+    step = shared_prefix.SharedPrefixDecoder.step
+
+    def counting(self, tokens_R):
+        cohorts.append(len(self.cohorts))
+        return step(self, tokens_R)
+
+    with sampler(random_models.model(), rows=8) as opened:
+        monkeypatch.setattr(shared_prefix.SharedPrefixDecoder, "step", counting)
+        list(opened.sample(requests()))
+    assert max(cohorts) > 1
+
+
+def test_a_long_output_outgrows_its_blocks_and_its_window():
+    model = random_models.model("gemma3")
+    params = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=60)
+    model.generation_config.eos_token_id = None
+    tokenizer = random_models.tokenizer()
+    tokenizer.eos_token = "<system>"  # never the likeliest here
+    with TransformersSampler(model, tokenizer, params=params, rows=6) as opened:
+        (one,) = opened.sample([random_models.request(9, (1, 2))])
+    expected = generated(model, one.prompt_token_ids, 60)
+    assert len(expected) > 40
+    assert one.completions[0].token_ids[: len(expected)] == expected
+
+
+def test_the_limit_is_cut_to_the_context():
+    model = random_models.model(max_position_embeddings=16)
+    with sampler(model, GREEDY) as opened:
+        for words, room in ((10, 4), (13, 1)):
+            (one,) = opened.sample([random_models.request(words, (1,))])
+            assert len(one.prompt_token_ids) == words + 2
+            assert len(one.completions[0].token_ids) <= room
+
+
+@pytest.mark.parametrize("words", [14, 40])
+def test_a_prompt_without_room_is_refused(words):
+    with sampler(random_models.model(max_position_embeddings=16)) as opened:
+        with pytest.raises(ValueError, match=rf"p{words}-0 has {words + 2} tokens.* 16 tokens"):
+            opened.sample([random_models.request(3, (1,)), random_models.request(words, (1,))])
+
+
+def test_broken_weights_are_named(tmp_path):
+    model = random_models.model()
+    with torch.no_grad():
+        model.lm_head.weight[5] = torch.nan  # pyright: ignore
+    with sampler(model) as opened, pytest.raises(ValueError, match="model: in memory.*float32"):
+        opened.sample(requests())
+
+
+def test_a_model_in_memory_is_left_as_it_was():
+    model = random_models.model().train()
+    before = model.config._attn_implementation
+    with sampler(model) as opened:
+        list(opened.sample(requests()))
+        assert model.training
+        assert model.config._attn_implementation == before
+    model(input_ids=torch.tensor([[1, 5, 6]])).logits.sum().backward()
+
+
+def test_leaving_frees_the_model():
+    model = random_models.model()
+    alive = weakref.ref(model)
+    opened = sampler(model)
+    del model
+    with opened:
+        list(opened.sample(requests()))
+        assert alive() is not None
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_folder_is_sampled_in_bfloat16(tmp_path):
+    random_models.model().save_pretrained(tmp_path)
+    random_models.tokenizer().save_pretrained(tmp_path)
+    given = [
+        SampleRequest(prompt_id="a", messages=(Message(role="user", content="w1"),), seeds=(1, 2))
+    ]
+    config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu")
+    with open_sampler(TransformersSampling(), model=config, params=DRAWN) as opened:
+        first = list(opened.sample(given))
+        assert first == list(opened.sample(given))
+    assert len(first[0].completions) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}]
+)
+def test_impossible_parameters_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SamplingParams(**({"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 5} | wrong))

@@ -1,0 +1,232 @@
+"""The loop end to end on tiny models and real files: what it writes, resumes and refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import FAMILIES, save_policy, save_reward_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from forethought.cli import app
+from forethought.pipeline import places, run_recipe
+from forethought.progress import Reporter
+from forethought.recipe import load_recipe
+from forethought.store import StageError, read_manifest, read_records
+from forethought.types import PairDecision, Rollout
+
+PROMPTS = [
+    {"prompt": "Write a haiku about rain.", "kind": "creative"},
+    {"prompt": "حوّل هذه الجملة إلى الإنجليزية: أهلا وسهلا", "kind": "translation"},
+    {"prompt": "def f(x):\n\treturn x ** 2\n\n# What does f(3) give?", "kind": "code"},
+    {"prompt": "🙂🚀 Explain these two emoji. \u200d\u202eabc", "kind": "unicode"},
+    {"prompt": "Sum the list. " + "1, " * 400, "kind": "long"},
+    {"prompt": ["Name three rivers.", "Which one is the longest?"], "kind": "turns"},
+    {
+        "prompt": [
+            {"role": "system", "content": ""},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello. How can I help?"},
+            {"role": "user", "content": "What is 2 + 2?"},
+        ],
+        "kind": "conversation",
+    },
+    {"prompt": "Ответь одним словом: столица Франции?", "kind": "facts"},
+    {"prompt": "请用一句话总结:今天下雨了。", "kind": "summary"},
+    {"prompt": "<b>Bold</b> & <script>alert(1)</script>: is this HTML?", "kind": "html"},
+]
+
+
+def write_recipe(folder: Path, family: str = "llama") -> Path:
+    """A recipe on text of its own, a tiny random policy and a tiny random reward model."""
+    lines = [json.dumps(PROMPTS[i % 10] | {"n": i}, ensure_ascii=False) for i in range(10)]
+    more = [json.dumps({"prompt": f"Question {i}: what is {i} + {i}?"}) for i in range(20)]
+    (folder / "prompts.jsonl").write_text("\n".join(lines + more) + "\n", encoding="utf-8")
+    # A random model writes no marker of several letters; this one it meets now and then.
+    (folder / "letters.yaml").write_text(
+        "name: letters\ninstruction: Think. Answer after an e.\nresponse_starts_after: [e, a, o]\n"
+    )
+    save_policy(folder / "policy", family)
+    save_reward_model(folder / "judge", family)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        f"""
+run: {folder}/run
+model: {{path: {folder}/policy, dtype: float32}}
+thought_format: {folder}/letters.yaml
+iterations: 1
+prompts_per_iteration: 16
+prompts:
+  train: [{{type: file, path: {folder}/prompts.jsonl, columns: {{category: kind}}}}]
+  validation: {{count: 4}}
+  test: {{count: 4}}
+sampling: {{type: transformers, samples: 4, max_new_tokens: 24, part_size: 8}}
+judge: {{type: reward_model, path: {folder}/judge, dtype: float32}}
+pairs: {{rho: 0.2, max_unparsable: 0.5}}
+training: {{epochs: 2, batch_size: 4, learning_rate: 1e-3, dtype: float32}}
+launch: {{threads: 1}}
+"""
+    )
+    return recipe
+
+
+def run(recipe_path: Path, *overrides: str):
+    recipe = load_recipe([str(recipe_path), *overrides])
+    run_recipe(recipe, Reporter(Console(quiet=True)))
+    return recipe
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_iteration_on_every_architecture(tmp_path, family):
+    recipe = run(write_recipe(tmp_path, family))
+    rollouts = tmp_path / "run" / "thought" / "iteration_0" / "rollouts"
+    counts = read_manifest(rollouts).counts
+    assert counts["outputs"] == 64
+    assert sum(counts["statuses"].values()) == 64
+    assert len(read_records(rollouts, Rollout)) == 64
+    decisions = read_records(rollouts.parent / "pairs", PairDecision, "decisions")
+    assert len(decisions) == 16
+    policy = rollouts.parent / "selection" / "policy"
+    assert json.loads((policy / "thought_format.json").read_text())["name"] == "letters"
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    turn = [{"role": "user", "content": "Hi"}]
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=4).shape[1] > ids["input_ids"].shape[1]
+    seed = AutoModelForCausalLM.from_pretrained(recipe.model.path)
+    changed = [
+        not torch.equal(a, b) for a, b in zip(model.parameters(), seed.parameters(), strict=True)
+    ]
+    assert any(changed)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    recipe_path = write_recipe(folder)
+    return recipe_path, run(recipe_path)
+
+
+def test_a_finished_run_is_left_alone(finished):
+    recipe_path, recipe = finished
+    before = {path: path.stat().st_mtime_ns for path in recipe.run.rglob("manifest.json")}
+    run(recipe_path)
+    assert {path: path.stat().st_mtime_ns for path in recipe.run.rglob("manifest.json")} == before
+    assert len(before) == len(list(places(recipe)))
+
+
+def test_the_summary_has_every_policy_of_both_arms(finished):
+    _, recipe = finished
+    summary = json.loads((recipe.run / "summary.json").read_text())
+    assert set(summary["arms"]) == {"thought", "direct"}
+    for rows in summary["arms"].values():
+        assert [row["iteration"] for row in rows] == [0, 1]
+        for row in rows:
+            low, high = row["interval"]
+            assert low <= row["test_score"] <= high
+            assert 0 <= row["parse_failures"] <= 1
+            assert row["response_tokens"] >= 0
+    assert all(row["thought_tokens"] == 0 for row in summary["arms"]["direct"])
+    assert summary["seconds"] > 0
+
+
+def test_a_changed_recipe_is_refused_before_anything_runs(finished):
+    recipe_path, recipe = finished
+    before = sorted(recipe.run.rglob("*"))
+    with pytest.raises(StageError, match=r"pairs\.rho: there 0\.2, asked for 0\.4"):
+        run(recipe_path, "pairs.rho=0.4")
+    assert sorted(recipe.run.rglob("*")) == before
+
+
+def test_the_number_of_iterations_may_be_raised_up_to_the_prompts_there_are(finished):
+    recipe_path, _ = finished
+    with pytest.raises(StageError, match="there are 22 training prompts, and 2 iterations of 16"):
+        run(recipe_path, "iterations=2")
+
+
+def test_a_deleted_part_is_named(tmp_path):
+    recipe_path = write_recipe(tmp_path)
+    run(recipe_path, "arms=[direct]")
+    stage = tmp_path / "run" / "direct" / "iteration_0"
+    (stage / "rollouts" / "part_00001.parquet").unlink()
+    for name in ("judgements", "pairs", "reference", "training", "selection"):
+        (stage / name / "manifest.json").unlink()
+    with pytest.raises(StageError, match=r"part_00001\.parquet is missing.*rm -r"):
+        run(recipe_path, "arms=[direct]")
+
+
+def test_a_process_per_stage_gives_the_same_run(tmp_path, finished):
+    _, one_process = finished
+    recipe_path = write_recipe(tmp_path)
+    other = run(recipe_path, "arms=[direct]", "launch.process_per_stage=true")
+    for part in ("pairs/pairs.parquet", "selection/policy/model.safetensors"):
+        path = Path("direct", "iteration_0", part)
+        assert (other.run / path).read_bytes() == (one_process.run / path).read_bytes()
+
+
+def test_all_outputs_unparsable_stops_with_the_first_output(tmp_path):
+    recipe_path = write_recipe(tmp_path)
+    with pytest.raises(StageError, match="none of 64 outputs has a response") as error:
+        run(recipe_path, "thought_format=generic", "arms=[thought]", "prompts.test=null")
+    assert "generic" in str(error.value)
+
+
+def test_no_pair_stops_with_the_reasons(tmp_path):
+    recipe_path = write_recipe(tmp_path)
+    with pytest.raises(StageError, match="no prompt of this iteration gave a pair") as error:
+        judge = "judge={type: verifier, function: 'builtins:hash'}"
+        run(recipe_path, "arms=[direct]", "pairs.max_unparsable=0", judge, "prompts.test=null")
+    assert "judge" in str(error.value)
+
+
+def constant(prompt, response):
+    return 1.0
+
+
+WRONG = [
+    (["prompts.train=[{type: file, path: nope.jsonl}]"], "nope.jsonl"),
+    (["model.path=/nope"], "/nope does not exist"),
+    (["model.path={folder}/bare"], "no tokenizer files"),
+    (["model.path={folder}/mute"], "no chat template"),
+    (["prompts.train=[{type: file, path: {folder}/bad.jsonl}]"], "line 2"),
+    (["prompts_per_iteration=500"], "need 500"),
+    (["judge={type: verifier, function: nope:grade}"], "judge.function"),
+    (["sampling.max_new_tokens=0"], "sampling.max_new_tokens"),
+    (["model.path={folder}/short"], "context"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[m for _, m in WRONG])
+def test_a_users_mistake_is_one_clear_message(tmp_path, overrides, message):
+    recipe_path = write_recipe(tmp_path)
+    bare = save_policy(tmp_path / "bare")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (bare / name).unlink()
+    (save_policy(tmp_path / "mute") / "chat_template.jinja").unlink()
+    save_policy(tmp_path / "short", max_position_embeddings=64)
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    words = [one.replace("{folder}", str(tmp_path)) for one in overrides]
+    result = CliRunner().invoke(app, ["run", str(recipe_path), *words])
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    recipe_path = write_recipe(tmp_path)
+    code = (
+        "import signal, sys, forethought.pipeline as p; from forethought.cli import main\n"
+        "def interrupted(*_): signal.raise_signal(signal.SIGINT)\n"
+        "p.launch = interrupted\n"
+        f"sys.argv = ['forethought', 'run', {str(recipe_path)!r}]; main()"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 130
+    assert "the same command goes on" in found.stderr
+    assert "Traceback" not in found.stderr

@@ -1,1 +1,0 @@
-"""Tiny random models and pairs."""
