@@ -176,11 +176,14 @@ def test_all_outputs_unparsable_stops_with_the_first_output(tmp_path):
 
 
 def test_no_pair_stops_with_the_reasons(tmp_path):
-    recipe_path = write_recipe(tmp_path)
-    with pytest.raises(StageError, match="no prompt of this iteration gave a pair") as error:
-        judge = "judge={type: verifier, function: 'builtins:hash'}"
-        run(recipe_path, "arms=[direct]", "pairs.max_unparsable=0", judge, "prompts.test=null")
-    assert "judge" in str(error.value)
+    words = [
+        "arms=[direct]",
+        "prompts.test=null",
+        "pairs.max_unparsable=0",
+        "judge={type: verifier, function: 'test_pipeline:constant'}",
+    ]
+    with pytest.raises(StageError, match=r"gave a pair.*'tie': \d+"):
+        run(write_recipe(tmp_path), *words)
 
 
 def constant(prompt, response):

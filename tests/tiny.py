@@ -86,10 +86,14 @@ def save_tokenizer(folder: Path, family: str) -> PreTrainedTokenizerFast:
 
 
 def save_policy(folder: Path, family: str = "llama", **changes: Any) -> Path:
-    """A tiny random causal model with its tokenizer."""
+    """A tiny random causal model with its tokenizer.
+
+    Many tokens end its outputs, as several do for real models, so that some end before the limit.
+    """
     config = _config(folder, family, changes)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
+    model.generation_config.eos_token_id = [config.eos_token_id, *range(220, 260)]
     model.save_pretrained(str(folder))
     return folder
 

@@ -59,14 +59,13 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
         reporter.log_to(recipe.run / "log" / f"attempt_{attempt.number}.log")
         try:
             for place in places(recipe):
-                if (place.folder / "manifest.json").is_file():
-                    continue
-                attempt.worked = True
-                launch(place, reporter)
+                if not (place.folder / "manifest.json").is_file():
+                    attempt.worked = True
+                    launch(place, reporter)
+                    if place.stage == "evaluation":
+                        write_summary(recipe)
                 if place.stage == "prompts":
                     _refuse_too_few_prompts(recipe, place)
-                if place.stage == "evaluation":
-                    write_summary(recipe)
         finally:
             attempt.end()
         write_summary(recipe)

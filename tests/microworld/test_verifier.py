@@ -35,9 +35,7 @@ def test_naming_the_answer_among_others_is_no_answer(category: str):
                 f"{task.reference} or {task.mistake}",
                 f"It is {task.mistake}. No, it is {task.reference}.",
             ):
-                assert score(task, hedge) <= 0.5, (task, hedge)
-                if category not in ("uppercase", "brackets", "repeat", "rewrite"):
-                    assert score(task, hedge) == 0.0, (task, hedge)
+                assert score(task, hedge) == 0.0, (task, hedge)
 
 
 SUM = ("Find the sum of 3, 5 and 4.", "add_up", "12")
@@ -84,6 +82,7 @@ def test_numbers(response: str, expected: float):
         ("What is the capital of Italy?", "fact", "Rome", "Paris, Rome, Oslo", 0.0),
         ("Hello, my name is Ida.", "greeting", "Ida", "Good morning, Ida!", 1.0),
         ("Hello, my name is Ida.", "greeting", "Ida", "Hello!", 0.3),
+        ("Hello, my name is Ida.", "greeting", "Ida", "Good riddance, Ida!", 0.0),
         ("Hello, my name is Ida.", "greeting", "Ida", "Hello Ida, Tom and Ben!", 0.0),
         ("Name two fruits.", "members", "pear and plum", "Apple and grape.", 1.0),
         ("Name two fruits.", "members", "pear and plum", "Apple.", 0.25),
@@ -91,6 +90,9 @@ def test_numbers(response: str, expected: float):
         ("Name two fruits.", "members", "pear and plum", "Apple and apple.", 0.0),
         ("Name two fruits.", "members", "pear and plum", "Apple and dog.", 0.0),
         ('Put "red fox" in stars.', "brackets", "*red fox*", "Here it is: *red fox*", 1.0),
+        ('Put "red fox" in stars.', "brackets", "*red fox*", "*red fox* as you wish", 0.5),
+        ('Put "red fox" in stars.', "brackets", "*red fox*", "(red fox): *red fox*", 0.0),
+        ('Put "red fox" in stars.', "brackets", "*red fox*", "(red fox) *red fox*", 0.0),
         ('Put "red fox" in stars.', "brackets", "*red fox*", "red fox", 0.0),
         ('Write "red fox" in capital letters.', "uppercase", "RED FOX", "Red Fox", 0.0),
         ('Say exactly "red fox tin".', "repeat", "red fox tin", '"Red fox tin."', 1.0),

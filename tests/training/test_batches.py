@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from tiny_training import make_pairs, make_side, settings
@@ -80,7 +81,7 @@ def test_schedules():
     rates = [learning_rate(step, 10, cosine) for step in range(10)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[6] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[2:]))
     linear = settings(schedule="linear", learning_rate=1.0, warmup_ratio=0)
     assert [learning_rate(s, 4, linear) for s in range(4)] == pytest.approx([1, 0.75, 0.5, 0.25])
     constant = settings(schedule="constant", learning_rate=1.0, warmup_ratio=0)

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_training import make_pairs, run, settings, tiny_model
 
 from forethought.training import checkpoint
@@ -27,6 +29,15 @@ print("ready", flush=True)
 run({model!r}, make_pairs(12), settings(**{options!r}), Path({directory!r}))
 """
 OPTIONS: dict[str, Any] = {"epochs": 6, "save_every": 2, "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Results repeat bit for bit at equal threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +89,17 @@ def wait_for(path: Path, process: subprocess.Popen[str], lines: int) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 def test_sigkill_at_several_moments(llama: str, tmp_path: Path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert child(llama, undisturbed, OPTIONS).wait(timeout=120) == 0
+    run(llama, make_pairs(12), settings(**OPTIONS), undisturbed)
     for lines in (1, 6, 11):
         process = child(llama, killed, OPTIONS)
         wait_for(killed / "steps.jsonl", process, lines)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=60)
         assert not (killed / "result.json").exists()
-    assert child(llama, killed, OPTIONS).wait(timeout=120) == 0
+    run(llama, make_pairs(12), settings(**OPTIONS), killed)
     assert_same(undisturbed, killed)
 
 

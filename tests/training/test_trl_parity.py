@@ -11,7 +11,8 @@ from datasets import Dataset
 from tiny_training import make_pairs, settings, tiny_model
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from forethought.training.optimizer import MasterWeights
 from forethought.training.policy import open_policy
@@ -70,7 +71,7 @@ def trl_gradients(
     model: Any = trainer.model
     loss: Any = trainer.compute_loss(model, trainer.data_collator(rows))
     loss.backward()
-    return float(loss), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
 def our_gradients(

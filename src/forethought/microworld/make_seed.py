@@ -2,9 +2,10 @@
 
     python -m forethought.microworld.make_seed --out FOLDER
 
-One CPU thread, about twenty minutes. The training has four phases: echoing random tokens (a small
-transformer takes very long to find out how to copy if nothing but arithmetic asks for it), one-step
-facts, mostly worked thoughts, and the mixture of habits. The loss covers completions alone.
+One CPU thread, about twenty-five minutes. The training has four phases: echoing random tokens (a
+small transformer takes very long to find out how to copy if nothing but arithmetic asks for it),
+one-step facts, mostly worked thoughts, and the mixture of habits. The loss covers completions
+alone.
 """
 
 import argparse
@@ -47,8 +48,8 @@ class Recipe:
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     echo_steps: int = 340
-    drill_steps: int = 600
-    skill_steps: int = 1600
+    drill_steps: int = 900
+    skill_steps: int = 2700
     habit_steps: int = 900
 
     @property

@@ -24,7 +24,10 @@ SOME_MARKS_WORDS: Final = 30
 CLUTTERED: Final = 0.5
 
 HEDGES: Final = frozenset({"or", "not", "maybe", "perhaps", "either", "probably", "isn't", "about"})
-GREETINGS: Final = ("hello", "hi", "hey", "welcome", "good", "greetings", "dear")
+GREETINGS: Final = (
+    *("hello", "hi ", "hi,", "hi!", "hey ", "dear ", "greetings", "welcome", "nice to meet you"),
+    *("good morning", "good day", "good afternoon", "good evening"),
+)
 ANSWER_WORDS: Final = frozenset(
     word.lower()
     for word in (
@@ -101,18 +104,28 @@ def _sequence(query: str, reference: str, response: str) -> float:
 
 
 def _bare(text: str) -> str:
-    """Without a lead-in up to a colon, without quotation marks and without a full stop."""
-    _, _, last = text.rpartition(": ")
-    return re.sub(r"\s+", " ", last).strip().strip('"“”').removesuffix(".").strip('"“”')
+    """Without quotation marks and without a full stop."""
+    return re.sub(r"\s+", " ", text).strip().strip('"“”').removesuffix(".").strip('"“”')
 
 
 def _text(query: str, reference: str, response: str) -> float:
-    """Exactly the text asked for, upper and lower case included."""
-    if _bare(response) == reference.removesuffix("."):
-        return _for_length(response)
-    clutter = len(response.split()) - len(reference.split())
-    alone = f" {reference} " in f" {response} " and response.count(reference) == 1
-    return CLUTTERED if alone and clutter <= 6 and not _hedged(response) else 0.0
+    """Exactly the text asked for, upper and lower case included.
+
+    A lead-in up to a colon may come before it. Words of the text that come a second time make the
+    response a choice between candidates.
+    """
+    before, _, last = response.rpartition(": ")
+    if _bare(last) == reference.removesuffix("."):
+        return 0.0 if _repeats(before, reference) else _for_length(response)
+    around = f" {response} ".replace(f" {reference} ", " ", 1)
+    clutter = around.split()
+    if around == f" {response} " or len(clutter) > 6 or _hedged(around):
+        return 0.0
+    return 0.0 if _repeats(around, reference) else CLUTTERED
+
+
+def _repeats(text: str, reference: str) -> bool:
+    return not set(_words(text)).isdisjoint(_words(reference))
 
 
 def _repeat(query: str, reference: str, response: str) -> float:
@@ -132,7 +145,7 @@ def _greeting(query: str, reference: str, response: str) -> float:
     """A greeting with the right name; without any name it is worth little."""
     words = _words(response)
     names = {name for name in NAMES if name.lower() in words}
-    if words[:1] == [] or words[0] not in GREETINGS or not names <= {reference}:
+    if not response.lower().startswith(GREETINGS) or not names <= {reference}:
         return 0.0
     return _for_length(response) * (1.0 if names else 0.3)
 

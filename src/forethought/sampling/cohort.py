@@ -71,10 +71,10 @@ class Cohort:
     """Suffix columns in use."""
     layers: dict[int, _Layer] = field(default_factory=dict)
     seats: _Seats = field(default_factory=lambda: _Seats(None, None, 0))
-    masks: dict[int | None, Tensor] = field(default_factory=dict)
-    """Additive masks of this step per window, [1 or N, 1, 1, T + S]."""
-    pad_mask: Tensor | None = None
-    """[N, 1, 1, T] where prompts differ in length."""
+    mask: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Added to the scores, [1 or N, 1, 1, T + S]; empty until the first step."""
+    windowed: dict[int, Tensor] = field(default_factory=dict)
+    """The mask of this step per sliding window."""
     columns: int = BLOCK
     """S"""
 
@@ -111,14 +111,18 @@ class Cohort:
 
     def begin_step(self) -> None:
         """Room for one more column."""
-        self.masks.clear()
+        self.windowed.clear()
         self.drawn += 1
-        if self.drawn <= self.columns:
-            return
-        self.columns += BLOCK
-        for kept in self.layers.values():
-            kept.suffix_keys = _widened(kept.suffix_keys, self.columns)
-            kept.suffix_values = _widened(kept.suffix_values, self.columns)
+        if self.drawn > self.columns:
+            self.columns += BLOCK
+            for kept in self.layers.values():
+                kept.suffix_keys = _widened(kept.suffix_keys, self.columns)
+                kept.suffix_values = _widened(kept.suffix_values, self.columns)
+            self._rebuild_mask()
+        elif not len(self.mask):
+            self._rebuild_mask()
+        else:
+            self.mask[..., self.width + self.drawn - 1] = 0
 
     def attend(
         self, layer: int, form: Form, query_NHGD: Tensor, key_NHD: Tensor, value_NHD: Tensor
@@ -153,23 +157,23 @@ class Cohort:
 
     def _mask(self, window: int | None) -> Tensor:
         """0 where a column is seen, -infinity on padding, spare columns and beyond the window."""
-        if window is not None and self.width + self.drawn <= window:
-            window = None
-        if window not in self.masks:
-            dtype = self.layers[next(iter(self.layers))].prefix_keys.dtype
-            columns = torch.arange(self.width + self.columns, device=self.device)
-            last = self.width + self.drawn - 1
-            hidden = columns > last
-            if window is not None:
-                hidden |= columns <= last - window
-            mask = torch.zeros(1, 1, 1, len(columns), dtype=dtype, device=self.device)
-            mask.masked_fill_(hidden, -torch.inf)
-            if self.pad_mask is not None:
-                padded = mask.repeat(len(self), 1, 1, 1)
-                padded[..., : self.width].masked_fill_(self.pad_mask, -torch.inf)
-                mask = padded
-            self.masks[window] = mask
-        return self.masks[window]
+        if window is None or self.width + self.drawn <= window:
+            return self.mask
+        if window not in self.windowed:
+            gone = torch.arange(self.width + self.columns, device=self.device)
+            gone = gone < self.width + self.drawn - window
+            self.windowed[window] = self.mask.masked_fill(gone, -torch.inf)
+        return self.windowed[window]
+
+    def _rebuild_mask(self) -> None:
+        kept = next(iter(self.layers.values()))
+        padding = torch.tensor([self.width - self.lengths[p] for p in self.prompt_of_row])
+        # Prompts of one length share a row.
+        rows = padding if padding.any() else padding[:1]
+        columns = torch.arange(self.width + self.columns)
+        hidden = (columns < rows[:, None]) | (columns >= self.width + self.drawn)
+        mask = torch.zeros(hidden.shape, dtype=kept.prefix_keys.dtype)
+        self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None].to(self.device)
 
     def _to_seats(self, rows_NHGX: Tensor) -> Tensor:
         """[N, H, G, X] to [P, H, C * G, X]: a prompt's samples side by side."""
@@ -206,6 +210,7 @@ class Cohort:
         if count:
             self._drop_prompts()
             self._seat()
+            self._rebuild_mask()
         return order
 
     def _drop_prompts(self) -> None:
@@ -238,11 +243,6 @@ class Cohort:
             self.seats = _Seats(
                 torch.tensor(rows, **on_device), torch.tensor(seats, **on_device), copies
             )
-        padding = torch.tensor([self.width - self.lengths[p] for p in self.prompt_of_row])
-        self.pad_mask = None
-        if padding.any():
-            hidden = torch.arange(self.width) < padding[:, None]
-            self.pad_mask = hidden[:, None, None].to(self.device)
 
 
 def _widened(suffix: Tensor, columns: int) -> Tensor:

@@ -33,7 +33,7 @@ class ExpandedDecoder:
         arguments = inspect.signature(model.forward).parameters
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments else {}
         self.cache_name = "cache_params" if "cache_params" in arguments else "past_key_values"
-        self.has_cache = model._supports_default_dynamic_cache()
+        self.has_cache: bool = model._supports_default_dynamic_cache()  # pyright: ignore[reportCallIssue]
         self.cache: DynamicCache | None = None
         self.ids_RT = torch.empty(0, 0, dtype=torch.int64)
 
@@ -60,7 +60,7 @@ class ExpandedDecoder:
         index = torch.tensor(rows, device=self.device).long()
         if self.cache is not None:
             # Despite its name it takes any rows, any number of times, in every kind of layer.
-            self.cache.reorder_cache(index)
+            self.cache.reorder_cache(index)  # pyright: ignore[reportArgumentType]
         self.ids_RT = ids[index]
 
     def _forward(self, ids: Tensor) -> Tensor:

@@ -154,10 +154,11 @@ def _answer(
     splitter = OutputSplitter(place)
     with open_sampler(place.recipe.sampling, model=model, params=params) as sampler:
         for attempt in range(config.attempts):
-            for one in _sample(place, sampler, splitter, prompts, owed, attempt):
-                latest[one.prompt_id, one.sample_index] = (attempt + 1, one)
-                if task is not None:
-                    task.advance(attempt == 0, tokens=len(one.completion.token_ids))
+            new = _sample(place, sampler, splitter, prompts, owed, attempt)
+            latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
+            if task is not None:
+                tokens = sum(len(one.completion.token_ids) for one in new)
+                task.advance(0 if attempt else len(prompts), tokens=tokens)
             owed = _without_response(latest)
             if not owed:
                 break
@@ -253,7 +254,8 @@ def _shown(score: float | None) -> str:
 
 
 def _failures(answers: Sequence[Answer]) -> float:
-    return sum(one.parsed.response is None for one in answers) / max(len(answers), 1)
+    """Share of prompts whose first output had no response, whatever later ones had."""
+    return sum(one.attempts > 1 or one.parsed.response is None for one in answers) / max(len(answers), 1)
 
 
 def _tokens(answers: Sequence[Answer]) -> int:

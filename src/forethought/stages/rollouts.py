@@ -58,13 +58,14 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             with open_sampler(sampling, model=policy_model(place), params=params) as sampler:
                 for index in owed:
                     requests = [_request(place, prompt) for prompt in parts[index]]
-                    rollouts: list[Rollout] = []
-                    for sampled in sampler.sample(requests):
-                        new = splitter.rollouts(sampled)
-                        rollouts.extend(new)
-                        tokens = sum(len(one.completion.token_ids) for one in new)
-                        task.advance(tokens=tokens)
+                    rollouts = [
+                        rollout
+                        for sampled in sampler.sample(requests)
+                        for rollout in splitter.rollouts(sampled)
+                    ]
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
+                    tokens = sum(len(one.completion.token_ids) for one in rollouts)
+                    task.advance(len(requests), tokens=tokens)
         counts = _counts(stage, len(parts))
         task.note = f"{counts['parse_failures']:.1%} without a response"
     return counts
@@ -108,7 +109,9 @@ class OutputSplitter:
         parsed = self._format.parse(completion.text, completion.finish_reason)
         ids = completion.token_ids
         ended = completion.finish_reason == "stop"
-        start = first_response_token(ids, parsed.response_offset, self._decode)
+        start = 0
+        if self._format.thinks:
+            start = first_response_token(ids, parsed.response_offset, self._decode)
         return parsed, start, max(len(ids) - start - ended, 0)
 
 

@@ -229,17 +229,17 @@ def packed_attention(
         raise NotImplementedError("packed attention knows neither sinks nor position biases")
     if sliding_window is not None:
         row_layout.windows_seen.add(sliding_window)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads = (query.shape[1], key.shape[1])
     query_index, key_index = (row_layout.for_heads(count) for count in heads)
     query_rows = ToRows.apply(_table(query), query_index)
     key_rows = ToRows.apply(_table(key), key_index)
     value_rows = ToRows.apply(_table(value), key_index)
     if row_layout.cumulative_lengths is not None and not softcap:
-        rows = _varlen(query_rows, key_rows, value_rows, row_layout, heads, scaling, sliding_window)
+        rows = _varlen(query_rows, key_rows, value_rows, row_layout, heads, scale, sliding_window)
     else:
         rows = _bucketed(
-            query_rows, key_rows, value_rows, row_layout, heads, scaling, sliding_window, softcap
+            query_rows, key_rows, value_rows, row_layout, heads, scale, sliding_window, softcap
         )
     out = FromRows.apply(rows, query_index)
     return out.view(1, -1, heads[0], value.shape[-1]), None
@@ -262,7 +262,8 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = max(bucket.length for bucket in layout.buckets)
-    out = varlen_attn(
+    assert layout.cumulative_lengths is not None
+    out: Any = varlen_attn(
         query.view(-1, heads[0], query.shape[-1]),
         key.view(-1, heads[1], key.shape[-1]),
         value.view(-1, heads[1], value.shape[-1]),

@@ -66,7 +66,9 @@ class BlockedCausal(torch.autograd.Function):
             )
             grad_block = grad_out[group, :, start:end].reshape(*weights.shape[:2], -1)
             grad_weights = torch.bmm(grad_block, value[group, :end].transpose(1, 2))
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_scores = torch.ops.aten._softmax_backward_data(
+                grad_weights, weights, -1, weights.dtype
+            )
             query_block = query[group, :, start:end].reshape(*weights.shape[:2], -1)
             block = torch.bmm(grad_scores, key[group, :end])
             grad_query[group, :, start:end] = block.view(*grad_query[group, :, start:end].shape)
@@ -126,7 +128,7 @@ def _weights(
     scaling: float,
 ) -> torch.Tensor:
     """Attention weights `[n, G * b, e]` of one block."""
-    count, groups, length, size = query.shape
+    count, groups, _, size = query.shape
     left = bias.shape[1] - bias.shape[0] - start
     block_bias = bias[: end - start, left : left + end].repeat(groups, 1)
     query_block = query[:, :, start:end].reshape(count, groups * (end - start), size)

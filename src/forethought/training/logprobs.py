@@ -109,11 +109,14 @@ class PolicyLogprobs(nn.Module):
         super().__init__()
         self.model = model
         self.way: Way = way
-        self.plain_attention: str = model.config._attn_implementation
+        self.plain_attention: str = model.config._attn_implementation or "eager"
 
     @classmethod
     def open(cls, model: PreTrainedModel) -> PolicyLogprobs:
         """Wrap a float32 model in the fastest way that gives its own log-probs."""
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            # The fused kernel that transformers picks by default leaves softcapping out.
+            model.set_attn_implementation("eager")
         policy = cls(model, "plain")
         with torch.no_grad():
             probe = pack(_probe_pairs(model)).to(model.device)
@@ -176,7 +179,7 @@ class PolicyLogprobs(nn.Module):
         return self._head(hidden.flatten(0, 1).index_select(0, predictors), batch.targets_M)
 
     def _head(self, hidden_MD: torch.Tensor, targets_M: torch.Tensor) -> torch.Tensor:
-        head = self.model.get_output_embeddings()
+        head: Any = self.model.get_output_embeddings()
         config = self.model.config.get_text_config()
         softcap = getattr(config, "final_logit_softcapping", None)
         return HeadLogprobs.apply(hidden_MD, head.weight, head.bias, targets_M, softcap)

@@ -52,7 +52,7 @@ class MasterWeights:
     def publish(self) -> None:
         """Round the masters into the working copies."""
         if self.copies:
-            torch._foreach_copy_(self.working, self.masters)
+            torch.ops.aten._foreach_copy_(self.working, self.masters)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Master weights by parameter name."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
 
     pieces = [*prompts, *outputs]
     starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
-    spans = [np.arange(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    spans = [np.arange(start, stop) for start, stop in pairwise(starts)]
     rows = [
         np.concatenate([spans[owner], spans[len(prompts) + i]]) for i, owner in enumerate(owners)
     ]
