@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def run(recipe_path: Path, *overrides: str):
 def test_one_iteration_on_every_architecture(tmp_path, family):
     recipe = run(write_recipe(tmp_path, family))
     rollouts = tmp_path / "run" / "thought" / "iteration_0" / "rollouts"
-    counts = read_manifest(rollouts).counts
+    counts: dict[str, Any] = dict(read_manifest(rollouts).counts)
     assert counts["outputs"] == 64
     assert sum(counts["statuses"].values()) == 64
     assert len(read_records(rollouts, Rollout)) == 64
@@ -92,7 +93,7 @@ def test_one_iteration_on_every_architecture(tmp_path, family):
     assert len(decisions) == 16
     policy = rollouts.parent / "selection" / "policy"
     assert json.loads((policy / "thought_format.json").read_text())["name"] == "letters"
-    model = AutoModelForCausalLM.from_pretrained(policy)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy)
     tokenizer = AutoTokenizer.from_pretrained(policy)
     turn = [{"role": "user", "content": "Hi"}]
     ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt")

@@ -49,12 +49,12 @@ class _Layer:
 
 @dataclass(slots=True)
 class _Seats:
-    """Where the rows sit beside their prompts; `None` when they already stand in that order."""
+    """Where the rows sit beside their prompts, head by head, as indices for `index_select`."""
 
-    row_of_seat: Tensor | None
-    """[P * C], an arbitrary row at an empty seat."""
-    seat_of_row: Tensor | None
-    copies: int
+    rows_PHC: Tensor
+    """Index into [N * H] of every seat; any row at an empty seat."""
+    seats_NH: Tensor
+    """Index into [P * H * C] of every row and head."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,8 @@ class Cohort:
     drawn: int = 0
     """Suffix columns in use."""
     layers: dict[int, _Layer] = field(default_factory=dict)
-    seats: _Seats = field(default_factory=lambda: _Seats(None, None, 0))
+    seats: _Seats | None = None
+    """Made when the first step tells how many heads there are."""
     mask: Tensor = field(default_factory=lambda: torch.empty(0))
     """Added to the scores, [1 or N, 1, 1, T + S]; empty until the first step."""
     windowed: dict[int, Tensor] = field(default_factory=dict)
@@ -81,9 +82,7 @@ class Cohort:
     @classmethod
     def plan(cls, lengths: Sequence[int], copies: Sequence[int], device: torch.device) -> Cohort:
         rows = [prompt for prompt, count in enumerate(copies) for _ in range(count)]
-        cohort = cls(max(lengths), list(lengths), rows, device)
-        cohort._seat()
-        return cohort
+        return cls(max(lengths), list(lengths), rows, device)
 
     def __len__(self) -> int:
         return len(self.prompt_of_row)
@@ -134,20 +133,25 @@ class Cohort:
         rows, heads, groups, size = query_NHGD.shape
         flat = (rows * heads, groups)
 
-        seated = self._to_seats(query_NHGD)
+        if self.seats is None:
+            self.seats = self._seat(heads)
+        seats = self.seats
+        seated = self._to_seats(query_NHGD, seats)
         prefix = torch.matmul(seated, kept.prefix_keys.transpose(2, 3))
         suffix = torch.bmm(
             query_NHGD.reshape(*flat, size), kept.suffix_keys.flatten(0, 1).transpose(1, 2)
         )
-        scores = torch.cat([self._to_rows(prefix, groups), suffix.view(rows, heads, groups, -1)], 3)
+        scores = torch.cat(
+            [self._to_rows(prefix, seats, groups), suffix.view(rows, heads, groups, -1)], 3
+        )
         weights = self._softmax(scores, form)
 
         prefix_weights, suffix_weights = weights.split([self.width, self.columns], 3)
-        output = torch.matmul(self._to_seats(prefix_weights), kept.prefix_values)
+        output = torch.matmul(self._to_seats(prefix_weights, seats), kept.prefix_values)
         own = torch.bmm(
             suffix_weights.reshape(*flat, self.columns), kept.suffix_values.flatten(0, 1)
         )
-        return self._to_rows(output, groups) + own.view(rows, heads, groups, -1)
+        return self._to_rows(output, seats, groups) + own.view(rows, heads, groups, -1)
 
     def _softmax(self, scores: Tensor, form: Form) -> Tensor:
         if form.softcap is None:
@@ -175,22 +179,17 @@ class Cohort:
         mask = torch.zeros(hidden.shape, dtype=kept.prefix_keys.dtype)
         self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None].to(self.device)
 
-    def _to_seats(self, rows_NHGX: Tensor) -> Tensor:
+    def _to_seats(self, rows_NHGX: Tensor, seats: _Seats) -> Tensor:
         """[N, H, G, X] to [P, H, C * G, X]: a prompt's samples side by side."""
         _, heads, groups, size = rows_NHGX.shape
-        seats = self.seats
-        if seats.row_of_seat is not None:
-            rows_NHGX = rows_NHGX[seats.row_of_seat]
-        seated = rows_NHGX.reshape(len(self.lengths), seats.copies, heads, groups, size)
-        return seated.transpose(1, 2).reshape(len(self.lengths), heads, -1, size)
+        seated = rows_NHGX.flatten(0, 1).index_select(0, seats.rows_PHC)
+        return seated.view(len(self.lengths), heads, -1, size)
 
-    def _to_rows(self, seated: Tensor, groups: int) -> Tensor:
+    def _to_rows(self, seated: Tensor, seats: _Seats, groups: int) -> Tensor:
         """The inverse of `_to_seats`."""
-        prompts, heads, _, size = seated.shape
-        rows = seated.view(prompts, heads, self.seats.copies, groups, size).transpose(1, 2)
-        if self.seats.seat_of_row is None:
-            return rows.flatten(0, 1)
-        return rows.flatten(0, 1)[self.seats.seat_of_row]
+        heads, size = seated.shape[1], seated.shape[3]
+        rows = seated.view(-1, groups, size).index_select(0, seats.seats_NH)
+        return rows.view(len(self), heads, groups, size)
 
     # Leaving
 
@@ -209,7 +208,7 @@ class Cohort:
         self.prompt_of_row = [self.prompt_of_row[row] for row in order]
         if count:
             self._drop_prompts()
-            self._seat()
+            self.seats = None
             self._rebuild_mask()
         return order
 
@@ -225,24 +224,18 @@ class Cohort:
         place = {prompt: index for index, prompt in enumerate(order)}
         self.prompt_of_row = [place[prompt] for prompt in self.prompt_of_row]
 
-    def _seat(self) -> None:
+    def _seat(self, heads: int) -> _Seats:
         taken = [0] * len(self.lengths)
         ranks = []
         for prompt in self.prompt_of_row:
             ranks.append(taken[prompt])
             taken[prompt] += 1
-        copies = max(taken)
-        seats = [p * copies + rank for p, rank in zip(self.prompt_of_row, ranks, strict=True)]
-        if seats == list(range(len(self.lengths) * copies)):
-            self.seats = _Seats(None, None, copies)
-        else:
-            rows = [0] * (len(self.lengths) * copies)
-            for row, seat in enumerate(seats):
-                rows[seat] = row
-            on_device = {"device": self.device, "dtype": torch.int64}
-            self.seats = _Seats(
-                torch.tensor(rows, **on_device), torch.tensor(seats, **on_device), copies
-            )
+        prompts_N, ranks_N = torch.tensor(self.prompt_of_row), torch.tensor(ranks)
+        head_H = torch.arange(heads)
+        seats_NH = (prompts_N[:, None] * heads + head_H) * max(taken) + ranks_N[:, None]
+        rows_PHC = torch.zeros(len(taken) * heads * max(taken), dtype=torch.int64)
+        rows_PHC[seats_NH] = torch.arange(len(ranks))[:, None] * heads + head_H
+        return _Seats(rows_PHC.to(self.device), seats_NH.flatten().to(self.device))
 
 
 def _widened(suffix: Tensor, columns: int) -> Tensor:

@@ -255,7 +255,9 @@ def _shown(score: float | None) -> str:
 
 def _failures(answers: Sequence[Answer]) -> float:
     """Share of prompts whose first output had no response, whatever later ones had."""
-    return sum(one.attempts > 1 or one.parsed.response is None for one in answers) / max(len(answers), 1)
+    return sum(one.attempts > 1 or one.parsed.response is None for one in answers) / max(
+        len(answers), 1
+    )
 
 
 def _tokens(answers: Sequence[Answer]) -> int:
