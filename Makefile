@@ -20,4 +20,4 @@ check: .venv/ready
 	$(BIN)/pyright
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope

@@ -399,10 +399,10 @@ def vllm_worker(description: Path, clock: Clock) -> None:
 
     def tuned() -> Any:
         rates = {}
-        for sequences in (128, 256, 512):
+        for sequences in (256, 512, 1024, 2048):
             llm = load(sequences)
             run(llm, prompts[:16])
-            rates[sequences] = run(llm, prompts[: 512 // SAMPLES]).rate
+            rates[sequences] = run(llm, prompts).rate
             print(
                 f"vllm max_num_seqs {sequences}: {rates[sequences]:.0f} tokens/s", file=sys.stderr
             )

@@ -181,7 +181,7 @@ class Cohort:
 
     def _to_seats(self, rows_NHGX: Tensor, seats: _Seats) -> Tensor:
         """[N, H, G, X] to [P, H, C * G, X]: a prompt's samples side by side."""
-        _, heads, groups, size = rows_NHGX.shape
+        _, heads, _, size = rows_NHGX.shape
         seated = rows_NHGX.flatten(0, 1).index_select(0, seats.rows_PHC)
         return seated.view(len(self.lengths), heads, -1, size)
 
