@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=2 python benchmarks/thinking.py --seeds 0 1 2
 
-Each seed is a run of its own (`runs/thinking/seed_N`; finished ones are read again). All seeds share
-the seed model and the test prompts. The difference of the arms is averaged over seeds for each test
+Each seed is a run of its own (`runs/thinking/seed_N`; finished ones are read again). All share the
+seed model and the test prompts. The difference of the arms is averaged over seeds for each test
 prompt and its 95 % interval is Student's t over prompts; the same over seeds stands below it.
 """
 
