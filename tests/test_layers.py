@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types"},
     {"config"},
-    {"recipe", "thoughts", "records", "models", "progress", "microworld"},
-    {"store"},
+    {"recipe", "thoughts", "records", "models", "progress"},
+    {"store", "microworld"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},
     {"evaluation", "report"},

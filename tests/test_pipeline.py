@@ -183,7 +183,7 @@ def test_no_pair_stops_with_the_reasons(tmp_path):
         "pairs.max_unparsable=0",
         "judge={type: verifier, function: 'test_pipeline:constant'}",
     ]
-    with pytest.raises(StageError, match=r"gave a pair.*'tie': \d+"):
+    with pytest.raises(StageError, match=r"gave a pair \(.*\d+ tie"):
         run(write_recipe(tmp_path), *words)
 
 

@@ -88,10 +88,8 @@ def load_model(
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    # Its bars would cut through ours.
-    logging.disable_progress_bar()
+    quiet_loading()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             resolve(name),
@@ -102,6 +100,13 @@ def load_model(
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model: {name} could not be loaded: {error}") from error
     return model.to(pick_device(device)).eval()
+
+
+def quiet_loading() -> None:
+    """Turn off transformers' progress bars, which would cut through ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def pick_device(device: str) -> torch.device:

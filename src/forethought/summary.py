@@ -57,12 +57,18 @@ def difference_line(summary: dict[str, Any]) -> str:
     found = summary["difference"]
     if found is None:
         return "There are no two arms to compare."
-    low, high = (100 * bound for bound in found["interval"])
-    sure = "" if low > 0 or high < 0 else "; the interval includes zero"
+    scores = [row["test_score"] for rows in summary["arms"].values() for row in rows]
+    shares = all(score is not None and 0 <= score <= 1 for score in scores)
+    factor, digits, unit = (100, 1, "points") if shares else (1, 3, "of the judge's score")
+    value, low, high = (
+        f"{factor * figure:+.{digits}f}" for figure in (found["value"], *found["interval"])
+    )
+    sure = (
+        "; the interval includes zero" if found["interval"][0] <= 0 <= found["interval"][1] else ""
+    )
     return (
-        f"Thought arm minus direct arm at policy {found['iteration']}: "
-        f"{100 * found['value']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, "
-        f"n = {found['count']}){sure}."
+        f"Thought arm minus direct arm at policy {found['iteration']}: {value} {unit} "
+        f"(95 % interval {low} to {high}, n = {found['count']}){sure}."
     )
 
 

@@ -7,7 +7,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from forethought.microworld.measure import SEED_FOLDER, Sample, sample
 from forethought.microworld.prompts import (
-    GENERIC_THOUGHT_INSTRUCTION,
     PHRASES,
     RESPONSE_MARKER,
     THOUGHT_MARKER,
@@ -15,6 +14,7 @@ from forethought.microworld.prompts import (
 )
 from forethought.microworld.tasks import generate
 from forethought.microworld.tokenizer import VOCABULARY_SIZE
+from forethought.thoughts import GENERIC
 
 TEXTS = [
     "Find the sum of 3, 5 and 49.",
@@ -64,7 +64,7 @@ def test_every_digit_is_a_token_of_its_own(tokenizer):
 
 
 def test_the_phrases_of_the_thought_format_are_one_token_each(tokenizer):
-    assert " ".join(PHRASES[:3]) == GENERIC_THOUGHT_INSTRUCTION
+    assert " ".join(PHRASES[:3]) == GENERIC.instruction
     for phrase in PHRASES:
         assert len(tokenizer(phrase, add_special_tokens=False)["input_ids"]) == 1
 
@@ -95,7 +95,7 @@ def test_the_card_has_figures():
     assert "| mean score |" in card
 
 
-@pytest.mark.parametrize(("mode", "floor"), [("direct", 0.4), ("thought", 0.3)])
+@pytest.mark.parametrize(("mode", "floor"), [("direct", 0.5), ("thought", 0.4)])
 def test_both_formats_score_above_a_floor(model, tokenizer, mode, floor: float):
     samples: list[Sample] = sample(model, tokenizer, generate("validation", 96, seed=0), mode)
     assert sum(sample.score for sample in samples) / len(samples) > floor

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from forethought.config import RewardModelJudge
-from forethought.models import context_length, pick_device
+from forethought.models import context_length, pick_device, quiet_loading
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 TokenIds = tuple[int, ...]
@@ -176,6 +176,7 @@ def _load_tokenizer(config: RewardModelJudge) -> PreTrainedTokenizerBase:
 
 def _load_model(config: RewardModelJudge) -> PreTrainedModel:
     source, trust = _source(config.path), config.trust_remote_code
+    quiet_loading()
     try:
         labels = AutoConfig.from_pretrained(source, trust_remote_code=trust).num_labels
         if labels != 1:

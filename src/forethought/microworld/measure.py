@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 
 from forethought.microworld.categories import CATEGORIES, SEVERAL_STEPS
 from forethought.microworld.demonstrations import WORKED_OPENERS
-from forethought.microworld.prompts import RESPONSE_MARKER, THOUGHT_MARKER, thought_prompt
+from forethought.microworld.prompts import thought_prompt
 from forethought.microworld.tasks import Task, generate
 from forethought.microworld.tokenizer import END, render, token_id
 from forethought.microworld.verifier import grade
+from forethought.thoughts import DIRECT, GENERIC
 
 Mode = Literal["direct", "thought"]
 
@@ -93,15 +94,14 @@ def _graded(tokenizer: Tokenizer, task: Task, output_ids: list[int], mode: Mode)
     finished = end in output_ids
     length = output_ids.index(end) + 1 if finished else len(output_ids)
     text = str(tokenizer.decode(output_ids[:length], skip_special_tokens=True))
-    thought, response = None, text
-    if mode == "thought":
-        head, _, response = text.partition(RESPONSE_MARKER)
-        if head.startswith(THOUGHT_MARKER):
-            thought = head.removeprefix(THOUGHT_MARKER).strip()
-        else:
-            response = ""
-    parsed = finished and bool(response.strip())
-    score = grade(task.query, task.category, task.reference, response) if parsed else 0.0
+    output = (GENERIC if mode == "thought" else DIRECT).parse(
+        text, "stop" if finished else "length"
+    )
+    score = 0.0
+    if output.response is not None:
+        score = grade(task.query, task.category, task.reference, output.response)
+    parsed = output.response is not None
+    thought = output.thought
     return Sample(task=task, text=text, thought=thought, score=score, parsed=parsed, tokens=length)
 
 

@@ -4,14 +4,14 @@
 2410.10630) in front of it; the model then writes a thought, a marker and the response.
 """
 
-GENERIC_THOUGHT_INSTRUCTION = 'Respond to the following user query in a comprehensive and detailed way. You can write down your thought process before responding. Write your thoughts after "Here is my thought process:" and write your response after "Here is my response:".'  # noqa: E501
+from forethought.thoughts import GENERIC
+from forethought.types import Message
 
-THOUGHT_MARKER = "Here is my thought process:"
-RESPONSE_MARKER = "Here is my response:"
-
+THOUGHT_MARKER = GENERIC.thought_starts_after[0]
+RESPONSE_MARKER = GENERIC.response_starts_after[0]
 
 PHRASES = (
-    *(f"{sentence}." for sentence in GENERIC_THOUGHT_INSTRUCTION.removesuffix(".").split(". ")),
+    *(f"{sentence}." for sentence in (GENERIC.instruction or "").removesuffix(".").split(". ")),
     THOUGHT_MARKER,
     RESPONSE_MARKER,
 )
@@ -21,4 +21,4 @@ are two thirds of a short conversation, and a world that trains on two CPU cores
 
 def thought_prompt(query: str) -> str:
     """The user message that asks for a thought before the response."""
-    return f"{GENERIC_THOUGHT_INSTRUCTION}\n\nUser query: {query}"
+    return GENERIC.apply([Message(role="user", content=query)])[-1].content

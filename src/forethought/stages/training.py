@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from forethought.models import pick_device
+from forethought.pairs import OUTCOMES
 from forethought.progress import Reporter
 from forethought.stages.place import Place, model_identity
 from forethought.store import Count, Stage, StageError, read_manifest, read_records
@@ -105,8 +106,9 @@ def _refuse_no_pairs(place: Place, pairs: list[PreferencePair]) -> None:
     if pairs:
         return
     counts = read_manifest(place.beside("pairs")).counts
+    reasons = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
     raise StageError(
-        f"{place.label}: no prompt of this iteration gave a pair ({counts}). More samples per "
+        f"{place.label}: no prompt of this iteration gave a pair ({reasons}). More samples per "
         "prompt (sampling.samples), a higher sampling.temperature or a judge with finer scores "
         "give more; remove the iteration's folder to sample it again: "
         f"rm -r {place.beside('pairs').parent}"

@@ -1,0 +1,72 @@
+"""What the README says is what there is: its commands, its recipes, its files."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from forethought.cli import app
+from forethought.config import Recipe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert "make test" in "\n".join(blocks("sh"))
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
+
+
+@pytest.mark.parametrize("target", ["quickstart", "test"])
+def test_make_targets_exist(target):
+    assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE)
+
+
+def test_every_command_of_the_readme_exists():
+    commands = re.findall(r"^forethought (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    assert set(commands) == {"run", "status", "plan", "config", "report"}
+    for command in set(commands):
+        result = CliRunner().invoke(app, [command, "--help"])
+        assert result.exit_code == 0, command
+
+
+def test_the_readmes_recipe_is_valid():
+    (text,) = blocks("yaml")
+    recipe = Recipe.model_validate(yaml.safe_load(text))
+    assert recipe.judge.type == "reward_model"
+
+
+def test_the_example_override_resolves(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = ["recipes/quickstart.yaml", "run=runs/shorter", "pairs.rho=0.2", "iterations=2"]
+    assert " ".join(words) in README
+    result = CliRunner().invoke(app, ["config", *words])
+    assert result.exit_code == 0
+    assert yaml.safe_load(result.stdout)["pairs"]["rho"] == 0.2
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_recipe_is_planned_and_listed(recipe, tmp_path):
+    result = CliRunner().invoke(app, ["plan", str(recipe), f"run={tmp_path}/run"])
+    assert result.exit_code == 0, result.output
+    assert "rollouts" in result.output
+    assert recipe.name in (ROOT / "recipes" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_named_files_exist(document):
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_life_of_a_pair_fits_80_lines():
+    assert (ROOT / "docs" / "structures.md").read_text().count("\n") <= 80
