@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 QUERY_BLOCK = 256
-GROUP_BYTES = 2**21
+GROUP_BYTES = 2**23
 """Scores computed at a time."""
 
 
