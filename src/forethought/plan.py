@@ -45,7 +45,7 @@ def plan(recipe: Recipe) -> list[StagePlan]:
 def plan_table(rows: list[StagePlan]) -> Table:
     """The plan, with sums."""
     table = Table(title="Plan (upper bounds)", title_justify="left", show_footer=True)
-    table.add_column("stage", footer="in all")
+    table.add_column("stage", footer="in all", no_wrap=True)
     table.add_column("work")
     tokens = sum(row.tokens for row in rows)
     table.add_column("new tokens", justify="right", footer=f"{tokens:,}")

@@ -16,7 +16,7 @@ SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoc
 def status_table(recipe: Recipe) -> Table:
     """One row per stage, in order."""
     table = Table(title=str(recipe.run), title_justify="left")
-    table.add_column("stage")
+    table.add_column("stage", no_wrap=True)
     table.add_column("state")
     table.add_column("seconds", justify="right")
     table.add_column("says")
