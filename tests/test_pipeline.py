@@ -1,8 +1,10 @@
 """The loop end to end on tiny models and real files: what it writes, resumes and refuses."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -220,17 +222,18 @@ def test_a_users_mistake_is_one_clear_message(tmp_path, overrides, message):
     assert "Traceback" not in result.output
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path):
     recipe_path = write_recipe(tmp_path)
-    code = (
-        "import signal, sys, forethought.pipeline as p; from forethought.cli import main\n"
-        "def interrupted(*_): signal.raise_signal(signal.SIGINT)\n"
-        "p.launch = interrupted\n"
-        f"sys.argv = ['forethought', 'run', {str(recipe_path)!r}]; main()"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 130
-    assert "the same command goes on" in found.stderr
-    assert "Traceback" not in found.stderr
+    words = [sys.executable, "-m", "forethought.cli", "run", str(recipe_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(words, **pipes)
+    while not (tmp_path / "run" / "prompts" / "manifest.json").is_file():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    run(recipe_path)
+    assert (tmp_path / "run" / "summary.json").is_file()

@@ -1,7 +1,6 @@
 """The shape of a recipe: what a user may write, what it means, what is allowed.
 
-Importing this module loads neither torch nor any engine. The text under a field is also what
-`forethought config --help-fields` prints.
+Importing this module loads neither torch nor any engine. Each field's meaning stands under it.
 """
 
 from __future__ import annotations

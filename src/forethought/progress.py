@@ -115,7 +115,7 @@ class _BarTask(Task):
 
     def advance(self, count: int = 1, *, tokens: int = 0, note: str | None = None) -> None:
         super().advance(count, tokens=tokens, note=note)
-        self.bar.advance(self._id, count)
+        self.bar.update(self._id, completed=self.done)
 
 
 class _RateColumn(ProgressColumn):

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,20 +196,8 @@ def _sample(
     rollouts: list[Rollout] = []
     for sampled in sampler.sample(requests):
         for index, one in zip(owed[sampled.prompt_id], splitter.rollouts(sampled), strict=True):
-            rollouts.append(_at_index(one, index))
+            rollouts.append(replace(one, sample_index=index))
     return rollouts
-
-
-def _at_index(rollout: Rollout, index: int) -> Rollout:
-    return Rollout(
-        prompt_id=rollout.prompt_id,
-        sample_index=index,
-        prompt_token_ids=rollout.prompt_token_ids,
-        completion=rollout.completion,
-        parsed=rollout.parsed,
-        response_start=rollout.response_start,
-        response_tokens=rollout.response_tokens,
-    )
 
 
 def _without_response(
