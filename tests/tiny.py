@@ -5,12 +5,15 @@ headers, Qwen's ChatML, Mistral's `[INST]` with strict alternation, Gemma's turn
 role.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GemmaConfig,
@@ -104,6 +107,32 @@ def save_reward_model(folder: Path, family: str = "llama") -> Path:
     config.num_labels = 1
     torch.manual_seed(1)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(str(folder))
+    return folder
+
+
+def save_armorm(folder: Path) -> Path:
+    """A tiny random ArmoRM under the published names of its tensors."""
+    config = _config(folder, "llama", {})
+    config.update(
+        {
+            "architectures": ["LlamaForRewardModelWithGating"],
+            "num_objectives": 19,
+            "gating_temperature": 10,
+            "gating_hidden_dim": 24,
+            "gating_n_hidden": 3,
+        }
+    )
+    config.save_pretrained(str(folder))
+    torch.manual_seed(2)
+    tensors = {f"model.{k}": v for k, v in AutoModel.from_config(config).state_dict().items()}
+    tensors["regression_layer.weight"] = torch.randn(19, config.hidden_size)
+    tensors["reward_transform_matrix"] = torch.eye(19) + 0.1 * torch.randn(19, 19)
+    tensors["gating.logit_scale"] = torch.ones(1)
+    sizes = [config.hidden_size, 24, 24, 24, 19]
+    for index, (before, after) in enumerate(pairwise(sizes)):
+        tensors[f"gating.layers.{index}.weight"] = torch.randn(after, before)
+        tensors[f"gating.layers.{index}.bias"] = torch.randn(after)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The command line: `forethought run | status | plan | config | report`."""
+"""The command line: `forethought run | status | plan | config | report | sample | judge`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from forethought.config import Recipe
+from forethought.config import JudgePart, Recipe, SamplePart
 from forethought.progress import Reporter
-from forethought.recipe import dump, load_recipe, load_run
+from forethought.recipe import dump, load_part, load_recipe, load_run
 
 app = typer.Typer(
     help="Train a chat model to think before it answers.",
@@ -29,6 +29,15 @@ Words = Annotated[
         help="Recipe files, merged left to right, then overrides such as pairs.rho=0.2",
     ),
 ]
+Parts = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[RECIPE...] [KEY=VALUE...]",
+        help="Recipe files and overrides; only the sections this command needs are read",
+    ),
+]
+Source = Annotated[Path, typer.Argument(metavar="INPUT", help="A JSONL file")]
+Target = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The JSONL file to write")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory")]
 
 
@@ -82,6 +91,33 @@ def report(run: RunFolder) -> None:
 
         load_run(run)
         reporter.say(f"report: {write_report(run)}")
+
+
+@app.command()
+def sample(prompts: Source, output: Target, words: Parts) -> None:
+    """Sample outputs for a file of prompts: JSONL in, JSONL out."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        from forethought.files import sample_file
+
+        sample_file(load_part(SamplePart, words), prompts, output, reporter)
+
+
+@app.command()
+def judge(
+    responses: Source,
+    output: Target,
+    words: Parts,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what the judge keeps for a reader")
+    ] = False,
+) -> None:
+    """Score a file of responses: JSONL in, JSONL out."""
+    reporter = Reporter(Console())
+    with _clear_errors(reporter):
+        from forethought.files import judge_file
+
+        judge_file(load_part(JudgePart, words), responses, output, reporter, explain=explain)
 
 
 def _run(recipe: Recipe, reporter: Reporter) -> None:

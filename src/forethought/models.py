@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from forethought.control_tokens import broken, control_tokens
+from forethought.store import content_hash
 from forethought.types import Message
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> t
 
     Raises: ValueError if the chat template refuses the conversation.
     """
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = as_turns(tokenizer, messages)
     try:
         encoded: Any = tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=True, return_dict=True
@@ -155,6 +157,27 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> t
             f"{messages[0].content!r:.120}; drop or rewrite such prompts, or use another template"
         ) from error
     return tuple(encoded["input_ids"])
+
+
+def as_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], also: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Messages for a chat template, the tokenizer's control tokens in their contents broken.
+
+    `also` names more strings to break.
+    """
+    tokens = (*control_tokens(tokenizer), *also)
+    return [{"role": one.role, "content": broken(one.content, tokens)} for one in messages]
+
+
+def identity(name: str) -> dict[str, str]:
+    """What names a model in a hash: its name, and its files where it is local."""
+    source = Path(resolve(name))
+    if not source.is_dir():
+        return {"name": name}
+    files = [(path.name, path.stat().st_size) for path in sorted(source.iterdir())]
+    config = (source / "config.json").read_text(encoding="utf-8")
+    return {"name": name, "files": content_hash([config, files])}
 
 
 def single_id(token_id: Any) -> int:

@@ -82,7 +82,8 @@ def refuse_changed_recipe(recipe: Recipe) -> None:
 
 def _evaluations(recipe: Recipe, policy: int) -> Iterator[Place]:
     if recipe.prompts.test is not None:
-        for arm in recipe.arms:
+        # A judge that only compares needs the direct arm's seed first.
+        for arm in sorted(recipe.arms, key=lambda arm: arm != "direct"):
             yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
 
 

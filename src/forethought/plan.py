@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 
 from forethought.config import Recipe
+from forethought.judging.describe import calls_per_group, is_relative
 from forethought.models import resolve
 from forethought.pipeline import places
 from forethought.stages.place import Place
@@ -22,13 +23,15 @@ class StagePlan:
     """What one stage will do, at most.
 
     Example: `StagePlan(label="thought iteration 0 rollouts", work="192 prompts x 8 outputs",
-    tokens=196608, disk=0)`
+    tokens=196608, calls=0, disk=0)`
     """
 
     label: str
     work: str
     tokens: int
-    """New tokens at most."""
+    """New tokens of the policy at most."""
+    calls: int
+    """Calls of a chat model as judge at most, without retries."""
     disk: int
     """Bytes of checkpoints."""
 
@@ -49,10 +52,17 @@ def plan_table(rows: list[StagePlan]) -> Table:
     table.add_column("work")
     tokens = sum(row.tokens for row in rows)
     table.add_column("new tokens", justify="right", footer=f"{tokens:,}")
+    calls = sum(row.calls for row in rows)
+    if calls:
+        table.add_column("calls", justify="right", footer=f"{calls:,}")
+        table.caption = "calls: of the judge model, without retries"
+        table.caption_justify = "left"
     table.add_column("disk", justify="right", footer=_size(sum(row.disk for row in rows)))
     for row in rows:
-        shown = f"{row.tokens:,}" if row.tokens else ""
-        table.add_row(row.label, row.work, shown, _size(row.disk) if row.disk else "")
+        shown = [f"{row.tokens:,}" if row.tokens else ""]
+        if calls:
+            shown.append(f"{row.calls:,}" if row.calls else "")
+        table.add_row(row.label, row.work, *shown, _size(row.disk) if row.disk else "")
     return table
 
 
@@ -61,7 +71,7 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
     prompts, samples = recipe.prompts_per_iteration, recipe.sampling.samples
     limit = recipe.sampling.max_new_tokens
     held_out = recipe.prompts.test
-    work, tokens, disk = "", 0, 0
+    work, tokens, calls, disk = "", 0, 0, 0
     match place.stage:
         case "prompts":
             test = held_out.count if held_out else 0
@@ -73,6 +83,7 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             work, tokens = f"{prompts} prompts x {samples} outputs", prompts * samples * limit
         case "judgements":
             work = f"{prompts * samples} responses"
+            calls = prompts * calls_per_group(recipe.judge, samples)
         case "pairs" | "reference":
             work = f"{prompts} pairs"
         case "training":
@@ -83,12 +94,18 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
         case "selection":
             count = recipe.prompts.validation.count * recipe.selection.samples
             work = f"{recipe.training.epochs} epochs x {count} answers"
+            together = recipe.training.epochs * recipe.selection.samples
+            calls = recipe.prompts.validation.count * calls_per_group(recipe.judge, together)
             tokens = recipe.training.epochs * count * limit
         case "evaluation":
             assert held_out is not None
             count = held_out.count * recipe.evaluation.samples
             work, tokens = f"{count} answers", count * limit
-    return StagePlan(label=place.label, work=work, tokens=tokens, disk=disk)
+            sides = 2 if is_relative(recipe.judge) else 1
+            if sides == 1 or place.folder != place.baseline.folder:
+                together = sides * recipe.evaluation.samples
+                calls = held_out.count * calls_per_group(recipe.judge, together)
+    return StagePlan(label=place.label, work=work, tokens=tokens, calls=calls, disk=disk)
 
 
 def _checkpoint_bytes(recipe: Recipe) -> int:

@@ -146,11 +146,17 @@ def _ordered(prompts: Iterable[Prompt], seed: int, purpose: str) -> list[Prompt]
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class PromptRecord:
+    """One record of a source, and where it stands.
+
+    Example: `PromptRecord("prompts.jsonl, line 3", {"prompt": "Hi"})`
+    """
+
     where: str
     row: Mapping[str, Any]
 
     def wrong(self, column: str, problem: str, value: Any, way_out: str) -> ValueError:
+        """The error for a value of this record, naming its place and the way out."""
         shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}…"
         return ValueError(f"{self.where}, column {column!r}: {problem}, got {shown}; {way_out}")
 
@@ -171,7 +177,7 @@ def _load(source: PromptSource, strip_thought: StripThought) -> list[Prompt]:
     columns, seen, prompts = source.columns, set[str](), []
     for record in islice(records, source.limit):
         seen.update(record.row)
-        prompts.append(_prompt(record, columns, name, strip_thought))
+        prompts.append(prompt_of(record, columns, name, strip_thought))
     if not prompts:
         raise ValueError(f"prompts: {place} holds no records; give a source with prompts")
     for column in _wanted(columns):
@@ -209,13 +215,13 @@ def _missing_column(place: str, column: str, available: Iterable[str]) -> ValueE
     )
 
 
-def _file_records(path: Path, columns: ColumnsConfig) -> Iterator[_Record]:
+def _file_records(path: Path, columns: ColumnsConfig) -> Iterator[PromptRecord]:
     if path.suffix not in (".jsonl", ".json", ".parquet") or not path.is_file():
         raise ValueError(f"prompts: no .jsonl, .json or .parquet file at {path}; correct `path`")
-    return _parquet_records(path, columns) if path.suffix == ".parquet" else _json_records(path)
+    return _parquet_records(path, columns) if path.suffix == ".parquet" else json_records(path)
 
 
-def _json_records(path: Path) -> Iterator[_Record]:
+def json_records(path: Path) -> Iterator[PromptRecord]:
     """JSON lines, or in a `.json` file also one list. Only LF and CRLF end a line."""
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if path.suffix == ".json" and content.lstrip().startswith(b"["):
@@ -228,7 +234,7 @@ def _json_records(path: Path) -> Iterator[_Record]:
     for where, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f'{where}: a record is an object {{"prompt": …}}, got {row!r:.60}')
-        yield _Record(where, row)
+        yield PromptRecord(where, row)
 
 
 def _parse_json(text: bytes, where: str) -> Any:
@@ -241,7 +247,7 @@ def _parse_json(text: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not JSON ({error}); {way_out}") from error
 
 
-def _parquet_records(path: Path, columns: ColumnsConfig) -> Iterator[_Record]:
+def _parquet_records(path: Path, columns: ColumnsConfig) -> Iterator[PromptRecord]:
     try:
         with pq.ParquetFile(path) as file:
             names, number = file.schema_arrow.names, 0
@@ -251,12 +257,12 @@ def _parquet_records(path: Path, columns: ColumnsConfig) -> Iterator[_Record]:
             for batch in file.iter_batches(columns=_wanted(columns)):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _Record(f"{path}, row {number}", row)
+                    yield PromptRecord(f"{path}, row {number}", row)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"prompts: {path} is no readable Parquet file: {error}") from error
 
 
-def _dataset_records(source: DatasetPrompts) -> Iterator[_Record]:
+def _dataset_records(source: DatasetPrompts) -> Iterator[PromptRecord]:
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     folder = Path(source.name).expanduser()
@@ -287,12 +293,16 @@ def _dataset_records(source: DatasetPrompts) -> Iterator[_Record]:
             raise _missing_column(source.name, column, loaded.column_names)
     for number, row in enumerate(loaded.select_columns(_wanted(source.columns)), start=1):
         assert isinstance(row, Mapping), type(row)
-        yield _Record(f"{source.name}, row {number}", row)
+        yield PromptRecord(f"{source.name}, row {number}", row)
 
 
-def _prompt(
-    record: _Record, columns: ColumnsConfig, source: str, strip_thought: StripThought
+def prompt_of(
+    record: PromptRecord, columns: ColumnsConfig, source: str, strip_thought: StripThought
 ) -> Prompt:
+    """The prompt in a record.
+
+    Raises: ValueError naming the record's place and the column.
+    """
     if columns.prompt not in record.row:
         raise _missing_column(record.where, columns.prompt, record.row)
     messages = _messages(record, columns.prompt, strip_thought)
@@ -309,7 +319,9 @@ def _prompt(
     )
 
 
-def _messages(record: _Record, column: str, strip_thought: StripThought) -> tuple[Message, ...]:
+def _messages(
+    record: PromptRecord, column: str, strip_thought: StripThought
+) -> tuple[Message, ...]:
     value = record.row[column]
     if isinstance(value, str):
         return (Message(role="user", content=_text(record, column, value, "the prompt")),)
@@ -323,7 +335,10 @@ def _messages(record: _Record, column: str, strip_thought: StripThought) -> tupl
 
 
 def _conversation(
-    record: _Record, column: str, turns: Sequence[Mapping[str, Any]], strip_thought: StripThought
+    record: PromptRecord,
+    column: str,
+    turns: Sequence[Mapping[str, Any]],
+    strip_thought: StripThought,
 ) -> tuple[Message, ...]:
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
@@ -351,7 +366,7 @@ def _asks(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[-1].role == "user"
 
 
-def _text(record: _Record, column: str, value: Any, name: str) -> str:
+def _text(record: PromptRecord, column: str, value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise record.wrong(column, f"{name} is not text", value, "give a string")
     if not value.strip():
@@ -365,7 +380,7 @@ def _text(record: _Record, column: str, value: Any, name: str) -> str:
     return value
 
 
-def _label(record: _Record, column: str | None) -> str | None:
+def _label(record: PromptRecord, column: str | None) -> str | None:
     """A category or reference: text, or a number written without exponent."""
     value = None if column is None else record.row.get(column)
     if column is None or value is None or value == "":

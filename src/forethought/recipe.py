@@ -11,12 +11,14 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from forethought.config import Recipe, explain
+from forethought.config import Recipe, Shape, explain
+
+Part = TypeVar("Part", bound=Shape)
 
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:
@@ -24,19 +26,21 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 
     Raises: ValueError that names file, field, value and what is allowed.
     """
-    files = [one for one in arguments if not _is_override(one)]
-    if not files:
+    if all(_is_override(one) for one in arguments):
         raise ValueError("no recipe file is given; for example: recipes/quickstart.yaml")
-    merged: dict[str, Any] = {}
-    for one in files:
-        merged = _merge(merged, _read(Path(one)))
-    for one in arguments:
-        if _is_override(one):
-            merged = _merge(merged, _override(one))
-    try:
-        return Recipe.model_validate(merged)
-    except ValidationError as error:
-        raise ValueError(f"recipe {' + '.join(arguments)}:\n{explain(error)}") from error
+    return _validated(Recipe, _merged(arguments), arguments)
+
+
+def load_part(part: type[Part], arguments: Sequence[str]) -> Part:
+    """Those sections of a recipe that one command needs; the others may be there or not.
+
+    Raises: ValueError that names file, field, value and what is allowed.
+    """
+    merged = _merged(arguments)
+    # A field that no recipe has is a typing error; let it be named.
+    unknown = merged.keys() - Recipe.model_fields.keys()
+    wanted = {key: merged[key] for key in merged if key in part.model_fields or key in unknown}
+    return _validated(part, wanted, arguments)
 
 
 def load_run(run: Path) -> Recipe:
@@ -57,6 +61,24 @@ def load_run(run: Path) -> Recipe:
 def dump(recipe: Recipe) -> dict[str, Any]:
     """The resolved recipe as plain JSON values."""
     return recipe.model_dump(mode="json")
+
+
+def _merged(arguments: Sequence[str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for one in arguments:
+        if not _is_override(one):
+            merged = _merge(merged, _read(Path(one)))
+    for one in arguments:
+        if _is_override(one):
+            merged = _merge(merged, _override(one))
+    return merged
+
+
+def _validated(shape: type[Part], merged: dict[str, Any], arguments: Sequence[str]) -> Part:
+    try:
+        return shape.model_validate(merged)
+    except ValidationError as error:
+        raise ValueError(f"recipe {' + '.join(arguments)}:\n{explain(error)}") from error
 
 
 def _is_override(argument: str) -> bool:

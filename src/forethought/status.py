@@ -11,6 +11,8 @@ from forethought.store import Count, read_manifest
 
 SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch", "test_score")
 """Counts worth a reader's glance, where a stage has them."""
+PAID = ("judge_calls", "sampling_calls")
+"""The same, of calls that cost something."""
 
 
 def status_table(recipe: Recipe) -> Table:
@@ -28,7 +30,9 @@ def status_table(recipe: Recipe) -> Table:
 def _state(place: Place) -> tuple[str, str, str]:
     if (place.folder / "manifest.json").is_file():
         manifest = read_manifest(place.folder)
-        says = [f"{key} {_short(manifest.counts[key])}" for key in SHOWN if key in manifest.counts]
+        counts = manifest.counts
+        says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
+        says += [_paid(key, counts[key]) for key in PAID if counts.get(key) is not None]
         missing = manifest.counts.get("missing")
         if missing:
             assert isinstance(missing, list)
@@ -38,6 +42,13 @@ def _state(place: Place) -> tuple[str, str, str]:
         parts = len(list(place.folder.glob("*.parquet")))
         return "[yellow]begun[/yellow]", "", f"{parts} parts" if parts else ""
     return "[dim]owed[/dim]", "", ""
+
+
+def _paid(what: str, counts: Count) -> str:
+    """Calls of a model at a server or behind a judge, and what they cost if it has a price."""
+    assert isinstance(counts, dict)
+    cost = f", cost {counts['cost']:,.2f}" if counts["cost"] else ""
+    return f"{what} {counts['calls']:,} ({counts['hits']:,} found in the cache{cost})"
 
 
 def _short(value: Count) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -27,6 +28,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from forethought.records import from_table, to_table
 
 Record = TypeVar("Record")
+SCRATCH = "scratch"
+"""Folder in an unsealed stage for what a resumed attempt may use; the seal removes it."""
 Count = int | float | str | None | list[Any] | dict[str, Any]
 
 
@@ -205,6 +208,7 @@ class Stage:
     def seal(self, counts: dict[str, Count]) -> Manifest:
         """Write the manifest over every file in the folder. After this nothing changes."""
         seconds = self.add_seconds()
+        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         skipped = {"intent.json", "manifest.json", "seconds.json"}
         paths = [
             path

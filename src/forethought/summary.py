@@ -12,6 +12,7 @@ from forethought.evaluation.intervals import paired_difference
 from forethought.stages.place import Place
 from forethought.store import read_json, read_manifest, write_json
 
+BY_JUDGE = "the judge's score"
 FIELDS = ("test_score", "interval", "count", "thought_tokens", "response_tokens", "parse_failures")
 
 
@@ -30,6 +31,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
     return {
         "seconds": _seconds(recipe.run),
         "arms": rows,
+        "score_of": _score_of(arms),
         "difference": _difference(arms),
     }
 
@@ -48,6 +50,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
                 table.add_row(str(policy), arm, *_cells(rows[policy]))
         table.add_section()
     table.caption = "thought and response: mean tokens"
+    if summary["score_of"] != BY_JUDGE:
+        table.caption += f"\nscore: {summary['score_of']}"
     table.caption_justify = "left"
     return table
 
@@ -110,6 +114,11 @@ def _difference(arms: dict[Any, list[dict[str, Any]]]) -> dict[str, Any] | None:
         "interval": list(result.interval),
         "count": result.count,
     }
+
+
+def _score_of(arms: dict[Any, list[dict[str, Any]]]) -> str:
+    """What the scores are: the judge's own, or wins where a judge only compares."""
+    return next((str(each[0]["score_of"]) for each in arms.values() if each), BY_JUDGE)
 
 
 def _seconds(run: Path) -> float:

@@ -87,6 +87,17 @@ class SampledPrompt:
     completions: tuple[Completion, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsampled:
+    """A request that the engine could not answer, such as a conversation beyond its context.
+
+    Example: `Unsampled(prompt_id="9f2c…", reason="8411 tokens; the model takes 8192")`
+    """
+
+    prompt_id: str
+    reason: str
+
+
 class ParseStatus(StrEnum):
     """What the splitter found. Only `COMPLETE` has a response."""
 

@@ -1,9 +1,10 @@
 import pytest
 import random_models
+import tiny
 
 from forethought.config import ModelConfig, ScriptedSampling
-from forethought.sampling.base import SamplingParams, open_sampler
-from forethought.types import Message, SampleRequest
+from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
 SCRIPT = """{"match": "capital", "replies": ["w1 w2 w3", "w4", "w5 w6"]}
 
@@ -38,7 +39,7 @@ def asking(text: str, seeds: tuple[int, ...]) -> SampleRequest:
 def test_the_first_match_answers_by_seed(script, policy):
     given = [asking("w9", (1,)), asking("the capital", tuple(range(60)))]
     with opened(script, policy) as sampler:
-        other, capital = sampler.sample(given)
+        other, capital = map(one_prompt, sampler.sample(given))
         assert list(sampler.sample(given)) == [other, capital]
     assert other.completions[0].text == "w7"
     assert {c.text for c in capital.completions} == {"w1 w2 w3", "w4", "w5 w6"}
@@ -46,7 +47,7 @@ def test_the_first_match_answers_by_seed(script, policy):
 
 def test_token_ids_are_the_policys(script, policy):
     with opened(script, policy) as sampler:
-        (one,) = sampler.sample([asking("w9", (1,))])
+        (one,) = map(one_prompt, sampler.sample([asking("w9", (1,))]))
     tokenizer = random_models.tokenizer()
     assert one.prompt_token_ids == tuple(tokenizer.encode("<user> w9 <assistant>"))
     assert one.completions[0].token_ids == (*tokenizer.encode("w7"), random_models.END)
@@ -55,10 +56,33 @@ def test_token_ids_are_the_policys(script, policy):
 
 def test_a_long_reply_is_cut(script, policy):
     with opened(script, policy, limit=1) as sampler:
-        (one,) = sampler.sample([asking("w9", (1,))])
+        (one,) = map(one_prompt, sampler.sample([asking("w9", (1,))]))
     assert one.completions[0].text == "w7"
     assert one.completions[0].finish_reason == "length"
     assert len(one.completions[0].token_ids) == 1
+
+
+def test_without_a_policy_a_reply_is_a_text_of_any_length(script):
+    with opened(script, None, limit=1) as sampler:
+        (one,) = sampler.sample([asking("the capital", (1, 2, 3, 4))])
+    assert isinstance(one, SampledPrompt)
+    assert one.prompt_token_ids == ()
+    assert {c.text for c in one.completions} <= {"w1 w2 w3", "w4", "w5 w6"}
+    assert {len(c.text) for c in one.completions} > {2}
+    assert one.completions[0] == Completion(
+        text=one.completions[0].text, token_ids=(), finish_reason="stop"
+    )
+
+
+def test_a_prompt_that_the_template_refuses_is_unsampled(tmp_path, script):
+    tiny.save_policy(tmp_path / "gemma", "gemma")
+    system = (Message(role="system", content="Be brief."), Message(role="user", content="w9"))
+    refused = SampleRequest(prompt_id="r", messages=system, seeds=(1,))
+    with opened(script, ModelConfig(path=str(tmp_path / "gemma"))) as sampler:
+        first, second = sampler.sample([refused, asking("w9", (1,))])
+    assert isinstance(first, Unsampled)
+    assert "System role" in first.reason
+    assert one_prompt(second).completions[0].text == "w7"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +104,7 @@ def test_a_wrong_line_is_named(tmp_path, policy, line, message):
 
 
 def test_missing_empty_and_unmatched(tmp_path, policy):
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match=r"path: .*none\.jsonl does not exist"):
         opened(tmp_path / "none.jsonl", policy)
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")

@@ -1,5 +1,6 @@
 import gc
 import logging
+import re
 import weakref
 
 import pytest
@@ -8,9 +9,9 @@ import torch
 
 from forethought.config import ModelConfig, TransformersSampling
 from forethought.sampling import shared_prefix
-from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.sampling.base import Sampler, SamplingParams, one_prompt, open_sampler
 from forethought.sampling.transformers import TransformersSampler
-from forethought.types import Message, SampledPrompt, SampleRequest
+from forethought.types import Message, SampledPrompt, SampleRequest, Unsampled
 
 GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=14)
 DRAWN = SamplingParams(temperature=0.9, top_p=0.8, max_new_tokens=24)
@@ -26,6 +27,10 @@ def requests(samples: int = 4) -> list[SampleRequest]:
         random_models.request(words, tuple(range(100 * i, 100 * i + samples)), shift=i)
         for i, words in enumerate(LENGTHS)
     ]
+
+
+def all_of(opened: Sampler, given: list[SampleRequest]) -> list[SampledPrompt]:
+    return [one_prompt(result) for result in opened.sample(given)]
 
 
 def ids(sampled: list[SampledPrompt]) -> dict[str, list[tuple[int, ...]]]:
@@ -51,7 +56,7 @@ def generated(model, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
 def test_greedy_equals_generate(variant):
     model = random_models.model(variant)
     with sampler(model, GREEDY) as opened:
-        for one in opened.sample(requests(samples=2)[:4]):
+        for one in all_of(opened, requests(samples=2)[:4]):
             expected = generated(model, one.prompt_token_ids, 14)
             assert [c.token_ids for c in one.completions] == [expected, expected]
 
@@ -67,7 +72,7 @@ def test_other_architectures_are_sampled_all_the_same(variant, caplog):
     model = random_models.model(variant)
     with caplog.at_level(logging.WARNING), sampler(model, GREEDY) as opened:
         assert "the slow way" in caplog.text
-        for one in opened.sample(requests(samples=2)[:3]):
+        for one in all_of(opened, requests(samples=2)[:3]):
             expected = generated(model, one.prompt_token_ids, 14)
             assert [c.token_ids for c in one.completions] == [expected, expected]
 
@@ -76,7 +81,7 @@ def test_other_architectures_are_sampled_all_the_same(variant, caplog):
 def test_every_token_lies_in_the_nucleus_of_a_plain_forward_pass(variant):
     model = random_models.model(variant)
     with sampler(model, rows=16) as opened:
-        sampled = list(opened.sample(requests()))
+        sampled = all_of(opened, requests())
     for one in sampled:
         for completion in one.completions:
             whole = torch.tensor([[*one.prompt_token_ids, *completion.token_ids]])
@@ -91,23 +96,23 @@ def test_every_token_lies_in_the_nucleus_of_a_plain_forward_pass(variant):
 def test_outputs_do_not_depend_on_company_order_or_rows():
     model = random_models.model()
     with sampler(model) as opened:
-        expected = ids(list(opened.sample(requests())))
+        expected = ids(all_of(opened, requests()))
         for part_size in (1, 3, 8):
             parts = [requests()[i : i + part_size] for i in range(0, len(LENGTHS), part_size)]
-            assert ids([one for part in parts for one in opened.sample(part)]) == expected
-        assert ids(list(opened.sample(requests()[::-1]))) == expected
+            assert ids([one for part in parts for one in all_of(opened, part)]) == expected
+        assert ids(all_of(opened, requests()[::-1])) == expected
     with sampler(model, rows=1000) as opened:
-        assert ids(list(opened.sample(requests()))) == expected
+        assert ids(all_of(opened, requests())) == expected
 
 
 def test_a_part_is_repeated_bit_for_bit():
     with sampler(random_models.model()) as opened:
-        assert list(opened.sample(requests())) == list(opened.sample(requests()))
+        assert all_of(opened, requests()) == all_of(opened, requests())
 
 
 def test_samples_differ_by_seed_and_by_nothing_else():
     with sampler(random_models.model()) as opened:
-        (one,) = opened.sample([random_models.request(5, (1, 2, 3, 4, 5, 6, 1))])
+        (one,) = all_of(opened, [random_models.request(5, (1, 2, 3, 4, 5, 6, 1))])
     outputs = [completion.token_ids for completion in one.completions]
     assert outputs[0] == outputs[-1]
     assert len(set(outputs)) > 3
@@ -116,8 +121,8 @@ def test_samples_differ_by_seed_and_by_nothing_else():
 def test_results_come_in_the_order_of_requests_and_seeds():
     given = [*requests(), random_models.request(8, ())]
     with sampler(random_models.model()) as opened:
-        sampled = list(opened.sample(given))
-        assert list(opened.sample([])) == []
+        sampled = all_of(opened, given)
+        assert all_of(opened, []) == []
     assert [one.prompt_id for one in sampled] == [one.prompt_id for one in given]
     assert [len(one.completions) for one in sampled] == [len(one.seeds) for one in given]
 
@@ -125,7 +130,7 @@ def test_results_come_in_the_order_of_requests_and_seeds():
 def test_an_output_ends_with_its_end_token_or_at_the_limit():
     tokenizer = random_models.tokenizer()
     with sampler(random_models.model()) as opened:
-        sampled = list(opened.sample(requests(samples=16)))
+        sampled = all_of(opened, requests(samples=16))
     reasons = set()
     for completion in (c for one in sampled for c in one.completions):
         *body, last = completion.token_ids
@@ -152,7 +157,7 @@ def test_finished_rows_leave(monkeypatch):
 
     with sampler(random_models.model(), rows=64) as opened:
         monkeypatch.setattr(shared_prefix.SharedPrefixDecoder, "step", counting)
-        sampled = list(opened.sample(requests(samples=8)))
+        sampled = all_of(opened, requests(samples=8))
     useful = sum(len(c.token_ids) for one in sampled for c in one.completions)
     assert sum(widths) < 1.1 * useful
     assert widths[-1] < widths[0]
@@ -168,7 +173,7 @@ def test_waiting_prompts_enter_while_others_are_decoded(monkeypatch):
 
     with sampler(random_models.model(), rows=8) as opened:
         monkeypatch.setattr(shared_prefix.SharedPrefixDecoder, "step", counting)
-        list(opened.sample(requests()))
+        all_of(opened, requests())
     assert max(cohorts) > 1
 
 
@@ -178,7 +183,7 @@ def test_a_long_output_outgrows_its_blocks_and_its_window():
     with torch.no_grad():
         model.lm_head.weight[random_models.END] = 0  # pyright: ignore
     with sampler(model, params) as opened:
-        (one,) = opened.sample([random_models.request(9, (1, 2))])
+        (one,) = all_of(opened, [random_models.request(9, (1, 2))])
     expected = generated(model, one.prompt_token_ids, 60)
     assert len(expected) == 60
     assert [completion.token_ids for completion in one.completions] == [expected, expected]
@@ -188,17 +193,46 @@ def test_the_limit_is_cut_to_the_context():
     model = random_models.model(max_position_embeddings=16)
     with sampler(model, GREEDY) as opened:
         for words, room in ((10, 4), (13, 1)):
-            (one,) = opened.sample([random_models.request(words, (1,))])
+            (one,) = all_of(opened, [random_models.request(words, (1,))])
             assert len(one.prompt_token_ids) == words + 2
             assert len(one.completions[0].token_ids) <= room
 
 
 @pytest.mark.parametrize("words", [14, 40])
-def test_a_prompt_without_room_is_refused(words):
-    opened = sampler(random_models.model(max_position_embeddings=16))
-    given = [random_models.request(3, (1,)), random_models.request(words, (1,))]
-    with opened, pytest.raises(ValueError, match=rf"p{words}-0 has {words + 2} tokens.* 16 tokens"):
-        opened.sample(given)
+def test_a_prompt_without_room_is_unsampled_and_the_others_are_sampled(words):
+    model = random_models.model(max_position_embeddings=16)
+    given = [random_models.request(n, (1, 2), shift=n) for n in (3, words, 5)]
+    with sampler(model) as opened:
+        first, second, third = opened.sample(given)
+        assert all_of(opened, [given[0], given[2]]) == [first, third]
+    assert isinstance(second, Unsampled)
+    assert second.prompt_id == f"p{words}-{words}"
+    assert f"it has {words + 2} tokens; in memory takes 16 tokens" in second.reason
+    with pytest.raises(ValueError, match=rf"prompt p{words}-{words}: it has {words + 2} tokens"):
+        one_prompt(second)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ raise_exception('no such role') }}", "chat template refuses .*no such role"),
+        ("", "empty once rendered"),
+    ],
+)
+def test_a_prompt_that_cannot_be_rendered_is_unsampled(template, words):
+    tokenizer = random_models.tokenizer()
+    plain = tokenizer.chat_template
+    tokenizer.chat_template = "{% if messages[0]['content'] == 'w1' %}" + template
+    tokenizer.chat_template += f"{{% else %}}{plain}{{% endif %}}"
+    refused = SampleRequest(
+        prompt_id="a", messages=(Message(role="user", content="w1"),), seeds=(1,)
+    )
+    with TransformersSampler(random_models.model(), tokenizer, params=DRAWN, rows=6) as opened:
+        results = list(opened.sample([refused, *requests(), refused]))
+        assert results[1:-1] == all_of(opened, requests())
+    for result in (results[0], results[-1]):
+        assert isinstance(result, Unsampled)
+        assert re.search(words, result.reason)
 
 
 def test_broken_weights_are_named(tmp_path):
@@ -213,7 +247,7 @@ def test_a_model_in_memory_is_left_as_it_was():
     model = random_models.model().train()
     before = model.config._attn_implementation
     with sampler(model) as opened:
-        list(opened.sample(requests()))
+        all_of(opened, requests())
         assert model.training
         assert model.config._attn_implementation == before
     model(input_ids=torch.tensor([[1, 5, 6]])).logits.sum().backward()
@@ -225,7 +259,7 @@ def test_leaving_frees_the_model():
     opened = sampler(model)
     del model
     with opened:
-        list(opened.sample(requests()))
+        all_of(opened, requests())
         assert alive() is not None
     gc.collect()
     assert alive() is None
@@ -239,8 +273,8 @@ def test_a_folder_is_sampled_in_bfloat16(tmp_path):
     ]
     config = ModelConfig(path=str(tmp_path), dtype="bfloat16", device="cpu")
     with open_sampler(TransformersSampling(), model=config, params=DRAWN) as opened:
-        first = list(opened.sample(given))
-        assert first == list(opened.sample(given))
+        first = all_of(opened, given)
+        assert first == all_of(opened, given)
     assert len(first[0].completions) == 2
 
 

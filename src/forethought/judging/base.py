@@ -15,7 +15,17 @@ from numbers import Real
 from types import TracebackType
 from typing import Any, Protocol, Self, assert_never, runtime_checkable
 
-from forethought.config import CustomJudge, JudgeConfig, RewardModelJudge, VerifierJudge
+from forethought.cache import Cache
+from forethought.config import (
+    ArmoRMJudge,
+    CustomJudge,
+    JudgeConfig,
+    MixtureJudge,
+    PairwiseJudge,
+    RatingJudge,
+    RewardModelJudge,
+    VerifierJudge,
+)
 from forethought.judging.import_path import import_attribute
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -58,8 +68,8 @@ class Judge(Protocol):
     ) -> None: ...
 
 
-def open_judge(config: JudgeConfig) -> Judge:
-    """The judge a recipe names.
+def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
+    """The judge a recipe names. What is in the `cache` it does not ask or compute again.
 
     Raises: ValueError if it cannot be found, imported or loaded.
     """
@@ -71,7 +81,23 @@ def open_judge(config: JudgeConfig) -> Judge:
         case RewardModelJudge():
             from forethought.judging.reward_model import RewardModel
 
-            return RewardModel(config)
+            return RewardModel(config, cache)
+        case ArmoRMJudge():
+            from forethought.judging.armorm import ArmoRM
+
+            return ArmoRM(config, cache)
+        case PairwiseJudge():
+            from forethought.judging.pairwise import Pairwise
+
+            return Pairwise(config, cache)
+        case RatingJudge():
+            from forethought.judging.rating import Rating
+
+            return Rating(config, cache)
+        case MixtureJudge():
+            from forethought.judging.mixture import Mixture
+
+            return Mixture(config, cache)
         case CustomJudge():
             return _custom(config)
         case _:

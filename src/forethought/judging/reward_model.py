@@ -2,14 +2,17 @@
 
 The paper's scoring judge, ArmoRM, has a head of its own; this is the common kind, any checkpoint
 that `AutoModelForSequenceClassification` loads with one label and whose tokenizer has a chat
-template. The conversation, the response as the assistant's turn, is rendered by that template and
-tokenised without adding special tokens, so a BOS that the template writes stands there once.
+template, Skywork-Reward's Llama, Gemma 2 and Qwen3 models among them. conversations.py says how a
+conversation is written.
 
 A conversation's score is what the model gives to it alone, whatever else is in the batch.
 transformers scores the last token that is not the pad token. A pad token that the checkpoint
 declares is therefore kept, since its makers scored with it; where it declares none, each batch is
-padded with a token that does not occur in it. A conversation beyond the model's limit is never
-cut: its group is `Unjudged`. Logits have the steps of `dtype`: close scores tie in bfloat16.
+padded with a token that does not occur in it. Two things that transformers would leave out in
+silence are kept: a bias of the head, and the soft-capping of attention scores. Logits have the
+steps of `dtype`: close scores tie in bfloat16.
+
+    judge: {type: reward_model, path: Skywork/Skywork-Reward-V2-Qwen3-8B}
 """
 
 from __future__ import annotations
@@ -17,25 +20,27 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from jinja2 import TemplateError
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from forethought import models
+from forethought.cache import Cache
 from forethought.config import RewardModelJudge
-from forethought.models import context_length, pick_device, quiet_loading
+from forethought.judging.conversations import (
+    Conversations,
+    Refused,
+    TokenIds,
+    length_limit,
+    load_tokenizer,
+    source,
+)
+from forethought.judging.scoring import Scored, score_groups
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
-TokenIds = tuple[int, ...]
+BIAS = "score.bias"
 
 
 class RewardModel:
@@ -46,13 +51,26 @@ class RewardModel:
 
     floor: float | None = None
 
-    def __init__(self, config: RewardModelJudge) -> None:
+    def __init__(self, config: RewardModelJudge, cache: Cache | None = None) -> None:
+        """What the `cache` holds is not computed again.
+
+        Raises: ValueError if there is no reward model or no tokenizer with a chat template.
+        """
         self.name = f"reward_model:{config.path}"
+        self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
-        self._tokenizer = _load_tokenizer(config)
+        tokenizer = load_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
         self._model: PreTrainedModel | None = _load_model(config)
-        self._limit = _length_limit(config, self._model.config)
+        limit = length_limit(config.path, config.max_length, self._model.config)
+        self._conversations = Conversations(tokenizer, limit=limit)
         self._declared_pad = self._model.config.get_text_config().pad_token_id
+        self._identity = {
+            "type": config.type,
+            "model": models.identity(source(config.path)),
+            "dtype": config.dtype,
+            "max_length": config.max_length,
+            "trust_remote_code": config.trust_remote_code,
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -71,51 +89,31 @@ class RewardModel:
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All conversations are scored in batches of similar length, equal ones once."""
-        encoded = [self._encode(group) for group in groups]
-        accepted = chain.from_iterable(ids for ids in encoded if not isinstance(ids, Unjudged))
-        scores = self._score(list(dict.fromkeys(accepted)))
-        for group, ids in zip(groups, encoded, strict=True):
-            if isinstance(ids, Unjudged):
-                yield ids
+        answers = score_groups(
+            groups,
+            identity=self._identity,
+            encode=self._conversations.encode,
+            compute=self._score,
+            cache=self._cache,
+        )
+        for group, answer in zip(groups, answers, strict=True):
+            prompt_id = group.prompt.prompt_id
+            if isinstance(answer, Refused):
+                yield Unjudged(prompt_id=prompt_id, judge=self.name, reason=answer.reason)
             else:
-                yield Judgement(
-                    prompt_id=group.prompt.prompt_id,
-                    judge=self.name,
-                    scores=tuple(scores[conversation] for conversation in ids),
-                    evidence="",
-                )
+                scores = tuple(one.score for one in answer)
+                yield Judgement(prompt_id=prompt_id, judge=self.name, scores=scores, evidence="")
 
-    def _encode(self, group: ResponseGroup) -> list[TokenIds] | Unjudged:
-        """Token ids of the conversation with each response, or why there can be no score."""
-        try:
-            encoded = [self._conversation(group, response) for response in group.responses]
-        except TemplateError as error:
-            return self._unjudged(group, f"the chat template refuses the conversation: {error}")
-        lengths = [len(ids) for ids in encoded]
-        if self._limit is not None and max(lengths, default=0) > self._limit:
-            longest = lengths.index(max(lengths))
-            return self._unjudged(
-                group,
-                f"response {longest} makes {lengths[longest]:,} tokens of conversation, "
-                f"limit {self._limit:,} (lengths {lengths})",
-            )
-        return encoded
-
-    def _conversation(self, group: ResponseGroup, response: str) -> TokenIds:
-        turns = [{"role": m.role, "content": m.content} for m in group.prompt.messages]
-        turns.append({"role": "assistant", "content": response})
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False)
-        assert isinstance(text, str), type(text)
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _unjudged(self, group: ResponseGroup, reason: str) -> Unjudged:
-        return Unjudged(prompt_id=group.prompt.prompt_id, judge=self.name, reason=reason)
-
-    def _score(self, conversations: Sequence[TokenIds]) -> dict[TokenIds, float]:
-        scores: dict[TokenIds, float] = {}
+    def _score(self, groups: list[list[TokenIds]]) -> dict[TokenIds, Scored]:
+        scored: dict[TokenIds, Scored] = {}
+        conversations = list(chain.from_iterable(groups))
         for batch in batches(conversations, self._tokens_per_batch):
-            scores |= zip(batch, self._forward(batch), strict=True)
-        return scores
+            scores = self._forward(batch)
+            scored |= {
+                ids: Scored(score=score, details={})
+                for ids, score in zip(batch, scores, strict=True)
+            }
+        return scored
 
     @torch.inference_mode()
     def _forward(self, batch: Sequence[TokenIds]) -> list[float]:
@@ -159,69 +157,82 @@ def batches(conversations: Sequence[TokenIds], budget: int) -> Iterator[list[Tok
         yield batch
 
 
-def _load_tokenizer(config: RewardModelJudge) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            _source(config.path), trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(config, "tokenizer", error) from error
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"judge.path: the tokenizer of {config.path} has no chat template, so conversations "
-            "cannot be written as the model was trained on them; use a reward model that has one"
-        )
-    return tokenizer
-
-
 def _load_model(config: RewardModelJudge) -> PreTrainedModel:
-    source, trust = _source(config.path), config.trust_remote_code
-    quiet_loading()
+    models.quiet_loading()
     try:
-        labels = AutoConfig.from_pretrained(source, trust_remote_code=trust).num_labels
-        if labels != 1:
-            raise ValueError(
-                f"it has {labels} labels where a reward model has one logit (num_labels 1); "
-                "is it a plain language model or a classifier?"
-            )
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            dtype=getattr(torch, config.dtype),
-            trust_remote_code=trust,
-            output_loading_info=True,
+        model_config = AutoConfig.from_pretrained(
+            source(config.path), trust_remote_code=config.trust_remote_code
         )
+        _refuse_other_kinds(model_config)
+        model, loading = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
+        if set(loading["unexpected_keys"]) == {BIAS}:
+            model, loading = _from_pretrained(_with_bias(type(model)), config, model_config)
     except (OSError, ValueError, KeyError) as error:
-        raise _not_loaded(config, "reward model", error) from error
-    # transformers fills missing weights with random ones, which would score without meaning.
-    missing = sorted(set(loading["missing_keys"]) & {name for name, _ in model.named_parameters()})
-    if missing:
         raise ValueError(
-            f"judge.path: {config.path} has no weights for {', '.join(missing[:5])}, so it was "
-            "not trained as a reward model; give one that was"
-        )
+            f"judge.path: no reward model could be loaded from {config.path}: {error}; give the "
+            "folder or hub name of a sequence-classification model with one logit"
+        ) from error
+    _refuse_other_weights(config.path, model, loading)
     model.config.get_text_config().use_cache = False
-    return model.to(pick_device(config.device)).eval()
+    device: Any = models.pick_device(config.device)
+    return model.to(device).eval()
 
 
-def _source(path: str) -> str:
-    folder = Path(path).expanduser()
-    return str(folder) if folder.exists() else path
-
-
-def _not_loaded(config: RewardModelJudge, what: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"judge.path: no {what} could be loaded from {config.path}: {error}; give the folder or "
-        "hub name of a sequence-classification model with one logit"
+def _from_pretrained(
+    kind: Any, config: RewardModelJudge, model_config: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    # The fused kernels leave soft-capping out without a word, so Gemma 2 needs the plain one.
+    capped = model_config.get_text_config().to_dict().get("attn_logit_softcapping")
+    return kind.from_pretrained(
+        source(config.path),
+        dtype=getattr(torch, config.dtype),
+        trust_remote_code=config.trust_remote_code,
+        attn_implementation=None if capped is None else "eager",
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
     )
 
 
-def _length_limit(config: RewardModelJudge, model_config: Any) -> int | None:
-    limit = context_length(model_config)
-    if config.max_length is None or limit is None:
-        return config.max_length or limit
-    if config.max_length > limit:
+def _with_bias(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The same class with a bias in its head; transformers' own heads have none."""
+
+    class WithBias(kind):
+        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            width = config.get_text_config().hidden_size
+            self.score = torch.nn.Linear(width, config.num_labels, bias=True)
+
+    return WithBias
+
+
+def _refuse_other_kinds(model_config: Any) -> None:
+    if model_config.architectures == ["LlamaForRewardModelWithGating"]:
+        raise ValueError("it is an ArmoRM; use judge.type: armorm")
+    if model_config.num_labels != 1:
         raise ValueError(
-            f"judge.max_length: {config.max_length} is beyond the {limit} positions of "
-            f"{config.path}; lower it or leave it out"
+            f"it has {model_config.num_labels} labels where a reward model has one logit "
+            "(num_labels 1); is it a plain language model or a classifier?"
         )
-    return config.max_length
+
+
+def _refuse_other_weights(path: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
+    """transformers fills what is missing with random numbers and drops what it does not know."""
+    missing = sorted(set(loading["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if missing:
+        raise ValueError(
+            f"judge.path: {path} has no weights for {', '.join(missing[:5])}, so it was "
+            "not trained as a reward model; give one that was"
+        )
+    reshaped = sorted(name for name, *_ in loading["mismatched_keys"])
+    if reshaped:
+        raise ValueError(
+            f"judge.path: {path} has weights of other shapes than its config.json says: "
+            f"{', '.join(reshaped[:5])}; give a checkpoint whose config belongs to it"
+        )
+    unexpected = sorted(loading["unexpected_keys"])
+    if unexpected:
+        raise ValueError(
+            f"judge.path: {path} has weights that {type(model).__name__} does not use: "
+            f"{', '.join(unexpected[:5])}; its scores would not be its makers', so give a "
+            "sequence-classification model, or a judge of type custom for one with another head"
+        )

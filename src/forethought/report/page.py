@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from forethought.judging.describe import is_relative, title
 from forethought.report.charts import result_charts, scale_of
 from forethought.report.collect import Run, collect
 from forethought.report.embed import script_json
@@ -127,27 +128,19 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     recipe = run.recipe
     facts = [
         ("model", recipe.model.path),
-        ("judge", _judge_name(run)),
+        ("judge", title(recipe.judge)),
         ("thought format", recipe.thought_format),
         ("iterations", str(recipe.iterations)),
         ("prompts per iteration", f"{recipe.prompts_per_iteration:,}"),
         ("samples per prompt", str(recipe.sampling.samples)),
     ]
+    if is_relative(recipe.judge):
+        arm = "direct" if "direct" in recipe.arms else recipe.arms[0]
+        facts.append(("score", f"share of wins against {arm} policy 0"))
     if run.seconds is not None:
         label = "time so far" if run.missing else "run time"
         facts.append((label, _duration(run.seconds)))
     return facts
-
-
-def _judge_name(run: Run) -> str:
-    judge = run.recipe.judge
-    match judge.type:
-        case "verifier":
-            return f"verifier {judge.function}"
-        case "reward_model":
-            return judge.path
-        case "custom":
-            return judge.import_path
 
 
 def _duration(seconds: float) -> str:

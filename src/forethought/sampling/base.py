@@ -7,12 +7,23 @@ thoughts nor iterations: messages and seeds go in, the sampler's own token ids c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from forethought.config import ModelConfig, SamplingConfig, ScriptedSampling, TransformersSampling
-from forethought.types import SampledPrompt, SampleRequest
+from forethought import models
+from forethought.cache import Cache
+from forethought.config import (
+    EngineConfig,
+    ModelConfig,
+    OpenAIEngine,
+    OpenAISampling,
+    SamplingConfig,
+    ScriptedEngine,
+    TransformersEngine,
+    VllmEngine,
+)
+from forethought.types import SampledPrompt, SampleRequest, Unsampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +52,14 @@ class SamplingParams:
 class Sampler(Protocol):
     """Leaving its `with` block frees the accelerator."""
 
-    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt]:
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         """One result per request, in the order of requests.
 
         The results are a function of `requests`. One output is a function of its seed and its
-        conversation; only float rounding depends on what else is in `requests`.
+        conversation; only float rounding depends on what else is in `requests`. A conversation
+        that the engine cannot take is `Unsampled`.
 
-        Raises: ValueError for a conversation the model has no room for.
+        Raises: ValueError where the engine itself fails.
         """
         ...
 
@@ -61,14 +73,74 @@ class Sampler(Protocol):
     ) -> None: ...
 
 
-def open_sampler(config: SamplingConfig, *, model: ModelConfig, params: SamplingParams) -> Sampler:
-    """The sampler of a recipe. `params` are given apart because evaluation draws otherwise."""
+def open_sampler(
+    config: SamplingConfig | EngineConfig,
+    *,
+    model: ModelConfig | None,
+    params: SamplingParams,
+    cache: Cache | None = None,
+    token_ids: bool = True,
+) -> Sampler:
+    """The engine of a recipe, with a model. `params` are given apart because uses draw otherwise.
+
+    `model` is the policy or a judge's model; a judge at a server or from a file has none. With a
+    `cache` an output that is there is not drawn again, and each new one is kept as it arrives.
+    With `token_ids`, completions carry the model's own ids; without, a text is enough.
+
+    Raises: ValueError if the model cannot be loaded or the engine cannot be used so.
+    """
     match config:
-        case TransformersSampling():
+        case TransformersEngine():
             from forethought.sampling.transformers import TransformersSampler
 
-            return TransformersSampler.load(model, params=params, rows=config.rows)
-        case ScriptedSampling():
+            assert model is not None
+            sampler = TransformersSampler.load(model, params=params, rows=config.rows)
+            return _cached(sampler, config, model, params, cache)
+        case VllmEngine():
+            from forethought.sampling.vllm import VllmSampler
+
+            assert model is not None
+            sampler = VllmSampler(config, model, params=params)
+            return _cached(sampler, config, model, params, cache)
+        case OpenAISampling(command=str()):
+            from forethought.sampling.launched import LaunchedSampler
+
+            return LaunchedSampler(config, model, params=params, cache=cache, token_ids=token_ids)
+        case OpenAIEngine():
+            from forethought.sampling.openai import OpenAISampler
+
+            return OpenAISampler(config, model, params=params, cache=cache, token_ids=token_ids)
+        case ScriptedEngine():
             from forethought.sampling.scripted import ScriptedSampler
 
             return ScriptedSampler.load(config.path, model=model, params=params)
+
+
+def one_prompt(result: SampledPrompt | Unsampled) -> SampledPrompt:
+    """For those who cannot go on without an output.
+
+    Raises: ValueError if the engine could not give one.
+    """
+    if isinstance(result, Unsampled):
+        raise ValueError(f"prompt {result.prompt_id}: {result.reason}")
+    return result
+
+
+def _cached(
+    sampler: Sampler,
+    config: EngineConfig,
+    model: ModelConfig,
+    params: SamplingParams,
+    cache: Cache | None,
+) -> Sampler:
+    if cache is None:
+        return sampler
+    from forethought.sampling.cached import CachedSampler
+
+    identity = {
+        "engine": config.type,
+        "model": models.identity(model.path),
+        "dtype": model.dtype,
+        "params": asdict(params),
+    }
+    return CachedSampler(sampler, cache, identity)

@@ -3,7 +3,8 @@
 Each line is `{"match": "text in the last user turn", "replies": ["…"]}`. The first line whose text
 occurs in the last user turn answers; an empty text matches every turn. The reply is drawn by the
 sample's seed. Token ids are the policy's own: its tokenizer renders the prompt and encodes the
-reply, followed by the end token.
+reply, followed by the end token. Without a policy, as for a judge, there are no token ids and
+replies are given whole, since a token limit has no meaning then.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from forethought import models
 from forethought.config import ModelConfig
 from forethought.sampling.base import SamplingParams
-from forethought.types import Completion, SampledPrompt, SampleRequest
+from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,12 +34,12 @@ class ScriptLine:
 
 
 class ScriptedSampler:
-    """Answers from `lines`, cut to the token limit like any sampler's output."""
+    """Answers from `lines`; with a tokenizer, cut to the token limit like any sampler's output."""
 
     def __init__(
         self,
         lines: Sequence[ScriptLine],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         *,
         params: SamplingParams,
         source: str,
@@ -49,8 +50,11 @@ class ScriptedSampler:
         self._source = source
 
     @classmethod
-    def load(cls, path: Path, *, model: ModelConfig, params: SamplingParams) -> Self:
-        tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+    def load(cls, path: Path, *, model: ModelConfig | None, params: SamplingParams) -> Self:
+        """Raises: ValueError if the file or a line is wrong, or the tokenizer cannot be loaded."""
+        tokenizer = None
+        if model is not None:
+            tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
         return cls(read_script(path), tokenizer, params=params, source=str(path))
 
     def __enter__(self) -> Self:
@@ -64,10 +68,10 @@ class ScriptedSampler:
     ) -> None:
         return None
 
-    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt]:
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         return iter([self._answer(request) for request in requests])
 
-    def _answer(self, request: SampleRequest) -> SampledPrompt:
+    def _answer(self, request: SampleRequest) -> SampledPrompt | Unsampled:
         asked = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
         line = next((line for line in self._lines if line.match in asked), None)
         if line is None:
@@ -75,9 +79,15 @@ class ScriptedSampler:
                 f"{self._source}: no line matches prompt {request.prompt_id} ({asked[:80]!r}); add "
                 'a last line with "match": "", which answers every prompt'
             )
+        prompt_ids: tuple[int, ...] = ()
+        if self._tokenizer is not None:
+            try:
+                prompt_ids = models.render(self._tokenizer, request.messages)
+            except ValueError as error:
+                return Unsampled(prompt_id=request.prompt_id, reason=str(error))
         return SampledPrompt(
             prompt_id=request.prompt_id,
-            prompt_token_ids=models.render(self._tokenizer, request.messages),
+            prompt_token_ids=prompt_ids,
             completions=tuple(
                 self._completion(line.replies[_pick(seed, len(line.replies))])
                 for seed in request.seeds
@@ -85,6 +95,8 @@ class ScriptedSampler:
         )
 
     def _completion(self, reply: str) -> Completion:
+        if self._tokenizer is None:
+            return Completion(text=reply, token_ids=(), finish_reason="stop")
         encoded: list[int] = self._tokenizer.encode(reply, add_special_tokens=False)
         end = self._tokenizer.eos_token_id
         assert isinstance(end, int), "load_tokenizer refuses a tokenizer without end token"
@@ -92,17 +104,16 @@ class ScriptedSampler:
         limit = self._params.max_new_tokens
         if len(ids) <= limit:
             return Completion(text=reply, token_ids=tuple(ids), finish_reason="stop")
-        text = self._tokenizer.decode(
-            ids[:limit], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
+        text = models.decode(self._tokenizer, ids[:limit])
         return Completion(text=text, token_ids=tuple(ids[:limit]), finish_reason="length")
 
 
 def read_script(path: Path) -> tuple[ScriptLine, ...]:
     """Raises: ValueError that names file, line and field."""
     if not path.is_file():
-        raise ValueError(f"sampling.path: {path} does not exist; give a JSONL file of replies")
+        raise ValueError(
+            f"path: {path} does not exist; give the scripted engine a JSONL file of replies"
+        )
     lines = tuple(
         _line(text, f"{path}, line {number}")
         for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)

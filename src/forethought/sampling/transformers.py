@@ -23,7 +23,7 @@ from forethought.sampling import engine, nucleus, shared_prefix
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.engine import Job
 from forethought.sampling.expanded import ExpandedDecoder
-from forethought.types import Completion, SampledPrompt, SampleRequest
+from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 log = logging.getLogger(__name__)
 
@@ -80,20 +80,17 @@ class TransformersSampler:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt]:
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         model = self._model
         assert model is not None, "the sampler is closed"
-        jobs = [self._job(request, models.context_length(model.config)) for request in requests]
+        context = models.context_length(model.config)
+        jobs = [self._job(request, context) for request in requests]
         with _borrowed(model):
-            outputs = self._run(model, jobs)
+            outputs = iter(self._run(model, [job for job in jobs if isinstance(job, Job)]))
         return iter(
             [
-                SampledPrompt(
-                    prompt_id=request.prompt_id,
-                    prompt_token_ids=job.token_ids,
-                    completions=tuple(self._completion(ids) for ids in outputs_of_job),
-                )
-                for request, job, outputs_of_job in zip(requests, jobs, outputs, strict=True)
+                job if isinstance(job, Unsampled) else self._sampled(request, job, next(outputs))
+                for request, job in zip(requests, jobs, strict=True)
             ]
         )
 
@@ -115,20 +112,34 @@ class TransformersSampler:
                 "drawn; check the weights, or sample with model.dtype: float32"
             ) from None
 
-    def _job(self, request: SampleRequest, context: int | None) -> Job:
-        ids = models.render(self._tokenizer, request.messages)
-        if not ids:
-            raise ValueError(f"prompt {request.prompt_id} is empty once rendered; leave it out")
+    def _job(self, request: SampleRequest, context: int | None) -> Job | Unsampled:
+        """What to decode, or why it cannot be."""
+        try:
+            ids = models.render(self._tokenizer, request.messages)
+        except ValueError as error:
+            return Unsampled(prompt_id=request.prompt_id, reason=str(error))
         limit = self._params.max_new_tokens
         if context is not None:
             limit = min(limit, context - len(ids))
-        if limit < 1:
-            raise ValueError(
-                f"prompt {request.prompt_id} has {len(ids)} tokens; {self._name} takes "
-                f"{context} tokens, so at most {context} - 1 with room for an output. Leave the "
-                "prompt out, shorten it, or use a model with a longer context"
+        if ids and limit > 0:
+            return Job(token_ids=ids, seeds=request.seeds, limit=limit)
+        reason = "it is empty once rendered; leave it out"
+        if ids:
+            reason = (
+                f"it has {len(ids)} tokens; {self._name} takes {context} tokens, so at most "
+                f"{context} - 1 with room for an output; leave the prompt out, shorten it, or use "
+                "a model with a longer context"
             )
-        return Job(token_ids=ids, seeds=request.seeds, limit=limit)
+        return Unsampled(prompt_id=request.prompt_id, reason=reason)
+
+    def _sampled(
+        self, request: SampleRequest, job: Job, outputs: Sequence[list[int]]
+    ) -> SampledPrompt:
+        return SampledPrompt(
+            prompt_id=request.prompt_id,
+            prompt_token_ids=job.token_ids,
+            completions=tuple(self._completion(ids) for ids in outputs),
+        )
 
     def _completion(self, ids: list[int]) -> Completion:
         text = self._tokenizer.decode(

@@ -8,6 +8,7 @@ none, the lowest score of the stage. A stage in which nothing was scored has no 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -15,18 +16,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from forethought import models
 from forethought.config import AnswersConfig, ModelConfig
 from forethought.evaluation.intervals import mean_result
-from forethought.judging.base import Judge, open_judge
+from forethought.evaluation.win_share import win_shares
+from forethought.judging.base import open_judge
+from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter, Task
-from forethought.sampling.base import Sampler, SamplingParams, open_sampler
-from forethought.stages.judgements import judge_rollouts
-from forethought.stages.place import Place, model_identity
-from forethought.stages.rollouts import OutputSplitter, policy_model
-from forethought.store import Count, Stage, write_json
-from forethought.types import Answer, ParseStatus, Prompt, Rollout, SampleRequest
+from forethought.sampling.base import Sampler, SamplingParams, one_prompt
+from forethought.stages.judgements import judge_candidates, verdict_cache
+from forethought.stages.place import Place
+from forethought.stages.policy import OutputSplitter, policy_model, policy_sampler, server_counts
+from forethought.store import (
+    SCRATCH,
+    Count,
+    Stage,
+    read_json,
+    read_records,
+    write_bytes,
+    write_json,
+)
+from forethought.types import Answer, ParseStatus, Prompt, Rollout, SampleRequest, Unjudged
+
+Key = TypeVar("Key", int, str)
 
 
 def configure_selection(place: Place) -> dict[str, Any]:
@@ -38,61 +52,86 @@ def configure_evaluation(place: Place) -> dict[str, Any]:
     """What decides the evaluation besides its inputs."""
     config = _configure(place, place.recipe.evaluation)
     if place.policy_stage is None:
-        config["model"] = model_identity(place.recipe.model.path)
+        config["model"] = models.identity(place.recipe.model.path)
     return config
 
 
 def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
-    """Answer with every epoch's checkpoint, choose, and keep the chosen one as `policy/`."""
-    epochs = place.recipe.training.epochs
+    """Answer with every epoch's checkpoint, judge, choose, keep the chosen one as `policy/`.
+
+    The judge sees a prompt's answers of all epochs at once, so that one which compares can choose.
+    """
+    epochs = range(1, place.recipe.training.epochs + 1)
     prompts = place.prompts("validation")
-    with (
-        reporter.task(place.label, epochs, "epochs") as task,
-        open_judge(place.recipe.judge) as judge,
-    ):
-        for epoch in range(1, epochs + 1):
-            if not stage.has(f"epoch_{epoch}"):
-                model = policy_model(place)
-                checkpoint = place.beside("training") / f"epoch_{epoch}"
-                model = model.model_copy(update={"path": str(checkpoint)})
-                config = place.recipe.selection
-                answers = _answer(place, config, model, prompts, judge)
+    with reporter.task(place.label, len(epochs), "epochs") as task:
+        judged = _Judged(stage, place)
+        if not all(stage.has(f"epoch_{epoch}") for epoch in epochs):
+            for epoch in epochs:
+                if not stage.has(f"{SCRATCH}/sampled_{epoch}"):
+                    checkpoint = place.beside("training") / f"epoch_{epoch}"
+                    model = policy_model(place).model_copy(update={"path": str(checkpoint)})
+                    answers = _answer(stage, place, place.recipe.selection, model, prompts)
+                    stage.write_records(f"{SCRATCH}/sampled_{epoch}", answers, Answer)
+                task.advance()
+            sampled = {k: stage.read_records(f"{SCRATCH}/sampled_{k}", Answer) for k in epochs}
+            for epoch, answers in judged.scored(sampled, prompts).items():
                 stage.write_records(f"epoch_{epoch}", answers, Answer)
-            task.advance()
-        answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in range(1, epochs + 1)}
-        worst = _worst(judge, [one for each in answers.values() for one in each])
+        answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in epochs}
+        worst = _worst(judged.floor, [one for each in answers.values() for one in each])
         scores = {k: _mean_score(each, worst) for k, each in answers.items()}
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
-        task.note = f"epoch {best} of {epochs}, score {_shown(scores[best])}"
+        task.note = f"epoch {best} of {len(epochs)}, score {_shown(scores[best])}"
     _keep_policy(place.beside("training") / f"epoch_{best}", stage.folder / "policy")
     rows = [
         {"epoch": k, "score": scores[k], "parse_failures": _failures(answers[k])} for k in scores
     ]
     tied = [k for k in scores if scores[k] == scores[best] and k != best]
-    reason = f"highest mean judge score on {len(prompts)} validation prompts" + (
+    what = "share of the other epochs' answers beaten" if judged.relative else "mean judge score"
+    reason = f"highest {what} on {len(prompts)} validation prompts" + (
         f"; epoch {', '.join(map(str, tied))} ties and is later" if tied else ""
     )
     choice: dict[str, Count] = {"chosen_epoch": best, "scores": rows, "reason": reason}
     write_json(stage.folder / "choice.json", choice)
-    return choice | {"new_tokens": sum(map(_tokens, answers.values()))}
+    tokens = sum(map(_tokens, answers.values()))
+    return choice | {"new_tokens": tokens} | judged.counts() | server_counts(stage, place)
 
 
 def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
-    """Score one policy on the test prompts."""
+    """Score one policy on the test prompts.
+
+    With a judge that only compares, the score is the share of wins against the baseline: the seed
+    with the direct format where the run has that arm, else the seed.
+    """
     prompts = place.prompts("test")
     with reporter.task(place.label, len(prompts), "prompts") as task:
-        with open_judge(place.recipe.judge) as judge:
-            if not stage.has("answers"):
+        judged = _Judged(stage, place)
+        if not stage.has("answers"):
+            if not stage.has(f"{SCRATCH}/sampled"):
                 config = place.recipe.evaluation
-                answers = _answer(place, config, policy_model(place), prompts, judge, task)
-                stage.write_records("answers", answers, Answer)
-            answers = stage.read_records("answers", Answer)
-            scores = prompt_scores(answers, _worst(judge, answers))
+                answers = _answer(stage, place, config, policy_model(place), prompts, task)
+                stage.write_records(f"{SCRATCH}/sampled", answers, Answer)
+            sides = {"policy": stage.read_records(f"{SCRATCH}/sampled", Answer)}
+            if judged.relative:
+                baseline = place.baseline
+                sides["baseline"] = (
+                    sides["policy"]
+                    if baseline.folder == place.folder
+                    else read_records(baseline.folder, Answer, "answers")
+                )
+            answers = judged.scored(sides, prompts)["policy"]
+            stage.write_records("answers", answers, Answer)
+        answers = stage.read_records("answers", Answer)
+        scores = prompt_scores(answers, _worst(judged.floor, answers))
         result = mean_result("test_score", list(scores.values())) if scores else None
         task.note = f"test score {_shown(result and result.value)}"
     statuses = Counter(str(one.parsed.status) for one in answers)
     return {
         "test_score": result.value if result else None,
+        "score_of": (
+            f"share of wins against {place.baseline.arm} policy 0"
+            if judged.relative
+            else "the judge's score"
+        ),
         "interval": list(result.interval) if result else None,
         "count": len(scores),
         "scores": dict(scores),
@@ -102,7 +141,73 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
         "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
         "attempts": sum(one.attempts for one in answers),
         "new_tokens": _tokens(answers),
+        **judged.counts(),
+        **server_counts(stage, place),
     }
+
+
+class _Judged:
+    """Scores answers that were sampled; the judge is loaded only when there is something to do."""
+
+    def __init__(self, stage: Stage, place: Place) -> None:
+        self.relative = is_relative(place.recipe.judge)
+        self._stage = stage
+        self._place = place
+
+    @property
+    def floor(self) -> float | None:
+        """What an answer without a response is worth; `None` if the judge's scale has no end."""
+        if self.relative:
+            return 0.0
+        return read_json(self._stage.folder / "judge.json")["floor"]
+
+    def counts(self) -> dict[str, Count]:
+        """Prompts that the judge could not score, and what it spent."""
+        missing = read_json(self._stage.folder / "judge.json")["missing"]
+        return {"missing": missing, "judge_calls": read_json(self._stage.folder / "spent.jsonl")}
+
+    def scored(
+        self, sampled: Mapping[Key, Sequence[Answer]], prompts: Sequence[Prompt]
+    ) -> dict[Key, list[Answer]]:
+        """The same answers with scores; all of a prompt stand before the judge at once."""
+        by_prompt: dict[str, dict[tuple[Key, int], Answer]] = {}
+        for key, answers in sampled.items():
+            for one in answers:
+                by_prompt.setdefault(one.prompt_id, {})[key, one.sample_index] = one
+        place = self._place
+        with verdict_cache(place) as cache:
+            with open_judge(place.recipe.judge, cache) as judge:
+                floor = judge.floor
+                candidates = [
+                    (prompt, {key: one.parsed.response for key, one in group.items()})
+                    for prompt in prompts
+                    if (group := by_prompt.get(prompt.prompt_id))
+                ]
+                verdicts = list(judge_candidates(judge, candidates))
+            spent = cache.counts() if asks_a_model(place.recipe.judge) else None
+        missing: list[dict[str, str]] = []
+        scores: dict[tuple[str, tuple[Key, int]], float | None] = {}
+        for shown, answer in verdicts:
+            if isinstance(answer, Unjudged):
+                missing.append({"prompt_id": answer.prompt_id, "reason": answer.reason})
+                continue
+            given = dict(zip(shown, answer.scores, strict=True))
+            group = list(by_prompt[answer.prompt_id])
+            values = [given.get(key) for key in group]
+            if self.relative:
+                values = win_shares(values)
+            scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
+        write_json(self._stage.folder / "judge.json", {"floor": floor, "missing": missing})
+        write_bytes(self._stage.folder / "spent.jsonl", f"{json.dumps(spent)}\n".encode())
+        return {
+            key: [
+                replace(one, score=scores.get((one.prompt_id, (key, one.sample_index))))
+                if one.parsed.response is not None
+                else one
+                for one in answers
+            ]
+            for key, answers in sampled.items()
+        }
 
 
 def prompt_scores(answers: Sequence[Answer], worst: float | None) -> dict[str, float]:
@@ -123,7 +228,7 @@ def prompt_scores(answers: Sequence[Answer], worst: float | None) -> dict[str, f
 
 def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
     recipe = place.recipe
-    sampling = recipe.sampling.model_dump(mode="json")
+    sampling = recipe.sampling.identity()
     for field in ("samples", "temperature", "top_p", "part_size"):
         del sampling[field]
     return {
@@ -131,20 +236,20 @@ def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
         "answers": answers.model_dump(mode="json"),
         "engine": sampling,
         "dtype": recipe.model.dtype,
-        "judge": recipe.judge.model_dump(mode="json"),
+        "judge": identity(recipe.judge),
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
 
 
 def _answer(
+    stage: Stage,
     place: Place,
     config: AnswersConfig,
     model: ModelConfig,
     prompts: Sequence[Prompt],
-    judge: Judge,
     task: Task | None = None,
 ) -> list[Answer]:
-    """Sample until every prompt has its responses or the attempts are used up, then judge."""
+    """Sample until every prompt has its responses or the attempts are used up."""
     params = SamplingParams(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -153,7 +258,7 @@ def _answer(
     latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
     owed = {prompt.prompt_id: tuple(range(config.samples)) for prompt in prompts}
     splitter = OutputSplitter(place)
-    with open_sampler(place.recipe.sampling, model=model, params=params) as sampler:
+    with policy_sampler(stage, place, model, params) as sampler:
         for attempt in range(config.attempts):
             new = _sample(place, sampler, splitter, prompts, owed, attempt)
             latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
@@ -163,14 +268,7 @@ def _answer(
             owed = _without_response(latest)
             if not owed:
                 break
-    rollouts = [latest[key][1] for key in sorted(latest)]
-    groups, _ = judge_rollouts(judge, rollouts, {prompt.prompt_id: prompt for prompt in prompts})
-    scores = {
-        (group.prompt_id, index): score
-        for group in groups
-        for index, score in zip(group.sample_indices, group.scores, strict=True)
-    }
-    return [_record(*latest[key], scores.get(key)) for key in sorted(latest)]
+    return [_record(*latest[key]) for key in sorted(latest)]
 
 
 def _sample(
@@ -194,7 +292,7 @@ def _sample(
         if prompt.prompt_id in owed
     ]
     rollouts: list[Rollout] = []
-    for sampled in sampler.sample(requests):
+    for sampled in map(one_prompt, sampler.sample(requests)):
         for index, one in zip(owed[sampled.prompt_id], splitter.rollouts(sampled), strict=True):
             rollouts.append(replace(one, sample_index=index))
     return rollouts
@@ -210,7 +308,7 @@ def _without_response(
     return owed
 
 
-def _record(attempts: int, rollout: Rollout, score: float | None) -> Answer:
+def _record(attempts: int, rollout: Rollout) -> Answer:
     return Answer(
         prompt_id=rollout.prompt_id,
         sample_index=rollout.sample_index,
@@ -219,14 +317,14 @@ def _record(attempts: int, rollout: Rollout, score: float | None) -> Answer:
         parsed=rollout.parsed,
         thought_tokens=rollout.response_start,
         response_tokens=rollout.response_tokens,
-        score=score,
+        score=None,
     )
 
 
-def _worst(judge: Judge, answers: Sequence[Answer]) -> float | None:
+def _worst(floor: float | None, answers: Sequence[Answer]) -> float | None:
     """What an answer without a response is worth; `None` if no scale is known at all."""
     scores = [one.score for one in answers if one.score is not None]
-    return judge.floor if judge.floor is not None else min(scores, default=None)
+    return floor if floor is not None else min(scores, default=None)
 
 
 def _mean_score(answers: Sequence[Answer], worst: float | None) -> float | None:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
+from forethought.cache import Cache
 from forethought.judging.base import Judge, checked, open_judge
+from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter
 from forethought.stages.place import Place
 from forethought.store import Count, Stage, StageError, read_manifest, read_records
-from forethought.types import Prompt, ResponseGroup, Rollout, ScoredGroup, Unjudged
+from forethought.types import (
+    Judgement,
+    Prompt,
+    ResponseGroup,
+    Rollout,
+    ScoredGroup,
+    Unjudged,
+)
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def configure(place: Place) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    return {"judge": place.recipe.judge.model_dump(mode="json")}
+    return {"judge": identity(place.recipe.judge)}
 
 
 def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
@@ -30,9 +41,12 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
     scored: list[ScoredGroup] = []
     missing: list[Unjudged] = []
-    with reporter.task(place.label, len(parts), "parts") as task:
+    with (
+        reporter.task(place.label, len(parts), "parts") as task,
+        verdict_cache(place) as cache,
+    ):
         if owed:
-            with open_judge(place.recipe.judge) as judge:
+            with open_judge(place.recipe.judge, cache) as judge:
                 for index in owed:
                     records = read_records(rollouts, Rollout, parts[index])
                     good, bad = judge_rollouts(judge, records, prompts)
@@ -49,35 +63,38 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                 f"{place.label}: the judge scored none of {len(missing)} prompts, the first "
                 f"because: {missing[0].reason}"
             )
-        mean = sum(scores) / len(scores)
-        task.note = f"mean score {mean:.3f}"
+        relative = is_relative(place.recipe.judge)
+        mean = None if relative else sum(scores) / len(scores)
+        task.note = "" if mean is None else f"mean score {mean:.3f}"
+        spent = cache.counts() if asks_a_model(place.recipe.judge) else None
     return {
         "groups": len(scored),
         "responses": len(scores),
         "mean_score": mean,
+        "judge_calls": spent,
         "missing": [{"prompt_id": one.prompt_id, "reason": one.reason} for one in missing],
     }
+
+
+def verdict_cache(place: Place) -> Cache:
+    """The run's kept answers of judge models, or those that several runs share."""
+    recipe = place.recipe
+    path = recipe.cache or recipe.run / "cache.sqlite"
+    account = f"{recipe.run.resolve()} {place.label}"
+    return Cache(path if asks_a_model(recipe.judge) else None, account=account)
 
 
 def judge_rollouts(
     judge: Judge, rollouts: Sequence[Rollout], prompts: dict[str, Prompt]
 ) -> tuple[list[ScoredGroup], list[Unjudged]]:
     """Scores of every prompt that has a response; the thought never leaves this function."""
-    indices: list[tuple[int, ...]] = []
-    groups: list[ResponseGroup] = []
-    for prompt_id, outputs in groupby(rollouts, key=lambda one: one.prompt_id):
-        answered = [
-            (one.sample_index, one.parsed.response)
-            for one in outputs
-            if one.parsed.response is not None
-        ]
-        if answered:
-            indices.append(tuple(index for index, _ in answered))
-            responses = tuple(response for _, response in answered)
-            groups.append(ResponseGroup(prompt=prompts[prompt_id], responses=responses))
+    candidates = [
+        (prompts[prompt_id], {one.sample_index: one.parsed.response for one in outputs})
+        for prompt_id, outputs in groupby(rollouts, key=lambda one: one.prompt_id)
+    ]
     scored: list[ScoredGroup] = []
     missing: list[Unjudged] = []
-    for shown, answer in zip(indices, checked(judge, groups), strict=True):
+    for shown, answer in judge_candidates(judge, candidates):
         if isinstance(answer, Unjudged):
             missing.append(answer)
             continue
@@ -91,6 +108,20 @@ def judge_rollouts(
             )
         )
     return scored, missing
+
+
+def judge_candidates(
+    judge: Judge, candidates: Sequence[tuple[Prompt, Mapping[Key, str | None]]]
+) -> Iterator[tuple[tuple[Key, ...], Judgement | Unjudged]]:
+    """For each prompt that has a response: whose were shown, and the judge's answer about them."""
+    keys: list[tuple[Key, ...]] = []
+    groups: list[ResponseGroup] = []
+    for prompt, named in candidates:
+        responses = {key: text for key, text in named.items() if text is not None}
+        if responses:
+            keys.append(tuple(responses))
+            groups.append(ResponseGroup(prompt=prompt, responses=tuple(responses.values())))
+    yield from zip(keys, checked(judge, groups), strict=True)
 
 
 def _refuse_if_nothing_parses(place: Place) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forethought.config import Recipe
-from forethought.models import resolve
-from forethought.store import content_hash, read_records
+from forethought.store import read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt
 
@@ -68,6 +67,14 @@ class Place:
         selection = self.policy_stage
         return self.recipe.model.path if selection is None else str(selection / "policy")
 
+    @property
+    def baseline(self) -> Place:
+        """The evaluation of the policy that a judge without a scale compares others with: the
+        seed, in the direct format where the run has that arm."""
+        arms = self.recipe.arms
+        arm = "direct" if "direct" in arms else arms[0]
+        return Place(recipe=self.recipe, stage="evaluation", arm=arm, index=0)
+
     def prompts(self, kind: str) -> list[Prompt]:
         """`train` (this iteration's slice), `validation` or `test` prompts."""
         prompts = read_records(self.beside("prompts"), Prompt, kind)
@@ -81,13 +88,3 @@ class Place:
         words = (self.recipe.seed, self.stage, self.index, prompt_id, sample_index, attempt)
         digest = hashlib.sha256(repr(words).encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
-
-
-def model_identity(name: str) -> dict[str, str]:
-    """What stands in a fingerprint for a seed model: its name, and its files where it is local."""
-    source = Path(resolve(name))
-    if not source.is_dir():
-        return {"name": name}
-    files = [(path.name, path.stat().st_size) for path in sorted(source.iterdir())]
-    config = (source / "config.json").read_text(encoding="utf-8")
-    return {"name": name, "files": content_hash([config, files])}

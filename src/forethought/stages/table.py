@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forethought.judging.describe import is_relative
 from forethought.progress import Reporter
 from forethought.stages import answers, judgements, pairs, prompts, rollouts, training
 from forethought.stages.place import Place
@@ -24,7 +25,8 @@ class StageKind:
     """Moves when the meaning of the stage's content changes."""
     configure: Callable[[Place], dict[str, Any]]
     reads: tuple[str, ...]
-    """Stages beside it whose digests are inputs; `policy` is the selection before it."""
+    """Stages beside it whose digests are inputs; `policy` is the selection before it, `baseline`
+    the evaluation that a judge without a scale compares with."""
     work: Callable[[Stage, Place, Reporter], dict[str, Count]]
 
 
@@ -55,15 +57,15 @@ STAGES = {
         work=training.run_training,
     ),
     "selection": StageKind(
-        version=1,
+        version=2,
         configure=answers.configure_selection,
         reads=("prompts", "training"),
         work=answers.select,
     ),
     "evaluation": StageKind(
-        version=1,
+        version=2,
         configure=answers.configure_evaluation,
-        reads=("prompts", "policy"),
+        reads=("prompts", "policy", "baseline"),
         work=answers.evaluate,
     ),
 }
@@ -76,7 +78,10 @@ def inputs(place: Place) -> list[Path]:
     """Folders of the sealed stages that a place reads."""
     folders = []
     for name in STAGES[place.stage].reads:
-        if name != "policy":
+        if name == "baseline":
+            if is_relative(place.recipe.judge) and place.folder != place.baseline.folder:
+                folders.append(place.baseline.folder)
+        elif name != "policy":
             folders.append(place.beside(name))
         elif place.policy_stage is not None:
             folders.append(place.policy_stage)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from forethought import models
 from forethought.models import pick_device
 from forethought.pairs import OUTCOMES
 from forethought.progress import Reporter
-from forethought.stages.place import Place, model_identity
+from forethought.stages.place import Place
 from forethought.store import Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
 from forethought.training.policy import open_reference
@@ -33,7 +34,7 @@ def configure_reference(place: Place) -> dict[str, Any]:
         "tokens_per_microbatch": training.tokens_per_microbatch,
     }
     if place.policy_stage is None:
-        config["model"] = model_identity(place.recipe.model.path)
+        config["model"] = models.identity(place.recipe.model.path)
     return config
 
 
@@ -46,7 +47,7 @@ def configure_training(place: Place) -> dict[str, Any]:
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
     if place.policy_stage is None:
-        config["model"] = model_identity(recipe.model.path)
+        config["model"] = models.identity(recipe.model.path)
     return config
 
 

@@ -1,38 +1,21 @@
-"""The shape of a recipe: what a user may write, what it means, what is allowed.
-
-Importing this module loads neither torch nor any engine. Each field's meaning stands under it.
-"""
+"""A whole recipe, and its mistakes in words."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from forethought.config.engines import (
+    OpenAIEngine,
+    ScriptedEngine,
+    TransformersEngine,
+    VllmEngine,
+)
+from forethought.config.judges import JudgeConfig
+from forethought.config.shape import DType, ModelConfig, Operational, Shape
 from forethought.types import Arm
-
-DType = Literal["float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda"]
-
-
-class Shape(BaseModel):
-    """Base of all recipe sections: frozen, nothing unknown, fields documented below themselves."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ModelConfig(Shape):
-    """The seed policy."""
-
-    path: str
-    """A Hugging Face folder or hub name, or `microworld` for the seed model in the package."""
-    dtype: DType = "bfloat16"
-    """Number type of weights while sampling; training has its own."""
-    device: Device = "auto"
-    """`auto` takes a GPU when there is one."""
-    trust_remote_code: bool = False
-    """Run modelling code that comes with the checkpoint."""
 
 
 class ColumnsConfig(Shape):
@@ -128,64 +111,43 @@ class SamplingShape(Shape):
     """Prompts per part: what is redone at most after a kill."""
 
 
-class TransformersSampling(SamplingShape):
-    """The embedded engine: any causal model that transformers loads, CPU or GPU."""
-
-    type: Literal["transformers"] = "transformers"
-    rows: int = Field(default=512, ge=1)
-    """Outputs decoded at a time. More is faster until the cache no longer fits."""
+class TransformersSampling(SamplingShape, TransformersEngine):
+    """Sample the policy in the embedded engine."""
 
 
-class ScriptedSampling(SamplingShape):
-    """Replies from a file: for tests and for trying a recipe without a model."""
-
-    type: Literal["scripted"] = "scripted"
-    path: Path
-    """JSONL of `{"match": "text in the last user turn", "replies": ["…"]}`; the first line that
-    matches answers, and a reply is drawn by the sample's seed."""
+class VllmSampling(SamplingShape, VllmEngine):
+    """Sample the policy in vLLM."""
 
 
-SamplingConfig = Annotated[TransformersSampling | ScriptedSampling, Field(discriminator="type")]
+class OpenAISampling(SamplingShape, OpenAIEngine):
+    """Sample the policy at a server that serves it."""
+
+    command: Annotated[str | None, Operational] = None
+    """Starts a server for each policy, such as `vllm serve {model} --port {port}`; with
+    `base_url: http://localhost:{port}/v1`. Without it the server has to serve the policy already,
+    which only the seed's can."""
+
+    @model_validator(mode="after")
+    def _one_port(self) -> Self:
+        if self.command is None and "{port}" in self.base_url:
+            raise ValueError("base_url has {port}, which only a command can fill; give the port")
+        if self.command is not None:
+            for place, text in (("command", self.command), ("base_url", self.base_url)):
+                if "{port}" not in text:
+                    raise ValueError(f"{place}: {text!r} lacks {{port}}, where the server listens")
+            if "{model}" not in self.command:
+                raise ValueError(f"command: {self.command!r} lacks {{model}}, what it is to serve")
+        return self
 
 
-class VerifierJudge(Shape):
-    """A Python function grades each response."""
-
-    type: Literal["verifier"] = "verifier"
-    function: str
-    """`microworld`, `gsm8k`, or `package.module:function` taking (prompt, response) and giving
-    a number."""
+class ScriptedSampling(SamplingShape, ScriptedEngine):
+    """Sample from a file of replies."""
 
 
-class RewardModelJudge(Shape):
-    """A sequence-classification model with one logit."""
-
-    type: Literal["reward_model"] = "reward_model"
-    path: str
-    """Hugging Face folder or hub name."""
-    dtype: DType = "bfloat16"
-    """Number type of the weights."""
-    device: Device = "auto"
-    """`auto` takes a GPU when there is one."""
-    tokens_per_batch: int = Field(default=16384, ge=1)
-    """Padded tokens per forward pass."""
-    max_length: int | None = Field(default=None, ge=1)
-    """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
-    trust_remote_code: bool = False
-    """Run modelling code that comes with the checkpoint."""
-
-
-class CustomJudge(Shape):
-    """A judge of the user's own."""
-
-    type: Literal["custom"] = "custom"
-    import_path: str
-    """`package.module:Class`; it is called with `options` and has a `judge` method."""
-    options: dict[str, Any] = {}
-    """Keyword arguments of the class."""
-
-
-JudgeConfig = Annotated[VerifierJudge | RewardModelJudge | CustomJudge, Field(discriminator="type")]
+SamplingConfig = Annotated[
+    TransformersSampling | VllmSampling | OpenAISampling | ScriptedSampling,
+    Field(discriminator="type"),
+]
 
 
 class PairsConfig(Shape):
@@ -307,6 +269,9 @@ class Recipe(Shape):
     prompts: PromptsConfig
     sampling: SamplingConfig
     judge: JudgeConfig
+    cache: Path | None = None
+    """File of verdicts already paid for, which runs may share; `cache.sqlite` in the run directory
+    by default."""
     pairs: PairsConfig = PairsConfig()
     training: TrainingConfig = TrainingConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -322,13 +287,45 @@ class Recipe(Shape):
         return self
 
 
+class SamplePart(Shape):
+    """What `forethought sample` needs of a recipe."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the samples."""
+    model: ModelConfig | None = None
+    """The model, for engines that load one themselves."""
+    thought_format: str = "direct"
+    """`direct`, `generic`, `specific`, `tags`, or a YAML file with a format of your own."""
+    sampling: SamplingConfig
+
+    @model_validator(mode="after")
+    def _engine_has_its_model(self) -> Self:
+        if self.model is None and self.sampling.type in ("transformers", "vllm"):
+            raise ValueError(f"sampling.type {self.sampling.type} loads a model; give model.path")
+        return self
+
+
+class JudgePart(Shape):
+    """What `forethought judge` needs of a recipe."""
+
+    judge: JudgeConfig
+    cache: Path | None = None
+    """File of verdicts already paid for, kept and shared when named."""
+
+
+TYPES = {
+    one.model_fields["type"].default
+    for union in (PromptSource, SamplingConfig, JudgeConfig)
+    for one in get_args(get_args(union)[0])
+}
+"""The words that choose among variants; pydantic puts them into an error's place."""
+
+
 def explain(error: ValidationError) -> str:
     """A validation error as one line per mistake: field, what was given, what is allowed."""
     lines = []
     for mistake in error.errors():
-        tags = {"file", "datasets", "microworld", "transformers", "scripted", "verifier"}
-        tags |= {"reward_model", "custom"}
-        place = ".".join(str(step) for step in mistake["loc"] if step not in tags) or "recipe"
+        place = ".".join(str(step) for step in mistake["loc"] if step not in TYPES) or "recipe"
         message = mistake["msg"].removeprefix("Value error, ")
         if mistake["type"] == "extra_forbidden":
             message = "there is no such field"

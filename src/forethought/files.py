@@ -1,0 +1,311 @@
+"""One stage alone, on files: prompts in, outputs out; responses in, scores out.
+
+`forethought sample prompts.jsonl outputs.jsonl recipe.yaml` and `forethought judge outputs.jsonl
+scores.jsonl recipe.yaml`. A line of input is kept and gets more fields, so that one command's
+output is the next one's input. The output is named last: until it is whole its lines stand in
+`OUTPUT.partial`, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from forethought.cache import Cache
+from forethought.config import ColumnsConfig, JudgePart, SamplePart
+from forethought.control_tokens import without_well_known
+from forethought.judging.base import Judge, checked, open_judge
+from forethought.judging.describe import asks_a_model, identity
+from forethought.progress import Reporter
+from forethought.prompts import PromptRecord, json_records, prompt_of
+from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.store import read_json, sha256_file, write_json
+from forethought.thoughts import ThoughtFormat, load_format
+from forethought.types import (
+    Completion,
+    Prompt,
+    ResponseGroup,
+    SampleRequest,
+    Unjudged,
+    Unsampled,
+)
+
+GROUPS = 64
+"""Groups a judge is shown at a time: what is judged again at most after a kill."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of input, its place and its prompt.
+
+    Example: `Line(row={"prompt": "Hi"}, where="prompts.jsonl, line 1", prompt=Prompt(…))`
+    """
+
+    row: dict[str, Any]
+    where: str
+    prompt: Prompt
+
+
+def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter) -> None:
+    """Sample outputs for every prompt of a JSONL file.
+
+    Each line gets `outputs`: text, status, thought, response, finish_reason and tokens.
+
+    Raises: ValueError for a bad line, an output that exists, or other settings than before.
+    """
+    thought_format = load_format(part.thought_format)
+    lines = read_lines(source, thought_format)
+    settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
+    sampling = part.sampling
+    params = SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens,
+    )
+    output = Output(target, source, settings)
+    owed = lines[output.done :]
+    with reporter.task("sample", len(lines), "prompts") as task, output:
+        task.advance(output.done)
+        if owed:
+            with (
+                Cache(output.beside("replies.sqlite")) as cache,
+                open_sampler(
+                    sampling,
+                    model=part.model,
+                    params=params,
+                    cache=cache if sampling.type == "openai" else None,
+                    token_ids=False,
+                ) as sampler,
+            ):
+                for start in range(0, len(owed), sampling.part_size):
+                    these = owed[start : start + sampling.part_size]
+                    requests = [_request(part, thought_format, line.prompt) for line in these]
+                    rows = []
+                    for line, result in zip(these, sampler.sample(requests), strict=True):
+                        if isinstance(result, Unsampled):
+                            raise ValueError(f"{line.where}: {result.reason}")
+                        outputs = [_output(thought_format, one) for one in result.completions]
+                        rows.append(line.row | {"outputs": outputs})
+                    output.add(rows)
+                    task.advance(len(these))
+        output.finish()
+
+
+def judge_file(
+    part: JudgePart, source: Path, target: Path, reporter: Reporter, *, explain: bool
+) -> None:
+    """Score the responses of every line of a JSONL file.
+
+    A line has a prompt and `responses`, a list of texts, or `outputs` as `sample_file` writes
+    them, of which the judge sees the responses only. It gets `scores` (`null` where there is no
+    response), `judge`, `evidence`, and `missing`: why there are no scores, or `null`.
+
+    Raises: ValueError for a bad line, an output that exists, or other settings than before.
+    """
+    lines = read_lines(source, load_format("direct"))
+    responses = [_responses(line) for line in lines]
+    output = Output(target, source, {"judge": identity(part.judge)})
+    with reporter.task("judge", len(lines), "prompts") as task, output:
+        task.advance(output.done)
+        if output.done < len(lines):
+            keeps = asks_a_model(part.judge)
+            path = part.cache or (output.beside("cache.sqlite") if keeps else None)
+            with Cache(path) as cache, open_judge(part.judge, cache) as judge:
+                for start in range(output.done, len(lines), GROUPS):
+                    here = slice(start, start + GROUPS)
+                    rows = _judged(judge, lines[here], responses[here])
+                    output.add(rows)
+                    task.advance(len(rows))
+                spent = cache.counts()
+            if keeps:
+                task.note = f"{spent['calls']} calls, {spent['hits']} found in the cache"
+        output.finish()
+    if explain:
+        _explain(part, target, reporter)
+
+
+def read_lines(source: Path, thought_format: ThoughtFormat) -> list[Line]:
+    """Prompts of a JSONL file under `prompt` or `messages`, with `category`, `reference`, `source`.
+
+    Raises: ValueError that names the file, the line and the field.
+    """
+    if not source.is_file():
+        raise ValueError(f"{source} does not exist; give a JSONL file with prompts")
+    lines = [_line(record, source, thought_format) for record in json_records(source)]
+    if not lines:
+        raise ValueError(f"{source} holds no records; give a JSONL file with prompts")
+    return lines
+
+
+class Output:
+    """A JSONL file that grows under another name and gets its own when it is whole."""
+
+    def __init__(self, target: Path, source: Path, settings: dict[str, Any]) -> None:
+        """Find what an earlier attempt left, if it was the same work.
+
+        Raises: ValueError if the file exists, or an attempt with other settings was begun.
+        """
+        self._target = target
+        self._lines = self.beside("partial")
+        self._intent = self.beside("partial.json")
+        self.done = 0
+        if target.exists():
+            raise ValueError(f"{target} exists; name another output, or remove it first")
+        if not target.parent.is_dir():
+            raise ValueError(f"{target.parent} is no folder; make it first")
+        intent = {"settings": json.loads(json.dumps(settings)), "input": sha256_file(source)}
+        if self._intent.is_file() and self._lines.is_file():
+            if read_json(self._intent) != intent:
+                raise ValueError(
+                    f"{self._lines} was begun with other settings or another {source.name}; put "
+                    "them back, or remove it"
+                )
+            self.done = _repair(self._lines)
+        else:
+            write_json(self._intent, intent)
+        self._file: Any = None
+
+    def __enter__(self) -> Output:
+        self._file = self._lines.open("ab")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def beside(self, suffix: str) -> Path:
+        """A working file next to the output."""
+        return self._target.with_name(f"{self._target.name}.{suffix}")
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append lines so that they survive a kill."""
+        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        self._file.write(text.encode("utf-8", "surrogatepass"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Give the file its name and remove the working files."""
+        os.replace(self._lines, self._target)
+        for leftover in self._target.parent.glob(f"{self._target.name}.*"):
+            if leftover.name.removeprefix(f"{self._target.name}.").startswith(WORKING):
+                leftover.unlink()
+
+
+WORKING = ("partial.json", "replies.sqlite", "cache.sqlite")
+"""Beginnings of the names of working files; SQLite adds two more to its own."""
+
+
+def _repair(path: Path) -> int:
+    """Cut off a line that a kill left half written; how many whole ones there are."""
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return whole.count(b"\n")
+
+
+def _line(record: PromptRecord, source: Path, thought_format: ThoughtFormat) -> Line:
+    row = dict(record.row)
+    column = "messages" if "messages" in row and "prompt" not in row else "prompt"
+    columns = ColumnsConfig(prompt=column, category="category", reference="reference")
+    name = row.get("source", source.stem)
+    if not isinstance(name, str):
+        raise record.wrong("source", "the source is not text", name, "give a string")
+    prompt = prompt_of(record, columns, name, thought_format.strip_thought)
+    return Line(row=row, where=record.where, prompt=prompt)
+
+
+def _responses(line: Line) -> list[str | None]:
+    row = line.row
+    if "responses" in row:
+        found, field = row["responses"], "responses"
+    elif isinstance(row.get("outputs"), list):
+        found, field = [], "outputs"
+        for one in row["outputs"]:
+            if not isinstance(one, dict) or "response" not in one:
+                raise ValueError(
+                    f"{line.where}: an entry of outputs has no `response`: {one!r:.80}"
+                )
+            found.append(one["response"])
+    else:
+        raise ValueError(
+            f"{line.where} has fields {sorted(row)} and neither `responses` (a list of texts) nor "
+            "`outputs` (as `forethought sample` writes them)"
+        )
+    if not isinstance(found, list) or not all(one is None or isinstance(one, str) for one in found):
+        raise ValueError(f"{line.where}: {field} must be a list of texts, got {found!r:.80}")
+    return found
+
+
+def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) -> SampleRequest:
+    def seed(index: int) -> int:
+        words = (part.seed, prompt.prompt_id, index)
+        return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], "big") >> 1
+
+    messages = prompt.messages
+    if part.sampling.type == "openai":
+        # The server's tokenizer is not at hand; other engines ask their own.
+        messages = tuple(
+            replace(one, content=without_well_known(one.content)) for one in messages
+        )
+    return SampleRequest(
+        prompt_id=prompt.prompt_id,
+        messages=thought_format.apply(messages),
+        seeds=tuple(seed(index) for index in range(part.sampling.samples)),
+    )
+
+
+def _output(thought_format: ThoughtFormat, completion: Completion) -> dict[str, Any]:
+    parsed = thought_format.parse(completion.text, completion.finish_reason)
+    return {
+        "text": completion.text,
+        "status": str(parsed.status),
+        "thought": parsed.thought,
+        "response": parsed.response,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids) or None,
+    }
+
+
+def _judged(
+    judge: Judge, lines: Sequence[Line], responses: Sequence[Sequence[str | None]]
+) -> list[dict[str, Any]]:
+    """The lines with what the judge says of each; one without any response is not shown to it."""
+    shown = [tuple(text for text in texts if text is not None) for texts in responses]
+    groups = [
+        ResponseGroup(prompt=line.prompt, responses=texts)
+        for line, texts in zip(lines, shown, strict=True)
+        if texts
+    ]
+    answers = checked(judge, groups)
+    rows = []
+    for line, texts in zip(lines, responses, strict=True):
+        scores, evidence, missing = None, None, "no output has a response"
+        if any(text is not None for text in texts):
+            answer = next(answers)
+            if isinstance(answer, Unjudged):
+                missing = answer.reason
+            else:
+                given = iter(answer.scores)
+                scores = [None if text is None else next(given) for text in texts]
+                evidence, missing = answer.evidence, None
+        said = {"judge": judge.name, "scores": scores, "evidence": evidence, "missing": missing}
+        rows.append(line.row | said)
+    return rows
+
+
+def _explain(part: JudgePart, target: Path, reporter: Reporter) -> None:
+    for record in json_records(target):
+        row = record.row
+        reporter.say(f"{record.where}: {row['missing'] or row['scores']}")
+        if row["evidence"] and part.judge.type == "armorm":
+            from forethought.judging.objectives import explanation
+
+            reporter.console.print(explanation(row["evidence"]))
+        elif row["evidence"]:
+            reporter.say(row["evidence"])

@@ -1,0 +1,124 @@
+"""Conversations as a reward model reads them: token ids of a prompt with each of its responses.
+
+A prompt's messages and the response, as the assistant's turn, go through the checkpoint's own chat
+template and are tokenised without adding special tokens. The paper does not say how; four things
+here keep a score what the model's makers meant by it:
+
+- a control token that a prompt or a response spells out is broken first, so no response can end
+  its turn and write the next; think tags are broken too, because some templates drop what stands
+  before them;
+- the conversation begins with one BOS, also where a template or tokenizer writes several;
+- a conversation beyond the model's limit is refused with the reason, never cut;
+- what cannot be scored is `Refused` for its whole group: no number is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from forethought.models import as_turns, context_length
+from forethought.types import Message, ResponseGroup
+
+TokenIds = tuple[int, ...]
+
+THINK_TAGS = ("<think>", "</think>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Why a group cannot be scored.
+
+    Example: `Refused(reason="response 1 makes 8,411 tokens of conversation, limit 8,192")`
+    """
+
+    reason: str
+
+
+class Conversations:
+    """Renders and tokenises whole groups.
+
+    Example: `Conversations(load_tokenizer("RLHFlow/ArmoRM-Llama3-8B-v0.1"), limit=4096)`
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, limit: int | None) -> None:
+        """`limit` is the longest conversation in tokens, `None` where there is none."""
+        self.tokenizer = tokenizer
+        self._limit = limit
+
+    def encode(self, group: ResponseGroup) -> list[TokenIds] | Refused:
+        """The conversation with each response, or why the group cannot be scored."""
+        try:
+            encoded = [self._encode(group.prompt.messages, one) for one in group.responses]
+        except TemplateError as error:
+            return Refused(reason=f"the chat template refuses the conversation: {error}")
+        lengths = [len(ids) for ids in encoded]
+        if 0 in lengths:
+            return Refused(reason="the chat template leaves nothing of the conversation")
+        if self._limit is not None and max(lengths, default=0) > self._limit:
+            longest = lengths.index(max(lengths))
+            return Refused(
+                reason=f"response {longest} makes {lengths[longest]:,} tokens of conversation, "
+                f"limit {self._limit:,} (lengths {lengths})"
+            )
+        return encoded
+
+    def _encode(self, messages: Sequence[Message], response: str) -> TokenIds:
+        conversation = [*messages, Message(role="assistant", content=response)]
+        turns = as_turns(self.tokenizer, conversation, also=THINK_TAGS)
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        assert isinstance(text, str), type(text)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        extra = 0
+        while bos is not None and ids[extra : extra + 2] == [bos, bos]:
+            extra += 1
+        return tuple(ids[extra:])
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a reward model.
+
+    Raises: ValueError if there is none or it has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source(path), trust_remote_code=trust_remote_code)
+    # A damaged tokenizer.json raises a bare Exception of the tokenizers library.
+    except Exception as error:
+        raise ValueError(
+            f"judge.path: no tokenizer could be loaded from {path}: {error}; give the folder or "
+            "hub name of a reward model with its tokenizer"
+        ) from error
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"judge.path: the tokenizer of {path} has no chat template, so conversations cannot "
+            "be written as the model was trained on them; use a reward model that has one"
+        )
+    return tokenizer
+
+
+def source(path: str) -> str:
+    """What transformers loads: a folder with its `~` spelled out, else the hub name as it is."""
+    folder = Path(path).expanduser()
+    return str(folder) if folder.exists() else path
+
+
+def length_limit(path: str, max_length: int | None, model_config: Any) -> int | None:
+    """Longest conversation in tokens, `None` where neither the user nor the model sets one.
+
+    Raises: ValueError if the user's is beyond the model's.
+    """
+    limit = context_length(model_config)
+    if max_length is None or limit is None:
+        return max_length or limit
+    if max_length > limit:
+        raise ValueError(
+            f"judge.max_length: {max_length} is beyond the {limit} positions of {path}; lower it "
+            "or leave it out"
+        )
+    return max_length

@@ -1,0 +1,106 @@
+"""What can be said of a judge from its recipe section alone, before any model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from forethought.config import (
+    ArmoRMJudge,
+    CustomJudge,
+    JudgeConfig,
+    MixtureJudge,
+    PairwiseJudge,
+    RatingJudge,
+    RewardModelJudge,
+    VerifierJudge,
+)
+from forethought.judging.calls import model_name
+from forethought.judging.pairwise import calls_per_group as comparisons_per_group
+from forethought.judging.prompt_file import load_prompt
+from forethought.store import content_hash
+
+
+def is_relative(config: JudgeConfig) -> bool:
+    """Whether its scores compare the responses of one prompt only and mean nothing across prompts.
+
+    A mixture's are normalised within each group, a pairwise judge's are made by comparing.
+    """
+    match config:
+        case PairwiseJudge() | MixtureJudge():
+            return True
+        case CustomJudge():
+            return config.relative
+        case _:
+            return False
+
+
+def identity(config: JudgeConfig) -> dict[str, Any]:
+    """What names the judge in a hash: its settings and the words of its prompt file.
+
+    Raises: ValueError if a prompt file cannot be read.
+    """
+    named = config.identity()
+    match config:
+        case PairwiseJudge() | RatingJudge():
+            prompt = load_prompt(config.prompt, config.type)
+            named["prompt_words"] = content_hash(prompt.model_dump(mode="json"))
+        case MixtureJudge():
+            named["members"] = [
+                [identity(member.judge) for member in route.members] for route in config.routes
+            ]
+        case _:
+            pass
+    return named
+
+
+def asks_a_model(config: JudgeConfig) -> bool:
+    """Whether its answers are worth keeping: a model gives them, not a function."""
+    match config:
+        case MixtureJudge():
+            members = [member.judge for route in config.routes for member in route.members]
+            return any(asks_a_model(judge) for judge in members)
+        case VerifierJudge() | CustomJudge():
+            return False
+        case _:
+            return True
+
+
+def calls_per_group(config: JudgeConfig, responses: int) -> int:
+    """Calls of a chat model for one prompt with so many responses, at most, without retries.
+
+    A mixture counts its most expensive route.
+    """
+    match config:
+        case PairwiseJudge():
+            return comparisons_per_group(config, responses)
+        case RatingJudge():
+            return responses * config.votes
+        case MixtureJudge():
+            return max(
+                sum(calls_per_group(member.judge, responses) for member in route.members)
+                for route in config.routes
+            )
+        case VerifierJudge() | RewardModelJudge() | ArmoRMJudge() | CustomJudge():
+            return 0
+        case _:
+            assert_never(config)
+
+
+def title(config: JudgeConfig) -> str:
+    """A few words for a reader."""
+    match config:
+        case VerifierJudge():
+            return f"verifier {config.function}"
+        case RewardModelJudge():
+            return config.path
+        case ArmoRMJudge():
+            return f"ArmoRM {config.path}"
+        case PairwiseJudge() | RatingJudge():
+            return f"{model_name(config)}, {config.type} ({config.prompt})"
+        case MixtureJudge():
+            members = [member.judge for route in config.routes for member in route.members]
+            return "mixture of " + ", ".join(dict.fromkeys(map(title, members)))
+        case CustomJudge():
+            return config.import_path
+        case _:
+            assert_never(config)

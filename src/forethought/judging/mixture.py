@@ -1,0 +1,136 @@
+"""A judge made of judges: each kind of prompt goes to its own, or several judge it together.
+
+Maths goes to a verifier, chat to a reward model, so that training on chat does not cost maths.
+Every member's scores are normalised within the prompt's group (population mean and standard
+deviation; no spread makes all of them 0) and averaged by weight, so that scales do not matter. The
+scores therefore compare the responses of one prompt and nothing else. The paper has one judge.
+
+A group that any of its members cannot score is `Unjudged`: an average of fewer would be another
+judge. A prompt that fits no route is `Unjudged` too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from forethought.cache import Cache
+from forethought.config import MixtureJudge, Route
+from forethought.judging.base import Judge, checked, open_judge
+from forethought.types import Judgement, Prompt, ResponseGroup, Unjudged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Panel:
+    route: Route
+    members: tuple[tuple[Judge, float], ...]
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether prompts of this source and category take this route."""
+        route = self.route
+        return (not route.source or prompt.source in route.source) and (
+            not route.category or prompt.category in route.category
+        )
+
+
+class Mixture:
+    """Routes groups to panels of judges.
+
+    Example: `Mixture(MixtureJudge(routes=[Route(members=[Member(judge=…)])]), cache=None)`
+    """
+
+    name = "mixture"
+    floor: float | None = None
+
+    def __init__(self, config: MixtureJudge, cache: Cache | None) -> None:
+        """Open all members.
+
+        Raises: ValueError if one cannot be opened; those opened before it are closed again.
+        """
+        with ExitStack() as opening:
+            panels = []
+            for route in config.routes:
+                members = []
+                for member in route.members:
+                    judge = opening.enter_context(open_judge(member.judge, cache))
+                    members.append((judge, member.weight))
+                panels.append(_Panel(route=route, members=tuple(members)))
+            self._panels = tuple(panels)
+            self._open = opening.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self._open.close()
+
+    def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
+        """Each member sees all groups of its route at once, so that it can batch them."""
+        panels = [self._panel(group.prompt) for group in groups]
+        answers: dict[int, Judgement | Unjudged] = {}
+        for panel in self._panels:
+            mine = [index for index, one in enumerate(panels) if one is panel]
+            judged = self._ask(panel, [groups[index] for index in mine])
+            answers |= dict(zip(mine, judged, strict=True))
+        for index, group in enumerate(groups):
+            yield answers[index] if index in answers else self._unroutable(group.prompt)
+
+    def _panel(self, prompt: Prompt) -> _Panel | None:
+        return next((panel for panel in self._panels if panel.fits(prompt)), None)
+
+    def _ask(
+        self, panel: _Panel, groups: Sequence[ResponseGroup]
+    ) -> Iterator[Judgement | Unjudged]:
+        verdicts = [list(checked(judge, groups)) for judge, _ in panel.members]
+        weights = [weight for _, weight in panel.members]
+        for index, group in enumerate(groups):
+            yield self._combine(group.prompt, [each[index] for each in verdicts], weights)
+
+    def _combine(
+        self, prompt: Prompt, answers: Sequence[Judgement | Unjudged], weights: Sequence[float]
+    ) -> Judgement | Unjudged:
+        judgements: list[Judgement] = []
+        for answer in answers:
+            if isinstance(answer, Unjudged):
+                reason = f"{answer.judge}: {answer.reason}"
+                return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
+            judgements.append(answer)
+        normal = np.stack([normalised(one.scores) for one in judgements])
+        evidence: list[dict[str, Any]] = [
+            {"judge": one.judge, "scores": one.scores, "weight": weight, "evidence": one.evidence}
+            for one, weight in zip(judgements, weights, strict=True)
+        ]
+        return Judgement(
+            prompt_id=prompt.prompt_id,
+            judge=self.name,
+            scores=tuple(np.average(normal, axis=0, weights=weights).tolist()),
+            evidence=json.dumps(evidence, ensure_ascii=False),
+        )
+
+    def _unroutable(self, prompt: Prompt) -> Unjudged:
+        reason = (
+            f"no route fits source {prompt.source!r} and category {prompt.category!r}; add a last "
+            "route without source and category"
+        )
+        return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
+
+
+def normalised(scores: Sequence[float]) -> np.ndarray:
+    """Scores minus their mean, over their population standard deviation; all 0 without spread."""
+    array = np.asarray(scores, dtype=np.float64)
+    # Equal scores may differ from their mean by a rounding.
+    if array.size == 0 or array.max() == array.min():
+        return np.zeros_like(array)
+    return (array - array.mean()) / array.std()

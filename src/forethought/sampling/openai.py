@@ -1,0 +1,403 @@
+"""Any server with an OpenAI-compatible chat endpoint: vLLM, SGLang, llama.cpp, Ollama, hosted.
+
+One call per output, `concurrency` of them in flight, each reply kept in the cache the moment it
+arrives; a reply that is there is not asked for again, at whatever address the server stands. As a
+judge's engine a text is enough. As the policy's sampler the server must serve the policy itself and
+give token ids (served_policy.py).
+
+The body has the fields that every server knows: `model`, `messages`, `n`, `seed`, `temperature`,
+`top_p`, `max_tokens`; where a hosted model refuses the last, `max_completion_tokens` in its place.
+`seed` is the sample's seed modulo 2^31, since some servers take 32 bits; whether the same seed
+gives the same output again is up to the server. `extra_body` is laid over these fields, and a null
+in it takes a field out, for servers that do not know it.
+
+A request that the server refuses, such as a conversation beyond its context, is `Unsampled`. When a
+call's attempts are used up no more calls are begun, those in flight are given a while to end, and
+one ValueError says what is kept and what is owed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import BaseModel, Field
+
+from forethought.cache import Cache
+from forethought.config import ModelConfig, OpenAIEngine
+from forethought.sampling.background import Background
+from forethought.sampling.base import SamplingParams
+from forethought.sampling.cached import to_answer, to_completion
+from forethought.sampling.endpoint import Endpoint, RefusedError
+from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
+from forethought.store import content_hash
+from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
+
+GRACE = 20.0
+"""Seconds for calls in flight to end when another one has failed for good."""
+OURS = ("model", "messages", "n", "stream", "return_token_ids")
+OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
+HARMLESS = {"role": "user", "content": "Say hello."}
+
+Answer = dict[str, Any]
+"""An output as it is kept."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Reply(BaseModel):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class _Card(BaseModel):
+    id: str
+    root: str | None = None
+
+
+class _Cards(BaseModel):
+    data: list[_Card]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    key: str
+    conversation: str
+    """The same for all seeds of a request."""
+    turns: list[dict[str, str]]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str
+
+
+class OpenAISampler:
+    """Samples at a server. `model` is the policy that it must serve, if `token_ids` are wanted.
+
+    Example::
+
+        engine = OpenAIEngine(base_url="http://localhost:8000/v1")
+        with OpenAISampler(engine, None, params=…, cache=cache, token_ids=False) as sampler:
+            for result in sampler.sample(requests):
+                ...
+    """
+
+    def __init__(
+        self,
+        config: OpenAIEngine,
+        model: ModelConfig | None,
+        *,
+        params: SamplingParams,
+        cache: Cache | None,
+        token_ids: bool,
+    ) -> None:
+        """Read the key, and ask the server for its models where that matters.
+
+        Raises: ValueError if the key, the server or its model cannot be used.
+        """
+        self._config = config
+        self._params = params
+        self._cache = cache
+        self._limit = OLD_LIMIT
+        self._answered = False
+        self._asking_harmless = asyncio.Lock()
+        self._policy = None
+        _check_extra_body(config.extra_body)
+        if token_ids:
+            assert model is not None, "whoever wants token ids names the policy"
+            self._policy = ServedPolicy.load(model)
+        self._endpoint = Endpoint(config)
+        self._background = Background()
+        try:
+            self._model = self._background.start(self._served_name()).result()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._background.close(self._endpoint.close())
+
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
+        """One result per request in order, as soon as it and those before it are complete.
+
+        Raises: ValueError if the server stays down, or the recipe does not fit it.
+        """
+        plan = [self._calls(request) for request in requests]
+        calls = {call.key: call for each in plan for call in each}
+        news: SimpleQueue[tuple[str, Answer | _Refusal] | None] = SimpleQueue()
+        running = self._background.start(self._answer_all(list(calls.values()), news))
+        running.add_done_callback(lambda _: news.put(None))
+        outcomes: dict[str, Answer | _Refusal] = {}
+        try:
+            for request, each in zip(requests, plan, strict=True):
+                while any(call.key not in outcomes for call in each):
+                    if (item := news.get()) is None:
+                        raise self._failure(running, outcomes, len(calls))
+                    outcomes[item[0]] = item[1]
+                yield _result(request, [outcomes[call.key] for call in each])
+        finally:
+            running.cancel()
+
+    def _calls(self, request: SampleRequest) -> list[_Call]:
+        if self._policy is None:
+            # Whoever wrote them made foreign contents harmless; a prompt's own marks stay.
+            turns = [{"role": one.role, "content": one.content} for one in request.messages]
+        else:
+            turns = self._policy.turns(request.messages)
+        asked = {
+            "model": self._model,
+            "params": asdict(self._params),
+            "extra_body": self._config.extra_body,
+            "messages": turns,
+            "token_ids": self._policy.identity if self._policy else None,
+        }
+        conversation = content_hash(asked)
+        return [
+            _Call(content_hash([conversation, seed]), conversation, turns, seed)
+            for seed in request.seeds
+        ]
+
+    async def _answer_all(
+        self, calls: Sequence[_Call], news: SimpleQueue[tuple[str, Answer | _Refusal] | None]
+    ) -> None:
+        """Put every call's outcome into `news`, or raise what stopped it."""
+        waiting = iter(calls)
+        refusals: dict[str, _Refusal] = {}
+        give_up = asyncio.Event()
+
+        async def work() -> None:
+            for call in waiting:
+                outcome = refusals.get(call.conversation) or await self._outcome(call, give_up)
+                if isinstance(outcome, _Refusal):
+                    refusals[call.conversation] = outcome
+                news.put((call.key, outcome))
+                # Answers from the cache take no wait; the others must get their turn all the same.
+                await asyncio.sleep(0)
+                if give_up.is_set():
+                    return
+
+        workers = [asyncio.create_task(work()) for _ in calls[: self._config.concurrency]]
+        if not workers:
+            return
+        try:
+            done, pending = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+            give_up.set()
+            if pending:
+                await asyncio.wait(pending, timeout=GRACE)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        for worker in done:
+            if (error := worker.exception()) is not None:
+                raise error
+
+    async def _outcome(self, call: _Call, give_up: asyncio.Event) -> Answer | _Refusal:
+        if self._cache is not None and (kept := self._cache.find(call.key)) is not None:
+            self._answered = True
+            return kept
+        try:
+            reply = await self._ask(call.turns, call.seed, give_up)
+        except RefusedError as refusal:
+            reason = str(refusal)
+            await self._check_it_takes_others(reason, give_up)
+            return _Refusal(reason)
+        self._answered = True
+        outcome = self._read(reply)
+        if self._cache is not None and not isinstance(outcome, _Refusal):
+            usage = reply.usage or _Usage()
+            prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+            price = self._config.price
+            money = prompt * price.prompt + completion * price.completion if price else 0.0
+            self._cache.keep(
+                call.key,
+                outcome,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                cost=money / 1e6,
+            )
+        return outcome
+
+    async def _ask(self, turns: list[dict[str, str]], seed: int, give_up: asyncio.Event) -> _Reply:
+        limit = self._limit
+        try:
+            return await self._post(turns, seed, limit, give_up)
+        except RefusedError as refusal:
+            if limit == NEW_LIMIT or NEW_LIMIT not in str(refusal):
+                raise
+        self._limit = NEW_LIMIT
+        return await self._post(turns, seed, NEW_LIMIT, give_up)
+
+    async def _post(
+        self, turns: list[dict[str, str]], seed: int, limit: str, give_up: asyncio.Event
+    ) -> _Reply:
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": turns,
+            "n": 1,
+            "seed": seed % 2**31,
+            "temperature": self._params.temperature,
+            "top_p": self._params.top_p,
+            limit: self._params.max_new_tokens,
+        }
+        if self._policy is not None:
+            body |= {"return_token_ids": True, **ONLY_NUCLEUS}
+        body |= self._config.extra_body
+        body = {field: value for field, value in body.items() if value is not None}
+        return await self._endpoint.ask(
+            "/chat/completions", _read_reply, body=_encoded(body), give_up=give_up
+        )
+
+    async def _check_it_takes_others(self, reason: str, give_up: asyncio.Event) -> None:
+        """Tell a server that refuses one conversation from one that refuses every body of ours.
+
+        Raises: ValueError if it refuses a harmless one too.
+        """
+        async with self._asking_harmless:
+            if self._answered:
+                return
+            try:
+                await self._ask([HARMLESS], 0, give_up)
+            except RefusedError:
+                raise ValueError(
+                    f"{self._endpoint.name} takes no request at all: {reason}; change what it "
+                    "names, or take a field out with a null in extra_body"
+                ) from None
+            self._answered = True
+
+    def _read(self, reply: _Reply) -> Answer | _Refusal:
+        choice = reply.choices[0]
+        ended = choice.finish_reason
+        if ended != "stop" and ended != "length":
+            return _Refusal(f"the server ended a reply with finish_reason {ended!r}")
+        if self._policy is None:
+            text = choice.message.content or ""
+            return to_answer(Completion(text=text, token_ids=(), finish_reason=ended), ())
+        server = self._endpoint.name
+        if choice.message.reasoning or choice.message.reasoning_content:
+            raise ValueError(
+                f"{server} cuts the reasoning out of its outputs, and training needs them whole; "
+                "start the server without a reasoning parser"
+            )
+        prompt_ids = reply.prompt_token_ids or choice.prompt_token_ids
+        if not prompt_ids:
+            raise no_token_ids(server)
+        return to_answer(self._policy.completion(choice.token_ids, ended, server), prompt_ids)
+
+    async def _served_name(self) -> str:
+        """The model's name at the server.
+
+        Raises: ValueError if there is not one that is meant, or it is not the policy.
+        """
+        name = self._config.model
+        if name is not None and self._policy is None:
+            return name
+        try:
+            cards = await self._endpoint.ask(
+                "/models", lambda body: _Cards.model_validate_json(body), give_up=asyncio.Event()
+            )
+        except RefusedError as refusal:
+            raise ValueError(f"{self._endpoint.name}/models: {refusal}") from None
+        meant = [card for card in cards.data if name is None or card.id == name]
+        if len(meant) != 1:
+            served = ", ".join(card.id for card in cards.data) or "no model"
+            raise ValueError(
+                f"{self._endpoint.name} serves {served}; name the one to use in the engine's model"
+                + (f", which is {name!r} now" if name else "")
+            )
+        if self._policy is not None:
+            self._policy.check_served(meant[0].root or meant[0].id, self._endpoint.name)
+        return meant[0].id
+
+    def _failure(
+        self, running: Future[None], outcomes: dict[str, Answer | _Refusal], total: int
+    ) -> BaseException:
+        """What stopped the calls, and how things stand."""
+        assert not running.cancelled(), "the sampler was left while it was in use"
+        error = running.exception()
+        assert error is not None, "it ends when all have arrived"
+        if not isinstance(error, ValueError) or not outcomes:
+            return error
+        replies = sum(not isinstance(outcome, _Refusal) for outcome in outcomes.values())
+        stand = (
+            f"{replies} of {total} replies had come and none is kept, as there is no cache; the "
+            "same command asks for them again"
+        )
+        if self._cache is not None:
+            stand = (
+                f"{replies} of {total} replies are kept and {total - len(outcomes)} are owed; the "
+                "same command goes on from here"
+            )
+        return ValueError(f"{error}. {stand}")
+
+
+def _result(
+    request: SampleRequest, outcomes: Sequence[Answer | _Refusal]
+) -> SampledPrompt | Unsampled:
+    answers: list[Answer] = []
+    for outcome in outcomes:
+        if isinstance(outcome, _Refusal):
+            return Unsampled(prompt_id=request.prompt_id, reason=outcome.reason)
+        answers.append(outcome)
+    prompts = {tuple(answer["prompt_token_ids"]) for answer in answers}
+    if len(prompts) > 1:
+        reason = "the server rendered it in two ways, as a template with today's date may do"
+        return Unsampled(prompt_id=request.prompt_id, reason=reason)
+    return SampledPrompt(
+        prompt_id=request.prompt_id,
+        prompt_token_ids=next(iter(prompts), ()),
+        completions=tuple(map(to_completion, answers)),
+    )
+
+
+def _check_extra_body(extra_body: dict[str, Any]) -> None:
+    for field in OURS:
+        if field in extra_body:
+            raise ValueError(f"extra_body: {field} is not for you to set; take it out")
+    try:
+        json.dumps(extra_body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"extra_body: {extra_body} cannot be sent as JSON: {error}") from None
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    """JSON, with half a surrogate pair as `?`: it has no UTF-8."""
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _read_reply(body: bytes) -> _Reply:
+    """Raises: ValueError if it is no chat completion."""
+    return _Reply.model_validate_json(_encoded(json.loads(body)))

@@ -1,0 +1,163 @@
+"""vLLM as the engine: many prompts at once on GPUs, prompts shared through its prefix cache.
+
+Prompts are rendered here and given as ids; K outputs of a prompt are K requests with seeds of
+their own. The checkpoint's sampling defaults are not used, and an output ends at the tokens of
+`models.end_token_ids` and at no other: the same words mean the same as in transformers.py. The
+draws differ, so equal seeds give other outputs than there. vllm_engine.py starts and ends vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from transformers import AutoConfig, GenerationConfig
+
+from forethought import models
+from forethought.config import ModelConfig, VllmEngine
+from forethought.sampling.base import SamplingParams
+from forethought.sampling.engine import Job
+from forethought.sampling.vllm_engine import find_weights, reason, running
+from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
+
+LOWEST_TEMPERATURE = 0.01
+"""vLLM raises lower ones to it."""
+
+
+class VllmSampler:
+    """Samples the model folder or hub name of `model`; every sampler reads the weights anew.
+
+    Example::
+
+        with VllmSampler(VllmEngine(gpu_memory=0.8), model, params=params) as sampler:
+            for result in sampler.sample(requests):
+                ...
+    """
+
+    def __init__(self, config: VllmEngine, model: ModelConfig, *, params: SamplingParams) -> None:
+        """Start the engine and load the model.
+
+        Raises: ValueError if vLLM is not installed or cannot start, or the model cannot be loaded.
+        """
+        if 0 < params.temperature < LOWEST_TEMPERATURE:
+            raise ValueError(
+                f"temperature: {params.temperature} is below {LOWEST_TEMPERATURE}, the lowest that "
+                "vLLM draws with; use 0 (greedy), or sampling.type: transformers"
+            )
+        self._name = model.path
+        self._params = params
+        trust = model.trust_remote_code
+        self._tokenizer = models.load_tokenizer(model.path, trust_remote_code=trust)
+        self._end_ids = models.end_token_ids(self._tokenizer, _generation_config(model))
+        weights = find_weights(model, adapters=config.adapters)
+        with ExitStack() as opened:
+            self._llm: Any = opened.enter_context(running(config, model, weights))
+            self._lora: Any = weights.request()
+            self._context: int = self._llm.model_config.max_model_len
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._llm = None
+        self._opened.close()
+
+    def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
+        """One result per request in order.
+
+        Raises: ValueError if vLLM stops; the sampler is then closed.
+        """
+        assert self._llm is not None, "the sampler is closed"
+        jobs = [self._job(request) for request in requests]
+        outputs = iter(self._run([job for job in jobs if isinstance(job, Job)]))
+        return iter(
+            [
+                job if isinstance(job, Unsampled) else self._sampled(request, job, outputs)
+                for request, job in zip(requests, jobs, strict=True)
+            ]
+        )
+
+    def _job(self, request: SampleRequest) -> Job | Unsampled:
+        """What to draw, or why it cannot be."""
+        try:
+            ids = models.render(self._tokenizer, request.messages)
+        except ValueError as error:
+            return Unsampled(prompt_id=request.prompt_id, reason=str(error))
+        limit = min(self._params.max_new_tokens, self._context - len(ids))
+        if ids and limit > 0:
+            return Job(token_ids=ids, seeds=request.seeds, limit=limit)
+        why = "it is empty once rendered; leave it out"
+        if ids:
+            why = (
+                f"it has {len(ids)} tokens; {self._name} takes {self._context} tokens here, so at "
+                f"most {self._context} - 1 with room for an output; leave the prompt out, shorten "
+                "it, or raise max_model_len if the model can take more"
+            )
+        return Unsampled(prompt_id=request.prompt_id, reason=why)
+
+    def _run(self, jobs: Sequence[Job]) -> list[Any]:
+        """vLLM's answers, one per seed of each job."""
+        prompts = [{"prompt_token_ids": list(job.token_ids)} for job in jobs for _ in job.seeds]
+        settings = [self._settings(seed, job.limit) for job in jobs for seed in job.seeds]
+        if not prompts:
+            return []
+        # What is found in the cache is rounded otherwise: without it, a part of a run does not
+        # depend on the parts before it.
+        self._llm.reset_prefix_cache()
+        try:
+            return self._llm.generate(prompts, settings, use_tqdm=False, lora_request=self._lora)
+        # Errors of many types come out of vLLM, and after any it may never answer again.
+        except Exception as error:
+            self.__exit__(None, None, None)
+            raise ValueError(
+                f"model: vLLM stopped while sampling {self._name}: {reason(error)}. If memory "
+                "ran out, lower max_sequences or gpu_memory; if logits are NaN, check the weights "
+                "or use model.dtype: float32; sampling.type: transformers does without vLLM"
+            ) from error
+
+    def _settings(self, seed: int, limit: int) -> Any:
+        from vllm import SamplingParams as Settings  # pyright: ignore[reportMissingImports]
+
+        return Settings(
+            temperature=self._params.temperature,
+            top_p=self._params.top_p,
+            max_tokens=limit,
+            seed=seed,
+            # Its own notion of end tokens would come on top of these.
+            ignore_eos=True,
+            stop_token_ids=list(self._end_ids),
+            detokenize=False,
+        )
+
+    def _sampled(self, request: SampleRequest, job: Job, outputs: Iterator[Any]) -> SampledPrompt:
+        return SampledPrompt(
+            prompt_id=request.prompt_id,
+            prompt_token_ids=job.token_ids,
+            completions=tuple(self._completion(next(outputs).outputs[0]) for _ in job.seeds),
+        )
+
+    def _completion(self, output: Any) -> Completion:
+        assert output.finish_reason in ("stop", "length"), output.finish_reason
+        return Completion(
+            text=models.decode(self._tokenizer, output.token_ids),
+            token_ids=tuple(output.token_ids),
+            finish_reason=output.finish_reason,
+        )
+
+
+def _generation_config(model: ModelConfig) -> Any:
+    """The generation config that transformers would give the loaded model."""
+    source = models.resolve(model.path)
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code)
+        return GenerationConfig.from_model_config(config)

@@ -1,0 +1,165 @@
+"""Every recipe fragment in the documents is loaded and, with small models in their place, run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import openai_server
+import pytest
+import yaml
+from pydantic import TypeAdapter
+from tiny import save_armorm, save_policy, save_reward_model
+
+from forethought.config import JudgeConfig, ModelConfig, SamplingConfig
+from forethought.judging.base import checked, open_judge
+from forethought.judging.prompt_file import load_prompt
+from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.types import (
+    Judgement,
+    Message,
+    Prompt,
+    ResponseGroup,
+    SampledPrompt,
+    SampleRequest,
+)
+
+DOCS = Path(__file__).parent.parent / "docs"
+FRAGMENT = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+MODULES = {
+    "my_checks": "def grade(prompt, response):\n    return float(len(response))\n",
+    "my_judges": """
+from forethought.types import Judgement
+
+class Panel:
+    name, floor = "panel", None
+
+    def __init__(self, members):
+        self.members = members
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def judge(self, groups):
+        for group in groups:
+            scores = tuple(float(self.members + len(one)) for one in group.responses)
+            yield Judgement(
+                prompt_id=group.prompt.prompt_id, judge="panel", scores=scores, evidence=""
+            )
+""",
+}
+
+
+def fragments(name: str, section: str) -> list[Any]:
+    blocks = [yaml.safe_load(text) for text in FRAGMENT.findall((DOCS / name).read_text())]
+    return [
+        pytest.param(block[section], id=f"{number}-{block[section]['type']}")
+        for number, block in enumerate(blocks)
+        if section in block
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    save_policy(folder / "policy")
+    save_reward_model(folder / "reward_model")
+    save_armorm(folder / "armorm")
+    for match, reply in [("rating", "[[7]]"), ("", "[[A]]")]:
+        line = {"match": match, "replies": [f"I thought about it. {reply}"]}
+        with (folder / "script.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    server = openai_server.start("--model", str(folder / "policy"), "--dtype", "float32")
+    yield server
+    server.stop()
+
+
+def with_small_models(judge: Any, folder: Path) -> Any:
+    """The same judge, its models and servers replaced by what this machine has."""
+    if judge["type"] in ("armorm", "reward_model"):
+        return judge | {"path": str(folder / judge["type"])}
+    if judge["type"] in ("pairwise", "rating"):
+        engine = {"type": "scripted", "path": str(folder / "script.jsonl")}
+        return {key: value for key, value in judge.items() if key != "model"} | {"engine": engine}
+    if judge["type"] == "mixture":
+        for route in judge["routes"]:
+            for member in route["members"]:
+                member["judge"] = with_small_models(member["judge"], folder)
+    return judge
+
+
+@pytest.mark.parametrize("fragment", fragments("judges.md", "judge"))
+def test_a_judge_in_the_documents_scores(fragment, folder, tmp_path, monkeypatch):
+    adapter = TypeAdapter[Any](JudgeConfig)
+    adapter.validate_python(fragment)
+    for name, code in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prompt = Prompt(
+        prompt_id="p",
+        messages=(Message(role="user", content="What is 2 + 2?"),),
+        category="code",
+        source="chat",
+        reference="4",
+    )
+    group = ResponseGroup(prompt=prompt, responses=("It is 4.", "5", "Perhaps 22?"))
+    with open_judge(adapter.validate_python(with_small_models(fragment, folder))) as judge:
+        [answer] = checked(judge, [group])
+    assert isinstance(answer, Judgement), answer
+    assert len(answer.scores) == 3
+
+
+@pytest.mark.parametrize("fragment", fragments("engines.md", "sampling"))
+def test_an_engine_in_the_documents_samples(fragment, folder, server):
+    adapter = TypeAdapter[Any](SamplingConfig)
+    config = adapter.validate_python(fragment)
+    if config.type == "vllm":
+        pytest.importorskip("vllm", reason="vLLM has an environment and tests of its own")
+    changes = {
+        "openai": {
+            "base_url": server.base_url,
+            "model": None,
+            "api_key_env": None,
+            "command": None,
+        },
+        "scripted": {"path": folder / "script.jsonl"},
+    }
+    config = config.model_copy(update=changes.get(config.type, {}))
+    request = SampleRequest(
+        prompt_id="p", messages=(Message(role="user", content="Hello"),), seeds=(1, 2)
+    )
+    params = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=8)
+    model = ModelConfig(path=str(folder / "policy"), dtype="float32")
+    with open_sampler(config, model=model, params=params) as sampler:
+        [result] = sampler.sample([request])
+    assert isinstance(result, SampledPrompt), result
+    assert all(one.token_ids for one in result.completions)
+
+
+def test_the_prompt_file_in_the_documents_is_one(tmp_path):
+    blocks = FRAGMENT.findall((DOCS / "judges.md").read_text())
+    [text] = [block for block in blocks if "verdicts:" in block]
+    (tmp_path / "chess.yaml").write_text(text)
+    prompt = load_prompt(str(tmp_path / "chess.yaml"), "pairwise")
+    assert prompt.labels == ("[[A]]", "[[B]]", "[[C]]")
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "adapter"),
+    [
+        ("judges.md", "judge", TypeAdapter[Any](JudgeConfig)),
+        ("engines.md", "sampling", TypeAdapter[Any](SamplingConfig)),
+    ],
+)
+def test_every_kind_has_its_fragment(name, section, adapter):
+    kinds = set(adapter.json_schema()["discriminator"]["mapping"])
+    shown = {fragment.values[0]["type"] for fragment in fragments(name, section)}
+    assert shown == kinds
