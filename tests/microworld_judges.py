@@ -20,10 +20,10 @@ from forethought.config import MicroworldPrompts, ModelConfig
 from forethought.control_tokens import WORD_JOINER
 from forethought.microworld.verifier import grade
 from forethought.prompts import load_prompts
-from forethought.sampling.base import SamplingParams
+from forethought.sampling.base import SamplingParams, one_prompt
 from forethought.sampling.transformers import TransformersSampler
-from forethought.thoughts import DIRECT, THOUGHT_FORMATS
-from forethought.types import Message, Prompt, SampledPrompt, SampleRequest
+from forethought.thoughts import GENERIC
+from forethought.types import Message, Prompt, SampleRequest
 
 SHOWN = re.compile(
     r"\[User Question\]\n(.*?)\n\n\[The Start of Assistant A's Answer\]\n(.*?)\n"
@@ -65,7 +65,7 @@ def compare(messages: list[dict[str, str]]) -> str:
     return f"<think>\nMaybe [[B]]? Or [[A]]?\n</think>\nAssistant {better} is right. [[{better}]]"
 
 
-def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 24) -> Path:
+def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 14) -> Path:
     """A small sequence classifier that tells right answers to these prompts from wrong ones."""
     tokenizer = models.load_tokenizer("microworld")
     rows = _labelled(prompts, tokenizer)
@@ -109,28 +109,26 @@ def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 24) ->
 
 
 def _labelled(prompts: list[Prompt], tokenizer: Any) -> list[tuple[list[int], float]]:
-    """The seed's distinct answers in both formats as token ids, with their grades."""
+    """The seed's distinct answers after a thought as token ids, with their grades."""
     params = SamplingParams(temperature=1.0, top_p=1.0, max_new_tokens=96)
     labels: dict[tuple[int, ...], float] = {}
     with TransformersSampler.load(
         ModelConfig(path="microworld"), params=params, rows=1024
     ) as sampler:
-        for thought_format in (DIRECT, THOUGHT_FORMATS["generic"]):
-            requests = [
-                SampleRequest(
-                    prompt_id=prompt.prompt_id,
-                    messages=thought_format.apply(prompt.messages),
-                    seeds=tuple(range(8)),
-                )
-                for prompt in prompts
-            ]
-            for prompt, sampled in zip(prompts, sampler.sample(requests), strict=True):
-                assert isinstance(sampled, SampledPrompt)
-                for one in sampled.completions:
-                    response = thought_format.parse(one.text, one.finish_reason).response
-                    if response is not None:
-                        ids = _conversation(prompt, response, tokenizer)
-                        labels[tuple(ids)] = float(correct(prompt, response))
+        requests = [
+            SampleRequest(
+                prompt_id=prompt.prompt_id,
+                messages=GENERIC.apply(prompt.messages),
+                seeds=tuple(range(10)),
+            )
+            for prompt in prompts
+        ]
+        for prompt, result in zip(prompts, sampler.sample(requests), strict=True):
+            for one in one_prompt(result).completions:
+                response = GENERIC.parse(one.text, one.finish_reason).response
+                if response is not None:
+                    ids = _conversation(prompt, response, tokenizer)
+                    labels[tuple(ids)] = float(correct(prompt, response))
     return [(list(ids), label) for ids, label in labels.items()]
 
 
