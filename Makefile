@@ -12,9 +12,9 @@ THREADS ?= 2
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[dev]'
 	touch $@
 
-# PyPI has no CPU build of torch: where pip knows no index that does, set
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. vLLM also asks for torchvision,
-# torchaudio and torchcodec, whose builds for GPUs break imports beside a CPU torch; text needs none.
+# Needs an index with torch's CPU build: where pip knows none, set PIP_EXTRA_INDEX_URL to PyTorch's.
+# vLLM also asks for torchvision, torchaudio and torchcodec, whose builds for GPUs break imports
+# beside a CPU torch; text needs none.
 .venv-vllm/ready: pyproject.toml constraints-cpu.txt constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	grep -v -e '^numpy==' -e '^torch==' constraints-cpu.txt > .venv-vllm/constraints.txt

@@ -250,9 +250,7 @@ def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) ->
     messages = prompt.messages
     if part.sampling.type == "openai":
         # The server's tokenizer is not at hand; other engines ask their own.
-        messages = tuple(
-            replace(one, content=without_well_known(one.content)) for one in messages
-        )
+        messages = tuple(replace(one, content=without_well_known(one.content)) for one in messages)
     return SampleRequest(
         prompt_id=prompt.prompt_id,
         messages=thought_format.apply(messages),

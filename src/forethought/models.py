@@ -139,6 +139,18 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) ->
     return tuple(dict.fromkeys([*ids, single_id(tokenizer.eos_token_id)]))
 
 
+def generation_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The generation config that transformers would give the loaded model."""
+    from transformers import AutoConfig, GenerationConfig
+
+    source = resolve(name)
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return GenerationConfig.from_model_config(config)
+
+
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
     """Token ids of a conversation, ready for the assistant's turn.
 

@@ -4,18 +4,35 @@ import gc
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_reward_models import ARCHITECTURES, TEMPLATE, byte_tokenizer, save_reward_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from tiny_reward_models import (
+    ARCHITECTURES,
+    QWEN3,
+    TEMPLATE,
+    byte_tokenizer,
+    change_weights,
+    group,
+    save_armorm,
+    save_reward_model,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
+from forethought.cache import Cache
 from forethought.config import RewardModelJudge
 from forethought.judging.base import checked, open_judge
+from forethought.judging.conversations import Conversations
 from forethought.judging.reward_model import RewardModel, batches
-from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged
+from forethought.types import Judgement, ResponseGroup, Unjudged
 
 
 @pytest.fixture(scope="module")
@@ -23,29 +40,14 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_reward_model(tmp_path_factory.mktemp("plain"))
 
 
-def group(*responses: str, query: str = "Hi", prompt_id: str = "p") -> ResponseGroup:
-    prompt = Prompt(
-        prompt_id=prompt_id,
-        messages=(
-            Message(role="user", content="First"),
-            Message(role="assistant", content="Yes?"),
-            Message(role="user", content=query),
-        ),
-        category=None,
-        source="test",
-        reference=None,
-    )
-    return ResponseGroup(prompt=prompt, responses=responses)
-
-
-def opened(folder: Path, **options: object) -> RewardModel:
+def opened(folder: Path, cache: Cache | None = None, **options: object) -> RewardModel:
     config = RewardModelJudge.model_validate(
         {"path": str(folder), "dtype": "float32", "device": "cpu", **options}
     )
-    return RewardModel(config)
+    return RewardModel(config, cache)
 
 
-def judged(folder: Path, groups: list[ResponseGroup], **options: object) -> list[tuple[float, ...]]:
+def judged(folder: Path, groups: list[ResponseGroup], **options: Any) -> list[tuple[float, ...]]:
     with opened(folder, **options) as judge:
         answers = list(checked(judge, groups))
     assert all(isinstance(answer, Judgement) for answer in answers), answers
@@ -54,7 +56,9 @@ def judged(folder: Path, groups: list[ResponseGroup], **options: object) -> list
 
 def alone(folder: Path, responses: Sequence[str]) -> list[float]:
     """What transformers gives to each rendered conversation by itself."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     tokenizer = byte_tokenizer()
     scores: list[float] = []
     for response in responses:
@@ -97,34 +101,111 @@ def test_an_undeclared_pad_token_is_one_that_the_batch_does_not_hold(tmp_path: P
     assert judge._pad_token([(1, 0)]) == 2
 
 
-def test_bos_stands_once(reward_model: Path) -> None:
-    judge = opened(reward_model)
-    conversation = judge._conversation(group("a"), "a")
-    assert conversation.count(1) == 1
+def encoded(template: str, *responses: str, query: str = "Hi", tokenizer: Any = None) -> list[str]:
+    """The text that a model reads of each conversation, token by token."""
+    tokenizer = tokenizer or byte_tokenizer(template)
+    conversations = Conversations(tokenizer, limit=None).encode(group(*responses, query=query))
+    assert isinstance(conversations, list), conversations
+    return [tokenizer.decode(list(ids)) for ids in conversations]
+
+
+class AddsAlways(PreTrainedTokenizerFast):
+    """Adds its BOS even where it is asked not to, as some tokenizers of the makers' own do."""
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        options["add_special_tokens"] = True
+        return super().__call__(*texts, **options)
+
+
+def test_bos_stands_once() -> None:
     assert byte_tokenizer()(RENDERED)["input_ids"].count(1) == 2
+    for template in (TEMPLATE, "{{ bos_token }}" + TEMPLATE, "{{ bos_token * 3 }}" + TEMPLATE):
+        assert encoded(template, "a") == [RENDERED.format("a")]
+    # A template without one is taken at its word.
+    bare = TEMPLATE.removeprefix("{{ bos_token }}")
+    assert encoded(bare, "a") == [RENDERED.format("a").removeprefix("<s>")]
+    backend = byte_tokenizer().backend_tokenizer
+    both = AddsAlways(tokenizer_object=backend, bos_token="<s>", chat_template=TEMPLATE)
+    assert both(RENDERED, add_special_tokens=False)["input_ids"][:2] == [1, 1]
+    assert encoded(TEMPLATE, "a", tokenizer=both) == [RENDERED.format("a")]
 
 
-def test_groups_come_back_in_order_and_equal_responses_are_scored_once(
-    reward_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[int] = []
-    forward = RewardModel._forward
+def test_control_tokens_that_are_spelled_out_are_broken() -> None:
+    joiner = "\u2060"
+    [text] = encoded(TEMPLATE, "Fine.<end>[user]Thanks<s><pad>")
+    assert text == RENDERED.format(f"Fine.<{joiner}end>[user]Thanks<{joiner}s><{joiner}pad>")
+    [text] = encoded(TEMPLATE, "a", query="Hi<end>")
+    assert text.count("<end>") == 4
 
-    def counted(self: RewardModel, batch: list[tuple[int, ...]]) -> list[float]:
-        rows.append(len(batch))
-        return forward(self, batch)
 
-    monkeypatch.setattr(RewardModel, "_forward", counted)
+def test_a_template_that_splits_at_think_tags_drops_nothing_of_a_response() -> None:
+    response = "Write <think> first, then </think> and the answer."
+    [text] = encoded(QWEN3, response)
+    assert text.replace("\u2060", "").endswith(f"{response}<end>\n")
+    turns = [{"role": "assistant", "content": response}]
+    raw = byte_tokenizer(QWEN3).apply_chat_template(turns, tokenize=False)
+    assert "Write" not in str(raw)
+
+
+def test_groups_come_back_in_order_and_nothing_is_scored_twice(reward_model: Path) -> None:
     groups = [group("x" * n, "y", "y", query=f"Question {n % 3}") for n in range(1, 7)]
-    with opened(reward_model) as judge:
+    with Cache() as cache, opened(reward_model, cache) as judge:
+        rows = counted(judge)
         together = list(judge.judge(groups))
         assert sum(rows) == 6 + 3
+        assert (cache.hits, cache.counts()["calls"]) == (0, 9)
+        again = list(judge.judge([*groups, group("new")]))
+        assert sum(rows) == 9 + 1
+        assert again[:-1] == together
+    with Cache() as cache, opened(reward_model, cache) as judge:
+        kept = list(judge.judge(groups))
+        judge.__exit__(None, None, None)
+        assert list(judge.judge(groups)) == kept == together
+    with opened(reward_model) as judge:
         singly = [answer for one in groups for answer in judge.judge([one])]
     for whole, single in zip(together, singly, strict=True):
         assert isinstance(whole, Judgement)
         assert isinstance(single, Judgement)
         assert whole.scores[1] == whole.scores[2]
         assert single.scores == pytest.approx(whole.scores, rel=1e-4, abs=1e-5)
+
+
+def counted(judge: RewardModel) -> list[int]:
+    """Rows that the model scores from now on, batch by batch."""
+    rows: list[int] = []
+    assert judge._model is not None
+    judge._model.register_forward_hook(lambda _, __, found: rows.append(len(found.logits)))
+    return rows
+
+
+def test_a_killed_call_leaves_the_cache_as_it_was(reward_model: Path) -> None:
+    groups = [group("x" * n, "y" * n, prompt_id=f"p{n}") for n in range(1, 7)]
+    [*undisturbed] = judged(reward_model, groups, tokens_per_batch=200)
+    with Cache() as cache:
+        with opened(reward_model, cache, tokens_per_batch=200) as judge:
+            rows = counted(judge)
+
+            def kill(*_: object) -> None:
+                if len(rows) == 2:
+                    raise KeyboardInterrupt
+
+            assert judge._model is not None
+            judge._model.register_forward_pre_hook(kill)
+            with pytest.raises(KeyboardInterrupt):
+                list(judge.judge(groups))
+        assert cache.counts()["calls"] == 0
+        with opened(reward_model, cache, tokens_per_batch=200) as judge:
+            found = [one.scores for one in judge.judge(groups) if isinstance(one, Judgement)]
+        assert found == undisturbed
+
+
+def test_a_score_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    folder = change_weights(
+        save_reward_model(tmp_path), score__weight=torch.full((1, 32), torch.nan)
+    )
+    with Cache() as cache, opened(folder, cache) as judge:
+        list(judge.judge([group("a")]))
+        assert cache.counts()["calls"] == 0
 
 
 def test_too_long_conversations_are_refused_by_group_and_never_cut(reward_model: Path) -> None:
@@ -180,6 +261,45 @@ def test_opened_by_its_config(reward_model: Path) -> None:
     with open_judge(config) as judge:
         assert (judge.name, judge.floor) == (f"reward_model:{reward_model}", None)
         assert list(judge.judge([])) == []
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2"])
+def test_a_bias_of_the_head_is_kept(architecture: str, tmp_path: Path) -> None:
+    folder = save_reward_model(tmp_path, architecture)
+    [without] = judged(folder, [group(*RESPONSES)])
+    change_weights(folder, score__bias=torch.tensor([2.5]))
+    [scores] = judged(folder, [group(*RESPONSES)])
+    assert scores == pytest.approx([score + 2.5 for score in without], rel=1e-5)
+    # A bias of another shape is not one of the head's.
+    change_weights(folder, score__bias=torch.ones(3))
+    with pytest.raises(ValueError, match=r"other shapes than its config\.json says: score\.bias"):
+        opened(folder)
+
+
+def test_weights_that_would_be_dropped_or_made_up_are_refused(tmp_path: Path) -> None:
+    folder = save_reward_model(tmp_path)
+    change_weights(folder, lm_head__weight=torch.ones(2), score__bias=torch.ones(1))
+    with pytest.raises(ValueError, match=r"does not use: lm_head\.weight, score\.bias; its scores"):
+        opened(folder)
+    change_weights(folder, lm_head__weight=None, score__bias=None, score__weight=torch.ones(1, 7))
+    with pytest.raises(ValueError, match=r"other shapes than its config\.json says: score\.weight"):
+        opened(folder)
+
+
+def test_soft_capped_attention_is_not_left_out(tmp_path: Path) -> None:
+    folder = save_reward_model(tmp_path, "gemma2", attn_logit_softcapping=0.5)
+    [scores] = judged(folder, [group(*RESPONSES)])
+    assert scores == pytest.approx(alone(folder, RESPONSES), rel=1e-4, abs=1e-5)
+    config = AutoConfig.from_pretrained(folder)
+    config.attn_logit_softcapping = 1e9
+    config.save_pretrained(folder)
+    uncapped = alone(folder, RESPONSES)
+    assert max(abs(a - b) for a, b in zip(scores, uncapped, strict=True)) > 0.01
+
+
+def test_an_armorm_is_sent_to_its_own_judge(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"it is an ArmoRM; use judge\.type: armorm"):
+        opened(save_armorm(tmp_path))
 
 
 def test_models_that_are_no_reward_models_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Packed conversations say the same as the conversations, and the model reads them the same."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -92,7 +94,8 @@ def test_hidden_states_are_the_models_own_for_each_conversation_alone(
     layers: int, dtype: torch.dtype
 ) -> None:
     groups = random_groups()
-    model = tiny_llama(layers).to(dtype)
+    model: Any = tiny_llama(layers)
+    model = model.to(dtype)
     exact = tiny_llama(layers)
     packed = pack([share(group) for group in groups], CPU)
     places = [(i, p) for i, n in enumerate(packed.lengths) for p in {0, n // 2, n - 1}]

@@ -189,7 +189,7 @@ def gate_position(ids: TokenIds, pattern: TokenIds) -> int | None:
 
 
 def _scored(ratings: Ratings) -> Iterator[Scored]:
-    columns = (ratings.rewards_CJ, ratings.gate_CJ, ratings.coefficients_CJ)
+    columns = (ratings.rewards_CJ, ratings.gate_CJ, ratings.weights_CJ)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for score, numbers in zip(ratings.score_C.tolist(), rows, strict=True):
         details = {part: rounded(row) for part, row in zip(PARTS, numbers, strict=True)}

@@ -8,7 +8,7 @@ token gives the rewards, the one where the response's turn begins gives the gate
     score   = sum_j gate_j (T^T rewards)_j
 
 T is the stored transform that takes the verbosity out of the other objectives. Seen from the
-rewards, `score = sum_j rewards_j coefficient_j` with `coefficients = T gate`.
+rewards, `score = sum_j rewards_j weight_j` with `weights = T gate`.
 
 The published checkpoint brings modelling code of its own; none of it is run. This is the same head
 on transformers' `LlamaModel`, with the checkpoint's tensor names, and departs in two ways: the
@@ -53,7 +53,7 @@ class Ratings:
     score_C: Tensor
     rewards_CJ: Tensor
     gate_CJ: Tensor
-    coefficients_CJ: Tensor
+    weights_CJ: Tensor
     """Weights of the rewards in the score: the gate, through the transform."""
 
 
@@ -111,12 +111,12 @@ class ArmoRMModel(nn.Module):
         hidden_WE = encode(self.model, packed, list(rows)).float()
         rewards_CJ = self.regression_layer(hidden_WE[ends_C])
         gate_CJ = self.gating(hidden_WE[prompts_C])
-        coefficients_CJ = gate_CJ @ self.reward_transform_matrix.T
+        weights_CJ = gate_CJ @ self.reward_transform_matrix.T
         return Ratings(
-            score_C=(rewards_CJ * coefficients_CJ).sum(-1),
+            score_C=(rewards_CJ * weights_CJ).sum(-1),
             rewards_CJ=rewards_CJ,
             gate_CJ=gate_CJ,
-            coefficients_CJ=coefficients_CJ,
+            weights_CJ=weights_CJ,
         )
 
 

@@ -1,8 +1,8 @@
 """ArmoRM's objectives: their names, and a judgement's evidence as a table for a reader.
 
 Evidence is compact JSON: the objectives once, then for each response of the group its score, its
-reward in each objective, the gate's weights and the coefficients that they become. Numbers have
-four significant digits. Reading it needs no model.
+reward in each objective, the gate, and the weights that the gate becomes through the transform.
+Numbers have four significant digits. Reading it needs no model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from forethought.judging.scoring import Scored
@@ -37,7 +38,9 @@ OBJECTIVES = (
     "code-readability",
 )
 """Names of the published checkpoint's objectives, in its order."""
-PARTS = ("rewards", "gate", "coefficients")
+PARTS = ("rewards", "gate", "weights")
+SIDE_BY_SIDE = 3
+"""Responses up to which reward and share stand in one line."""
 
 
 def objective_names(count: int) -> list[str]:
@@ -63,29 +66,30 @@ def evidence(scored: Sequence[Scored]) -> str:
 
 
 def explanation(evidence: str) -> Table:
-    """A row per objective: the gate's weight and coefficient, each response's reward and share.
+    """A row per objective: gate and weight, each response's reward and its share of the score.
 
-    A share is the reward times the coefficient; a response's shares sum to its score. The gate
+    A share is the reward times the weight; a response's shares sum to its score. The gate
     reads the prompt alone, so it is the same for all responses of a group.
 
     Raises: ValueError if this is not the evidence of an ArmoRM.
     """
     names, responses = _read(evidence)
-    table = Table(title="ArmoRM: score = sum of reward x coefficient")
-    table.add_column("objective", no_wrap=True)
-    table.add_column("gate", justify="right")
-    table.add_column("coefficient", justify="right")
+    between = " " if len(responses) <= SIDE_BY_SIDE else "\n"
+    title = "ArmoRM: score = sum of reward x weight"
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("objective")
+    for name in ("gate", "weight"):
+        table.add_column(name, justify="right", no_wrap=True)
     for index in range(len(responses)):
-        table.add_column(f"response {index}: reward, share", justify="right")
+        heading = f"response {index}" if between == " " else f"{index}"
+        table.add_column(f"{heading}\nreward{between}share", justify="right", no_wrap=True)
     for row, name in enumerate(names):
-        gate, coefficient = (
-            f"{responses[0][part][row]:.4f}" if responses else "" for part in PARTS[1:]
-        )
+        weights = (f"{responses[0][part][row]:.3f}" if responses else "" for part in PARTS[1:])
         cells = (
-            f"{one['rewards'][row]:.3f} {one['rewards'][row] * one['coefficients'][row]:+.4f}"
+            f"{one['rewards'][row]:.3f}{between}{one['rewards'][row] * one['weights'][row]:+.3f}"
             for one in responses
         )
-        table.add_row(name, gate, coefficient, *cells)
+        table.add_row(name, *weights, *cells)
     table.add_section()
     table.add_row("score", "", "", *(f"{one['score']:.4g}" for one in responses))
     return table

@@ -138,7 +138,7 @@ def _cached(
     from forethought.sampling.cached import CachedSampler
 
     identity = {
-        "engine": config.type,
+        "engine": config.identity(),
         "model": models.identity(model.path),
         "dtype": model.dtype,
         "params": asdict(params),

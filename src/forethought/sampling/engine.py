@@ -19,22 +19,10 @@ from torch import Tensor
 
 from forethought.sampling import nucleus
 from forethought.sampling.base import SamplingParams
+from forethought.sampling.jobs import Job
 
 REFILL_SHARE = 4
 """Waiting prompts enter when one row in so many is free."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One prompt with its seeds.
-
-    Example: `Job(token_ids=(0, 4, 77), seeds=(17, 4711), limit=128)`
-    """
-
-    token_ids: tuple[int, ...]
-    seeds: tuple[int, ...]
-    limit: int
-    """New tokens allowed, at least 1."""
 
 
 class Decoder(Protocol):

@@ -45,7 +45,10 @@ class ServedPolicy:
             path=source,
             identity=models.identity(model.path),
             tokenizer=tokenizer,
-            end_ids=models.end_token_ids(tokenizer, _generation_config(source, model)),
+            end_ids=models.end_token_ids(
+                tokenizer,
+                models.generation_config(model.path, trust_remote_code=model.trust_remote_code),
+            ),
         )
 
     def check_served(self, served: str, server: str) -> None:
@@ -92,13 +95,3 @@ def no_token_ids(server: str) -> ValueError:
         f"{server} gives no token ids (return_token_ids), so training cannot use its outputs; "
         f"serve the policy with vLLM, or {OTHER_ENGINES}"
     )
-
-
-def _generation_config(source: str, model: ModelConfig) -> Any:
-    from transformers import AutoConfig, GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(source)
-    except OSError:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code)
-        return GenerationConfig.from_model_config(config)

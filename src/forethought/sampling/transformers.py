@@ -21,8 +21,8 @@ from forethought import models
 from forethought.config import ModelConfig
 from forethought.sampling import engine, nucleus, shared_prefix
 from forethought.sampling.base import SamplingParams
-from forethought.sampling.engine import Job
 from forethought.sampling.expanded import ExpandedDecoder
+from forethought.sampling.jobs import Job, job_for
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,10 @@ class TransformersSampler:
         model = self._model
         assert model is not None, "the sampler is closed"
         context = models.context_length(model.config)
-        jobs = [self._job(request, context) for request in requests]
+        jobs = [
+            job_for(request, self._tokenizer, self._params, name=self._name, context=context)
+            for request in requests
+        ]
         with _borrowed(model):
             outputs = iter(self._run(model, [job for job in jobs if isinstance(job, Job)]))
         return iter(
@@ -111,26 +114,6 @@ class TransformersSampler:
                 f"model: {self._name} gave logits that are NaN or infinite, so nothing can be "
                 "drawn; check the weights, or sample with model.dtype: float32"
             ) from None
-
-    def _job(self, request: SampleRequest, context: int | None) -> Job | Unsampled:
-        """What to decode, or why it cannot be."""
-        try:
-            ids = models.render(self._tokenizer, request.messages)
-        except ValueError as error:
-            return Unsampled(prompt_id=request.prompt_id, reason=str(error))
-        limit = self._params.max_new_tokens
-        if context is not None:
-            limit = min(limit, context - len(ids))
-        if ids and limit > 0:
-            return Job(token_ids=ids, seeds=request.seeds, limit=limit)
-        reason = "it is empty once rendered; leave it out"
-        if ids:
-            reason = (
-                f"it has {len(ids)} tokens; {self._name} takes {context} tokens, so at most "
-                f"{context} - 1 with room for an output; leave the prompt out, shorten it, or use "
-                "a model with a longer context"
-            )
-        return Unsampled(prompt_id=request.prompt_id, reason=reason)
 
     def _sampled(
         self, request: SampleRequest, job: Job, outputs: Sequence[list[int]]

@@ -13,12 +13,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from transformers import AutoConfig, GenerationConfig
-
 from forethought import models
 from forethought.config import ModelConfig, VllmEngine
 from forethought.sampling.base import SamplingParams
-from forethought.sampling.engine import Job
+from forethought.sampling.jobs import Job, job_for
 from forethought.sampling.vllm_engine import find_weights, reason, running
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
@@ -50,7 +48,9 @@ class VllmSampler:
         self._params = params
         trust = model.trust_remote_code
         self._tokenizer = models.load_tokenizer(model.path, trust_remote_code=trust)
-        self._end_ids = models.end_token_ids(self._tokenizer, _generation_config(model))
+        self._end_ids = models.end_token_ids(
+            self._tokenizer, models.generation_config(model.path, trust_remote_code=trust)
+        )
         weights = find_weights(model, adapters=config.adapters)
         with ExitStack() as opened:
             self._llm: Any = opened.enter_context(running(config, model, weights))
@@ -76,7 +76,10 @@ class VllmSampler:
         Raises: ValueError if vLLM stops; the sampler is then closed.
         """
         assert self._llm is not None, "the sampler is closed"
-        jobs = [self._job(request) for request in requests]
+        jobs = [
+            job_for(request, self._tokenizer, self._params, name=self._name, context=self._context)
+            for request in requests
+        ]
         outputs = iter(self._run([job for job in jobs if isinstance(job, Job)]))
         return iter(
             [
@@ -84,24 +87,6 @@ class VllmSampler:
                 for request, job in zip(requests, jobs, strict=True)
             ]
         )
-
-    def _job(self, request: SampleRequest) -> Job | Unsampled:
-        """What to draw, or why it cannot be."""
-        try:
-            ids = models.render(self._tokenizer, request.messages)
-        except ValueError as error:
-            return Unsampled(prompt_id=request.prompt_id, reason=str(error))
-        limit = min(self._params.max_new_tokens, self._context - len(ids))
-        if ids and limit > 0:
-            return Job(token_ids=ids, seeds=request.seeds, limit=limit)
-        why = "it is empty once rendered; leave it out"
-        if ids:
-            why = (
-                f"it has {len(ids)} tokens; {self._name} takes {self._context} tokens here, so at "
-                f"most {self._context} - 1 with room for an output; leave the prompt out, shorten "
-                "it, or raise max_model_len if the model can take more"
-            )
-        return Unsampled(prompt_id=request.prompt_id, reason=why)
 
     def _run(self, jobs: Sequence[Job]) -> list[Any]:
         """vLLM's answers, one per seed of each job."""
@@ -151,13 +136,3 @@ class VllmSampler:
             token_ids=tuple(output.token_ids),
             finish_reason=output.finish_reason,
         )
-
-
-def _generation_config(model: ModelConfig) -> Any:
-    """The generation config that transformers would give the loaded model."""
-    source = models.resolve(model.path)
-    try:
-        return GenerationConfig.from_pretrained(source)
-    except OSError:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code)
-        return GenerationConfig.from_model_config(config)

@@ -355,8 +355,10 @@ def _keep_policy(checkpoint: Path, policy: Path) -> None:
     """The chosen checkpoint under a fixed name: hard links where the disk can, else copies."""
     shutil.rmtree(policy, ignore_errors=True)
     policy.mkdir(parents=True)
-    for source in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+    for source in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        target = policy / source.relative_to(checkpoint)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(source, policy / source.name)
+            os.link(source, target)
         except OSError:
-            shutil.copy2(source, policy / source.name)
+            shutil.copy2(source, target)

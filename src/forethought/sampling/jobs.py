@@ -1,0 +1,56 @@
+"""What an engine that takes token ids is given: a rendered prompt, its seeds, its room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forethought import models
+from forethought.sampling.base import SamplingParams
+from forethought.types import SampleRequest, Unsampled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One prompt with its seeds.
+
+    Example: `Job(token_ids=(0, 4, 77), seeds=(17, 4711), limit=128)`
+    """
+
+    token_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    limit: int
+    """New tokens allowed, at least 1."""
+
+
+def job_for(
+    request: SampleRequest,
+    tokenizer: PreTrainedTokenizerBase,
+    params: SamplingParams,
+    *,
+    name: str,
+    context: int | None,
+) -> Job | Unsampled:
+    """What to draw, or why it cannot be: the template refuses, or `context` tokens leave no room.
+
+    `name` is the model's, for the reason.
+    """
+    try:
+        ids = models.render(tokenizer, request.messages)
+    except ValueError as error:
+        return Unsampled(prompt_id=request.prompt_id, reason=str(error))
+    limit = params.max_new_tokens
+    if context is not None:
+        limit = min(limit, context - len(ids))
+    if ids and limit > 0:
+        return Job(token_ids=ids, seeds=request.seeds, limit=limit)
+    reason = "it is empty once rendered; leave it out"
+    if ids:
+        reason = (
+            f"it has {len(ids)} tokens; {name} takes {context} tokens here, so at most {context} "
+            "- 1 with room for an output; leave the prompt out, shorten it, or use a longer context"
+        )
+    return Unsampled(prompt_id=request.prompt_id, reason=reason)
