@@ -253,3 +253,14 @@ def test_a_prompt_cannot_spell_a_servers_control_tokens(folder):
     for body in bodies:
         [turn] = body["messages"]
         assert prompt.replace("<|", f"<{WORD_JOINER}|") in turn["content"]
+
+
+def test_an_attempt_that_did_nothing_leaves_nothing(folder):
+    row = {"prompt": "Hi", "responses": ["a", "bb"], "reference": "1"}
+    (folder / "responses.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["judge", folder / "responses.jsonl", folder / "scores.jsonl"]
+    failed = forethought(*words, "judge.type=reward_model", f"judge.path={folder}/nowhere")
+    assert failed.exit_code == 1
+    assert not list(folder.glob("scores.jsonl.partial*"))
+    done = forethought(*words, "judge.type=verifier", "judge.function=gsm8k")
+    assert done.exit_code == 0, done.output

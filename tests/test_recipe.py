@@ -88,3 +88,13 @@ def test_a_run_directory_gives_its_recipe_back(tmp_path):
     assert load_run(tmp_path) == recipe
     with pytest.raises(ValueError, match="is not a run directory"):
         load_run(tmp_path / "none")
+
+
+def test_an_overrides_value_may_be_a_file_and_a_files_name_may_have_an_equals_sign(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beta=1.yaml").write_text("training: {beta: 0.7}")
+    recipe = load_recipe([QUICKSTART, "beta=1.yaml", "thought_format=mine.yaml"])
+    assert recipe.training.beta == 0.7
+    assert recipe.thought_format == "mine.yaml"

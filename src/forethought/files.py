@@ -160,14 +160,13 @@ class Output:
             raise ValueError(f"{target.parent} is no folder; make it first")
         intent = {"settings": json.loads(json.dumps(settings)), "input": sha256_file(source)}
         if self._intent.is_file() and self._lines.is_file():
-            if read_json(self._intent) != intent:
+            self.done = _repair(self._lines)
+            if self.done and read_json(self._intent) != intent:
                 raise ValueError(
                     f"{self._lines} was begun with other settings or another {source.name}; put "
                     "them back, or remove it"
                 )
-            self.done = _repair(self._lines)
-        else:
-            write_json(self._intent, intent)
+        write_json(self._intent, intent)
         self._file: Any = None
 
     def __enter__(self) -> Output:
@@ -176,6 +175,9 @@ class Output:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self._lines.is_file() and not self._lines.stat().st_size:
+            self._lines.unlink()
+            self._intent.unlink()
 
     def beside(self, suffix: str) -> Path:
         """A working file next to the output."""

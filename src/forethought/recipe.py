@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,9 @@ from pydantic import ValidationError
 from forethought.config import Recipe, Shape, explain
 
 Part = TypeVar("Part", bound=Shape)
+
+OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*=")
+"""How an override begins; a file's name may, too."""
 
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:
@@ -82,7 +86,7 @@ def _validated(shape: type[Part], merged: dict[str, Any], arguments: Sequence[st
 
 
 def _is_override(argument: str) -> bool:
-    return "=" in argument and not argument.endswith((".yaml", ".yml"))
+    return OVERRIDE.match(argument) is not None and not Path(argument).is_file()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -309,6 +309,9 @@ def test_shards_are_read_as_one_file(armorm: Path, tmp_path: Path) -> None:
     (folder / "part-1.safetensors").unlink()
     with pytest.raises(ValueError, match=r"lacks part-1\.safetensors, which its model\.safetensor"):
         opened(folder)
+    index.write_text('{"weights": []}')
+    with pytest.raises(ValueError, match=r"index\.json of .* is damaged: KeyError"):
+        opened(folder)
     index.unlink()
     with pytest.raises(ValueError, match=r"has neither model\.safetensors nor model\.safetensors"):
         opened(folder)
@@ -363,6 +366,11 @@ def test_long_lists_of_tensors_are_cut(armorm: Path, tmp_path: Path) -> None:
             "config.json",
             '{"architectures": ["LlamaForSequenceClassification"]}',
             r"an ArmoRM's is .*use judge\.type: reward_model",
+        ),
+        (
+            "config.json",
+            '{"architectures": ["LlamaForRewardModelWithGating"], "hidden_size": "wide"}',
+            "no ArmoRM could be loaded from (.|\n)*hidden_size",
         ),
         ("model.safetensors", "garbage", r"model\.safetensors of .* is damaged: .*download it"),
         ("tokenizer.json", "garbage", "no tokenizer could be loaded from"),

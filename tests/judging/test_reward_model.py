@@ -30,7 +30,7 @@ from transformers import (
 from forethought.cache import Cache
 from forethought.config import RewardModelJudge
 from forethought.judging.base import checked, open_judge
-from forethought.judging.conversations import Conversations
+from forethought.judging.conversations import Conversations, Refused
 from forethought.judging.reward_model import RewardModel, batches
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -219,12 +219,20 @@ def test_too_long_conversations_are_refused_by_group_and_never_cut(reward_model:
         assert all(isinstance(answer, Unjudged) for answer in checked(judge, groups))
 
 
-def test_a_conversation_that_the_template_refuses(reward_model: Path) -> None:
+def test_a_conversation_that_cannot_be_written(reward_model: Path) -> None:
+    groups = [group("a", query="refuse"), group("a"), group("half a pair: \ud83d")]
     with opened(reward_model) as judge:
-        [first, second] = checked(judge, [group("a", query="refuse"), group("a")])
+        [first, second, third] = checked(judge, groups)
     assert isinstance(first, Unjudged)
     assert "the chat template refuses the conversation: I refuse" in first.reason
     assert isinstance(second, Judgement)
+    assert isinstance(third, Unjudged)
+    assert third.reason.startswith("the conversation is no valid text: 'utf-8' codec")
+
+
+def test_a_template_that_writes_nothing() -> None:
+    refused = Conversations(byte_tokenizer("{{ '' }}"), limit=None).encode(group("a"))
+    assert refused == Refused(reason="the chat template leaves nothing of the conversation")
 
 
 def test_a_model_that_gives_nan_gives_no_number(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
@@ -168,7 +169,7 @@ def _config(path: str, folder: Path) -> LlamaConfig:
                 "sequence-classification model use judge.type: reward_model"
             )
         return LlamaConfig.from_pretrained(folder)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"judge.path: no ArmoRM could be loaded from {path}: {error}") from error
 
 
@@ -180,7 +181,12 @@ def _files(path: str, folder: Path) -> list[Path]:
             f"judge.path: {path} has neither {WEIGHTS} nor {INDEX}; download the checkpoint again "
             "or save it as safetensors"
         )
-    names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_bytes())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"judge.path: {INDEX} of {path} is damaged: {error!r}; download it again"
+        ) from error
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise ValueError(

@@ -14,7 +14,6 @@ here keep a score what the model's makers meant by it:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +51,20 @@ class Conversations:
         self._limit = limit
 
     def encode(self, group: ResponseGroup) -> list[TokenIds] | Refused:
-        """The conversation with each response, or why the group cannot be scored."""
+        """The conversation with each response, one or more, or why the group cannot be scored."""
         try:
-            encoded = [self._encode(group.prompt.messages, one) for one in group.responses]
+            texts = self._rendered(group)
+            "".join(texts).encode()
         except TemplateError as error:
             return Refused(reason=f"the chat template refuses the conversation: {error}")
+        except UnicodeEncodeError as error:
+            return Refused(reason=f"the conversation is no valid text: {error}")
+        tokens: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = [self._with_one_bos(ids) for ids in tokens]
         lengths = [len(ids) for ids in encoded]
         if 0 in lengths:
             return Refused(reason="the chat template leaves nothing of the conversation")
-        if self._limit is not None and max(lengths, default=0) > self._limit:
+        if self._limit is not None and max(lengths) > self._limit:
             longest = lengths.index(max(lengths))
             return Refused(
                 reason=f"response {longest} makes {lengths[longest]:,} tokens of conversation, "
@@ -68,12 +72,16 @@ class Conversations:
             )
         return encoded
 
-    def _encode(self, messages: Sequence[Message], response: str) -> TokenIds:
-        conversation = [*messages, Message(role="assistant", content=response)]
-        turns = as_turns(self.tokenizer, conversation, also=THINK_TAGS)
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        assert isinstance(text, str), type(text)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def _rendered(self, group: ResponseGroup) -> list[str]:
+        responses = [Message(role="assistant", content=one) for one in group.responses]
+        messages = group.prompt.messages
+        turns = as_turns(self.tokenizer, [*messages, *responses], also=THINK_TAGS)
+        prompt, last_turns = turns[: len(messages)], turns[len(messages) :]
+        conversations = [[*prompt, last] for last in last_turns]
+        texts: Any = self.tokenizer.apply_chat_template(conversations, tokenize=False)
+        return texts
+
+    def _with_one_bos(self, ids: list[int]) -> TokenIds:
         bos = self.tokenizer.bos_token_id
         extra = 0
         while bos is not None and ids[extra : extra + 2] == [bos, bos]:
