@@ -325,6 +325,21 @@ def test_models_that_are_no_reward_models_are_refused(tmp_path: Path) -> None:
         opened(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", "garbage"),
+        ("config.json", "{"),
+        ("config.json", '{"model_type": "llama", "num_labels": 1, "hidden_size": "wide"}'),
+    ],
+)
+def test_damaged_checkpoints_are_refused(tmp_path: Path, file: str, content: str) -> None:
+    folder = save_reward_model(tmp_path)
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=r"judge\.path: no (reward model|tokenizer) could be loa"):
+        opened(folder)
+
+
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
     folder = save_reward_model(tmp_path)
     tokenizer = byte_tokenizer()

@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from forethought import models
@@ -167,7 +169,7 @@ def _load_model(config: RewardModelJudge) -> PreTrainedModel:
         model, loading = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
         if set(loading["unexpected_keys"]) == {BIAS}:
             model, loading = _from_pretrained(_with_bias(type(model)), config, model_config)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             f"judge.path: no reward model could be loaded from {config.path}: {error}; give the "
             "folder or hub name of a sequence-classification model with one logit"
