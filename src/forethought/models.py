@@ -6,6 +6,7 @@ training mean the same model and every mistake about it gives the same clear err
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+GLANCES, GLANCE_BYTES = 64, 16384
+"""Blocks of a file that are looked at, and their size: 1 MiB of a file of any size."""
 MICROWORLD = "microworld"
 MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
 
@@ -183,13 +186,26 @@ def as_turns(
 
 
 def identity(name: str) -> dict[str, str]:
-    """What names a model in a hash: its name, and its files where it is local."""
+    """What names a model in a hash: its name, and its files where it is local.
+
+    Of each file its size and some of its content: weights trained anew in place are another model.
+    """
     source = Path(resolve(name))
     if not source.is_dir():
         return {"name": name}
-    files = [(path.name, path.stat().st_size) for path in sorted(source.iterdir())]
-    config = (source / "config.json").read_text(encoding="utf-8")
-    return {"name": name, "files": content_hash([config, files])}
+    files = [path for path in sorted(source.iterdir()) if path.is_file()]
+    return {"name": name, "files": content_hash([[path.name, *_glance(path)] for path in files])}
+
+
+def _glance(path: Path) -> tuple[int, str]:
+    """Size and a hash of blocks all over a file, the first and the last among them."""
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for index in range(GLANCES):
+            file.seek(max(size - GLANCE_BYTES, 0) * index // (GLANCES - 1))
+            digest.update(file.read(GLANCE_BYTES))
+    return size, digest.hexdigest()
 
 
 def single_id(token_id: Any) -> int:

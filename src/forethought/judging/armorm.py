@@ -9,7 +9,7 @@ the gate. Where it cannot be found, or the conversation is beyond the model's li
 
 `evidence` has every response's objectives; `objectives.explanation` shows them:
 
-    forethought judge responses.jsonl --explain judge.type=armorm
+    forethought judge responses.jsonl scores.jsonl judge.type=armorm --explain
 """
 
 from __future__ import annotations
