@@ -65,7 +65,7 @@ def compare(messages: list[dict[str, str]]) -> str:
     return f"<think>\nMaybe [[B]]? Or [[A]]?\n</think>\nAssistant {better} is right. [[{better}]]"
 
 
-def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 14) -> Path:
+def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 20) -> Path:
     """A small sequence classifier that tells right answers to these prompts from wrong ones."""
     tokenizer = models.load_tokenizer("microworld")
     rows = _labelled(prompts, tokenizer)
