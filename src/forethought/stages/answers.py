@@ -111,14 +111,13 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
                 answers = _answer(stage, place, config, policy_model(place), prompts, task)
                 stage.write_records(f"{SCRATCH}/sampled", answers, Answer)
             sides = {"policy": stage.read_records(f"{SCRATCH}/sampled", Answer)}
-            if judged.relative:
-                baseline = place.baseline
-                sides["baseline"] = (
-                    sides["policy"]
-                    if baseline.folder == place.folder
-                    else read_records(baseline.folder, Answer, "answers")
-                )
-            answers = judged.scored(sides, prompts)["policy"]
+            if not judged.relative:
+                answers = judged.scored(sides, prompts)["policy"]
+            elif place.baseline.folder == place.folder:
+                answers = judged.even(sides["policy"])
+            else:
+                sides["baseline"] = read_records(place.baseline.folder, Answer, "answers")
+                answers = judged.scored(sides, prompts)["policy"]
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, _worst(judged.floor, answers))
@@ -166,6 +165,17 @@ class _Judged:
         missing = read_json(self._stage.folder / "judge.json")["missing"]
         return {"missing": missing, "judge_calls": read_json(self._stage.folder / "spent.jsonl")}
 
+    def even(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The baseline's answers, which win half of their comparisons with themselves."""
+        self._note(0.0, [], None)
+        return [one if one.parsed.response is None else replace(one, score=0.5) for one in answers]
+
+    def _note(
+        self, floor: float | None, missing: list[dict[str, str]], spent: dict[str, Any] | None
+    ) -> None:
+        write_json(self._stage.folder / "judge.json", {"floor": floor, "missing": missing})
+        write_bytes(self._stage.folder / "spent.jsonl", f"{json.dumps(spent)}\n".encode())
+
     def scored(
         self, sampled: Mapping[Key, Sequence[Answer]], prompts: Sequence[Prompt]
     ) -> dict[Key, list[Answer]]:
@@ -197,8 +207,7 @@ class _Judged:
             if self.relative:
                 values = win_shares(values)
             scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
-        write_json(self._stage.folder / "judge.json", {"floor": floor, "missing": missing})
-        write_bytes(self._stage.folder / "spent.jsonl", f"{json.dumps(spent)}\n".encode())
+        self._note(floor, missing, spent)
         return {
             key: [
                 replace(one, score=scores.get((one.prompt_id, (key, one.sample_index))))
