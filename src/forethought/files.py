@@ -8,7 +8,6 @@ output is the next one's input. The output is named last: until it is whole its 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from forethought.judging.base import Judge, checked, open_judge
 from forethought.judging.describe import asks_a_model, identity
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, json_records, prompt_of
-from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.sampling.base import SamplingParams, open_sampler, stable_seed
 from forethought.store import read_json, sha256_file, write_json
 from forethought.thoughts import ThoughtFormat, load_format
 from forethought.types import (
@@ -62,11 +61,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     lines = read_lines(source, thought_format)
     settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
     sampling = part.sampling
-    params = SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_new_tokens=sampling.max_new_tokens,
-    )
+    params = SamplingParams.of(sampling)
     output = Output(target, source, settings)
     owed = lines[output.done :]
     with reporter.task("sample", len(lines), "prompts") as task, output:
@@ -245,10 +240,6 @@ def _responses(line: Line) -> list[str | None]:
 
 
 def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) -> SampleRequest:
-    def seed(index: int) -> int:
-        words = (part.seed, prompt.prompt_id, index)
-        return int.from_bytes(hashlib.sha256(repr(words).encode()).digest()[:8], "big") >> 1
-
     messages = prompt.messages
     if part.sampling.type == "openai":
         # The server's tokenizer is not at hand; other engines ask their own.
@@ -256,7 +247,10 @@ def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) ->
     return SampleRequest(
         prompt_id=prompt.prompt_id,
         messages=thought_format.apply(messages),
-        seeds=tuple(seed(index) for index in range(part.sampling.samples)),
+        seeds=tuple(
+            stable_seed(part.seed, prompt.prompt_id, index)
+            for index in range(part.sampling.samples)
+        ),
     )
 
 

@@ -82,8 +82,8 @@ def refuse_changed_recipe(recipe: Recipe) -> None:
 
 def _evaluations(recipe: Recipe, policy: int) -> Iterator[Place]:
     if recipe.prompts.test is not None:
-        # A judge that only compares needs the direct arm's seed first.
-        for arm in sorted(recipe.arms, key=lambda arm: arm != "direct"):
+        # A judge that only compares needs the baseline first.
+        for arm in sorted(recipe.arms, key=lambda arm: arm != recipe.baseline_arm):
             yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
 
 

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
+from forethought.judging.describe import BY_JUDGE, score_of
 from forethought.stages.place import Place
 from forethought.store import read_json, read_manifest, write_json
 
-BY_JUDGE = "the judge's score"
 FIELDS = ("test_score", "interval", "count", "thought_tokens", "response_tokens", "parse_failures")
 
 
@@ -31,7 +31,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
     return {
         "seconds": _seconds(recipe.run),
         "arms": rows,
-        "score_of": _score_of(arms),
+        "score_of": score_of(recipe),
         "difference": _difference(arms),
     }
 
@@ -114,11 +114,6 @@ def _difference(arms: dict[Any, list[dict[str, Any]]]) -> dict[str, Any] | None:
         "interval": list(result.interval),
         "count": result.count,
     }
-
-
-def _score_of(arms: dict[Any, list[dict[str, Any]]]) -> str:
-    """What the scores are: the judge's own, or wins where a judge only compares."""
-    return next((str(each[0]["score_of"]) for each in arms.values() if each), BY_JUDGE)
 
 
 def _seconds(run: Path) -> float:

@@ -284,7 +284,6 @@ def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:
     stage.seal(
         {
             "test_score": result.value,
-            "score_of": "the judge's score",
             "interval": list(result.interval),
             "count": result.count,
             "scores": dict(scores),

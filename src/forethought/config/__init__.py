@@ -44,6 +44,7 @@ from forethought.config.recipe import (
     Recipe,
     SamplePart,
     SamplingConfig,
+    SamplingShape,
     ScriptedSampling,
     SelectionConfig,
     TrainingConfig,

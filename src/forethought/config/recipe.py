@@ -278,6 +278,11 @@ class Recipe(Shape):
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
 
+    @property
+    def baseline_arm(self) -> Arm:
+        """The arm whose seed others are compared with by a judge without a scale."""
+        return "direct" if "direct" in self.arms else self.arms[0]
+
     @model_validator(mode="after")
     def _arms_are_distinct(self) -> Recipe:
         if len(set(self.arms)) != len(self.arms):

@@ -6,20 +6,26 @@ share of rivals beaten has: it lies in [0, 1] for every prompt, a tie counts hal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 
-def win_shares(scores: Sequence[float | None]) -> list[float]:
-    """For each score the share of the others that it beats, ties half; alone it has 0.5.
+def win_shares(scores: Sequence[float | None], sides: Sequence[Hashable]) -> list[float]:
+    """For each score the share of its rivals that it beats, ties half; without any it has 0.5.
 
-    `None`, an output without a response, loses to every score and ties with another `None`.
+    `sides` says whose each score is, such as a policy's; only those of other sides are rivals, so
+    that several answers of one policy do not count against each other. `None`, an output without a
+    response, loses to every score and ties with another `None`.
 
-    Example: `win_shares([0.3, None, -1.0]) == [1.0, 0.0, 0.5]`
+    Example: `win_shares([0.3, None, -1.0], "ABC") == [1.0, 0.0, 0.5]`
     """
-    rivals = len(scores) - 1
-    if rivals < 1:
-        return [0.5] * len(scores)
-    return [(sum(_beats(one, other) for other in scores) - 0.5) / rivals for one in scores]
+    shown = list(zip(scores, sides, strict=True))
+    return [
+        _share(score, [rival for rival, other in shown if other != side]) for score, side in shown
+    ]
+
+
+def _share(score: float | None, rivals: Sequence[float | None]) -> float:
+    return sum(_beats(score, rival) for rival in rivals) / len(rivals) if rivals else 0.5
 
 
 def _beats(one: float | None, other: float | None) -> float:

@@ -14,9 +14,7 @@ the gate. Where it cannot be found, or the conversation is beyond the model's li
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -37,7 +35,7 @@ from forethought.judging.conversations import (
     source,
 )
 from forethought.judging.objectives import PARTS, evidence, rounded
-from forethought.judging.scoring import Scored, score_groups
+from forethought.judging.scoring import Scored, judge_groups
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED_GATE = {
@@ -88,39 +86,21 @@ class ArmoRM:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._model = None
-        # Modules refer to each other in circles; without this a GPU stays full.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        models.free_memory()
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All groups are scored in batches, equal conversations once."""
-        answers = score_groups(
+        return judge_groups(
             groups,
+            name=self.name,
             identity=self._identity,
             encode=self._encode,
             compute=self._score,
+            evidence=evidence,
             cache=self._cache,
         )
-        for group, answer in zip(groups, answers, strict=True):
-            prompt_id = group.prompt.prompt_id
-            if isinstance(answer, Refused):
-                yield Unjudged(prompt_id=prompt_id, judge=self.name, reason=answer.reason)
-            else:
-                yield Judgement(
-                    prompt_id=prompt_id,
-                    judge=self.name,
-                    scores=tuple(one.score for one in answer),
-                    evidence=evidence(answer),
-                )
 
     def _encode(self, group: ResponseGroup) -> list[TokenIds] | Refused:
         encoded = self._conversations.encode(group)

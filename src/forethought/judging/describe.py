@@ -11,6 +11,7 @@ from forethought.config import (
     MixtureJudge,
     PairwiseJudge,
     RatingJudge,
+    Recipe,
     RewardModelJudge,
     VerifierJudge,
 )
@@ -51,6 +52,16 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
         case _:
             pass
     return named
+
+
+BY_JUDGE = "the judge's score"
+
+
+def score_of(recipe: Recipe) -> str:
+    """What a policy's test score is: the judge's own, or wins where it only compares."""
+    if is_relative(recipe.judge):
+        return f"share of wins against {recipe.baseline_arm} policy 0"
+    return BY_JUDGE
 
 
 def asks_a_model(config: JudgeConfig) -> bool:

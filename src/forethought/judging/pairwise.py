@@ -23,7 +23,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -136,14 +135,8 @@ class Pairwise:
         self._sampler.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self._sampler.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._sampler.__exit__(None, None, None)
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All groups are compared, round by round, before the first answer comes.

@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator, Sequence
 from math import fsum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from forethought.cache import Cache
@@ -62,14 +61,8 @@ class Rating:
         self._sampler.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self._sampler.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._sampler.__exit__(None, None, None)
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All responses of all groups are rated in one batch.

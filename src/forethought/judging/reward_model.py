@@ -17,10 +17,8 @@ steps of `dtype`: close scores tie in bfloat16.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -33,13 +31,12 @@ from forethought.cache import Cache
 from forethought.config import RewardModelJudge
 from forethought.judging.conversations import (
     Conversations,
-    Refused,
     TokenIds,
     length_limit,
     load_tokenizer,
     source,
 )
-from forethought.judging.scoring import Scored, score_groups
+from forethought.judging.scoring import Scored, judge_groups
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 BIAS = "score.bias"
@@ -77,34 +74,21 @@ class RewardModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        models.free_memory()
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All conversations are scored in batches of similar length, equal ones once."""
-        answers = score_groups(
+        return judge_groups(
             groups,
+            name=self.name,
             identity=self._identity,
             encode=self._conversations.encode,
             compute=self._score,
+            evidence=lambda _: "",
             cache=self._cache,
         )
-        for group, answer in zip(groups, answers, strict=True):
-            prompt_id = group.prompt.prompt_id
-            if isinstance(answer, Refused):
-                yield Unjudged(prompt_id=prompt_id, judge=self.name, reason=answer.reason)
-            else:
-                scores = tuple(one.score for one in answer)
-                yield Judgement(prompt_id=prompt_id, judge=self.name, scores=scores, evidence="")
 
     def _score(self, groups: list[list[TokenIds]]) -> dict[TokenIds, Scored]:
         scored: dict[TokenIds, Scored] = {}

@@ -16,7 +16,7 @@ from typing import Any
 from forethought.cache import Cache
 from forethought.judging.conversations import Refused, TokenIds
 from forethought.store import content_hash
-from forethought.types import ResponseGroup
+from forethought.types import Judgement, ResponseGroup, Unjudged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,34 @@ Compute = Callable[[list[list[TokenIds]]], Mapping[TokenIds, Scored]]
 """Scores of conversations, all different; those of one group stand together."""
 
 
-def score_groups(
+def judge_groups(
     groups: Sequence[ResponseGroup],
     *,
+    name: str,
+    identity: dict[str, Any],
+    encode: Encode,
+    compute: Compute,
+    evidence: Callable[[Sequence[Scored]], str],
+    cache: Cache | None,
+) -> Iterator[Judgement | Unjudged]:
+    """The judgement of each group in order, by the judge of this name.
+
+    `identity` names its model and everything of its settings that decides a score; `evidence` is
+    what is kept of a group's scores for a reader.
+    """
+    scored = _score_groups(groups, identity, encode, compute, cache)
+    for group, answer in zip(groups, scored, strict=True):
+        prompt_id = group.prompt.prompt_id
+        if isinstance(answer, Refused):
+            yield Unjudged(prompt_id=prompt_id, judge=name, reason=answer.reason)
+        else:
+            scores = tuple(one.score for one in answer)
+            said = evidence(answer)
+            yield Judgement(prompt_id=prompt_id, judge=name, scores=scores, evidence=said)
+
+
+def _score_groups(
+    groups: Sequence[ResponseGroup],
     identity: dict[str, Any],
     encode: Encode,
     compute: Compute,
@@ -46,8 +71,7 @@ def score_groups(
 ) -> list[list[Scored] | Refused]:
     """For each group the scores of its responses in their order, or why there are none.
 
-    `identity` names the judge and everything of its settings that decides a score. A score that is
-    not finite is given back and not kept.
+    A score that is not finite is given back and not kept.
     """
     keys = [_keys(identity, group) for group in groups]
     known = _kept(cache, dict.fromkeys(chain.from_iterable(keys)))

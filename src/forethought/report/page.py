@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from forethought.judging.describe import is_relative, title
+from forethought.judging.describe import is_relative, score_of, title
 from forethought.report.charts import result_charts, scale_of
 from forethought.report.collect import Run, collect
 from forethought.report.embed import script_json
@@ -135,8 +135,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("samples per prompt", str(recipe.sampling.samples)),
     ]
     if is_relative(recipe.judge):
-        arm = "direct" if "direct" in recipe.arms else recipe.arms[0]
-        facts.append(("score", f"share of wins against {arm} policy 0"))
+        facts.append(("score", score_of(recipe)))
     if run.seconds is not None:
         label = "time so far" if run.missing else "run time"
         facts.append((label, _duration(run.seconds)))

@@ -6,6 +6,7 @@ thoughts nor iterations: messages and seeds go in, the sampler's own token ids c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -19,6 +20,7 @@ from forethought.config import (
     OpenAIEngine,
     OpenAISampling,
     SamplingConfig,
+    SamplingShape,
     ScriptedEngine,
     TransformersEngine,
     VllmEngine,
@@ -48,6 +50,21 @@ class SamplingParams:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens}; an output has at least 1")
 
+    @classmethod
+    def of(cls, sampling: SamplingShape) -> Self:
+        """What a recipe's `sampling` section says."""
+        return cls(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_new_tokens=sampling.max_new_tokens,
+        )
+
+
+def stable_seed(*words: str | int) -> int:
+    """63 bits from these words, the same everywhere and always."""
+    digest = hashlib.sha256(repr(words).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
 
 class Sampler(Protocol):
     """Leaving its `with` block frees the accelerator."""
@@ -70,6 +87,7 @@ class Sampler(Protocol):
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
+        /,
     ) -> None: ...
 
 

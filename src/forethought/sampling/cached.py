@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from types import TracebackType
 from typing import Any, Self
 
 from forethought.cache import Cache
@@ -41,13 +40,8 @@ class CachedSampler:
         self._sampler.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._sampler.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._sampler.__exit__(None, None, None)
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         """One result per request in order, slice by slice."""
@@ -71,7 +65,10 @@ class CachedSampler:
         drawn: dict[int, SampledPrompt | Unsampled] = {}
         if owed:
             drawn = dict(zip(owed, self._sampler.sample(list(owed.values())), strict=True))
-            answers = self._kept(owed, drawn) | answers
+            new = {
+                place: dict(zip(requests[place].seeds, keys[place], strict=True)) for place in owed
+            }
+            answers = self._kept(owed, drawn, new) | answers
         for place, request in enumerate(requests):
             result = drawn.get(place)
             if isinstance(result, Unsampled):
@@ -80,15 +77,19 @@ class CachedSampler:
                 yield _assembled(request, [answers[key] for key in keys[place]], result)
 
     def _kept(
-        self, owed: Mapping[int, SampleRequest], drawn: Mapping[int, SampledPrompt | Unsampled]
+        self,
+        owed: Mapping[int, SampleRequest],
+        drawn: Mapping[int, SampledPrompt | Unsampled],
+        keys: Mapping[int, Mapping[int, str]],
     ) -> dict[str, dict[str, Any]]:
-        """The new answers by key, once all are on file."""
+        """The new answers by key, once all are on file. `keys` are each request's, by seed."""
         answers: dict[str, dict[str, Any]] = {}
         tokens: dict[str, tuple[int, int]] = {}
         for place, result in drawn.items():
             if isinstance(result, Unsampled):
                 continue
-            for key, completion in zip(self._keys(owed[place]), result.completions, strict=True):
+            for seed, completion in zip(owed[place].seeds, result.completions, strict=True):
+                key = keys[place][seed]
                 # The same question twice in a slice: both get the answer that will be found later.
                 answers.setdefault(key, to_answer(completion, result.prompt_token_ids))
                 tokens[key] = (len(result.prompt_token_ids), len(completion.token_ids))

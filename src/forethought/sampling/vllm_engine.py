@@ -7,7 +7,6 @@ draw with seeds there where it cuts a prompt into chunks.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -130,9 +129,7 @@ def running(config: VllmEngine, model: ModelConfig, weights: Weights) -> Iterato
             finally:
                 llm.llm_engine.engine_core.shutdown()
                 del llm
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                models.free_memory()
         finally:
             if here:
                 _engine_of_this_process.release()

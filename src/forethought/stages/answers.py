@@ -126,11 +126,6 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
     statuses = Counter(str(one.parsed.status) for one in answers)
     return {
         "test_score": result.value if result else None,
-        "score_of": (
-            f"share of wins against {place.baseline.arm} policy 0"
-            if judged.relative
-            else "the judge's score"
-        ),
         "interval": list(result.interval) if result else None,
         "count": len(scores),
         "scores": dict(scores),
@@ -205,7 +200,7 @@ class _Judged:
             group = list(by_prompt[answer.prompt_id])
             values = [given.get(key) for key in group]
             if self.relative:
-                values = win_shares(values)
+                values = win_shares(values, [side for side, _ in group])
             scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
         self._note(floor, missing, spent)
         return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from forethought.config import Recipe
+from forethought.sampling.base import stable_seed
 from forethought.store import read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt
@@ -71,8 +71,7 @@ class Place:
     def baseline(self) -> Place:
         """The evaluation of the policy that a judge without a scale compares others with: the
         seed, in the direct format where the run has that arm."""
-        arms = self.recipe.arms
-        arm = "direct" if "direct" in arms else arms[0]
+        arm = self.recipe.baseline_arm
         return Place(recipe=self.recipe, stage="evaluation", arm=arm, index=0)
 
     def prompts(self, kind: str) -> list[Prompt]:
@@ -85,6 +84,5 @@ class Place:
 
     def sample_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
         """63 bits from (run seed, iteration, prompt, sample, attempt), equal for both arms."""
-        words = (self.recipe.seed, self.stage, self.index, prompt_id, sample_index, attempt)
-        digest = hashlib.sha256(repr(words).encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
+        run = self.recipe.seed
+        return stable_seed(run, self.stage, self.index, prompt_id, sample_index, attempt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from forethought.config import ModelConfig
 from forethought.models import decode, load_tokenizer
 from forethought.sampling.base import Sampler, SamplingParams, open_sampler
 from forethought.stages.place import Place
-from forethought.store import SCRATCH, Count, Stage, content_hash
+from forethought.store import SCRATCH, Count, Stage
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import Completion, ParsedOutput, Rollout, SampledPrompt
 
@@ -34,8 +33,7 @@ def policy_sampler(
     with ExitStack() as opened:
         replies = None
         if place.recipe.sampling.type == "openai":
-            file = _replies(stage) / f"{content_hash(model.path)[:16]}.sqlite"
-            replies = opened.enter_context(Cache(file, account=place.label))
+            replies = opened.enter_context(Cache(_replies(stage), account=place.label))
         sampling = place.recipe.sampling
         yield opened.enter_context(
             open_sampler(sampling, model=model, params=params, cache=replies)
@@ -44,15 +42,14 @@ def policy_sampler(
 
 def server_counts(stage: Stage, place: Place) -> dict[str, Count]:
     """What sampling at a server cost over all attempts; nothing for other engines."""
-    total: Counter[str] = Counter()
-    for file in sorted(_replies(stage).glob("*.sqlite")):
-        with Cache(file, account=place.label) as replies:
-            total.update(replies.counts())
-    return {"sampling_calls": dict(total)} if total else {}
+    if not _replies(stage).is_file():
+        return {}
+    with Cache(_replies(stage), account=place.label) as replies:
+        return {"sampling_calls": replies.counts()}
 
 
 def _replies(stage: Stage) -> Path:
-    return stage.folder / SCRATCH / "replies"
+    return stage.folder / SCRATCH / "replies.sqlite"
 
 
 class OutputSplitter:

@@ -44,11 +44,7 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         for start in range(0, len(prompts), sampling.part_size)
     ]
     owed = [index for index in range(len(parts)) if not stage.has(f"part_{index:05d}")]
-    params = SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_new_tokens=sampling.max_new_tokens,
-    )
+    params = SamplingParams.of(sampling)
     with reporter.task(place.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
             splitter = OutputSplitter(place)
