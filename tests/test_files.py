@@ -12,7 +12,7 @@ import pytest
 from tiny import save_policy, save_reward_model
 from typer.testing import CliRunner
 
-from forethought.cli import app
+from forethought.cli.main import app
 from forethought.control_tokens import WORD_JOINER
 
 
@@ -151,7 +151,7 @@ SLOW = """
 import sys
 from pathlib import Path
 from forethought import files
-from forethought.cli import app
+from forethought.cli.main import app
 from forethought.control_tokens import WORD_JOINER
 files.GROUPS = 1
 sys.argv[0] = "forethought"

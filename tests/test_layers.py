@@ -20,7 +20,8 @@ LAYERS = [
     {"evaluation", "report"},
     {"stages"},
     {"launch", "summary", "files"},
-    {"pipeline"},
+    {"export", "trackers"},
+    {"pipeline", "evaluate"},
     {"plan", "status"},
     {"cli"},
 ]

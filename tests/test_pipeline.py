@@ -15,7 +15,7 @@ from tiny import FAMILIES, save_policy, save_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from forethought.cli import app
+from forethought.cli.main import app
 from forethought.pipeline import places, run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe

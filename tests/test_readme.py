@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from forethought.cli import app
+from forethought.cli.main import app
 from forethought.config import Recipe
 
 ROOT = Path(__file__).parent.parent

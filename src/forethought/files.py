@@ -24,7 +24,7 @@ from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, json_records, prompt_of
 from forethought.sampling.base import SamplingParams, open_sampler, stable_seed
 from forethought.store import read_json, sha256_file, write_json
-from forethought.thoughts import ThoughtFormat, load_format
+from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import (
     Completion,
     Prompt,
@@ -102,8 +102,8 @@ def judge_file(
 
     Raises: ValueError for a bad line, an output that exists, or other settings than before.
     """
-    lines = read_lines(source, load_format("direct"))
-    responses = [_responses(line) for line in lines]
+    lines = read_lines(source, DIRECT)
+    responses = [responses_of(line) for line in lines]
     output = Output(target, source, {"judge": identity(part.judge)})
     with reporter.task("judge", len(lines), "prompts") as task, output:
         task.advance(output.done)
@@ -217,7 +217,11 @@ def _line(record: PromptRecord, source: Path, thought_format: ThoughtFormat) -> 
     return Line(row=row, where=record.where, prompt=prompt)
 
 
-def _responses(line: Line) -> list[str | None]:
+def responses_of(line: Line) -> list[str | None]:
+    """Its `responses`, or those of its `outputs`; `None` where an output has none.
+
+    Raises: ValueError if it has neither.
+    """
     row = line.row
     if "responses" in row:
         found, field = row["responses"], "responses"

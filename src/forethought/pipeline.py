@@ -19,6 +19,7 @@ from forethought.config import Recipe
 from forethought.launch import launch
 from forethought.progress import Reporter
 from forethought.recipe import dump
+from forethought.stages.measured import measured_places
 from forethought.stages.place import Place
 from forethought.stages.table import ITERATION, STAGES
 from forethought.store import (
@@ -30,6 +31,7 @@ from forethought.store import (
     write_json,
 )
 from forethought.summary import write_summary
+from forethought.trackers.follow import Trackers
 
 PACKAGES = ("forethought", "torch", "transformers", "tokenizers", "peft", "pyarrow", "numpy")
 """Recorded as provenance."""
@@ -39,11 +41,13 @@ def places(recipe: Recipe) -> Iterator[Place]:
     """Every stage of a run, in the order in which they are run."""
     yield Place(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
     yield from _evaluations(recipe, 0)
+    yield from measured_places(recipe, 0)
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
             for stage in ITERATION:
                 yield Place(recipe=recipe, stage=stage, arm=arm, index=iteration)
         yield from _evaluations(recipe, iteration + 1)
+        yield from measured_places(recipe, iteration + 1)
 
 
 def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
@@ -57,6 +61,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
         write_json(recipe.run / "config.json", dump(recipe))
         attempt = _Attempt(recipe.run)
         reporter.log_to(recipe.run / "log" / f"attempt_{attempt.number}.log")
+        trackers = Trackers(recipe, reporter)
         try:
             for place in places(recipe):
                 if not (place.folder / "manifest.json").is_file():
@@ -64,10 +69,12 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
                     launch(place, reporter)
                     if place.stage == "evaluation":
                         write_summary(recipe)
+                    trackers.look()
                 if place.stage == "prompts":
                     _refuse_too_few_prompts(recipe, place)
         finally:
             attempt.end()
+            trackers.close()
         write_summary(recipe)
 
 

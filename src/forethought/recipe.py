@@ -35,31 +35,40 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     return _validated(Recipe, _merged(arguments), arguments)
 
 
-def load_part(part: type[Part], arguments: Sequence[str]) -> Part:
+def load_part(
+    part: type[Part], arguments: Sequence[str], below: dict[str, Any] | None = None
+) -> Part:
     """Those sections of a recipe that one command needs; the others may be there or not.
+
+    `below` is what the arguments are laid over, such as a run's recipe.
 
     Raises: ValueError that names file, field, value and what is allowed.
     """
-    merged = _merged(arguments)
+    merged = _merge(below or {}, _merged(arguments))
     # A field that no recipe has is a typing error; let it be named.
     unknown = merged.keys() - Recipe.model_fields.keys()
     wanted = {key: merged[key] for key in merged if key in part.model_fields or key in unknown}
     return _validated(part, wanted, arguments)
 
 
-def load_run(run: Path) -> Recipe:
-    """The resolved recipe that a run directory holds.
+def load_run(run: Path, arguments: Sequence[str] = ()) -> Recipe:
+    """The resolved recipe that a run directory holds, the arguments laid over it.
 
-    Raises: ValueError if it is not a run directory.
+    Raises: ValueError if it is not a run directory, or an argument is wrong.
     """
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"{run} is not a run directory: it has no config.json")
     try:
-        return Recipe.model_validate(json.loads(path.read_bytes()) | {"run": str(run)})
+        held = json.loads(path.read_bytes())
+        recipe = Recipe.model_validate(held | {"run": str(run)})
     except (ValueError, ValidationError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else str(error)
         raise ValueError(f"{path}: {reason}") from error
+    if not arguments:
+        return recipe
+    over = _merge(held, _merged(arguments)) | {"run": str(run)}
+    return _validated(Recipe, over, [str(path), *arguments])
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:

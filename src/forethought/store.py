@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -205,11 +205,22 @@ class Stage:
         write_json(clock, total)
         return total
 
+    def complete(self, work: Callable[[], dict[str, Count]]) -> None:
+        """Do the work and seal its counts; a sealed stage is left as it is."""
+        if self.sealed:
+            return
+        try:
+            counts = work()
+        except BaseException:
+            self.add_seconds()
+            raise
+        self.seal(counts)
+
     def seal(self, counts: dict[str, Count]) -> Manifest:
         """Write the manifest over every file in the folder. After this nothing changes."""
         seconds = self.add_seconds()
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
-        skipped = {"intent.json", "manifest.json", "seconds.json"}
+        skipped = {"intent.json", "manifest.json", "seconds.json", "lock"}
         paths = [
             path
             for path in sorted(self.folder.rglob("*"))

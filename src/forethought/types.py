@@ -58,6 +58,9 @@ class SampleRequest:
     messages: tuple[Message, ...]
     seeds: tuple[int, ...]
     """One 63-bit seed per wanted output; the output is a function of the seed, not of its place."""
+    opening_ids: tuple[int, ...] = ()
+    """Tokens the output has already begun with, such as a thought that was put there. They count
+    towards the token limit and are not in the completion. Engines at a server refuse them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,3 +285,6 @@ class EvaluationResult:
     interval: tuple[float, float]
     """95 %."""
     count: int
+    """Prompts, or what else the interval is over."""
+    category: str | None = None
+    """The prompts' category, where the figure is of one."""

@@ -11,6 +11,19 @@ from forethought.config.engines import (
     TransformersEngine,
     VllmEngine,
 )
+from forethought.config.evaluation import (
+    AccuracyMeasure,
+    AlpacaEvalMeasure,
+    AnswersConfig,
+    ArenaHardMeasure,
+    DrawConfig,
+    EvaluationConfig,
+    MeasureConfig,
+    MeasuresConfig,
+    ProbeMeasure,
+    SelectionConfig,
+    WinRateMeasure,
+)
 from forethought.config.judges import (
     ArmoRMJudge,
     CustomJudge,
@@ -26,30 +39,31 @@ from forethought.config.judges import (
     SingleJudge,
     VerifierJudge,
 )
-from forethought.config.recipe import (
-    AnswersConfig,
+from forethought.config.prompts import (
     ColumnsConfig,
     DatasetPrompts,
-    EvaluationConfig,
     FilePrompts,
     HeldOut,
-    JudgePart,
-    LaunchConfig,
-    LoraSettings,
     MicroworldPrompts,
-    OpenAISampling,
-    PairsConfig,
     PromptsConfig,
     PromptSource,
+)
+from forethought.config.recipe import (
+    EvaluatePart,
+    JudgePart,
+    LaunchConfig,
     Recipe,
     SamplePart,
+    explain,
+)
+from forethought.config.sampling import (
+    OpenAISampling,
     SamplingConfig,
     SamplingShape,
     ScriptedSampling,
-    SelectionConfig,
-    TrainingConfig,
     TransformersSampling,
     VllmSampling,
-    explain,
 )
 from forethought.config.shape import Device, DType, ModelConfig, Operational, Shape
+from forethought.config.trackers import TrackerConfig
+from forethought.config.training import LoraSettings, PairsConfig, TrainingConfig

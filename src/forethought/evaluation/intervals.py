@@ -1,7 +1,8 @@
-"""Means with 95 % intervals, for one policy and for the difference of two on the same prompts.
+"""Means and shares with 95 % intervals, and differences of two policies on the same prompts.
 
-The interval is Student's t over prompts. Two policies that answered the same prompts are compared
-prompt by prompt, which removes the prompts' own difficulty from the interval.
+A mean's interval is Student's t over prompts. Two policies that answered the same prompts are
+compared prompt by prompt, which removes the prompts' own difficulty from the interval. A share of
+yes and no has Wilson's interval, which keeps its coverage near 0 and 1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from scipy import stats
 from forethought.types import EvaluationResult
 
 
-def mean_result(name: str, values: Sequence[float]) -> EvaluationResult:
+def mean_result(
+    name: str, values: Sequence[float], *, category: str | None = None
+) -> EvaluationResult:
     """The mean of one value per prompt.
 
     Raises: ValueError if there is no value.
@@ -26,19 +29,48 @@ def mean_result(name: str, values: Sequence[float]) -> EvaluationResult:
     mean = float(array.mean())
     half = float(stats.t.ppf(0.975, max(len(array) - 1, 1))) * _standard_error(array)
     return EvaluationResult(
-        name=name, value=mean, interval=(mean - half, mean + half), count=len(array)
+        name=name,
+        value=mean,
+        interval=(mean - half, mean + half),
+        count=len(array),
+        category=category,
     )
 
 
 def paired_difference(
-    name: str, first: Mapping[str, float], second: Mapping[str, float]
+    name: str,
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    *,
+    category: str | None = None,
 ) -> EvaluationResult:
     """Mean of `first - second` over the prompts that both have.
 
     Raises: ValueError if they share no prompt.
     """
     shared = sorted(first.keys() & second.keys())
-    return mean_result(name, [first[prompt] - second[prompt] for prompt in shared])
+    values = [first[prompt] - second[prompt] for prompt in shared]
+    return mean_result(name, values, category=category)
+
+
+def share_result(
+    name: str, values: Sequence[bool], *, category: str | None = None
+) -> EvaluationResult:
+    """The share of true values.
+
+    Raises: ValueError if there is no value.
+    """
+    if not values:
+        raise ValueError(f"{name}: there is no value to average")
+    yes, count = sum(values), len(values)
+    interval = stats.binomtest(yes, count).proportion_ci(0.95, method="wilson")
+    return EvaluationResult(
+        name=name,
+        value=yes / count,
+        interval=(float(interval.low), float(interval.high)),
+        count=count,
+        category=category,
+    )
 
 
 def _standard_error(array: np.ndarray) -> float:

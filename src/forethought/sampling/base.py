@@ -134,6 +134,18 @@ def open_sampler(
             return ScriptedSampler.load(config.path, model=model, params=params)
 
 
+def refuse_openings(requests: Sequence[SampleRequest], engine: str) -> None:
+    """For engines that cannot go on from tokens that are given.
+
+    Raises: ValueError if a request has some.
+    """
+    if any(request.opening_ids for request in requests):
+        raise ValueError(
+            f"sampling.type {engine} cannot go on from a beginning that is given; use "
+            "transformers or vllm"
+        )
+
+
 def one_prompt(result: SampledPrompt | Unsampled) -> SampledPrompt:
     """For those who cannot go on without an output.
 

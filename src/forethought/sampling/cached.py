@@ -98,7 +98,10 @@ class CachedSampler:
 
     def _keys(self, request: SampleRequest) -> list[str]:
         messages = [(message.role, message.content) for message in request.messages]
-        return [content_hash([self._identity, messages, seed]) for seed in request.seeds]
+        asked = [self._identity, messages]
+        if request.opening_ids:
+            asked.append(request.opening_ids)
+        return [content_hash([*asked, seed]) for seed in request.seeds]
 
 
 def to_answer(completion: Completion, prompt_token_ids: Sequence[int]) -> dict[str, Any]:

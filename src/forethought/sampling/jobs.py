@@ -39,16 +39,21 @@ def job_for(
     `name` is the model's, for the reason.
     """
     try:
-        ids = models.render(tokenizer, request.messages)
+        ids = (*models.render(tokenizer, request.messages), *request.opening_ids)
     except ValueError as error:
         return Unsampled(prompt_id=request.prompt_id, reason=str(error))
-    limit = params.max_new_tokens
+    limit = params.max_new_tokens - len(request.opening_ids)
     if context is not None:
         limit = min(limit, context - len(ids))
     if ids and limit > 0:
         return Job(token_ids=ids, seeds=request.seeds, limit=limit)
     reason = "it is empty once rendered; leave it out"
-    if ids:
+    if ids and len(request.opening_ids) >= params.max_new_tokens:
+        reason = (
+            f"the output begins with {len(request.opening_ids)} tokens that are given, and the "
+            f"limit is {params.max_new_tokens}; raise max_new_tokens"
+        )
+    elif ids:
         reason = (
             f"it has {len(ids)} tokens; {name} takes {context} tokens here, so at most {context} "
             "- 1 with room for an output; leave the prompt out, shorten it, or use a longer context"

@@ -31,7 +31,7 @@ from pydantic import BaseModel, Field
 from forethought.cache import Cache
 from forethought.config import ModelConfig, OpenAIEngine
 from forethought.sampling.background import Background
-from forethought.sampling.base import SamplingParams
+from forethought.sampling.base import SamplingParams, refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
 from forethought.sampling.endpoint import Endpoint, RefusedError
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
@@ -149,6 +149,7 @@ class OpenAISampler:
 
         Raises: ValueError if the server stays down, or the recipe does not fit it.
         """
+        refuse_openings(requests, "openai")
         plan = [self._calls(request) for request in requests]
         calls = {call.key: call for each in plan for call in each}
         news: SimpleQueue[tuple[str, Answer | _Refusal] | None] = SimpleQueue()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from forethought import models
 from forethought.config import ModelConfig
-from forethought.sampling.base import SamplingParams
+from forethought.sampling.base import SamplingParams, refuse_openings
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class ScriptedSampler:
         return None
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
+        refuse_openings(requests, "scripted")
         return iter([self._answer(request) for request in requests])
 
     def _answer(self, request: SampleRequest) -> SampledPrompt | Unsampled:

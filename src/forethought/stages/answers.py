@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from forethought import models
-from forethought.config import AnswersConfig, ModelConfig
+from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
-from forethought.evaluation.win_share import win_shares
-from forethought.judging.base import open_judge
-from forethought.judging.describe import asks_a_model, identity, is_relative
-from forethought.progress import Reporter, Task
-from forethought.sampling.base import Sampler, SamplingParams, one_prompt
-from forethought.stages.judgements import judge_candidates, verdict_cache
+from forethought.judging.describe import identity, is_relative
+from forethought.progress import Reporter
+from forethought.stages.answering import answer_prompts
+from forethought.stages.joint_judging import judge_sides, prompt_scores, worst_score
+from forethought.stages.judgements import verdict_cache
 from forethought.stages.place import Place
-from forethought.stages.policy import OutputSplitter, policy_model, policy_sampler, server_counts
+from forethought.stages.policy import Policy, server_counts
 from forethought.store import (
     SCRATCH,
     Count,
@@ -38,7 +37,7 @@ from forethought.store import (
     write_bytes,
     write_json,
 )
-from forethought.types import Answer, ParseStatus, Prompt, Rollout, SampleRequest, Unjudged
+from forethought.types import Answer, Prompt
 
 Key = TypeVar("Key", int, str)
 
@@ -63,21 +62,23 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """
     epochs = range(1, place.recipe.training.epochs + 1)
     prompts = place.prompts("validation")
+    policy, draw = Policy.of(place), place.recipe.selection
     with reporter.task(place.label, len(epochs), "epochs") as task:
         judged = _Judged(stage, place)
         if not all(stage.has(f"epoch_{epoch}") for epoch in epochs):
             for epoch in epochs:
                 if not stage.has(f"{SCRATCH}/sampled_{epoch}"):
-                    checkpoint = place.beside("training") / f"epoch_{epoch}"
-                    model = policy_model(place).model_copy(update={"path": str(checkpoint)})
-                    answers = _answer(stage, place, place.recipe.selection, model, prompts)
+                    epoch_policy = policy.at(place.beside("training") / f"epoch_{epoch}")
+                    answers = answer_prompts(
+                        stage, epoch_policy, draw, prompts, samples=draw.samples
+                    )
                     stage.write_records(f"{SCRATCH}/sampled_{epoch}", answers, Answer)
                 task.advance()
             sampled = {k: stage.read_records(f"{SCRATCH}/sampled_{k}", Answer) for k in epochs}
             for epoch, answers in judged.scored(sampled, prompts).items():
                 stage.write_records(f"epoch_{epoch}", answers, Answer)
         answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in epochs}
-        worst = _worst(judged.floor, [one for each in answers.values() for one in each])
+        worst = worst_score(judged.floor, [one for each in answers.values() for one in each])
         scores = {k: _mean_score(each, worst) for k, each in answers.items()}
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
         task.note = f"epoch {best} of {len(epochs)}, score {_shown(scores[best])}"
@@ -93,7 +94,7 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     choice: dict[str, Count] = {"chosen_epoch": best, "scores": rows, "reason": reason}
     write_json(stage.folder / "choice.json", choice)
     tokens = sum(map(_tokens, answers.values()))
-    return choice | {"new_tokens": tokens} | judged.counts() | server_counts(stage, place)
+    return choice | {"new_tokens": tokens} | judged.counts() | server_counts(stage, policy)
 
 
 def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
@@ -103,12 +104,14 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
     with the direct format where the run has that arm, else the seed.
     """
     prompts = place.prompts("test")
+    policy, draw = Policy.of(place), place.recipe.evaluation
     with reporter.task(place.label, len(prompts), "prompts") as task:
         judged = _Judged(stage, place)
         if not stage.has("answers"):
             if not stage.has(f"{SCRATCH}/sampled"):
-                config = place.recipe.evaluation
-                answers = _answer(stage, place, config, policy_model(place), prompts, task)
+                answers = answer_prompts(
+                    stage, policy, draw, prompts, samples=draw.samples, task=task
+                )
                 stage.write_records(f"{SCRATCH}/sampled", answers, Answer)
             sides = {"policy": stage.read_records(f"{SCRATCH}/sampled", Answer)}
             if not judged.relative:
@@ -120,7 +123,7 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
                 answers = judged.scored(sides, prompts)["policy"]
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
-        scores = prompt_scores(answers, _worst(judged.floor, answers))
+        scores = prompt_scores(answers, worst_score(judged.floor, answers))
         result = mean_result("test_score", list(scores.values())) if scores else None
         task.note = f"test score {_shown(result and result.value)}"
     statuses = Counter(str(one.parsed.status) for one in answers)
@@ -136,7 +139,7 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
         "attempts": sum(one.attempts for one in answers),
         "new_tokens": _tokens(answers),
         **judged.counts(),
-        **server_counts(stage, place),
+        **server_counts(stage, policy),
     }
 
 
@@ -175,59 +178,10 @@ class _Judged:
         self, sampled: Mapping[Key, Sequence[Answer]], prompts: Sequence[Prompt]
     ) -> dict[Key, list[Answer]]:
         """The same answers with scores; all of a prompt stand before the judge at once."""
-        by_prompt: dict[str, dict[tuple[Key, int], Answer]] = {}
-        for key, answers in sampled.items():
-            for one in answers:
-                by_prompt.setdefault(one.prompt_id, {})[key, one.sample_index] = one
-        place = self._place
-        with verdict_cache(place) as cache:
-            with open_judge(place.recipe.judge, cache) as judge:
-                floor = judge.floor
-                candidates = [
-                    (prompt, {key: one.parsed.response for key, one in group.items()})
-                    for prompt in prompts
-                    if (group := by_prompt.get(prompt.prompt_id))
-                ]
-                verdicts = list(judge_candidates(judge, candidates))
-            spent = cache.counts() if asks_a_model(place.recipe.judge) else None
-        missing: list[dict[str, str]] = []
-        scores: dict[tuple[str, tuple[Key, int]], float | None] = {}
-        for shown, answer in verdicts:
-            if isinstance(answer, Unjudged):
-                missing.append({"prompt_id": answer.prompt_id, "reason": answer.reason})
-                continue
-            given = dict(zip(shown, answer.scores, strict=True))
-            group = list(by_prompt[answer.prompt_id])
-            values = [given.get(key) for key in group]
-            if self.relative:
-                values = win_shares(values, [side for side, _ in group])
-            scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
-        self._note(floor, missing, spent)
-        return {
-            key: [
-                replace(one, score=scores.get((one.prompt_id, (key, one.sample_index))))
-                if one.parsed.response is not None
-                else one
-                for one in answers
-            ]
-            for key, answers in sampled.items()
-        }
-
-
-def prompt_scores(answers: Sequence[Answer], worst: float | None) -> dict[str, float]:
-    """Mean score of each prompt's answers, `worst` standing for an answer without a response.
-
-    A response that the judge could not score says nothing: it is left out.
-    """
-    by_prompt: dict[str, list[float]] = {}
-    if worst is None:
-        return {}
-    for one in answers:
-        if one.parsed.status is not ParseStatus.COMPLETE:
-            by_prompt.setdefault(one.prompt_id, []).append(worst)
-        elif one.score is not None:
-            by_prompt.setdefault(one.prompt_id, []).append(one.score)
-    return {prompt_id: sum(each) / len(each) for prompt_id, each in by_prompt.items()}
+        with verdict_cache(self._place) as cache:
+            judged = judge_sides(self._place.recipe.judge, cache, sampled, prompts)
+        self._note(judged.floor, judged.missing, judged.spent)
+        return judged.answers
 
 
 def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
@@ -243,92 +197,6 @@ def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
         "judge": identity(recipe.judge),
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
-
-
-def _answer(
-    stage: Stage,
-    place: Place,
-    config: AnswersConfig,
-    model: ModelConfig,
-    prompts: Sequence[Prompt],
-    task: Task | None = None,
-) -> list[Answer]:
-    """Sample until every prompt has its responses or the attempts are used up."""
-    params = SamplingParams(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_new_tokens=place.recipe.sampling.max_new_tokens,
-    )
-    latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
-    owed = {prompt.prompt_id: tuple(range(config.samples)) for prompt in prompts}
-    splitter = OutputSplitter(place)
-    with policy_sampler(stage, place, model, params) as sampler:
-        for attempt in range(config.attempts):
-            new = _sample(place, sampler, splitter, prompts, owed, attempt)
-            latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
-            if task is not None:
-                tokens = sum(len(one.completion.token_ids) for one in new)
-                task.advance(0 if attempt else len(prompts), tokens=tokens)
-            owed = _without_response(latest)
-            if not owed:
-                break
-    return [_record(*latest[key]) for key in sorted(latest)]
-
-
-def _sample(
-    place: Place,
-    sampler: Sampler,
-    splitter: OutputSplitter,
-    prompts: Sequence[Prompt],
-    owed: Mapping[str, tuple[int, ...]],
-    attempt: int,
-) -> list[Rollout]:
-    requests = [
-        SampleRequest(
-            prompt_id=prompt.prompt_id,
-            messages=place.thought_format.apply(prompt.messages),
-            seeds=tuple(
-                place.sample_seed(prompt.prompt_id, index, attempt)
-                for index in owed[prompt.prompt_id]
-            ),
-        )
-        for prompt in prompts
-        if prompt.prompt_id in owed
-    ]
-    rollouts: list[Rollout] = []
-    for sampled in map(one_prompt, sampler.sample(requests)):
-        for index, one in zip(owed[sampled.prompt_id], splitter.rollouts(sampled), strict=True):
-            rollouts.append(replace(one, sample_index=index))
-    return rollouts
-
-
-def _without_response(
-    latest: Mapping[tuple[str, int], tuple[int, Rollout]],
-) -> dict[str, tuple[int, ...]]:
-    owed: dict[str, tuple[int, ...]] = {}
-    for (prompt_id, index), (_, rollout) in latest.items():
-        if rollout.parsed.response is None:
-            owed[prompt_id] = (*owed.get(prompt_id, ()), index)
-    return owed
-
-
-def _record(attempts: int, rollout: Rollout) -> Answer:
-    return Answer(
-        prompt_id=rollout.prompt_id,
-        sample_index=rollout.sample_index,
-        attempts=attempts,
-        completion=rollout.completion,
-        parsed=rollout.parsed,
-        thought_tokens=rollout.response_start,
-        response_tokens=rollout.response_tokens,
-        score=None,
-    )
-
-
-def _worst(floor: float | None, answers: Sequence[Answer]) -> float | None:
-    """What an answer without a response is worth; `None` if no scale is known at all."""
-    scores = [one.score for one in answers if one.score is not None]
-    return floor if floor is not None else min(scores, default=None)
 
 
 def _mean_score(answers: Sequence[Answer], worst: float | None) -> float | None:

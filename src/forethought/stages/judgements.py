@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, TypeVar
 
 from forethought.cache import Cache
+from forethought.config import Recipe
 from forethought.judging.base import Judge, checked, open_judge
 from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter
@@ -79,9 +81,13 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
 def verdict_cache(place: Place) -> Cache:
     """The run's kept answers of judge models, or those that several runs share."""
     recipe = place.recipe
-    path = recipe.cache or recipe.run / "cache.sqlite"
-    account = f"{recipe.run.resolve()} {place.label}"
-    return Cache(path if asks_a_model(recipe.judge) else None, account=account)
+    path = verdict_cache_file(recipe) if asks_a_model(recipe.judge) else None
+    return Cache(path, account=f"{recipe.run.resolve()} {place.label}")
+
+
+def verdict_cache_file(recipe: Recipe) -> Path:
+    """Where a run keeps what judge models said."""
+    return recipe.cache or recipe.run / "cache.sqlite"
 
 
 def judge_rollouts(

@@ -1,15 +1,17 @@
-"""Where things stand in a run directory, and the seeds that belong to a place."""
+"""Where things stand in a run directory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from forethought.config import Recipe
-from forethought.sampling.base import stable_seed
+from forethought.config import MeasuresConfig, Recipe
 from forethought.store import read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt
+
+MEASURES = tuple(MeasuresConfig.model_fields)
+"""Stages named as the sections of `measures`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Place:
     arm: Arm
     """The `prompts` stage serves both arms; its place names any."""
     index: int
-    """The iteration; for `evaluation` the policy, 0 being the seed."""
+    """The iteration; for `evaluation` and measures the policy, 0 being the seed."""
 
     @property
     def folder(self) -> Path:
@@ -34,6 +36,8 @@ class Place:
             return run / "prompts"
         if self.stage == "evaluation":
             return run / "evaluation" / self.arm / f"policy_{self.index}"
+        if self.stage in MEASURES:
+            return run / "measures" / self.stage / self.arm / f"policy_{self.index}"
         return run / self.arm / f"iteration_{self.index}" / self.stage
 
     @property
@@ -41,7 +45,7 @@ class Place:
         """What a progress line calls it."""
         if self.stage == "prompts":
             return "prompts"
-        what = "policy" if self.stage == "evaluation" else "iteration"
+        what = "policy" if self.stage in ("evaluation", *MEASURES) else "iteration"
         return f"{self.arm} {what} {self.index} {self.stage}"
 
     def beside(self, stage: str) -> Path:
@@ -74,6 +78,14 @@ class Place:
         arm = self.recipe.baseline_arm
         return Place(recipe=self.recipe, stage="evaluation", arm=arm, index=0)
 
+    @property
+    def evaluations(self) -> tuple[Place, ...]:
+        """The evaluations of both arms' policies of this index."""
+        return tuple(
+            Place(recipe=self.recipe, stage="evaluation", arm=arm, index=self.index)
+            for arm in self.recipe.arms
+        )
+
     def prompts(self, kind: str) -> list[Prompt]:
         """`train` (this iteration's slice), `validation` or `test` prompts."""
         prompts = read_records(self.beside("prompts"), Prompt, kind)
@@ -81,8 +93,3 @@ class Place:
             return prompts
         count = self.recipe.prompts_per_iteration
         return prompts[self.index * count : (self.index + 1) * count]
-
-    def sample_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
-        """63 bits from (run seed, iteration, prompt, sample, attempt), equal for both arms."""
-        run = self.recipe.seed
-        return stable_seed(run, self.stage, self.index, prompt_id, sample_index, attempt)

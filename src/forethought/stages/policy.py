@@ -1,50 +1,82 @@
-"""The policy of a place: opened for sampling, its outputs split with the place's format."""
+"""A policy that is sampled: opened with an engine, its outputs split with its own format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from forethought.cache import Cache
-from forethought.config import ModelConfig
+from forethought.config import ModelConfig, SamplingConfig
 from forethought.models import decode, load_tokenizer
-from forethought.sampling.base import Sampler, SamplingParams, open_sampler
+from forethought.sampling.base import Sampler, SamplingParams, open_sampler, stable_seed
 from forethought.stages.place import Place
 from forethought.store import SCRATCH, Count, Stage
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import Completion, ParsedOutput, Rollout, SampledPrompt
 
 
-def policy_model(place: Place) -> ModelConfig:
-    """The recipe's model section pointing at this place's policy."""
-    return place.recipe.model.model_copy(update={"path": place.policy})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A model, the format of its outputs, and the engine that samples it.
+
+    Example: `Policy(name="thought policy 4", model=ModelConfig(path="runs/…/policy"),
+    thought_format=GENERIC, sampling=TransformersSampling(), seed_words=(0, "evaluation", 4))`
+    """
+
+    name: str
+    """For progress lines and accounts."""
+    model: ModelConfig
+    thought_format: ThoughtFormat
+    sampling: SamplingConfig
+    """The engine and the token limit; how outputs are drawn is the use's own."""
+    seed_words: tuple[str | int, ...]
+    """What its samples' seeds derive from."""
+
+    @classmethod
+    def of(cls, place: Place) -> Self:
+        """The policy that a place samples. Both arms' samples have the same seeds."""
+        recipe = place.recipe
+        return cls(
+            name=place.label,
+            model=recipe.model.model_copy(update={"path": place.policy}),
+            thought_format=place.thought_format,
+            sampling=recipe.sampling,
+            seed_words=(recipe.seed, place.stage, place.index),
+        )
+
+    def at(self, checkpoint: Path) -> Self:
+        """The same policy with other weights."""
+        return replace(self, model=self.model.model_copy(update={"path": str(checkpoint)}))
+
+    def draw_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
+        """63 bits from (seed words, prompt, sample, attempt)."""
+        return stable_seed(*self.seed_words, prompt_id, sample_index, attempt)
 
 
 @contextmanager
-def policy_sampler(
-    stage: Stage, place: Place, model: ModelConfig, params: SamplingParams
-) -> Iterator[Sampler]:
+def policy_sampler(stage: Stage, policy: Policy, params: SamplingParams) -> Iterator[Sampler]:
     """A sampler of the policy. What a server sent is kept with the stage as it arrives.
 
     Kept there and nowhere else: under the same path another run may have other weights.
     """
     with ExitStack() as opened:
         replies = None
-        if place.recipe.sampling.type == "openai":
-            replies = opened.enter_context(Cache(_replies(stage), account=place.label))
-        sampling = place.recipe.sampling
+        if policy.sampling.type == "openai":
+            replies = opened.enter_context(Cache(_replies(stage), account=policy.name))
         yield opened.enter_context(
-            open_sampler(sampling, model=model, params=params, cache=replies)
+            open_sampler(policy.sampling, model=policy.model, params=params, cache=replies)
         )
 
 
-def server_counts(stage: Stage, place: Place) -> dict[str, Count]:
+def server_counts(stage: Stage, policy: Policy) -> dict[str, Count]:
     """What sampling at a server cost over all attempts; nothing for other engines."""
     if not _replies(stage).is_file():
         return {}
-    with Cache(_replies(stage), account=place.label) as replies:
+    with Cache(_replies(stage), account=policy.name) as replies:
         return {"sampling_calls": replies.counts()}
 
 
@@ -53,12 +85,12 @@ def _replies(stage: Stage) -> Path:
 
 
 class OutputSplitter:
-    """Splits sampled outputs with a place's format and finds the split among the tokens."""
+    """Splits sampled outputs with a policy's format and finds the split among the tokens."""
 
-    def __init__(self, place: Place) -> None:
-        model = place.recipe.model
-        self._format: ThoughtFormat = place.thought_format
-        tokenizer = load_tokenizer(place.policy, trust_remote_code=model.trust_remote_code)
+    def __init__(self, policy: Policy) -> None:
+        model = policy.model
+        self._format: ThoughtFormat = policy.thought_format
+        tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
         self._decode = partial(decode, tokenizer)
 
     def rollouts(self, sampled: SampledPrompt) -> list[Rollout]:

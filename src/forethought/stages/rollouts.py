@@ -10,12 +10,7 @@ from forethought import models
 from forethought.progress import Reporter
 from forethought.sampling.base import SamplingParams, one_prompt
 from forethought.stages.place import Place
-from forethought.stages.policy import (
-    OutputSplitter,
-    policy_model,
-    policy_sampler,
-    server_counts,
-)
+from forethought.stages.policy import OutputSplitter, Policy, policy_sampler, server_counts
 from forethought.store import Count, Stage
 from forethought.types import Prompt, Rollout, SampleRequest
 
@@ -38,6 +33,7 @@ def configure(place: Place) -> dict[str, Any]:
 def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Sample what parts are owed; counts parse statuses and tokens."""
     sampling = place.recipe.sampling
+    policy = Policy.of(place)
     prompts = place.prompts("train")
     parts = [
         prompts[start : start + sampling.part_size]
@@ -47,10 +43,10 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     params = SamplingParams.of(sampling)
     with reporter.task(place.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
-            splitter = OutputSplitter(place)
-            with policy_sampler(stage, place, policy_model(place), params) as sampler:
+            splitter = OutputSplitter(policy)
+            with policy_sampler(stage, policy, params) as sampler:
                 for index in owed:
-                    requests = [_request(place, prompt) for prompt in parts[index]]
+                    requests = [_request(policy, prompt) for prompt in parts[index]]
                     rollouts = [
                         rollout
                         for sampled in sampler.sample(requests)
@@ -61,15 +57,15 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                     task.advance(len(requests), tokens=tokens)
         counts = _counts(stage, len(parts))
         task.note = f"{counts['parse_failures']:.1%} without a response"
-    return counts | server_counts(stage, place)
+    return counts | server_counts(stage, policy)
 
 
-def _request(place: Place, prompt: Prompt) -> SampleRequest:
-    samples = place.recipe.sampling.samples
+def _request(policy: Policy, prompt: Prompt) -> SampleRequest:
+    samples = policy.sampling.samples
     return SampleRequest(
         prompt_id=prompt.prompt_id,
-        messages=place.thought_format.apply(prompt.messages),
-        seeds=tuple(place.sample_seed(prompt.prompt_id, index) for index in range(samples)),
+        messages=policy.thought_format.apply(prompt.messages),
+        seeds=tuple(policy.draw_seed(prompt.prompt_id, index) for index in range(samples)),
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from forethought.judging.describe import is_relative
 from forethought.progress import Reporter
-from forethought.stages import answers, judgements, pairs, prompts, rollouts, training
-from forethought.stages.place import Place
+from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
+from forethought.stages.place import MEASURES, Place
 from forethought.store import Count, Stage
 
 
@@ -26,7 +26,7 @@ class StageKind:
     configure: Callable[[Place], dict[str, Any]]
     reads: tuple[str, ...]
     """Stages beside it whose digests are inputs; `policy` is the selection before it, `baseline`
-    the evaluation that a judge without a scale compares with."""
+    the evaluation that a judge without a scale compares with, `evaluations` those of both arms."""
     work: Callable[[Stage, Place, Reporter], dict[str, Count]]
 
 
@@ -68,6 +68,11 @@ STAGES = {
         reads=("prompts", "policy", "baseline"),
         work=answers.evaluate,
     ),
+} | {
+    name: StageKind(
+        version=1, configure=measured.configure, reads=measured.READS[name], work=measured.measure
+    )
+    for name in MEASURES
 }
 
 ITERATION = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
@@ -81,6 +86,8 @@ def inputs(place: Place) -> list[Path]:
         if name == "baseline":
             if is_relative(place.recipe.judge) and place.folder != place.baseline.folder:
                 folders.append(place.baseline.folder)
+        elif name == "evaluations":
+            folders += [each.folder for each in place.evaluations]
         elif name != "policy":
             folders.append(place.beside(name))
         elif place.policy_stage is not None:
@@ -101,11 +108,4 @@ def run_stage(place: Place, reporter: Reporter) -> None:
         config=kind.configure(place),
         inputs=inputs(place),
     )
-    if stage.sealed:
-        return
-    try:
-        counts = kind.work(stage, place, reporter)
-    except BaseException:
-        stage.add_seconds()
-        raise
-    stage.seal(counts)
+    stage.complete(lambda: kind.work(stage, place, reporter))

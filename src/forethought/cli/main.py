@@ -1,17 +1,15 @@
-"""The command line: `forethought run | status | plan | config | report | sample | judge`."""
+"""The commands on runs and files; `evaluate` has a module of its own."""
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from forethought.cli.errors import clear_errors
+from forethought.cli.evaluate import evaluate
 from forethought.config import JudgePart, Recipe, SamplePart
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_recipe, load_run
@@ -22,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(evaluate, name="evaluate")
 Words = Annotated[
     list[str],
     typer.Argument(
@@ -45,7 +44,7 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory"
 def run(words: Words) -> None:
     """Start a run, or resume it: the same command again goes on where it stopped."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         recipe = load_recipe(words)
         _run(recipe, reporter)
 
@@ -54,7 +53,7 @@ def run(words: Words) -> None:
 def status(run: RunFolder) -> None:
     """Show every stage of a run: done, begun or owed."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         from forethought.status import status_table
 
         reporter.console.print(status_table(load_run(run)))
@@ -64,7 +63,7 @@ def status(run: RunFolder) -> None:
 def plan(words: Words) -> None:
     """Show what a recipe will do: prompts, outputs, tokens, steps, disk."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         from forethought.plan import plan as make_plan
         from forethought.plan import plan_table
 
@@ -75,7 +74,7 @@ def plan(words: Words) -> None:
 def config(words: Words) -> None:
     """Print the resolved recipe, every default filled in, and stop."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         import yaml
 
         text = yaml.safe_dump(dump(load_recipe(words)), sort_keys=False, allow_unicode=True)
@@ -86,7 +85,7 @@ def config(words: Words) -> None:
 def report(run: RunFolder) -> None:
     """Write RUN/report.html: one page that works offline."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         from forethought.report.page import write_report
 
         load_run(run)
@@ -97,7 +96,7 @@ def report(run: RunFolder) -> None:
 def sample(prompts: Source, output: Target, words: Parts) -> None:
     """Sample outputs for a file of prompts: JSONL in, JSONL out."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         from forethought.files import sample_file
 
         sample_file(load_part(SamplePart, words), prompts, output, reporter)
@@ -114,7 +113,7 @@ def judge(
 ) -> None:
     """Score a file of responses: JSONL in, JSONL out."""
     reporter = Reporter(Console())
-    with _clear_errors(reporter):
+    with clear_errors(reporter):
         from forethought.files import judge_file
 
         judge_file(load_part(JudgePart, words), responses, output, reporter, explain=explain)
@@ -134,36 +133,6 @@ def _run(recipe: Recipe, reporter: Reporter) -> None:
     reporter.say(f"report: {write_report(recipe.run)}")
 
 
-@contextmanager
-def _clear_errors(reporter: Reporter) -> Iterator[None]:
-    """A user's mistake is one clear message; the traceback goes to the run's log only."""
-    errors = Console(stderr=True)
-    try:
-        yield
-    except KeyboardInterrupt:
-        errors.print("Interrupted. Nothing sealed is lost; the same command goes on from here.")
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        reporter.keep(traceback.format_exc())
-        errors.print("[bold red]error:[/bold red] ", end="")
-        errors.print(_advice(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-
-
-def _advice(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        return (
-            f"{error.strerror}{where}. What was sealed is safe: once that is put right, the same "
-            "command goes on from here"
-        )
-    return str(error)
-
-
 def main() -> None:
     """Entry point of the `forethought` command."""
     app()
-
-
-if __name__ == "__main__":
-    main()

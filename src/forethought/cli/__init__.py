@@ -1,0 +1,1 @@
+"""The command line: `forethought run | status | plan | … | evaluate …`."""

@@ -1,0 +1,230 @@
+"""`forethought evaluate win-rate | alpaca-eval | arena-hard | gsm8k | probe`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from forethought.cli.errors import clear_errors
+from forethought.progress import Reporter
+
+evaluate = typer.Typer(
+    help="Measure policies: every figure with its interval and n.", no_args_is_help=True
+)
+POLICY = "RUN/ARM/NUMBER, a model folder or hub name"
+PolicyWord = Annotated[str, typer.Argument(metavar="POLICY", help=POLICY)]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RECIPE...] [KEY=VALUE...]",
+        help="Recipe files and overrides, laid over the run's recipe where a run is named",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", help="Folder for answers and figures; a run's policy needs none"),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option("--prompts", help="JSONL of prompts in place of the run's test set"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON")]
+
+
+@evaluate.command("win-rate")
+def win_rate(
+    first: Annotated[str, typer.Argument(metavar="A", help=f"{POLICY}, or a JSONL of outputs")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same")],
+    words: Words = None,
+    output: Output = None,
+    prompts: Prompts = None,
+    as_json: Json = False,
+) -> None:
+    """How often A's responses beat B's: raw, at equal lengths, by category, at equal tokens."""
+    reporter = _reporter(as_json)
+    with clear_errors(reporter):
+        from forethought.evaluate import Request, compare_two
+
+        request = Request(words=tuple(words or ()), output=output, prompts=prompts)
+        _show(compare_two(first, second, request, reporter), reporter, as_json)
+
+
+@evaluate.command("gsm8k")
+def gsm8k(
+    policy: PolicyWord, words: Words = None, output: Output = None, as_json: Json = False
+) -> None:
+    """Share of right final answers: measures.gsm8k.sources names the questions."""
+    _measure("gsm8k", policy, words, output, None, as_json)
+
+
+@evaluate.command("probe")
+def probe(
+    policy: PolicyWord,
+    words: Words = None,
+    output: Output = None,
+    prompts: Prompts = None,
+    as_json: Json = False,
+) -> None:
+    """Whether the response depends on the thought."""
+    _measure("probe", policy, words, output, prompts, as_json)
+
+
+@evaluate.command("alpaca-eval")
+def alpaca_eval(
+    policy: Annotated[str | None, typer.Argument(metavar="[POLICY]", help=POLICY)] = None,
+    words: Words = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", help="Score these; no policy is asked")
+    ] = None,
+    difficulty: Annotated[
+        Path | None, typer.Option("--difficulty", help="CSV: index, instruction_difficulty")
+    ] = None,
+    gamed: Annotated[
+        Path | None, typer.Option("--gamed", help="CSV with the gamed-baseline rows")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="One model of an annotations file with several")
+    ] = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """AlpacaEval 2: win rate and length-controlled win rate against a baseline, in percent."""
+    if annotations is None:
+        _measure("alpaca_eval", _given(policy, "--annotations"), words, output, None, as_json)
+        return
+    reporter = _reporter(as_json)
+    with clear_errors(reporter):
+        from forethought.evaluation.alpaca_eval import as_json as score_json
+        from forethought.evaluation.alpaca_eval import score_annotations
+
+        scored = score_annotations(annotations, difficulty=difficulty, gamed=gamed, model=model)
+        _show_models([score_json(one) for one in scored], reporter, as_json)
+
+
+@evaluate.command("arena-hard")
+def arena_hard(
+    policy: Annotated[str | None, typer.Argument(metavar="[POLICY]", help=POLICY)] = None,
+    words: Words = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Score these verdicts; no policy is asked")
+    ] = None,
+    interval: Annotated[
+        Literal["questions", "published"],
+        typer.Option(
+            "--interval",
+            help="questions: resamples questions. published: resamples tripled battles as the "
+            "published code does, which is too narrow",
+        ),
+    ] = "questions",
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Arena-Hard v0.1: score against a baseline in two games a question, in percent."""
+    if labels is None:
+        _measure("arena_hard", _given(policy, "--labels"), words, output, None, as_json)
+        return
+    reporter = _reporter(as_json)
+    with clear_errors(reporter):
+        from forethought.evaluation.arena_files import score_file
+
+        scored = score_file(labels, interval=interval)
+        _show_models([one.as_json() for one in scored], reporter, as_json)
+
+
+def _given(policy: str | None, option: str) -> str:
+    if policy is None:
+        raise typer.BadParameter(f"name a policy to measure, or a file to score with {option}")
+    return policy
+
+
+def _show_models(scores: list[dict[str, Any]], reporter: Reporter, as_json: bool) -> None:
+    """One model's figures as they are, several by model."""
+    if as_json:
+        shown = scores[0] if len(scores) == 1 else {one["model"]: one for one in scores}
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    for one in scores:
+        table = Table(title=one["model"], title_justify="left")
+        table.add_column("figure", overflow="fold")
+        table.add_column("value", overflow="fold")
+        for name, value in one.items():
+            if name != "model" and value not in (None, {}):
+                table.add_row(name, f"{value:.4f}" if isinstance(value, float) else _brief(value))
+        reporter.console.print(table)
+
+
+def _measure(
+    name: str,
+    policy: str,
+    words: list[str] | None,
+    output: Path | None,
+    prompts: Path | None,
+    as_json: bool,
+) -> None:
+    reporter = _reporter(as_json)
+    with clear_errors(reporter):
+        from forethought.evaluate import Request, evaluate_policy
+
+        request = Request(words=tuple(words or ()), output=output, prompts=prompts)
+        _show(evaluate_policy(name, policy, request, reporter), reporter, as_json)
+
+
+def _reporter(as_json: bool) -> Reporter:
+    """Where figures are printed as JSON, progress goes to standard error."""
+    return Reporter(Console(stderr=as_json))
+
+
+def _show(counts: dict[str, Any], reporter: Reporter, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2, ensure_ascii=False))
+        return
+    reporter.console.print(results_table(counts["results"]))
+    for name, value in counts.items():
+        if name != "results" and value:
+            reporter.console.print(f"{name}: {_brief(value)}", highlight=False, soft_wrap=True)
+
+
+def results_table(results: list[dict[str, Any]]) -> Table:
+    """Figures with interval and n; categories below the figure they belong to."""
+    table = Table()
+    table.add_column("figure", overflow="fold")
+    table.add_column("category")
+    for column in ("value", "95 % interval", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    ordered = sorted(results, key=lambda one: _first(results, one["name"]))
+    for one in ordered:
+        low, high = one["interval"]
+        table.add_row(
+            one["name"],
+            one["category"] or "",
+            f"{one['value']:.3f}",
+            f"[{low:.3f}, {high:.3f}]",
+            str(one["count"]),
+        )
+    return table
+
+
+def _first(results: list[dict[str, Any]], name: str) -> int:
+    return next(index for index, one in enumerate(results) if one["name"] == name)
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(_rounded(value), ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]} …"
+
+
+def _rounded(value: Any) -> Any:
+    match value:
+        case float():
+            return round(value, 4)
+        case list() | tuple():
+            return [_rounded(one) for one in value]
+        case dict():
+            return {key: _rounded(one) for key, one in value.items()}
+        case _:
+            return value

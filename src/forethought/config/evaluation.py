@@ -1,0 +1,120 @@
+"""How policies answer held-out prompts, and what is measured of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from forethought.config.engines import OpenAIEngine
+from forethought.config.prompts import PromptSource
+from forethought.config.shape import Operational, Shape
+
+
+class DrawConfig(Shape):
+    """How one answer is drawn."""
+
+    temperature: float = Field(default=0.8, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus mass."""
+    attempts: int = Field(default=3, ge=1)
+    """Outputs without a response are sampled again up to so many times, then lose."""
+
+
+class AnswersConfig(DrawConfig):
+    """How a policy answers held-out prompts."""
+
+    samples: int = Field(default=1, ge=1)
+    """Answers per prompt; their scores are averaged."""
+
+
+class SelectionConfig(AnswersConfig):
+    """Which epoch becomes the next policy: best mean judge score on validation prompts."""
+
+
+class EvaluationConfig(AnswersConfig):
+    """How each policy is scored on test prompts."""
+
+
+class MeasureConfig(DrawConfig):
+    """What all measures share."""
+
+    after: Annotated[Literal["every", "last"], Operational] = "every"
+    """Measure every policy of a run, the seed included, or the last one only."""
+
+
+class WinRateMeasure(MeasureConfig):
+    """Thought arm against direct arm on the test prompts, by the run's judge."""
+
+    equal_tokens: bool = True
+    """Also against a direct policy that may spend as many tokens as thinking took: on the best of
+    several answers by the same judge, and on one longer answer."""
+    longer: str = "Respond to the following user query in a comprehensive and detailed way."
+    """What asks the direct policy for the longer answer; stands before the query as a thought
+    instruction does."""
+
+
+class AccuracyMeasure(MeasureConfig):
+    """Share of responses with the right final answer: GSM8K, or any data with a reference."""
+
+    temperature: float = Field(default=0, ge=0)
+    """0 is greedy."""
+    sources: tuple[PromptSource, ...] = Field(min_length=1)
+    """Questions; `columns.reference` names the column with the answer."""
+    verifier: str = "gsm8k"
+    """`gsm8k`, `microworld`, or `package.module:function`, called as `f(prompt, response)`."""
+    answer_only: str = "Give only the final answer in your response."
+    """Stands below the question in the second round: a thought may still be written, the response
+    is the bare answer."""
+
+
+class ProbeMeasure(MeasureConfig):
+    """Whether the response depends on the thought: the same prompt after another thought."""
+
+    prompts: int = Field(default=200, ge=2)
+    """So many of the test prompts at most."""
+
+
+class AlpacaEvalMeasure(MeasureConfig):
+    """AlpacaEval 2: length-controlled win rate against a baseline's outputs."""
+
+    instructions: Path
+    """The evaluation set, `alpaca_eval.json`: a list of records with `instruction`, `dataset`."""
+    baseline: Path
+    """Outputs of the baseline: a list of records with `instruction`, `output`, `generator`."""
+    annotator: OpenAIEngine
+    """The judge's endpoint; it must give log-probabilities."""
+    difficulty: Path | None = None
+    """CSV with `index`, `instruction_difficulty`; without it the GLM drops that term."""
+    gamed: Path | None = None
+    """CSV with the gamed-baseline rows; without it the GLM does without them."""
+
+
+class ArenaHardMeasure(MeasureConfig):
+    """Arena-Hard v0.1: two games a question against a baseline's answers."""
+
+    temperature: float = Field(default=0, ge=0)
+    """0 is greedy."""
+    questions: Path
+    """`question.jsonl` of the benchmark."""
+    baseline: Path
+    """JSONL of the baseline's answers: `question_id`, `choices`, as the benchmark publishes."""
+    judge: OpenAIEngine
+    """The judge's endpoint."""
+
+
+class MeasuresConfig(Shape):
+    """What is measured of policies besides their test score; each is done if it is there."""
+
+    win_rate: WinRateMeasure | None = None
+    """Thought against direct, head to head."""
+    gsm8k: AccuracyMeasure | None = None
+    """GSM8K or other questions with a final answer."""
+    probe: ProbeMeasure | None = None
+    """Does the response depend on the thought?"""
+    alpaca_eval: AlpacaEvalMeasure | None = None
+    """AlpacaEval 2."""
+    arena_hard: ArenaHardMeasure | None = None
+    """Arena-Hard v0.1."""

@@ -1,0 +1,88 @@
+"""Where prompts come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from forethought.config.shape import Shape
+
+
+class ColumnsConfig(Shape):
+    """Which columns of a file or data set mean what."""
+
+    prompt: str = "prompt"
+    """A string, a list of `{role, content}` messages, or a list of user turns."""
+    input: str | None = None
+    """A second text column put below the prompt after a blank line, when it is not empty."""
+    category: str | None = None
+    """Column with a category, shown in the report."""
+    reference: str | None = None
+    """Column with what a verifier compares with."""
+
+
+class FilePrompts(Shape):
+    """JSONL or Parquet on disk."""
+
+    type: Literal["file"] = "file"
+    path: Path
+    """A `.jsonl`, `.json` or `.parquet` file."""
+    columns: ColumnsConfig = ColumnsConfig()
+    source: str | None = None
+    """Name of this source in records and reports; the file's stem by default."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many records."""
+
+
+class DatasetPrompts(Shape):
+    """A Hugging Face `datasets` name or a folder that `load_dataset` or `load_from_disk` reads."""
+
+    type: Literal["datasets"] = "datasets"
+    name: str
+    """Hub name or folder."""
+    split: str = "train"
+    """Split of the data set."""
+    subset: str | None = None
+    """Configuration name of the data set."""
+    columns: ColumnsConfig = ColumnsConfig()
+    source: str | None = None
+    """Name of this source in records and reports; the data set's name by default."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first so many records."""
+
+
+class MicroworldPrompts(Shape):
+    """Prompts made by the embedded microworld."""
+
+    type: Literal["microworld"] = "microworld"
+    split: Literal["train", "validation", "test"] = "train"
+    """The three splits share no prompt."""
+    count: int = Field(ge=1)
+    """How many prompts to make."""
+
+
+PromptSource = Annotated[
+    FilePrompts | DatasetPrompts | MicroworldPrompts, Field(discriminator="type")
+]
+
+
+class HeldOut(Shape):
+    """Prompts that are never trained on."""
+
+    count: int = Field(ge=1)
+    """How many prompts."""
+    sources: tuple[PromptSource, ...] = ()
+    """Where they come from; empty: taken out of the training sources before any slice is made."""
+
+
+class PromptsConfig(Shape):
+    """Where prompts come from."""
+
+    train: tuple[PromptSource, ...] = Field(min_length=1)
+    """Sources of the training prompts, concatenated and deduplicated."""
+    validation: HeldOut
+    """Choose the epoch on these."""
+    test: HeldOut | None = None
+    """Reported, never used for a choice."""

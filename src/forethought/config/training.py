@@ -1,0 +1,77 @@
+"""From judgements to the next policy: pairs and their training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from forethought.config.shape import DType, Shape
+
+
+class PairsConfig(Shape):
+    """Best and worst of a prompt, with length control."""
+
+    rho: float = Field(default=0.0, ge=0)
+    """Weight of the response length, 0 to 0.5 in the paper; 0 is off."""
+    max_unparsable: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of an iteration's pairs whose rejected side has no response."""
+
+
+class LoraSettings(Shape):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update."""
+    alpha: float = Field(default=32, gt=0)
+    """Scale of the update."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Which linear layers."""
+
+
+class TrainingConfig(Shape):
+    """DPO on whole outputs. Values the paper does not publish are starting points, not its."""
+
+    loss: Literal["sigmoid", "ipo", "ipo_sum", "sigmoid_norm"] = "sigmoid"
+    """`sigmoid`: DPO. `ipo`: IPO on length-normalised log-probs; `ipo_sum`: IPO on summed ones.
+    `sigmoid_norm`: DPO on length-normalised log-ratios."""
+    beta: float = Field(default=0.1, gt=0)
+    """Strength of the pull towards the reference."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Assumed share of flipped preferences, for `sigmoid`."""
+    nll_weight: float = Field(default=0.0, ge=0)
+    """Weight of the chosen output's negative log-likelihood."""
+    nll_mean: Literal["sequence", "token"] = "sequence"
+    """`sequence`: mean over pairs of each chosen output's mean (IRPO). `token`: mean over the
+    batch's chosen tokens (TRL)."""
+    learning_rate: float = Field(default=5e-7, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after warm-up, over all epochs of the iteration."""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of steps with a rising rate."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW weight decay."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW moments."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Clip the gradient's global norm."""
+    epochs: int = Field(default=10, ge=1)
+    """Each ends with a checkpoint that selection may choose."""
+    batch_size: int = Field(default=64, ge=1)
+    """Pairs per optimizer step."""
+    tokens_per_microbatch: int = Field(default=16384, ge=1)
+    """Token budget of a forward and backward pass: peak memory grows with it."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Longest prompt + output in tokens; the model's context by default. Longer pairs are left
+    out and counted."""
+    dtype: DType = "bfloat16"
+    """Number type of the matrix products; master weights and optimizer stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    lora: LoraSettings | None = None
+    """Adapters; without it all weights are trained."""
+    save_every: int = Field(default=50, ge=1)
+    """Optimizer steps between resumable states."""

@@ -1,0 +1,152 @@
+"""Win rates of A against B on the same prompts: raw, by category, and length-controlled.
+
+A prompt's preference is 1 where A's response is better, 0 where B's is, 1/2 at a tie. Intervals are
+95 % percentile intervals of a paired bootstrap over prompts: a prompt is drawn with both answers.
+
+The length-controlled win rate is that of AlpacaEval 2 (Dubois et al. 2024) without its terms for
+the instruction's difficulty, which are known for its own instructions only: the logistic model
+
+    P(A preferred) = sigmoid(theta + phi * tanh((length_A - length_B) / std))
+
+is fitted to the preferences, and its value at equal lengths, sigmoid(theta), is the figure. Ours:
+phi has a Gaussian prior of standard deviation 10, so that a data set in which the longer response
+always wins still has a fit. Swapping A and B turns every figure p into 1 - p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from forethought.types import EvaluationResult
+
+RESAMPLES = 2000
+PRIOR_PRECISION = 0.01
+"""Of phi: one over the square of the prior's standard deviation."""
+NEWTON_STEPS = 40
+LARGEST_LOGIT = 12.0
+"""Where a resample has one outcome only theta has no finite fit; the rate is 0 or 1 to 6e-6."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A's answer beside B's on one prompt.
+
+    Example: `Comparison(prompt_id="9f2c…", preference=1.0, first_length=812, second_length=640,
+    category="maths")`
+    """
+
+    prompt_id: str
+    preference: float
+    """Share of A's answers that beat B's, ties half, in [0, 1]."""
+    first_length: float
+    """Length of A's response in characters."""
+    second_length: float
+    category: str | None
+
+
+def win_rate(
+    comparisons: Sequence[Comparison],
+    *,
+    name: str = "win_rate",
+    category: str | None = None,
+    resamples: int = RESAMPLES,
+) -> EvaluationResult:
+    """A's raw win rate, a share in [0, 1].
+
+    Raises: ValueError if there is no comparison.
+    """
+    preferences_P = _preferences(comparisons, name)
+    rates_R = _counts(len(preferences_P), resamples) @ preferences_P / len(preferences_P)
+    return _result(name, float(preferences_P.mean()), rates_R, len(preferences_P), category)
+
+
+def category_win_rates(
+    comparisons: Sequence[Comparison], *, name: str = "win_rate"
+) -> list[EvaluationResult]:
+    """The raw win rate of every category, by name; nothing where no prompt has one."""
+    categories = sorted({one.category for one in comparisons if one.category is not None})
+    return [
+        win_rate([one for one in comparisons if one.category == each], name=name, category=each)
+        for each in categories
+    ]
+
+
+def length_controlled_win_rate(
+    comparisons: Sequence[Comparison],
+    *,
+    name: str = "length_controlled_win_rate",
+    resamples: int = RESAMPLES,
+) -> EvaluationResult:
+    """A's win rate at equal response lengths, a share in [0, 1].
+
+    Raises: ValueError if there is no comparison.
+    """
+    preferences_P = _preferences(comparisons, name)
+    difference_P = np.array([one.first_length - one.second_length for one in comparisons])
+    spread = float(difference_P.std())
+    feature_P = np.tanh(difference_P / spread) if spread > 0 else np.zeros_like(difference_P)
+    whole = fit_at_equal_lengths(preferences_P, feature_P, np.ones((1, len(preferences_P))))
+    counts_RP = _counts(len(preferences_P), resamples)
+    rates_R = fit_at_equal_lengths(preferences_P, feature_P, counts_RP)
+    return _result(name, float(whole[0]), rates_R, len(preferences_P), None)
+
+
+def fit_at_equal_lengths(
+    preferences_P: np.ndarray, feature_P: np.ndarray, counts_RP: np.ndarray
+) -> np.ndarray:
+    """sigmoid(theta) of the fit to each resample, by Newton's method; shape (R,).
+
+    `counts_RP` says how often each resample has each prompt.
+    """
+    total_R = counts_RP.sum(axis=1)
+    mean_R = np.clip(counts_RP @ preferences_P / total_R, expit(-LARGEST_LOGIT), None)
+    mean_R = np.minimum(mean_R, expit(LARGEST_LOGIT))
+    theta_R = np.log(mean_R / (1 - mean_R))
+    phi_R = np.zeros_like(theta_R)
+    square_P = feature_P * feature_P
+    for _ in range(NEWTON_STEPS):
+        fitted_RP = expit(theta_R[:, None] + phi_R[:, None] * feature_P)
+        residual_RP = counts_RP * (preferences_P - fitted_RP)
+        weight_RP = counts_RP * fitted_RP * (1 - fitted_RP)
+        slope_theta_R = residual_RP.sum(axis=1)
+        slope_phi_R = residual_RP @ feature_P - PRIOR_PRECISION * phi_R
+        a_R = weight_RP.sum(axis=1) + 1e-12
+        b_R = weight_RP @ feature_P
+        c_R = weight_RP @ square_P + PRIOR_PRECISION
+        determinant_R = a_R * c_R - b_R * b_R
+        step_theta_R = (c_R * slope_theta_R - b_R * slope_phi_R) / determinant_R
+        step_phi_R = (a_R * slope_phi_R - b_R * slope_theta_R) / determinant_R
+        # A damped step: far from the optimum Newton's own may run away.
+        scale_R = np.minimum(1.0, 2.0 / np.maximum(np.abs(step_theta_R), np.abs(step_phi_R) + 1e-9))
+        theta_R = np.clip(theta_R + scale_R * step_theta_R, -LARGEST_LOGIT, LARGEST_LOGIT)
+        phi_R = phi_R + scale_R * step_phi_R
+        if max(np.abs(step_theta_R).max(), np.abs(step_phi_R).max()) < 1e-9:
+            break
+    return expit(theta_R)
+
+
+def _preferences(comparisons: Sequence[Comparison], name: str) -> np.ndarray:
+    if not comparisons:
+        raise ValueError(f"{name}: there is no prompt that both sides were judged on")
+    preferences_P = np.array([one.preference for one in comparisons], dtype=np.float64)
+    assert ((preferences_P >= 0) & (preferences_P <= 1)).all(), "a preference is a share"
+    return preferences_P
+
+
+def _counts(prompts: int, resamples: int) -> np.ndarray:
+    """How often each resample has each prompt; shape (R, P), the same for the same P."""
+    generator = np.random.default_rng(prompts)
+    return generator.multinomial(prompts, np.full(prompts, 1 / prompts), resamples).astype(float)
+
+
+def _result(
+    name: str, value: float, rates_R: np.ndarray, count: int, category: str | None
+) -> EvaluationResult:
+    low, high = np.quantile(rates_R, (0.025, 0.975))
+    return EvaluationResult(
+        name=name, value=value, interval=(float(low), float(high)), count=count, category=category
+    )

@@ -1,0 +1,101 @@
+"""A policy answers prompts: an output without a response is sampled again, up to a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from forethought.config import DrawConfig
+from forethought.progress import Task
+from forethought.sampling.base import Sampler, SamplingParams, one_prompt
+from forethought.stages.policy import OutputSplitter, Policy, policy_sampler
+from forethought.store import Stage
+from forethought.types import Answer, Prompt, Rollout, SampleRequest
+
+
+def answer_prompts(
+    stage: Stage,
+    policy: Policy,
+    draw: DrawConfig,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int = 1,
+    task: Task | None = None,
+) -> list[Answer]:
+    """Sample until every prompt has its responses or the attempts are used up.
+
+    Returns them in the order of (prompt_id, sample_index), without scores. An output that never
+    had a response is there with `parsed.response=None`.
+
+    Raises: ValueError if the engine cannot give an output.
+    """
+    params = SamplingParams(
+        temperature=draw.temperature,
+        top_p=draw.top_p,
+        max_new_tokens=policy.sampling.max_new_tokens,
+    )
+    latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
+    owed = {prompt.prompt_id: tuple(range(samples)) for prompt in prompts}
+    splitter = OutputSplitter(policy)
+    with policy_sampler(stage, policy, params) as sampler:
+        # Greedy, another attempt would be the same output.
+        for attempt in range(draw.attempts if draw.temperature > 0 else 1):
+            new = _sample(policy, sampler, splitter, prompts, owed, attempt)
+            latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
+            if task is not None:
+                tokens = sum(len(one.completion.token_ids) for one in new)
+                task.advance(0 if attempt else len(prompts), tokens=tokens)
+            owed = _without_response(latest)
+            if not owed:
+                break
+    return [_record(*latest[key]) for key in sorted(latest)]
+
+
+def _sample(
+    policy: Policy,
+    sampler: Sampler,
+    splitter: OutputSplitter,
+    prompts: Sequence[Prompt],
+    owed: Mapping[str, tuple[int, ...]],
+    attempt: int,
+) -> list[Rollout]:
+    requests = [
+        SampleRequest(
+            prompt_id=prompt.prompt_id,
+            messages=policy.thought_format.apply(prompt.messages),
+            seeds=tuple(
+                policy.draw_seed(prompt.prompt_id, index, attempt)
+                for index in owed[prompt.prompt_id]
+            ),
+        )
+        for prompt in prompts
+        if prompt.prompt_id in owed
+    ]
+    rollouts: list[Rollout] = []
+    for sampled in map(one_prompt, sampler.sample(requests)):
+        for index, one in zip(owed[sampled.prompt_id], splitter.rollouts(sampled), strict=True):
+            rollouts.append(replace(one, sample_index=index))
+    return rollouts
+
+
+def _without_response(
+    latest: Mapping[tuple[str, int], tuple[int, Rollout]],
+) -> dict[str, tuple[int, ...]]:
+    owed: dict[str, tuple[int, ...]] = {}
+    for (prompt_id, index), (_, rollout) in latest.items():
+        if rollout.parsed.response is None:
+            owed[prompt_id] = (*owed.get(prompt_id, ()), index)
+    return owed
+
+
+def _record(attempts: int, rollout: Rollout) -> Answer:
+    return Answer(
+        prompt_id=rollout.prompt_id,
+        sample_index=rollout.sample_index,
+        attempts=attempts,
+        completion=rollout.completion,
+        parsed=rollout.parsed,
+        thought_tokens=rollout.response_start,
+        response_tokens=rollout.response_tokens,
+        score=None,
+    )

@@ -1,0 +1,109 @@
+"""Several policies' answers to the same prompts, judged together.
+
+All answers to a prompt stand before the judge at once, so that one which only compares can score
+them; its scores become the share of other policies' answers that each beats. The judge is shown
+responses only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from forethought.cache import Cache
+from forethought.config import JudgeConfig
+from forethought.evaluation.win_share import win_shares
+from forethought.judging.base import open_judge
+from forethought.judging.describe import asks_a_model, is_relative
+from forethought.stages.judgements import judge_candidates
+from forethought.types import Answer, ParseStatus, Prompt, Unjudged
+
+Side = TypeVar("Side", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSides(Generic[Side]):
+    """What a judge said of several policies' answers.
+
+    Example: `JudgedSides(answers={"A": [Answer(…)], "B": [Answer(…)]}, floor=0.0, missing=[],
+    spent={"calls": 80})`
+    """
+
+    answers: dict[Side, list[Answer]]
+    """The answers given, with scores where the judge gave one."""
+    floor: float | None
+    """What an answer without a response is worth; `None` if the judge's scale has no end."""
+    missing: list[dict[str, str]]
+    """Prompts the judge could not score: `prompt_id` and `reason`."""
+    spent: dict[str, Any] | None
+    """Calls, tokens and money; `None` for a judge that asks no model."""
+
+
+def judge_sides(
+    config: JudgeConfig,
+    cache: Cache,
+    sides: Mapping[Side, Sequence[Answer]],
+    prompts: Sequence[Prompt],
+) -> JudgedSides[Side]:
+    """Judge all sides' answers, prompt by prompt.
+
+    Raises: ValueError if the judge cannot be opened.
+    """
+    by_prompt: dict[str, dict[tuple[Side, int], Answer]] = {}
+    for side, answers in sides.items():
+        for one in answers:
+            by_prompt.setdefault(one.prompt_id, {})[side, one.sample_index] = one
+    with open_judge(config, cache) as judge:
+        floor = 0.0 if is_relative(config) else judge.floor
+        candidates = [
+            (prompt, {key: one.parsed.response for key, one in group.items()})
+            for prompt in prompts
+            if (group := by_prompt.get(prompt.prompt_id))
+        ]
+        verdicts = list(judge_candidates(judge, candidates))
+    missing: list[dict[str, str]] = []
+    scores: dict[tuple[str, tuple[Side, int]], float | None] = {}
+    for shown, answer in verdicts:
+        if isinstance(answer, Unjudged):
+            missing.append({"prompt_id": answer.prompt_id, "reason": answer.reason})
+            continue
+        given = dict(zip(shown, answer.scores, strict=True))
+        group = list(by_prompt[answer.prompt_id])
+        values = [given.get(key) for key in group]
+        if is_relative(config):
+            values = win_shares(values, [side for side, _ in group])
+        scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
+    judged = {
+        side: [
+            replace(one, score=scores.get((one.prompt_id, (side, one.sample_index))))
+            if one.parsed.response is not None
+            else one
+            for one in answers
+        ]
+        for side, answers in sides.items()
+    }
+    spent = cache.counts() if asks_a_model(config) else None
+    return JudgedSides(answers=judged, floor=floor, missing=missing, spent=spent)
+
+
+def worst_score(floor: float | None, answers: Sequence[Answer]) -> float | None:
+    """What an answer without a response is worth; `None` if no scale is known at all."""
+    scores = [one.score for one in answers if one.score is not None]
+    return floor if floor is not None else min(scores, default=None)
+
+
+def prompt_scores(answers: Sequence[Answer], worst: float | None) -> dict[str, float]:
+    """Mean score of each prompt's answers, `worst` standing for an answer without a response.
+
+    A response that the judge could not score says nothing: it is left out.
+    """
+    by_prompt: dict[str, list[float]] = {}
+    if worst is None:
+        return {}
+    for one in answers:
+        if one.parsed.status is not ParseStatus.COMPLETE:
+            by_prompt.setdefault(one.prompt_id, []).append(worst)
+        elif one.score is not None:
+            by_prompt.setdefault(one.prompt_id, []).append(one.score)
+    return {prompt_id: sum(each) / len(each) for prompt_id, each in by_prompt.items()}

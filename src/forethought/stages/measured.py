@@ -1,0 +1,147 @@
+"""Stages of the measures: those a recipe's `measures` section asks for, on a run's policies.
+
+Each has its folder `measures/NAME/ARM/policy_I`. `win_rate` compares the two arms and stands in the
+thought arm's folder; it uses the answers that the evaluations have sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from forethought import models
+from forethought.config import JudgeConfig, MeasureConfig, MeasuresConfig, Recipe
+from forethought.progress import Reporter
+from forethought.stages.judgements import verdict_cache_file
+from forethought.stages.measures import win_rate
+from forethought.stages.measures.base import Subject, settings_identity
+from forethought.stages.place import MEASURES, Place
+from forethought.stages.policy import Policy
+from forethought.store import Count, Stage, read_records
+from forethought.types import Answer, Arm, Prompt
+
+READS = {
+    "win_rate": ("prompts", "evaluations"),
+    "probe": ("prompts", "policy"),
+    "gsm8k": ("policy",),
+    "alpaca_eval": ("policy",),
+    "arena_hard": ("policy",),
+}
+"""What each reads, in the words of the stages' table."""
+OWN_QUESTIONS = ("gsm8k", "alpaca_eval", "arena_hard")
+"""Measures that do not read the test prompts."""
+
+
+def measured_places(recipe: Recipe, index: int) -> Iterator[Place]:
+    """The measures of policy `index` that a recipe asks for.
+
+    Raises: ValueError if it asks for one that its arms or prompts do not allow.
+    """
+    for name in MEASURES:
+        config = measure_config(recipe.measures, name)
+        if config is None:
+            continue
+        if config.after == "every" or index == recipe.iterations:
+            for arm in measured_arms(recipe, name):
+                yield Place(recipe=recipe, stage=name, arm=arm, index=index)
+
+
+def measured_arms(recipe: Recipe, name: str) -> tuple[Arm, ...]:
+    """The arms whose policies a measure is of.
+
+    Raises: ValueError if the recipe lacks what the measure needs.
+    """
+    if name not in OWN_QUESTIONS and recipe.prompts.test is None:
+        raise ValueError(f"measures.{name} needs test prompts; give prompts.test")
+    if name == "win_rate" and set(recipe.arms) != {"thought", "direct"}:
+        raise ValueError(
+            f"measures.win_rate compares the thought arm with the direct arm; arms: "
+            f"{list(recipe.arms)} lacks one"
+        )
+    if name == "probe" and "thought" not in recipe.arms:
+        raise ValueError("measures.probe is of policies that think; arms lacks 'thought'")
+    return ("thought",) if name in ("win_rate", "probe") else recipe.arms
+
+
+def measure_config(measures: MeasuresConfig, name: str) -> MeasureConfig | None:
+    """The section of a measure; `None` if it is not asked for."""
+    return dict(measures)[name]
+
+
+def configure(place: Place) -> dict[str, Any]:
+    """What decides this stage's content besides its inputs."""
+    config = settings_identity(_config(place), _judge(place), [Policy.of(place)])
+    if place.policy_stage is None:
+        config["model"] = models.identity(place.recipe.model.path)
+    return config
+
+
+def measure(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+    """Do what the place's measure asks for."""
+    own = place.stage in OWN_QUESTIONS
+    subject = _subject(place, () if own else tuple(place.prompts("test")))
+    config = _config(place)
+    if place.stage != "win_rate":
+        return measure_policy(place.stage, stage, subject, config, reporter)
+    sides = {}
+    for other in place.evaluations:
+        arm = other.arm
+        sides[arm] = win_rate.Contender(
+            name=f"{arm} policy {place.index}",
+            policy=Policy.of(other),
+            answers=tuple(read_records(other.folder, Answer, "answers")),
+        )
+    match = win_rate.Match(
+        first=sides["thought"],
+        second=sides["direct"],
+        judge=place.recipe.judge,
+        cache=subject.cache,
+        account=subject.account,
+        prompts=subject.prompts,
+    )
+    return win_rate.compare(stage, match, config, reporter)
+
+
+def measure_policy(
+    name: str, stage: Stage, subject: Subject, config: Any, reporter: Reporter
+) -> dict[str, Count]:
+    """A measure of one policy, by its name; `config` is its section."""
+    match name:
+        case "gsm8k":
+            from forethought.stages.measures import accuracy
+
+            return accuracy.measure(stage, subject, config, reporter)
+        case "probe":
+            from forethought.stages.measures import probe
+
+            return probe.measure(stage, subject, config, reporter)
+        case "alpaca_eval":
+            from forethought.stages.measures import alpaca_eval
+
+            return alpaca_eval.measure(stage, subject, config, reporter)
+        case "arena_hard":
+            from forethought.stages.measures import arena_hard
+
+            return arena_hard.measure(stage, subject, config, reporter)
+        case _:
+            raise AssertionError(name)
+
+
+def _config(place: Place) -> Any:
+    config = measure_config(place.recipe.measures, place.stage)
+    assert config is not None, "a measure that is not asked for has no place"
+    return config
+
+
+def _judge(place: Place) -> JudgeConfig | None:
+    return None if place.stage in OWN_QUESTIONS else place.recipe.judge
+
+
+def _subject(place: Place, prompts: tuple[Prompt, ...]) -> Subject:
+    return Subject(
+        policy=Policy.of(place),
+        judge=_judge(place),
+        cache=verdict_cache_file(place.recipe),
+        account=f"{place.recipe.run.resolve()} {place.label}",
+        prompts=prompts,
+    )

@@ -1,0 +1,1 @@
+"""What is measured of a policy besides its test score, one measure a file."""

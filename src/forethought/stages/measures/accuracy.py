@@ -1,0 +1,119 @@
+"""Measure `gsm8k`: the share of right final answers, as the capability canary beside a win rate.
+
+Each question is asked twice: as it is, and with a line that asks for the bare answer. The published
+method lost accuracy in the second way (Wu et al. 2024), whose exact words are not published; ours
+are `measures.gsm8k.answer_only`. The verifier sees the response only. An output without a response
+after all attempts is a wrong answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from forethought.config import AccuracyMeasure, VerifierJudge
+from forethought.evaluation.intervals import share_result
+from forethought.judging.base import checked, open_judge
+from forethought.progress import Reporter
+from forethought.prompts import load_prompts
+from forethought.stages.answering import answer_prompts
+from forethought.stages.measures.base import Subject, as_counts
+from forethought.stages.policy import server_counts
+from forethought.store import Count, Stage
+from forethought.types import (
+    Answer,
+    EvaluationResult,
+    Message,
+    Prompt,
+    ResponseGroup,
+    Unjudged,
+)
+
+RIGHT = 1.0
+"""A verifier's score of a right answer."""
+
+
+def questions(config: AccuracyMeasure, subject: Subject) -> tuple[Prompt, ...]:
+    """The questions, without doubles.
+
+    Raises: ValueError if a source cannot be read, or a question has no reference.
+    """
+    prompts, _ = load_prompts(config.sources, subject.policy.thought_format.strip_thought)
+    for prompt in prompts:
+        if prompt.reference is None:
+            raise ValueError(
+                f"measures.gsm8k.sources: question {prompt.messages[-1].content!r:.80} of "
+                f"{prompt.source} has no reference; name its column in columns.reference"
+            )
+    return tuple(prompts)
+
+
+def measure(
+    stage: Stage, subject: Subject, config: AccuracyMeasure, reporter: Reporter
+) -> dict[str, Count]:
+    """Ask every question in both ways and grade the final answers."""
+    asked = questions(config, subject)
+    rounds = {
+        "gsm8k": asked,
+        "gsm8k_answer_only": [_answer_only(prompt, config.answer_only) for prompt in asked],
+    }
+    results: list[EvaluationResult] = []
+    without_response: dict[str, Count] = {}
+    tokens = 0
+    with reporter.task(subject.account, len(rounds) * len(asked), "questions") as task:
+        for name, prompts in rounds.items():
+            if not stage.has(name):
+                answers = answer_prompts(stage, subject.policy, config, prompts, task=task)
+                stage.write_records(name, _graded(answers, prompts, config), Answer)
+            answers = stage.read_records(name, Answer)
+            results += _results(name, answers, prompts)
+            without_response[name] = sum(one.parsed.response is None for one in answers)
+            tokens += sum(len(one.completion.token_ids) for one in answers)
+        shown = [f"{one.name} {one.value:.1%}" for one in results if one.category is None]
+        task.note = ", ".join(shown)
+    counts: dict[str, Count] = {
+        "results": as_counts(results),
+        "without_response": without_response,
+        "new_tokens": tokens,
+    }
+    return counts | server_counts(stage, subject.policy)
+
+
+def _answer_only(prompt: Prompt, line: str) -> Prompt:
+    last = prompt.messages[-1]
+    message = Message(role=last.role, content=f"{last.content}\n\n{line}")
+    return replace(prompt, messages=(*prompt.messages[:-1], message))
+
+
+def _graded(
+    answers: Sequence[Answer], prompts: Sequence[Prompt], config: AccuracyMeasure
+) -> list[Answer]:
+    """Raises: ValueError if the verifier fails on a response; a failure is no wrong answer."""
+    by_id = {prompt.prompt_id: prompt for prompt in prompts}
+    with open_judge(VerifierJudge(function=config.verifier)) as judge:
+        parsed = [one for one in answers if one.parsed.response is not None]
+        groups = [
+            ResponseGroup(prompt=by_id[one.prompt_id], responses=(one.parsed.response or "",))
+            for one in parsed
+        ]
+        scores: dict[str, float] = {}
+        for one, verdict in zip(parsed, checked(judge, groups), strict=True):
+            if isinstance(verdict, Unjudged):
+                raise ValueError(
+                    f"measures.gsm8k.verifier {config.verifier} failed on question "
+                    f"{one.prompt_id}: {verdict.reason}"
+                )
+            (scores[one.prompt_id],) = verdict.scores
+    return [replace(one, score=scores.get(one.prompt_id, 0.0)) for one in answers]
+
+
+def _results(
+    name: str, answers: Sequence[Answer], prompts: Sequence[Prompt]
+) -> list[EvaluationResult]:
+    right = {one.prompt_id: one.score == RIGHT for one in answers}
+    categories = sorted({prompt.category for prompt in prompts if prompt.category is not None})
+    found = [share_result(name, list(right.values()))]
+    for category in categories:
+        own = [right[one.prompt_id] for one in prompts if one.category == category]
+        found.append(share_result(name, own, category=category))
+    return found

@@ -1,0 +1,147 @@
+"""AlpacaEval 2: a policy answers the evaluation set, a judge compares with a baseline's outputs.
+
+Written are `model_outputs.json` and `annotations.json` as the `alpaca_eval` package writes them,
+thoughts cut off, so that either can be taken further there; `score.json` with all figures; the
+answers as they were sampled, thoughts included, as a part. The counts hold the win rate and the
+length-controlled one in percent, as the leaderboard prints them, and their intervals.
+
+An output without a response is sampled again up to `attempts` times and then loses unseen. An
+annotation that failed has no part in the win rate and is listed under `missing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from forethought.cache import Cache
+from forethought.config import AlpacaEvalMeasure
+from forethought.evaluation.alpaca_eval import as_json, as_results, score
+from forethought.evaluation.alpaca_files import read_difficulty, read_gamed
+from forethought.evaluation.alpaca_outputs import (
+    LOST,
+    Instruction,
+    Outputs,
+    annotation_records,
+    as_annotations,
+    comparisons,
+    output_records,
+    read_instructions,
+    read_outputs,
+)
+from forethought.evaluation.annotator import Annotation, Annotator
+from forethought.evaluation.length_control import FOLDS
+from forethought.evaluation.weighted_preference import Comparison
+from forethought.progress import Reporter
+from forethought.prompts import prompt_id_of
+from forethought.stages.answering import answer_prompts
+from forethought.stages.measures.base import Subject, as_counts
+from forethought.stages.policy import server_counts
+from forethought.store import SCRATCH, Count, Stage, write_json
+from forethought.types import Answer, Message, Prompt
+
+
+def measure(
+    stage: Stage, subject: Subject, config: AlpacaEvalMeasure, reporter: Reporter
+) -> dict[str, Count]:
+    """Answer, annotate, score.
+
+    Raises: ValueError if a file cannot be used, the policy's engine or the judge fails.
+    """
+    instructions = read_instructions(config.instructions)
+    baseline = read_outputs(config.baseline, instructions)
+    table = None if config.difficulty is None else read_difficulty(config.difficulty)
+    gamed = None if config.gamed is None else read_gamed(config.gamed, difficulty=table is not None)
+    _check(config, len(instructions), table)
+    answers = _answers(stage, subject, config, instructions, reporter)
+    model = Outputs(
+        generator=subject.policy.name, texts=tuple(one.parsed.response for one in answers)
+    )
+    write_json(stage.folder / "model_outputs.json", output_records(instructions, model))
+    cache_file = subject.cache or stage.folder / SCRATCH / "judge.sqlite"
+    with Cache(cache_file, account=subject.account) as replies:
+        with Annotator(config.annotator, replies) as annotator:
+            annotations = _annotations(
+                annotator, comparisons(instructions, baseline, model), subject, reporter
+            )
+            name = f"weighted_alpaca_eval:{annotator.model}"
+        spent = replies.counts()
+    records = annotation_records(instructions, baseline, model, annotations, annotator=name)
+    write_json(stage.folder / "annotations.json", records)
+    annotated = as_annotations(instructions, baseline, model, annotations)
+    scored = score(annotated, difficulty=table, gamed=gamed)
+    write_json(stage.folder / "score.json", as_json(scored))
+    missing: list[Count] = [
+        {"index": place, "reason": one.reason}
+        for place, one in enumerate(annotations)
+        if one.preference is None
+    ]
+    answered = [one for one in answers if one.parsed.response is not None]
+    return {
+        "results": as_counts(as_results(annotated, scored)),
+        "glm": scored.glm,
+        "C": scored.C,
+        "baseline": baseline.generator,
+        "annotator": name,
+        "avg_length": scored.avg_length,
+        "missing": missing,
+        "without_response": len(answers) - len(answered),
+        "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
+        "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
+        "judge_calls": spent,
+        **server_counts(stage, subject.policy),
+    }
+
+
+def _check(config: AlpacaEvalMeasure, count: int, table: Mapping[int, float] | None) -> None:
+    """Raises: ValueError for what would only be found after all has been paid for."""
+    if count < FOLDS:
+        raise ValueError(
+            f"instructions: {config.instructions} has {count} of them; length control needs "
+            f"{FOLDS} at least"
+        )
+    if table is not None and (absent := [place for place in range(count) if place not in table]):
+        raise ValueError(
+            f"difficulty: {config.difficulty} has no index {absent[0]}, while {config.instructions}"
+            f" has {count} instructions; give the difficulties of this evaluation set, or none"
+        )
+
+
+def _answers(
+    stage: Stage,
+    subject: Subject,
+    config: AlpacaEvalMeasure,
+    instructions: Sequence[Instruction],
+    reporter: Reporter,
+) -> list[Answer]:
+    """In the order of the evaluation set."""
+    prompts = [_prompt(one) for one in instructions]
+    if not stage.has("answers"):
+        with reporter.task(subject.account, len(prompts), "answers") as task:
+            answers = answer_prompts(stage, subject.policy, config, prompts, task=task)
+        stage.write_records("answers", answers, Answer)
+    by_id = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
+    return [by_id[prompt.prompt_id] for prompt in prompts]
+
+
+def _prompt(instruction: Instruction) -> Prompt:
+    messages = (Message(role="user", content=instruction.text),)
+    return Prompt(
+        prompt_id=prompt_id_of(messages),
+        messages=messages,
+        category=instruction.dataset,
+        source="alpaca_eval",
+        reference=None,
+    )
+
+
+def _annotations(
+    annotator: Annotator,
+    asked: Sequence[Comparison | None],
+    subject: Subject,
+    reporter: Reporter,
+) -> list[Annotation]:
+    """One per instruction; without an output there is nothing to ask."""
+    with reporter.task(subject.account, len(asked), "annotations") as task:
+        found = iter(annotator.annotate([one for one in asked if one is not None], task.advance))
+        task.advance(sum(one is None for one in asked))
+    return [LOST if one is None else next(found) for one in asked]

@@ -1,0 +1,233 @@
+"""Measure `probe`: the same prompts answered after other thoughts (`evaluation/probe.py`).
+
+One output per test prompt is drawn first. Where it has a response, the response is drawn again
+after each variant of the thought, with the same seed, and the judge sees a prompt's four responses
+at once. `probe_drop_X` is the mean, over prompts, of the score after the own thought minus the
+score after X. With a judge that only compares, a score is the share of the other three beaten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from forethought.cache import Cache
+from forethought.config import ProbeMeasure
+from forethought.evaluation.intervals import mean_result, paired_difference, share_result
+from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
+from forethought.models import decode, load_tokenizer
+from forethought.progress import Reporter, Task
+from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.stages.answering import answer_prompts
+from forethought.stages.joint_judging import judge_sides, worst_score
+from forethought.stages.measures.base import Subject, as_counts
+from forethought.stages.policy import Policy, policy_sampler, server_counts
+from forethought.store import SCRATCH, Count, Stage
+from forethought.types import (
+    Answer,
+    EvaluationResult,
+    Prompt,
+    SampledPrompt,
+    SampleRequest,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opening:
+    text: str
+    ids: tuple[int, ...]
+
+
+def measure(
+    stage: Stage, subject: Subject, config: ProbeMeasure, reporter: Reporter
+) -> dict[str, Count]:
+    """Probe a policy that thinks.
+
+    Raises: ValueError if it does not think, none of its outputs has a response, or the engine
+    cannot go on from a given beginning.
+    """
+    policy = subject.policy
+    if not policy.thought_format.thinks:
+        raise ValueError(
+            f"{policy.name} has the format {policy.thought_format.name!r}, which has no thoughts "
+            "to probe; probe the thought arm's policy"
+        )
+    judge = subject.needed_judge
+    prompts = sorted(subject.prompts, key=lambda prompt: prompt.prompt_id)[: config.prompts]
+    single = config.model_copy(update={"attempts": 1})
+    with reporter.task(subject.account, 1 + len(VARIANTS), "rounds") as task:
+        if not stage.has("answers"):
+            answers = answer_prompts(stage, policy, single, prompts)
+            stage.write_records("answers", answers, Answer)
+        answers = stage.read_records("answers", Answer)
+        task.advance(tokens=sum(len(one.completion.token_ids) for one in answers))
+        _draw_variants(stage, policy, config, prompts, answers, task)
+        if not stage.has("half"):
+            sides = {
+                variant: stage.read_records(f"{SCRATCH}/{variant}", Answer) for variant in VARIANTS
+            }
+            with Cache(subject.cache, account=subject.account) as cache:
+                judged = judge_sides(judge, cache, sides, prompts)
+            worst = worst_score(judged.floor, [a for each in judged.answers.values() for a in each])
+            for variant in VARIANTS:
+                scored = _with_worst(judged.answers[variant], worst)
+                stage.write_records(variant, scored, Answer)
+        sides: dict[Variant, list[Answer]] = {
+            variant: stage.read_records(variant, Answer) for variant in VARIANTS
+        }
+        results = _results(policy, prompts, answers, sides)
+        task.note = _note(results)
+    probed = len(sides["own"])
+    counts: dict[str, Count] = {
+        "results": as_counts(results),
+        "prompts": len(prompts),
+        "probed": probed,
+        "without_response": len(prompts) - probed,
+        "new_tokens": sum(len(one.completion.token_ids) for one in answers)
+        + sum(len(one.completion.token_ids) for each in sides.values() for one in each),
+    }
+    return counts | server_counts(stage, policy)
+
+
+def _draw_variants(
+    stage: Stage,
+    policy: Policy,
+    config: ProbeMeasure,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    task: Task,
+) -> None:
+    openings = None
+    for variant in VARIANTS:
+        if not stage.has(f"{SCRATCH}/{variant}") and not stage.has(variant):
+            openings = openings or _openings(policy, answers)
+            drawn = _after_openings(stage, policy, config, prompts, openings[variant])
+            stage.write_records(f"{SCRATCH}/{variant}", drawn, Answer)
+        task.advance()
+
+
+def _openings(policy: Policy, answers: Sequence[Answer]) -> dict[Variant, dict[str, _Opening]]:
+    """For each variant and prompt what stands before the response.
+
+    Raises: ValueError if no output has a response, or only one, which leaves no other's thought.
+    """
+    tokenizer = load_tokenizer(policy.model.path, trust_remote_code=policy.model.trust_remote_code)
+    frames = {}
+    for one in answers:
+        if one.parsed.response is not None and one.parsed.thought is not None:
+            prefix = decode(tokenizer, one.completion.token_ids[: one.thought_tokens])
+            frames[one.prompt_id] = frame(prefix, one.parsed.thought)
+    if len(frames) < 2:
+        raise ValueError(
+            f"{policy.name}: {len(frames)} of {len(answers)} outputs have a response, and the "
+            "probe needs two at least; give it more prompts (measures.probe.prompts), or a policy "
+            "that keeps its format"
+        )
+    ids = list(frames)
+    neighbour = dict(pairwise([*ids, ids[0]]))
+    openings: dict[Variant, dict[str, _Opening]] = {variant: {} for variant in VARIANTS}
+    for prompt_id, own in frames.items():
+        other = frames[neighbour[prompt_id]].thought
+        for variant in VARIANTS:
+            text = own.opening(variant, other)
+            tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
+            openings[variant][prompt_id] = _Opening(text=text, ids=tuple(tokens))
+    return openings
+
+
+def _after_openings(
+    stage: Stage,
+    policy: Policy,
+    config: ProbeMeasure,
+    prompts: Sequence[Prompt],
+    openings: Mapping[str, _Opening],
+) -> list[Answer]:
+    """One response per prompt that goes on from its opening, drawn again where none came."""
+    params = SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_new_tokens=policy.sampling.max_new_tokens,
+    )
+    messages = {one.prompt_id: policy.thought_format.apply(one.messages) for one in prompts}
+    latest: dict[str, Answer] = {}
+    owed = list(openings)
+    with policy_sampler(stage, policy, params) as sampler:
+        for attempt in range(config.attempts):
+            requests = [
+                SampleRequest(
+                    prompt_id=prompt_id,
+                    messages=messages[prompt_id],
+                    seeds=(policy.draw_seed(prompt_id, 0, attempt),),
+                    opening_ids=openings[prompt_id].ids,
+                )
+                for prompt_id in owed
+            ]
+            for sampled in map(one_prompt, sampler.sample(requests)):
+                opening = openings[sampled.prompt_id]
+                latest[sampled.prompt_id] = _answer(policy, sampled, opening, attempt + 1)
+            owed = [each for each in owed if latest[each].parsed.response is None]
+            if not owed:
+                break
+    return [latest[prompt_id] for prompt_id in sorted(latest)]
+
+
+def _answer(policy: Policy, sampled: SampledPrompt, opening: _Opening, attempts: int) -> Answer:
+    (completion,) = sampled.completions
+    parsed = policy.thought_format.parse(opening.text + completion.text, completion.finish_reason)
+    return Answer(
+        prompt_id=sampled.prompt_id,
+        sample_index=0,
+        attempts=attempts,
+        completion=completion,
+        parsed=parsed,
+        thought_tokens=len(opening.ids),
+        response_tokens=len(completion.token_ids) - (completion.finish_reason == "stop"),
+        score=None,
+    )
+
+
+def _with_worst(answers: Sequence[Answer], worst: float | None) -> list[Answer]:
+    """Answers without a response have the worst score; those that could not be judged none."""
+    return [replace(one, score=worst) if one.parsed.response is None else one for one in answers]
+
+
+def _results(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Answer],
+    sides: Mapping[Variant, Sequence[Answer]],
+) -> list[EvaluationResult]:
+    scores = {
+        variant: {one.prompt_id: one.score for one in each if one.score is not None}
+        for variant, each in sides.items()
+    }
+    category = {prompt.prompt_id: prompt.category for prompt in prompts}
+    results = [mean_result(f"probe_{v}", list(each.values())) for v, each in scores.items() if each]
+    for variant in VARIANTS[1:]:
+        name = f"probe_drop_{variant}"
+        if not scores["own"].keys() & scores[variant].keys():
+            continue
+        results.append(paired_difference(name, scores["own"], scores[variant]))
+        for each in sorted({category[one] or "" for one in scores["own"]} - {""}):
+            own = {k: v for k, v in scores["own"].items() if category[k] == each}
+            if own.keys() & scores[variant].keys():
+                results.append(paired_difference(name, own, scores[variant], category=each))
+    found = habits(answers, policy.thought_format)
+    for name, values in (
+        ("probe_draft_copied", found.draft_copied),
+        ("probe_mentions_format", found.mentions_format),
+        ("probe_empty_thoughts", found.empty),
+        ("probe_runaway_thoughts", found.runaway),
+    ):
+        if values:
+            results.append(share_result(name, values))
+    return results
+
+
+def _note(results: Sequence[EvaluationResult]) -> str:
+    drop = next((one for one in results if one.name == "probe_drop_none"), None)
+    if drop is None:
+        return "nothing could be judged"
+    low, high = drop.interval
+    return f"drop without the thought {drop.value:+.3f} [{low:+.3f}, {high:+.3f}]"

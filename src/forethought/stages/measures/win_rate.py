@@ -1,0 +1,272 @@
+"""Measure `win_rate`: two contenders on the same prompts, raw, length-controlled, at equal tokens.
+
+The judge sees a prompt's responses of both, and nothing else. An output without a response was
+sampled again up to the limit and then loses; two of them tie.
+
+Thinking costs tokens, so a direct policy may spend as many: on the best of n answers, n being the
+smallest number whose mean tokens reach the first contender's and the best chosen by the same judge,
+and on one longer answer, asked for in words. Best-of-n is chosen by the judge that then compares,
+which favours it: a thinking policy that wins all the same has earned it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from forethought.cache import Cache
+from forethought.config import JudgeConfig, WinRateMeasure
+from forethought.evaluation.win_rate import (
+    Comparison,
+    category_win_rates,
+    length_controlled_win_rate,
+    win_rate,
+)
+from forethought.evaluation.win_share import win_shares
+from forethought.judging.describe import is_relative
+from forethought.progress import Reporter, Task
+from forethought.stages.answering import answer_prompts
+from forethought.stages.joint_judging import JudgedSides, judge_sides
+from forethought.stages.measures.base import as_counts
+from forethought.stages.policy import Policy
+from forethought.store import Count, Stage
+from forethought.thoughts import ThoughtFormat
+from forethought.types import Answer, EvaluationResult, Prompt
+
+MOST_ANSWERS = 16
+"""Best of n is not taken further; the tokens spent are stated either way."""
+
+Side = TypeVar("Side", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One side of the comparison: a policy, answers that are there already, or both.
+
+    Example: `Contender(name="runs/quickstart/thought/4", policy=Policy(…), answers=None)`
+    """
+
+    name: str
+    policy: Policy | None
+    answers: tuple[Answer, ...] | None
+    """Of the prompts compared on; `None`: the policy is asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Who is compared, and what comparing may use.
+
+    Example: `Match(first=Contender(…), second=Contender(…), judge=…, cache=None,
+    account="policy 4 win_rate", prompts=(Prompt(…),))`
+    """
+
+    first: Contender
+    second: Contender
+    judge: JudgeConfig
+    cache: Path | None
+    account: str
+    prompts: tuple[Prompt, ...]
+
+
+def compare(
+    stage: Stage, match: Match, config: WinRateMeasure, reporter: Reporter
+) -> dict[str, Count]:
+    """The first contender's win rates against the second.
+
+    Raises: ValueError if no prompt could be judged.
+    """
+    results: list[EvaluationResult] = []
+    tokens: dict[str, Count] = {}
+    missing: dict[str, Count] = {}
+    with reporter.task(match.account, 2, "sides") as task:
+        sides = {
+            "first": _answers(stage, "first", match.first, match, config, task),
+            "second": _answers(stage, "second", match.second, match, config, task),
+        }
+        rivals = {"": sides["second"]}
+        if config.equal_tokens and _may_spend(match.second, sides):
+            rivals |= _at_equal_tokens(stage, match, config, sides, task)
+        for name, answers in rivals.items():
+            comparisons, lost = _compared(stage, name or "plain", sides["first"], answers, match)
+            missing[name or "plain"] = lost
+            if not comparisons:
+                raise ValueError(
+                    f"{match.account}: the judge could compare on none of {len(match.prompts)} "
+                    f"prompts; the first: {lost[:1]}"
+                )
+            suffix = f"_{name}" if name else ""
+            results.append(win_rate(comparisons, name=f"win_rate{suffix}"))
+            results.append(
+                length_controlled_win_rate(comparisons, name=f"length_controlled_win_rate{suffix}")
+            )
+            if not name:
+                results += category_win_rates(comparisons)
+            drawn = stage.read_records("drawn", Answer) if name == "best_of_n" else answers
+            tokens[name or "second"] = _mean_tokens(drawn)
+        tokens["first"] = _mean_tokens(sides["first"])
+        first, controlled = results[:2]
+        task.note = f"win rate {first.value:.1%}, at equal lengths {controlled.value:.1%}"
+    return {
+        "first": match.first.name,
+        "second": match.second.name,
+        "results": as_counts(results),
+        "tokens_per_prompt": tokens,
+        "without_response": {side: _unparsed(each) for side, each in sides.items()},
+        "missing": missing,
+    }
+
+
+def _answers(
+    stage: Stage,
+    side: str,
+    contender: Contender,
+    match: Match,
+    config: WinRateMeasure,
+    task: Task,
+) -> list[Answer]:
+    if contender.answers is not None:
+        answers = list(contender.answers)
+    elif stage.has(side):
+        answers = stage.read_records(side, Answer)
+    else:
+        assert contender.policy is not None, "a contender without answers is a policy"
+        answers = answer_prompts(stage, contender.policy, config, match.prompts)
+        stage.write_records(side, answers, Answer)
+    task.advance(tokens=sum(len(one.completion.token_ids) for one in answers))
+    return answers
+
+
+def _may_spend(second: Contender, sides: Mapping[str, Sequence[Answer]]) -> bool:
+    """Whether there is a direct policy that spends fewer tokens than the first contender."""
+    if second.policy is None or second.policy.thought_format.thinks:
+        return False
+    return 0 < _mean_tokens(sides["second"]) < _mean_tokens(sides["first"])
+
+
+def _at_equal_tokens(
+    stage: Stage,
+    match: Match,
+    config: WinRateMeasure,
+    sides: Mapping[str, Sequence[Answer]],
+    task: Task,
+) -> dict[str, list[Answer]]:
+    """What the direct policy makes of the tokens: `best_of_n` and `longer`."""
+    policy = match.second.policy
+    assert policy is not None
+    wanted = math.ceil(_mean_tokens(sides["first"]) / _mean_tokens(sides["second"]))
+    count = min(wanted, MOST_ANSWERS)
+    task.total += 2
+    if not stage.has("drawn"):
+        drawn = answer_prompts(stage, policy, config, match.prompts, samples=count)
+        stage.write_records("drawn", drawn, Answer)
+    if not stage.has("best_of_n"):
+        best = _best(stage.read_records("drawn", Answer), match)
+        stage.write_records("best_of_n", best, Answer)
+    task.advance()
+    if not stage.has("longer"):
+        asked = replace(
+            policy, thought_format=ThoughtFormat(name="longer", instruction=config.longer)
+        )
+        stage.write_records("longer", answer_prompts(stage, asked, config, match.prompts), Answer)
+    task.advance()
+    return {name: stage.read_records(name, Answer) for name in ("best_of_n", "longer")}
+
+
+def _best(drawn: Sequence[Answer], match: Match) -> list[Answer]:
+    """Each prompt's best answer by the judge.
+
+    Where the judge could not score a prompt the first answer with a response stands.
+    """
+    sides: dict[int, list[Answer]] = {}
+    for one in drawn:
+        sides.setdefault(one.sample_index, []).append(one)
+    judged = _judge(match, sides)
+    by_prompt: dict[str, list[Answer]] = {}
+    for answers in judged.answers.values():
+        for one in answers:
+            by_prompt.setdefault(one.prompt_id, []).append(one)
+
+    def rank(one: Answer) -> tuple[bool, float, int]:
+        score = -math.inf if one.score is None else one.score
+        return one.parsed.response is not None, score, -one.sample_index
+
+    return [max(by_prompt[prompt_id], key=rank) for prompt_id in sorted(by_prompt)]
+
+
+def _judge(match: Match, sides: Mapping[Side, Sequence[Answer]]) -> JudgedSides[Side]:
+    with Cache(match.cache, account=match.account) as cache:
+        return judge_sides(match.judge, cache, sides, match.prompts)
+
+
+def _compared(
+    stage: Stage, name: str, first: Sequence[Answer], second: Sequence[Answer], match: Match
+) -> tuple[list[Comparison], list[Count]]:
+    """The comparisons of every prompt that the judge could score, and those it could not."""
+    parts = {side: f"judged_{name}_{side}" for side in ("first", "second")}
+    if not stage.has(parts["second"]):
+        judged = _judge(match, {"first": first, "second": second})
+        for side, part in parts.items():
+            stage.write_records(part, judged.answers[side], Answer)
+    scored = {side: stage.read_records(part, Answer) for side, part in parts.items()}
+    by_prompt: dict[str, dict[str, list[Answer]]] = {}
+    for side, answers in scored.items():
+        for one in answers:
+            by_prompt.setdefault(one.prompt_id, {"first": [], "second": []})[side].append(one)
+    comparisons: list[Comparison] = []
+    missing: list[Count] = []
+    for prompt in match.prompts:
+        group = by_prompt.get(prompt.prompt_id, {"first": [], "second": []})
+        if not group["first"] or not group["second"]:
+            missing.append({"prompt_id": prompt.prompt_id, "reason": "one side has no answer"})
+        elif any(
+            one.parsed.response is not None and one.score is None
+            for each in group.values()
+            for one in each
+        ):
+            missing.append({"prompt_id": prompt.prompt_id, "reason": "the judge gave no scores"})
+        else:
+            comparisons.append(_comparison(prompt, group, relative=is_relative(match.judge)))
+    return comparisons, missing
+
+
+def _comparison(
+    prompt: Prompt, group: Mapping[str, Sequence[Answer]], *, relative: bool
+) -> Comparison:
+    labelled = [(side, one) for side, each in group.items() for one in each]
+    shares = win_shares([one.score for _, one in labelled], [side for side, _ in labelled])
+    own = [
+        # A judge that compares has already given the share; a missing response has none.
+        one.score if relative and one.score is not None else share
+        for (side, one), share in zip(labelled, shares, strict=True)
+        if side == "first"
+    ]
+    lengths = {side: _mean_length(each) for side, each in group.items()}
+    # Where a side has no response there is no length to control for.
+    first = second = 0.0
+    if lengths["first"] is not None and lengths["second"] is not None:
+        first, second = lengths["first"], lengths["second"]
+    return Comparison(
+        prompt_id=prompt.prompt_id,
+        preference=sum(own) / len(own),
+        first_length=first,
+        second_length=second,
+        category=prompt.category,
+    )
+
+
+def _mean_length(answers: Sequence[Answer]) -> float | None:
+    texts = [one.parsed.response for one in answers if one.parsed.response is not None]
+    return sum(map(len, texts)) / len(texts) if texts else None
+
+
+def _mean_tokens(answers: Sequence[Answer]) -> float:
+    """Tokens of whole outputs per prompt, thoughts included; 0 where they are not known."""
+    prompts = len({one.prompt_id for one in answers})
+    return sum(len(one.completion.token_ids) for one in answers) / max(prompts, 1)
+
+
+def _unparsed(answers: Sequence[Answer]) -> int:
+    return sum(one.parsed.response is None for one in answers)

@@ -1,0 +1,1 @@
+"""A run shown in TensorBoard, Weights & Biases, MLflow or trackio: views of its directory."""

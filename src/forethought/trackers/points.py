@@ -1,0 +1,216 @@
+"""What a tracker is told of a run: a view of its directory, the same however often it is read.
+
+Names are `ARM/STAGE/KEY` with the keys of `summary.json`, of the stages' manifests and of the
+training log, so that a tracker and the report speak of the same figures. `METRICS` is the table
+of them; beside it stand `ARM/measures/NAME/RESULT` and `difference/test_score`.
+
+Steps count what their figures are about: optimizer steps over all iterations of the arm in
+`training`, epochs over all iterations in `epochs`, policies in `evaluation`, `measures` and
+`difference` (0 is the seed), iterations elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from forethought.config import Recipe
+from forethought.evaluation.intervals import paired_difference
+from forethought.pairs import OUTCOMES
+from forethought.stages.place import Place
+from forethought.stages.table import ITERATION
+from forethought.store import read_manifest
+from forethought.training.results import StepLog
+from forethought.types import Arm
+
+METRICS: dict[str, tuple[str, ...]] = {
+    "prompts": ("train", "validation", "test", "duplicates", "overlap"),
+    "rollouts": (
+        "outputs",
+        "parse_failures",
+        "new_tokens",
+        "mean_thought_tokens",
+        "mean_response_tokens",
+    ),
+    "judgements": ("groups", "responses", "mean_score", "missing"),
+    "pairs": (
+        "pairs",
+        *OUTCOMES,
+        "chosen_response_tokens",
+        "rejected_response_tokens",
+        "chosen_output_tokens",
+        "rejected_output_tokens",
+        "against_judge",
+    ),
+    "reference": ("pairs",),
+    "training": tuple(one.name for one in fields(StepLog) if one.name != "step"),
+    "trained": ("pairs", "left_out", "steps"),
+    "epochs": ("score", "parse_failures"),
+    "selection": ("chosen_epoch", "missing"),
+    "evaluation": (
+        "test_score",
+        "test_score_low",
+        "test_score_high",
+        "count",
+        "thought_tokens",
+        "response_tokens",
+        "parse_failures",
+        "missing",
+    ),
+}
+"""Stage to keys. `trained` is the finished training, `epochs` what selection saw of each epoch.
+`missing` counts what the judge could not score; every sealed stage also has `seconds`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Figures that belong to one step of one axis.
+
+    Example: `Point(source="thought/iteration_0/training", index=3, axis="thought/training",
+    step=39, values={"thought/training/loss": 0.61})`
+    """
+
+    source: str
+    """Where they stand, below the run directory."""
+    index: int
+    """Place among the points of the source."""
+    axis: str
+    """Beginning of the names that count the same steps."""
+    step: int
+    values: dict[str, float]
+
+
+def read_points(recipe: Recipe, known: Mapping[str, int]) -> Iterator[Point]:
+    """Points of sealed stages and of the training log beyond the first `known[source]` ones.
+
+    Raises: StageError if a sealed stage's manifest is damaged.
+    """
+    for source, points in _sources(recipe, known):
+        for index, (axis, step, values) in enumerate(points):
+            if index >= known.get(source, 0):
+                # The interval of a single value has no ends.
+                finite = {key: value for key, value in values.items() if math.isfinite(value)}
+                named = {f"{axis}/{key}": value for key, value in finite.items()}
+                yield Point(source=source, index=index, axis=axis, step=step, values=named)
+
+
+Figures = tuple[str, int, dict[str, float]]
+"""Axis, step and values by key."""
+
+
+def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, list[Figures]]]:
+    """Each source with all its points; a sealed one whose points are known is not read again."""
+
+    def sealed(source: str) -> bool:
+        return source not in known and (recipe.run / source / "manifest.json").is_file()
+
+    if sealed("prompts"):
+        yield "prompts", [_counted(recipe.run / "prompts", "prompts", "prompts", 0)]
+    for iteration in range(recipe.iterations):
+        for arm in recipe.arms:
+            for stage in ITERATION:
+                source = f"{arm}/iteration_{iteration}/{stage}"
+                if stage == "training":
+                    yield f"{source}/steps.jsonl", _training(recipe, arm, iteration)
+                if sealed(source):
+                    yield source, _stage(recipe, arm, iteration, stage)
+    for policy in range(recipe.iterations + 1):
+        for arm in recipe.arms:
+            source = f"evaluation/{arm}/policy_{policy}"
+            if sealed(source):
+                folder = recipe.run / source
+                yield source, [_counted(folder, f"{arm}/evaluation", "evaluation", policy)]
+        if f"difference/policy_{policy}" not in known:
+            yield f"difference/policy_{policy}", _difference(recipe, policy)
+    for folder in sorted(recipe.run.glob("measures/*/*/policy_*")):
+        source = folder.relative_to(recipe.run).as_posix()
+        if sealed(source):
+            yield source, [_measured(folder)]
+
+
+def _counted(folder: Path, axis: str, stage: str, step: int) -> Figures:
+    """The figures of a sealed stage that `METRICS` names; what has no value is left out."""
+    manifest = read_manifest(folder)
+    counts: dict[str, Any] = dict(manifest.counts)
+    if isinstance(counts.get("missing"), list):
+        counts["missing"] = len(counts["missing"])
+    if counts.get("interval") is not None:
+        counts["test_score_low"], counts["test_score_high"] = counts["interval"]
+    values = {key: float(counts[key]) for key in METRICS[stage] if counts.get(key) is not None}
+    return axis, step, values | {"seconds": manifest.seconds}
+
+
+def _stage(recipe: Recipe, arm: Arm, iteration: int, stage: str) -> list[Figures]:
+    folder = recipe.run / arm / f"iteration_{iteration}" / stage
+    name = "trained" if stage == "training" else stage
+    points = [_counted(folder, f"{arm}/{name}", name, iteration)]
+    if stage == "selection":
+        for row in _rows(read_manifest(folder).counts["scores"]):
+            step = iteration * recipe.training.epochs + int(row["epoch"])
+            values = {key: float(row[key]) for key in METRICS["epochs"] if row[key] is not None}
+            points.append((f"{arm}/epochs", step, values))
+    return points
+
+
+def _training(recipe: Recipe, arm: Arm, iteration: int) -> list[Figures]:
+    """The training log, also while it grows: whole lines only."""
+    folder = recipe.run / arm / f"iteration_{iteration}" / "training"
+    log = folder / "steps.jsonl"
+    if not log.is_file():
+        return []
+    before = 0
+    for earlier in range(iteration):
+        place = Place(recipe=recipe, stage="training", arm=arm, index=earlier)
+        steps = read_manifest(place.folder).counts["steps"]
+        assert isinstance(steps, int)
+        before += steps
+    whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
+    points = []
+    for line in whole.splitlines():
+        row = json.loads(line)
+        values = {key: float(row[key]) for key in METRICS["training"]}
+        points.append((f"{arm}/training", before + row["step"], values))
+    return points
+
+
+def _difference(recipe: Recipe, policy: int) -> list[Figures]:
+    """Thought minus direct on the test prompts that both answered, once both are evaluated."""
+    folders = [
+        recipe.run / "evaluation" / arm / f"policy_{policy}" for arm in ("thought", "direct")
+    ]
+    if not all((folder / "manifest.json").is_file() for folder in folders):
+        return []
+    ours, theirs = ({**_mapping(read_manifest(one).counts["scores"])} for one in folders)
+    if not ours.keys() & theirs.keys():
+        return []
+    result = paired_difference("test_score", ours, theirs)
+    low, high = result.interval
+    values = {"test_score": result.value, "test_score_low": low, "test_score_high": high}
+    return [("difference", policy, values | {"count": float(result.count)})]
+
+
+def _measured(folder: Path) -> Figures:
+    """A measure's results by name; those of one category have it behind their name."""
+    name, arm, policy = folder.parts[-3:]
+    manifest = read_manifest(folder)
+    values: dict[str, float] = {}
+    for row in _rows(manifest.counts.get("results", [])):
+        key = row["name"] if row["category"] is None else f"{row['name']}/{row['category']}"
+        values[key] = float(row["value"])
+        values[f"{key}_low"], values[f"{key}_high"] = map(float, row["interval"])
+    step = int(policy.removeprefix("policy_"))
+    return f"{arm}/measures/{name}", step, values | {"seconds": manifest.seconds}
+
+
+def _rows(found: Any) -> list[dict[str, Any]]:
+    assert isinstance(found, list)
+    return found
+
+
+def _mapping(found: Any) -> dict[str, float]:
+    assert isinstance(found, dict)
+    return found
