@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter
 from tiny import save_armorm, save_policy, save_reward_model
 
-from forethought.config import JudgeConfig, ModelConfig, SamplingConfig
+from forethought.config import JudgeConfig, MeasuresConfig, ModelConfig, SamplingConfig
 from forethought.judging.base import checked, open_judge
 from forethought.judging.prompt_file import load_prompt
 from forethought.sampling.base import SamplingParams, open_sampler
@@ -51,6 +51,13 @@ class Panel:
             )
 """,
 }
+
+
+def test_the_measures_of_the_evaluation_page_are_valid():
+    found = FRAGMENT.findall((DOCS / "evaluation.md").read_text())
+    sections = [MeasuresConfig.model_validate(yaml.safe_load(text)["measures"]) for text in found]
+    named = {name for section in sections for name, value in section if value is not None}
+    assert named == set(MeasuresConfig.model_fields)
 
 
 def fragments(name: str, section: str) -> list[Any]:

@@ -9,16 +9,13 @@ import time
 from typing import Any
 
 import pytest
-import yaml
-from rich.console import Console
+from small_run import small_run
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.evaluation.win_share import win_shares
 from forethought.models import load_tokenizer
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.recipe import load_run
 from forethought.stages.place import Place
 from forethought.store import read_manifest, read_records
 from forethought.types import Answer
@@ -27,40 +24,21 @@ TEST = 30
 VARIANTS = ("own", "none", "other", "half")
 
 
+MEASURES = (
+    "iterations=1",
+    "prompts_per_iteration=40",
+    f"prompts.test={{count: {TEST}, sources: [{{type: microworld, split: test, count: {TEST}}}]}}",
+    "sampling.max_new_tokens=96",
+    "training.epochs=1",
+    "measures.probe={prompts: 20, after: last}",
+    "measures.gsm8k.sources=[{type: microworld, split: test, count: 12}]",
+    "measures.gsm8k.verifier=microworld",
+)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("measured")
-    recipe = {
-        "run": str(folder / "run"),
-        "model": {"path": "microworld"},
-        "iterations": 1,
-        "prompts_per_iteration": 40,
-        "prompts": {
-            "train": [{"type": "microworld", "count": 40}],
-            "validation": microworld("validation", 10),
-            "test": microworld("test", TEST),
-        },
-        "sampling": {"type": "transformers", "samples": 4, "max_new_tokens": 96},
-        "judge": {"type": "verifier", "function": "microworld"},
-        "training": {"beta": 0.3, "learning_rate": 2e-4, "epochs": 1, "batch_size": 16},
-        "measures": {
-            "win_rate": {},
-            "probe": {"prompts": 20, "after": "last"},
-            "gsm8k": {
-                "sources": [{"type": "microworld", "split": "test", "count": 12}],
-                "verifier": "microworld",
-            },
-        },
-        "launch": {"threads": 1},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    run_recipe(load_recipe([str(path)]), Reporter(Console(quiet=True)))
-    return folder / "run"
-
-
-def microworld(split, count):
-    return {"count": count, "sources": [{"type": "microworld", "split": split, "count": count}]}
+    return small_run(tmp_path_factory.mktemp("measured") / "run", *MEASURES).run
 
 
 def evaluate(*words):
@@ -168,8 +146,7 @@ def test_a_measure_by_command_is_the_runs_own_stage(run):
 
 
 def test_a_file_of_outputs_against_a_policy(run, tmp_path):
-    recipe = load_recipe([str(run.parent / "recipe.yaml")])
-    prompts = Place(recipe=recipe, stage="evaluation", arm="direct", index=0).prompts("test")
+    prompts = Place(recipe=load_run(run), stage="evaluation", arm="direct", index=0).prompts("test")
     rows = [
         {"prompt": one.messages[-1].content, "responses": [one.reference, None][: 1 + n % 2]}
         | {"category": one.category, "reference": one.reference}
@@ -329,13 +306,15 @@ def test_openings_are_the_tokens_that_were_sampled(run):
         assert tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids
 
 
-def test_a_measure_that_a_recipe_cannot_have_is_refused(run, tmp_path):
-    path = run.parent / "recipe.yaml"
-    for words, says in (
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
         (["arms=[thought]"], "measures.win_rate compares the thought arm with the direct arm"),
         (["measures.win_rate=null", "arms=[direct]"], "measures.probe is of policies that think"),
         (["measures.probe=null", "prompts.test=null"], "measures.win_rate needs test prompts"),
-    ):
-        recipe = load_recipe([str(path), f"run={tmp_path / 'other'}", *words])
-        with pytest.raises(ValueError, match=says):
-            run_recipe(recipe, Reporter(Console(quiet=True)))
+    ],
+)
+def test_a_measure_that_a_recipe_cannot_have_is_refused(tmp_path, words, says):
+    with pytest.raises(ValueError, match=says):
+        small_run(tmp_path / "run", *words)
+    assert not (tmp_path / "run" / "prompts").exists()

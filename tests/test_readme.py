@@ -13,6 +13,10 @@ from forethought.config import Recipe
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+NAMES = {
+    *("run", "status", "plan", "config", "report", "view"),
+    *("sample", "judge", "evaluate", "export"),
+}
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -34,14 +38,16 @@ def test_make_targets_exist(target):
 
 def test_every_command_of_the_readme_exists():
     commands = re.findall(r"^forethought (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
-    assert set(commands) == {"run", "status", "plan", "config", "report", "sample", "judge"}
+    shown = CliRunner().invoke(app, ["--help"]).output
+    assert set(commands) == {name for name in NAMES if f" {name} " in shown}
     for command in set(commands):
         result = CliRunner().invoke(app, [command, "--help"])
         assert result.exit_code == 0, command
 
 
 def test_the_readmes_recipe_is_valid():
-    whole, judge = map(yaml.safe_load, blocks("yaml"))
+    whole, judge, trackers = map(yaml.safe_load, blocks("yaml"))
+    assert len(Recipe.model_validate(whole | trackers).trackers) == 2
     assert Recipe.model_validate(whole).judge.type == "reward_model"
     assert Recipe.model_validate(whole | judge).judge.type == "pairwise"
 

@@ -11,10 +11,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from forethought.config import Recipe
+from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Recipe
+from forethought.evaluation.alpaca_outputs import read_instructions
+from forethought.evaluation.arena_files import read_questions
+from forethought.evaluation.probe import VARIANTS
 from forethought.judging.describe import calls_per_group, is_relative
 from forethought.models import resolve
 from forethought.pipeline import places
+from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.place import Place
 
 
@@ -105,7 +109,53 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             if sides == 1 or place.folder != place.baseline.folder:
                 together = sides * recipe.evaluation.samples
                 calls = held_out.count * calls_per_group(recipe.judge, together)
+        case _:
+            return _measure_plan(place)
     return StagePlan(label=place.label, work=work, tokens=tokens, calls=calls, disk=disk)
+
+
+def _measure_plan(place: Place) -> StagePlan:
+    """A measure's work; where it has questions of its own, one for each of them."""
+    recipe, measures = place.recipe, place.recipe.measures
+    test = recipe.prompts.test.count if recipe.prompts.test else 0
+    work, outputs, calls = "", 0, 0
+    if place.stage == "win_rate" and measures.win_rate is not None:
+        work = f"{test} prompts, thought against direct"
+        calls = test * calls_per_group(recipe.judge, 2)
+        if measures.win_rate.equal_tokens:
+            work += ", at equal tokens too"
+            outputs = test * (MOST_ANSWERS + 1)
+            calls = 3 * calls + test * calls_per_group(recipe.judge, MOST_ANSWERS)
+    elif place.stage == "probe" and measures.probe is not None:
+        count = min(test, measures.probe.prompts)
+        work, outputs = f"{count} prompts after {len(VARIANTS)} thoughts", 5 * count
+        calls = count * calls_per_group(recipe.judge, len(VARIANTS))
+    elif place.stage == "gsm8k" and measures.gsm8k is not None:
+        counts = [question_count(source) for source in measures.gsm8k.sources]
+        count = sum(one for one in counts if one is not None)
+        work = "every question, twice" if None in counts else f"{count} questions, twice"
+        outputs = 2 * count
+    elif place.stage == "alpaca_eval" and measures.alpaca_eval is not None:
+        outputs = calls = len(read_instructions(measures.alpaca_eval.instructions))
+        work = f"{outputs} instructions"
+    elif place.stage == "arena_hard" and measures.arena_hard is not None:
+        outputs = len(read_questions(measures.arena_hard.questions))
+        work, calls = f"{outputs} questions, two games", 2 * outputs
+    tokens = outputs * recipe.sampling.max_new_tokens
+    return StagePlan(label=place.label, work=work, tokens=tokens, calls=calls, disk=0)
+
+
+def question_count(source: PromptSource) -> int | None:
+    """How many questions a source has at most, where that can be told without loading it."""
+    match source:
+        case MicroworldPrompts():
+            return source.count
+        case FilePrompts() if source.path.suffix == ".jsonl" and source.path.is_file():
+            with source.path.open("rb") as file:
+                lines = sum(1 for line in file if line.strip())
+            return min(lines, source.limit or lines)
+        case _:
+            return source.limit
 
 
 def _checkpoint_bytes(recipe: Recipe) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from forethought.config import Recipe
@@ -33,6 +35,7 @@ def _state(place: Place) -> tuple[str, str, str]:
         counts = manifest.counts
         says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
         says += [_paid(key, counts[key]) for key in PAID if counts.get(key) is not None]
+        says += [_figure(one) for one in _main_results(counts)]
         missing = manifest.counts.get("missing")
         if missing:
             assert isinstance(missing, list)
@@ -42,6 +45,18 @@ def _state(place: Place) -> tuple[str, str, str]:
         parts = len(list(place.folder.glob("*.parquet")))
         return "[yellow]begun[/yellow]", "", f"{parts} parts" if parts else ""
     return "[dim]owed[/dim]", "", ""
+
+
+def _main_results(counts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first figures of a measure; the others stand in the report."""
+    whole = [one for one in counts.get("results", []) if one["category"] is None]
+    drops = [one for one in whole if one["name"].startswith("probe_drop")]
+    return (drops or whole)[:2]
+
+
+def _figure(one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    return f"{one['name']} {_short(one['value'])} ({_short(low)} to {_short(high)})"
 
 
 def _paid(what: str, counts: Count) -> str:

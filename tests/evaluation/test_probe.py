@@ -4,13 +4,13 @@ import pytest
 
 from forethought.evaluation.probe import frame, habits, half
 from forethought.thoughts import GENERIC
-from forethought.types import Answer, Completion
+from forethought.types import Answer, Completion, FinishReason
 
 PREFIX = "Here is my thought process: First add.\nThen carry the one.\n\nHere is my response:"
 THOUGHT = "First add.\nThen carry the one."
 
 
-def answer(text, finish_reason="stop"):
+def answer(text: str, finish_reason: FinishReason = "stop"):
     return Answer(
         prompt_id=text[:16],
         sample_index=0,

@@ -28,7 +28,7 @@ class Policy:
     """
 
     name: str
-    """For progress lines and accounts."""
+    """For readers: in progress lines, and in the files that benchmarks keep."""
     model: ModelConfig
     thought_format: ThoughtFormat
     sampling: SamplingConfig
@@ -41,7 +41,7 @@ class Policy:
         """The policy that a place samples. Both arms' samples have the same seeds."""
         recipe = place.recipe
         return cls(
-            name=place.label,
+            name=f"{place.arm} policy {place.index}",
             model=recipe.model.model_copy(update={"path": place.policy}),
             thought_format=place.thought_format,
             sampling=recipe.sampling,

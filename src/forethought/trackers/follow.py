@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from forethought.config import Recipe, TrackerConfig
 from forethought.progress import Reporter
 from forethought.recipe import dump
 from forethought.store import read_json, write_json
-from forethought.trackers.points import Point, read_points
+from forethought.trackers.points import read_points
 from forethought.trackers.stores import Logged, Store, open_store
 
 PERIOD = 15.0
@@ -111,8 +112,7 @@ class _Follower(threading.Thread):
             # A kill may have come between two figures of one point.
             values = {k: v for k, v in point.values.items() if (k, point.step) not in self._there}
             if values:
-                self._store.log(_only(point, values), self._record.sequence)
-            self._record.sequence += 1
+                self._store.log(replace(point, values=values))
         for point in points:
             self._record.logged[point.source] = point.index + 1
 
@@ -123,7 +123,7 @@ class _Follower(threading.Thread):
             self._there = store.found()
         settings = {} if record.opened else _flat(dump(self._recipe) | {"trackers": None})
         record.begun()
-        store.start(settings)
+        store.start(settings, sum(record.logged.values()))
         return store
 
 
@@ -136,7 +136,6 @@ class _Record:
         self.run_id = uuid.uuid4().hex[:12]
         self.killed = False
         self.logged: dict[str, int] = {}
-        self.sequence = 0
         self._last: dict[str, int] = {}
 
     def read(self) -> None:
@@ -148,7 +147,6 @@ class _Record:
         self.run_id = found["run_id"]
         self.killed = not found["finished"]
         self.logged = found["logged"]
-        self.sequence = sum(self.logged.values())
         self._last = dict(self.logged)
 
     def begun(self) -> None:
@@ -162,12 +160,6 @@ class _Record:
 
     def _write(self, *, finished: bool) -> None:
         write_json(self._path, {"run_id": self.run_id, "finished": finished, "logged": self._last})
-
-
-def _only(point: Point, values: dict[str, float]) -> Point:
-    return Point(
-        source=point.source, index=point.index, axis=point.axis, step=point.step, values=values
-    )
 
 
 def _flat(settings: dict[str, Any], place: str = "") -> dict[str, str]:

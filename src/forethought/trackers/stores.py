@@ -37,12 +37,15 @@ class Store(Protocol):
         """What earlier attempts left there."""
         ...
 
-    def start(self, settings: dict[str, str]) -> None:
-        """Open it; `settings` is the recipe, or empty where it was given before."""
+    def start(self, settings: dict[str, str], held: int) -> None:
+        """Open it for more than the `held` points that it is known to hold.
+
+        `settings` is the recipe, or empty where it was given before.
+        """
         ...
 
-    def log(self, point: Point, sequence: int) -> None:
-        """Add a point; `sequence` counts all points of the run."""
+    def log(self, point: Point) -> None:
+        """Add a point."""
         ...
 
     def finish(self) -> None:
@@ -92,13 +95,13 @@ class _TensorBoard:
         tags = events.Tags()["scalars"]
         return {(tag, event.step) for tag in tags for event in events.Scalars(tag)}
 
-    def start(self, settings: dict[str, str]) -> None:
+    def start(self, settings: dict[str, str], held: int) -> None:
         self._tracker.start()
         if settings:
             table = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
             self._tracker.log({"recipe": f"| field | value |\n| --- | --- |\n{table}"}, step=0)
 
-    def log(self, point: Point, sequence: int) -> None:
+    def log(self, point: Point) -> None:
         self._tracker.log(point.values, step=point.step)
 
     def finish(self) -> None:
@@ -108,7 +111,7 @@ class _TensorBoard:
 class _WandB:
     """A run of Weights & Biases, online unless `options.mode` is `offline`.
 
-    Its own step may only grow, so it gets the sequence; each figure's axis is a metric of its own.
+    Its own step may only grow, so it counts points; each figure's axis is a metric of its own.
     """
 
     def __init__(self, config: TrackerConfig, run: Path, run_id: str) -> None:
@@ -129,29 +132,35 @@ class _WandB:
         self._id = options["id"]
         self._tracker = WandBTracker(config.project, **options)
         self._axes: set[str] = set()
+        self._next = 0
 
     def found(self) -> Logged:
-        return {
-            one
-            for file in sorted(self._folder.glob(f"wandb/*run-*/run-{self._id}.wandb"))
-            for one in _wandb_history(file)
-        }
+        held: Logged = set()
+        for file in sorted(self._folder.glob(f"wandb/*run-*/run-{self._id}.wandb")):
+            for row in _wandb_history(file):
+                axis = next(name for name in row if name.endswith("/step"))
+                names = (name for name in row if name != axis and not name.startswith("_"))
+                held |= {(name, int(row[axis])) for name in names}
+                self._next = max(self._next, int(row["_step"]) + 1)
+        return held
 
-    def start(self, settings: dict[str, str]) -> None:
+    def start(self, settings: dict[str, str], held: int) -> None:
         wandb = import_module("wandb")
         # Asked in the middle of a run, for a key, nobody would answer.
         if not self._offline and not wandb.login(prompt=False, verify=False):
             raise ValueError("there is no API key: run `wandb login`, or set options.mode: offline")
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._next = max(self._next, held)
         self._tracker.start()
         self._tracker.store_init_configuration(settings)
 
-    def log(self, point: Point, sequence: int) -> None:
+    def log(self, point: Point) -> None:
         axis = f"{point.axis}/step"
         if axis not in self._axes:
             self._axes.add(axis)
             self._tracker.tracker.define_metric(f"{point.axis}/*", step_metric=axis)
-        self._tracker.log(point.values | {axis: point.step}, step=sequence, commit=True)
+        self._tracker.log(point.values | {axis: point.step}, step=self._next, commit=True)
+        self._next += 1
 
     def finish(self) -> None:
         self._tracker.finish()
@@ -160,17 +169,15 @@ class _WandB:
 OFFLINE = ("offline", "disabled", "dryrun")
 
 
-def _wandb_history(file: Path) -> Iterator[tuple[str, int]]:
-    """Name and step of what a local log holds; a record that a kill cut off ends it."""
+def _wandb_history(file: Path) -> Iterator[dict[str, float]]:
+    """The rows that a local log holds of our points; a record that a kill cut off ends it."""
     messages = import_module("wandb.proto.wandb_internal_pb2")
     for content in _wandb_records(file.read_bytes()):
         record = messages.Record()
         record.ParseFromString(content)
-        row = {"/".join(one.nested_key) or one.key: one.value_json for one in record.history.item}
-        axes = [name for name in row if name.endswith("/step")]
-        for name in row:
-            if axes and not name.startswith("_") and name != axes[0]:
-                yield name, int(float(row[axes[0]]))
+        texts = {one.nested_key[0]: one.value_json for one in record.history.item}
+        if any(name.endswith("/step") for name in texts):
+            yield {name: float(text) for name, text in texts.items()}
 
 
 def _wandb_records(data: bytes) -> Iterator[bytes]:
@@ -224,7 +231,7 @@ class _MLflow:
             for metric in client.get_metric_history(run.info.run_id, key)
         }
 
-    def start(self, settings: dict[str, str]) -> None:
+    def start(self, settings: dict[str, str], held: int) -> None:
         from accelerate.tracking import MLflowTracker
 
         run = self._run()
@@ -233,7 +240,7 @@ class _MLflow:
         self._tracker.start()
         self._tracker.store_init_configuration(settings)
 
-    def log(self, point: Point, sequence: int) -> None:
+    def log(self, point: Point) -> None:
         values = {mlflow_name(name): value for name, value in point.values.items()}
         self._tracker.log(values, step=point.step)
 
@@ -284,11 +291,11 @@ class _Trackio:
         rows = storage.get_logs(self._project, self._name)
         return {(name, row["step"]) for row in rows for name in row if "/" in name}
 
-    def start(self, settings: dict[str, str]) -> None:
+    def start(self, settings: dict[str, str], held: int) -> None:
         self._tracker.init_kwargs["config"] = settings
         self._tracker.start()
 
-    def log(self, point: Point, sequence: int) -> None:
+    def log(self, point: Point) -> None:
         self._tracker.log(point.values, step=point.step)
 
     def finish(self) -> None:

@@ -60,7 +60,8 @@ def measure(
     results: list[EvaluationResult] = []
     without_response: dict[str, Count] = {}
     tokens = 0
-    with reporter.task(subject.account, len(rounds) * len(asked), "questions") as task:
+    label = f"{subject.policy.name} {stage.name}"
+    with reporter.task(label, len(rounds) * len(asked), "questions") as task:
         for name, prompts in rounds.items():
             if not stage.has(name):
                 answers = answer_prompts(stage, subject.policy, config, prompts, task=task)

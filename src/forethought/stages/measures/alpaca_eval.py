@@ -116,7 +116,7 @@ def _answers(
     """In the order of the evaluation set."""
     prompts = [_prompt(one) for one in instructions]
     if not stage.has("answers"):
-        with reporter.task(subject.account, len(prompts), "answers") as task:
+        with reporter.task(f"{subject.policy.name} alpaca_eval", len(prompts), "answers") as task:
             answers = answer_prompts(stage, subject.policy, config, prompts, task=task)
         stage.write_records("answers", answers, Answer)
     by_id = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
@@ -141,7 +141,7 @@ def _annotations(
     reporter: Reporter,
 ) -> list[Annotation]:
     """One per instruction; without an output there is nothing to ask."""
-    with reporter.task(subject.account, len(asked), "annotations") as task:
+    with reporter.task(f"{subject.policy.name} annotations", len(asked), "annotations") as task:
         found = iter(annotator.annotate([one for one in asked if one is not None], task.advance))
         task.advance(sum(one is None for one in asked))
     return [LOST if one is None else next(found) for one in asked]

@@ -112,7 +112,7 @@ def _entries(
     if not stage.has("answers"):
         # The same text may stand under two questions; a policy answers it once.
         distinct = list({one.prompt_id: one for one in prompts}.values())
-        with reporter.task(subject.policy.name, len(distinct), "answers") as task:
+        with reporter.task(f"{subject.policy.name} arena_hard", len(distinct), "answers") as task:
             answers = answer_prompts(stage, subject.policy, config, distinct, task=task)
         stage.write_records("answers", answers, Answer)
     found = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
@@ -154,7 +154,7 @@ def _games(
     played: list[tuple[Game, Game]] = []
     if matches:
         with (
-            reporter.task(subject.policy.name, 2 * len(matches), "games") as task,
+            reporter.task(f"{subject.policy.name} arena_hard", 2 * len(matches), "games") as task,
             _Watched(open_arena_judge(config.judge, cache), task) as judge,
         ):
             played = play(judge, list(matches.values()))

@@ -56,7 +56,7 @@ def measure(
     judge = subject.needed_judge
     prompts = sorted(subject.prompts, key=lambda prompt: prompt.prompt_id)[: config.prompts]
     single = config.model_copy(update={"attempts": 1})
-    with reporter.task(subject.account, 1 + len(VARIANTS), "rounds") as task:
+    with reporter.task(f"{policy.name} {stage.name}", 1 + len(VARIANTS), "rounds") as task:
         if not stage.has("answers"):
             answers = answer_prompts(stage, policy, single, prompts)
             stage.write_records("answers", answers, Answer)

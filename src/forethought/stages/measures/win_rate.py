@@ -80,8 +80,8 @@ def compare(
     """
     results: list[EvaluationResult] = []
     tokens: dict[str, Count] = {}
-    missing: dict[str, Count] = {}
-    with reporter.task(match.account, 2, "sides") as task:
+    missing: list[Count] = []
+    with reporter.task(f"{match.first.name} {stage.name}", 2, "sides") as task:
         sides = {
             "first": _answers(stage, "first", match.first, match, config, task),
             "second": _answers(stage, "second", match.second, match, config, task),
@@ -91,11 +91,11 @@ def compare(
             rivals |= _at_equal_tokens(stage, match, config, sides, task)
         for name, answers in rivals.items():
             comparisons, lost = _compared(stage, name or "plain", sides["first"], answers, match)
-            missing[name or "plain"] = lost
+            missing += lost
             if not comparisons:
                 raise ValueError(
-                    f"{match.account}: the judge could compare on none of {len(match.prompts)} "
-                    f"prompts; the first: {lost[:1]}"
+                    f"{match.first.name} {stage.name}: the judge could compare on none of "
+                    f"{len(match.prompts)} prompts; the first: {lost[:1]}"
                 )
             suffix = f"_{name}" if name else ""
             results.append(win_rate(comparisons, name=f"win_rate{suffix}"))
@@ -220,16 +220,20 @@ def _compared(
     for prompt in match.prompts:
         group = by_prompt.get(prompt.prompt_id, {"first": [], "second": []})
         if not group["first"] or not group["second"]:
-            missing.append({"prompt_id": prompt.prompt_id, "reason": "one side has no answer"})
+            missing.append(_lost(prompt, name, "one side has no answer"))
         elif any(
             one.parsed.response is not None and one.score is None
             for each in group.values()
             for one in each
         ):
-            missing.append({"prompt_id": prompt.prompt_id, "reason": "the judge gave no scores"})
+            missing.append(_lost(prompt, name, "the judge gave no scores"))
         else:
             comparisons.append(_comparison(prompt, group, relative=is_relative(match.judge)))
     return comparisons, missing
+
+
+def _lost(prompt: Prompt, against: str, reason: str) -> Count:
+    return {"prompt_id": prompt.prompt_id, "against": against, "reason": reason}
 
 
 def _comparison(

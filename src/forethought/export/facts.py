@@ -1,0 +1,145 @@
+"""What a card says of a run: numbers out of its sealed stages, names without this machine's paths.
+
+A card is published, so a folder or file of the recipe is named by its last part only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, PromptSource, Recipe
+from forethought.judging.describe import title
+from forethought.models import MICROWORLD
+from forethought.stages.place import Place
+from forethought.store import Manifest, read_json, read_manifest
+from forethought.types import Arm
+
+PATH = re.compile(r"(?<![^\s(])(?:[~.]{0,2}/)(?:[^\s(),/]+/)*([^\s(),/]+)")
+"""A path of this machine inside a text; its last part is the group."""
+
+
+def public_name(name: str) -> str:
+    """A hub's name as it is, a folder or file by its last part."""
+    return name if hub_name(name) else Path(name).name
+
+
+def hub_name(name: str) -> bool:
+    """Whether a recipe's name is one of the hub's, `organisation/name`, and no local path."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and name[0] not in "./~" and not Path(name).exists()
+
+
+def judge_name(recipe: Recipe) -> str:
+    """The judge in a few words."""
+    return PATH.sub(r"\1", title(recipe.judge))
+
+
+def seed_name(recipe: Recipe) -> str:
+    """What training started from."""
+    if recipe.model.path == MICROWORLD:
+        return "the microworld's seed model, shipped with forethought"
+    return public_name(recipe.model.path)
+
+
+def source_names(recipe: Recipe) -> list[str]:
+    """Where the training prompts came from."""
+    return [_source(one) for one in recipe.prompts.train]
+
+
+def hub_datasets(recipe: Recipe) -> list[str]:
+    """Sources that the hub knows, for the card's front matter."""
+    return [
+        one.name
+        for one in recipe.prompts.train
+        if isinstance(one, DatasetPrompts) and hub_name(one.name)
+    ]
+
+
+def _source(source: PromptSource) -> str:
+    match source:
+        case MicroworldPrompts():
+            return f"the generated microworld, {source.count} prompts of its {source.split} split"
+        case FilePrompts():
+            return f"the file {source.path.name}"
+        case DatasetPrompts():
+            return f"{public_name(source.name)}, split {source.split}"
+
+
+def evaluations(recipe: Recipe) -> list[dict[str, Any]]:
+    """Test figures of every evaluated policy of every arm, the seed first."""
+    rows = []
+    for policy in range(recipe.iterations + 1):
+        for arm in recipe.arms:
+            sealed = _sealed(Place(recipe=recipe, stage="evaluation", arm=arm, index=policy))
+            if sealed is not None:
+                counts: dict[str, Any] = dict(sealed.counts)
+                rows.append({"policy": policy, "arm": arm} | counts)
+    return rows
+
+
+def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
+    """What each iteration behind a policy sampled, paired, trained and chose."""
+    rows = []
+    for number in range(policy):
+        row: dict[str, Any] = {"number": number}
+        for stage in ("rollouts", "pairs", "training", "selection"):
+            place = Place(recipe=recipe, stage=stage, arm=arm, index=number)
+            row[stage] = dict(read_manifest(place.folder).counts)
+        scores = row["selection"]["scores"]
+        row["score"] = next(
+            one["score"] for one in scores if one["epoch"] == row["selection"]["chosen_epoch"]
+        )
+        rows.append(row)
+    return rows
+
+
+def measures(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
+    """Results of every sealed measure of the policy; those by category are left to the report."""
+    rows = []
+    for folder in sorted(recipe.run.glob(f"measures/*/{arm}/policy_{policy}")):
+        if (folder / "manifest.json").is_file():
+            results: Any = read_manifest(folder).counts.get("results", [])
+            rows += [
+                {"measure": folder.parts[-3]} | one for one in results if one["category"] is None
+            ]
+    return rows
+
+
+def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
+    """Stage folder and digest of all that led to the policy."""
+    places = [Place(recipe=recipe, stage="prompts", arm=arm, index=0)]
+    for number in range(policy):
+        for stage in ("pairs", "training", "selection"):
+            places.append(Place(recipe=recipe, stage=stage, arm=arm, index=number))
+    if recipe.prompts.test is not None:
+        places.append(Place(recipe=recipe, stage="evaluation", arm=arm, index=policy))
+    for place in places:
+        sealed = _sealed(place)
+        if sealed is not None:
+            yield place.folder.relative_to(recipe.run).as_posix(), sealed.digest
+
+
+def attempts(recipe: Recipe) -> list[dict[str, Any]]:
+    """Provenance of every attempt that worked on the run."""
+    found = read_json(recipe.run / "run.json")["attempts"]
+    return [one for one in found if one["seconds"] > 0] or found
+
+
+def seed_licence(recipe: Recipe) -> str | None:
+    """The licence that the seed's own card declares, where it lies in a folder."""
+    from huggingface_hub import ModelCard
+
+    from forethought.models import resolve
+
+    card = Path(resolve(recipe.model.path)) / "README.md"
+    if not card.is_file():
+        return None
+    declared = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
+    return declared if isinstance(declared, str) else None
+
+
+def _sealed(place: Place) -> Manifest | None:
+    return read_manifest(place.folder) if (place.folder / "manifest.json").is_file() else None

@@ -1,0 +1,110 @@
+"""The card of an exported policy. Every figure in it is read from the run; none is typed by hand.
+
+The template is `templates/model_card.md`; this module gives it the facts and the words for them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from forethought.export import facts
+from forethought.export.choice import Chosen
+from forethought.judging.describe import is_relative, score_of
+from forethought.models import MICROWORLD
+from forethought.store import sha256_file
+from forethought.summary import difference_line, summarise
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def model_card(chosen: Chosen, folder: Path) -> str:
+    """The text of `README.md` for a policy whose other files are in `folder` already."""
+    recipe, arm, policy = chosen.recipe, chosen.arm, chosen.policy
+    evaluated = facts.evaluations(recipe)
+    here = [one for one in evaluated if one["arm"] == arm and one["policy"] == policy]
+    form = chosen.place.thought_format
+    summary = summarise(recipe)
+    attempts = facts.attempts(recipe)
+    return (
+        environment()
+        .get_template("model_card.md")
+        .render(
+            front=front_matter(_front(chosen)),
+            run=recipe.run.resolve().name,
+            recipe=recipe,
+            arm=arm,
+            policy=policy,
+            which=chosen.which,
+            format=form,
+            needs_opening=bool(form.thought_starts_after) and not form.thought_marker_optional,
+            seed=facts.seed_name(recipe),
+            toy=recipe.model.path == MICROWORLD,
+            judge=facts.judge_name(recipe),
+            relative=is_relative(recipe.judge),
+            score_of=score_of(recipe),
+            evaluated=evaluated,
+            own=here[0] if here else None,
+            difference=difference_line(summary) if summary["difference"] is not None else None,
+            measures=facts.measures(recipe, arm, policy),
+            sources=facts.source_names(recipe),
+            iterations=facts.iterations(recipe, arm, policy),
+            attempts=attempts,
+            versions=attempts[-1]["versions"] | {"python": attempts[-1]["python"]},
+            digests=list(facts.digests(recipe, arm, policy)),
+            weights=[(one.name, sha256_file(one)) for one in sorted(folder.glob("*.safetensors"))],
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates of the cards: Markdown, so nothing is escaped for HTML."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {"cell": cell, "figure": figure, "interval": interval, "python": repr}
+    return made
+
+
+def front_matter(fields: dict[str, Any]) -> str:
+    """YAML between the two lines of dashes, for the hub."""
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def cell(value: Any) -> str:
+    """A text inside a Markdown table."""
+    return re.sub(r"\s+", " ", str(value)).replace("|", "\\|")
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number, or a word where there is none."""
+    return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def interval(bounds: list[float] | None, digits: int = 3) -> str:
+    """A 95 % interval."""
+    return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
+
+
+def _front(chosen: Chosen) -> dict[str, Any]:
+    recipe = chosen.recipe
+    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if facts.hub_name(recipe.model.path):
+        fields["base_model"] = recipe.model.path
+    if (licence := facts.seed_licence(recipe)) is not None:
+        fields["license"] = licence
+    if datasets := facts.hub_datasets(recipe):
+        fields["datasets"] = datasets
+    tags = ["forethought", "dpo", "preference-optimization"]
+    if chosen.arm == "thought":
+        tags.append("thought-preference-optimization")
+    return fields | {"tags": tags}

@@ -1,0 +1,188 @@
+"""A run's preference pairs as a data set in TRL's preference format.
+
+One row per pair of an arm: `prompt`, `chosen` and `rejected` are lists of messages, the thought
+instruction in the prompt and the whole sampled output, thought included, in the answers. The folder
+loads with `datasets.load_dataset(folder)` and trains in TRL's `DPOTrainer` as it is.
+
+What this run trained on were token ids, never rendered a second time; they are in the row, too.
+TRL renders the messages with the model's chat template, which is not always the same: a template
+may trim the answer or put a line break behind its end token, an output that was cut off has no end
+token, and a tokenizer may cut a text otherwise than the model wrote it. The data set's card says
+how many rows come out with exactly the ids that were trained on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forethought import models
+from forethought.export import facts
+from forethought.export.folder import whole_folder
+from forethought.export.model_card import environment, front_matter
+from forethought.recipe import load_run
+from forethought.stages.place import Place
+from forethought.store import read_manifest, read_records
+from forethought.types import Arm, PairSide, PreferencePair, Prompt, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FILES = "data/*.parquet"
+MESSAGES = [{"role": "string", "content": "string"}]
+COLUMNS: dict[str, Any] = {
+    "prompt": MESSAGES,
+    "chosen": MESSAGES,
+    "rejected": MESSAGES,
+    "prompt_ids": ["int32"],
+    "chosen_ids": ["int32"],
+    "rejected_ids": ["int32"],
+    "iteration": "int32",
+    "kind": "string",
+    "margin": "float64",
+    "chosen_score": "float64",
+    "rejected_score": "float64",
+    "chosen_shaped_score": "float64",
+    "rejected_shaped_score": "float64",
+    "chosen_response_tokens": "int32",
+    "rejected_response_tokens": "int32",
+    "prompt_id": "string",
+    "category": "string",
+    "source": "string",
+}
+"""The columns of every part; an iteration without a category has the column all the same."""
+
+
+def export_pairs(run: Path, target: Path, *, arm: Arm = "thought") -> Path:
+    """Write the pairs of every iteration of an arm that has sealed them, oldest first.
+
+    Raises: ValueError if there are none or the target exists; StageError if a stage is damaged.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    recipe = load_run(run)
+    if arm not in recipe.arms:
+        raise ValueError(f"arm: {run} has no arm {arm!r}; it has {', '.join(recipe.arms)}")
+    places = [
+        Place(recipe=recipe, stage="pairs", arm=arm, index=number)
+        for number in range(recipe.iterations)
+    ]
+    places = [one for one in places if (one.folder / "manifest.json").is_file()]
+    seed = recipe.model
+    tokenizer = models.load_tokenizer(seed.path, trust_remote_code=seed.trust_remote_code)
+    if not places:
+        raise ValueError(
+            f"pairs: {run} has no pairs in its {arm} arm yet; `forethought run` with the same "
+            "recipe goes on"
+        )
+    with whole_folder(target) as folder:
+        (folder / "data").mkdir()
+        rendered: Counter[str] = Counter()
+        for place in places:
+            rows = list(_rows(place, tokenizer))
+            part = Dataset.from_list(rows, features=_features(COLUMNS))
+            part.to_parquet(folder / "data" / f"iteration_{place.index:03d}.parquet")
+            rendered.update(_rendered(row, tokenizer) for row in rows)
+        (folder / "README.md").write_text(_card(places, rendered), encoding="utf-8")
+    return target
+
+
+def _features(columns: dict[str, Any]) -> Any:
+    from datasets import Features, List, Value
+
+    def feature(kind: Any) -> Any:
+        if isinstance(kind, list):
+            return List(feature(kind[0]))
+        if isinstance(kind, dict):
+            return {name: feature(one) for name, one in kind.items()}
+        return Value(kind)
+
+    return Features({name: feature(kind) for name, kind in columns.items()})
+
+
+def _rows(place: Place, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
+    pairs = read_records(place.folder, PreferencePair, "pairs")
+    prompts = {one.prompt_id: one for one in place.prompts("train")}
+    wanted = {pair.prompt_id for pair in pairs}
+    texts = {
+        (one.prompt_id, one.sample_index): one.completion.text
+        for one in read_records(place.beside("rollouts"), Rollout)
+        if one.prompt_id in wanted
+    }
+    for pair in pairs:
+        prompt = prompts[pair.prompt_id]
+        yield {
+            # As rendered in the run: control tokens that a user wrote are broken.
+            "prompt": models.as_turns(tokenizer, place.thought_format.apply(prompt.messages)),
+            "chosen": _answer(texts[pair.prompt_id, pair.chosen.sample_index]),
+            "rejected": _answer(texts[pair.prompt_id, pair.rejected.sample_index]),
+            "prompt_ids": list(pair.prompt_token_ids),
+            "chosen_ids": list(pair.chosen.token_ids),
+            "rejected_ids": list(pair.rejected.token_ids),
+            "iteration": place.index,
+            "kind": pair.kind,
+            "margin": pair.margin,
+            **_side("chosen", pair.chosen),
+            **_side("rejected", pair.rejected),
+            **_origin(prompt),
+        }
+
+
+def _answer(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _side(name: str, side: PairSide) -> dict[str, Any]:
+    return {
+        f"{name}_score": side.score,
+        f"{name}_shaped_score": side.shaped_score,
+        f"{name}_response_tokens": side.response_tokens,
+    }
+
+
+def _origin(prompt: Prompt) -> dict[str, Any]:
+    return {"prompt_id": prompt.prompt_id, "category": prompt.category, "source": prompt.source}
+
+
+def _rendered(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+    """How both outputs, rendered with the chat template as TRL does, compare with the trained ids:
+    `same`, `longer` (the template writes on behind the end token) or `other`."""
+    found = "same"
+    for side in ("chosen", "rejected"):
+        trained = row["prompt_ids"] + row[f"{side}_ids"]
+        turns = row["prompt"] + row[side]
+        encoded: Any = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
+        rendered = encoded["input_ids"]
+        if rendered[: len(trained)] != trained:
+            return "other"
+        if rendered != trained:
+            found = "longer"
+    return found
+
+
+def _card(places: list[Place], rendered: Counter[str]) -> str:
+    recipe, arm = places[0].recipe, places[0].arm
+    front = {
+        "task_categories": ["text-generation"],
+        "tags": ["forethought", "preference", "dpo", "trl"],
+        "configs": [{"config_name": "default", "data_files": FILES}],
+    }
+    template = environment().get_template("pairs_card.md")
+    return template.render(
+        front=front_matter(front),
+        run=recipe.run.resolve().name,
+        recipe=recipe,
+        arm=arm,
+        format=places[0].thought_format,
+        seed=facts.seed_name(recipe),
+        judge=facts.judge_name(recipe),
+        sources=facts.source_names(recipe),
+        stages=[(one.index, read_manifest(one.folder)) for one in places],
+        rows=rendered.total(),
+        same=rendered["same"],
+        longer=rendered["longer"],
+        columns=list(COLUMNS),
+    )

@@ -1,0 +1,102 @@
+"""A policy of a run as an ordinary Hugging Face folder, with its format and its card.
+
+The folder loads with `AutoModelForCausalLM`, serves in vLLM, and says how to be prompted: weights
+and tokenizer as they were sampled, `thought_format.json`, a `generation_config.json` with the
+settings of the run's sampling, and a `README.md` whose figures are the run's. Checkpoints trained
+with LoRA were merged into full weights when they were written; `keep_adapter` adds the adapter.
+
+Everything is copied, nothing is linked: who edits an export must not edit a sealed stage.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from forethought import models
+from forethought.config import ModelConfig
+from forethought.export.choice import Chosen, Which, choose
+from forethought.export.folder import whole_folder
+from forethought.export.model_card import model_card
+from forethought.store import check_part, read_manifest, write_json
+from forethought.thoughts import save_format
+from forethought.training.checkpoint import ADAPTER, stored_dtype
+from forethought.types import Arm
+
+
+def export_policy(
+    run: Path,
+    target: Path,
+    *,
+    arm: Arm = "thought",
+    policy: Which = "last",
+    keep_adapter: bool = False,
+) -> Path:
+    """Write the folder; `policy` is a number, `best` (by test score) or `last`.
+
+    Raises: ValueError if the run has no such policy or the target exists; StageError if a file of
+    the policy does not match its seal.
+    """
+    chosen = choose(run, arm=arm, which=policy)
+    with whole_folder(target) as folder:
+        if chosen.policy == 0:
+            _copy_seed(chosen.recipe.model, folder)
+        else:
+            _copy_trained(chosen, folder, keep_adapter=keep_adapter)
+        save_format(chosen.place.thought_format, folder)
+        write_json(folder / "generation_config.json", generation_config(chosen))
+        (folder / "README.md").write_text(model_card(chosen, folder), encoding="utf-8")
+    return target
+
+
+def generation_config(chosen: Chosen) -> dict[str, object]:
+    """How the run drew its answers, for transformers and vLLM. Nothing else shapes a sample there,
+    so other settings of the seed's own file are left out."""
+    recipe = chosen.recipe
+    path = chosen.place.policy
+    trust = recipe.model.trust_remote_code
+    tokenizer = models.load_tokenizer(path, trust_remote_code=trust)
+    declared = models.generation_config(path, trust_remote_code=trust)
+    drawn = recipe.evaluation if recipe.prompts.test is not None else recipe.selection
+    settings: dict[str, object] = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": list(models.end_token_ids(tokenizer, declared)),
+        "pad_token_id": tokenizer.pad_token_id,
+        "do_sample": drawn.temperature > 0,
+        "max_new_tokens": recipe.sampling.max_new_tokens,
+    }
+    if drawn.temperature > 0:
+        # transformers' own default of top_k is 50; the run had none.
+        settings |= {"temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
+    return settings
+
+
+def _copy_trained(chosen: Chosen, folder: Path, *, keep_adapter: bool) -> None:
+    """The sealed files of the chosen checkpoint but the seed's card."""
+    stage = chosen.place.policy_stage
+    assert stage is not None
+    for part in read_manifest(stage).parts:
+        inside = Path(part.name)
+        if inside.parts[0] != "policy" or inside.name == "README.md":
+            continue
+        if inside.parts[1] == ADAPTER and not keep_adapter:
+            continue
+        check_part(stage, part)
+        copy = folder / inside.relative_to("policy")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(stage / inside, copy)
+
+
+def _copy_seed(seed: ModelConfig, folder: Path) -> None:
+    """The files of a local seed, or those of a hub's model as transformers writes them."""
+    source = Path(models.resolve(seed.path))
+    if source.is_dir():
+        for path in sorted(source.iterdir()):
+            if path.is_file() and path.name != "README.md":
+                shutil.copyfile(path, folder / path.name)
+        return
+    trust = seed.trust_remote_code
+    dtype = stored_dtype(seed.path)
+    model = models.load_model(seed.path, dtype=dtype, device="cpu", trust_remote_code=trust)
+    model.save_pretrained(folder)
+    models.load_tokenizer(seed.path, trust_remote_code=trust).save_pretrained(folder)

@@ -1,0 +1,40 @@
+"""A whole run on the microworld that takes seconds: for what reads finished runs."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from forethought.config import Recipe
+from forethought.pipeline import run_recipe
+from forethought.progress import Reporter
+from forethought.recipe import load_recipe
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "iterations=2",
+    "prompts_per_iteration=24",
+    "prompts.train=[{type: microworld, split: train, count: 60}]",
+    "prompts.validation={count: 8, sources: [{type: microworld, split: validation, count: 8}]}",
+    "prompts.test={count: 8, sources: [{type: microworld, split: test, count: 8}]}",
+    "sampling.samples=4",
+    "sampling.max_new_tokens=48",
+    "training.epochs=2",
+    "training.batch_size=4",
+    "launch.threads=1",
+    "measures.win_rate=null",
+    "measures.probe=null",
+]
+
+
+def small_recipe(run: Path, *overrides: str) -> Recipe:
+    """The quickstart's recipe, much smaller."""
+    recipe = ROOT / "recipes" / "quickstart.yaml"
+    return load_recipe([str(recipe), f"run={run}", *SMALL, *overrides])
+
+
+def small_run(run: Path, *overrides: str, console: Any = None) -> Recipe:
+    """Run it to its end."""
+    recipe = small_recipe(run, *overrides)
+    run_recipe(recipe, Reporter(console or Console(quiet=True)))
+    return recipe
