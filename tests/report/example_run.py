@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from forethought.types import (
     Answer,
     Arm,
     Completion,
+    EvaluationResult,
     Message,
     PairDecision,
     PreferencePair,
@@ -295,3 +297,84 @@ def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:
             "new_tokens": sum(len(one.completion.token_ids) for one in answers),
         }
     )
+
+
+def write_measures(run: Path, arms: tuple[Arm, ...] = ("thought", "direct"), last: int = 2) -> None:
+    """Seal what the measures of policies 0 to `last` would have found."""
+    for policy in range(last + 1):
+        _measure(run, "win_rate", "thought", policy, _win_rates(policy))
+        _measure(run, "probe", "thought", policy, _probes(policy))
+        for arm in arms:
+            value = 0.62 - 0.04 * policy + 0.05 * (arm == "thought")
+            figures = [_figure("gsm8k", value), _figure("gsm8k_answer_only", value / 2)]
+            _measure(run, "gsm8k", arm, policy, figures)
+            percent = [
+                _figure("win_rate", 20 + 4 * policy, width=3),
+                _figure("length_controlled_win_rate", 22 + 4 * policy, width=2),
+                _figure("win_rate", 31 + policy, width=9, category="helpful_base"),
+                _figure("win_rate", 14 + policy, width=9, category="vicuna"),
+            ]
+            _measure(run, "alpaca_eval", arm, policy, percent)
+            figures = [_figure("arena_hard", 18.5 + 2 * policy, width=2.5)]
+            _measure(run, "arena_hard", arm, policy, figures)
+
+
+def _figure(
+    name: str, value: float, width: float = 0.05, category: str | None = None
+) -> EvaluationResult:
+    interval = (value - width, value + width)
+    return EvaluationResult(name=name, value=value, interval=interval, count=40, category=category)
+
+
+def _win_rates(policy: int) -> list[EvaluationResult]:
+    value = 0.44 + 0.1 * policy
+    figures = [
+        _figure("win_rate", value, width=0.08),
+        _figure("length_controlled_win_rate", value + 0.02, width=0.08),
+        _figure("win_rate_best_of_n", value - 0.05, width=0.08),
+        _figure("win_rate_longer", value - 0.02, width=0.08),
+    ]
+    figures += [
+        _figure("win_rate", value + 0.04 * place - 0.08, width=0.2, category=category)
+        for place, category in enumerate(CATEGORIES)
+    ]
+    return figures
+
+
+def _probes(policy: int) -> list[EvaluationResult]:
+    drops = {"none": 0.02 + 0.1 * policy, "other": 0.03 + 0.12 * policy, "half": 0.05 * policy}
+    own = 0.4 + 0.2 * policy
+    figures = [_figure("probe_own", own)]
+    figures += [_figure(f"probe_{name}", own - drop) for name, drop in drops.items()]
+    for name, drop in drops.items():
+        figures.append(_figure(f"probe_drop_{name}", drop, width=0.06))
+        figures += [
+            _figure(f"probe_drop_{name}", drop + 0.05 * place - 0.1, width=0.1, category=category)
+            for place, category in enumerate(CATEGORIES)
+        ]
+    habits = {
+        "draft_copied": 0.5 - 0.2 * policy,
+        "mentions_format": 0.2 - 0.05 * policy,
+        "empty_thoughts": 0.02,
+        "runaway_thoughts": 0.1 - 0.04 * policy,
+    }
+    return figures + [_figure(f"probe_{name}", value) for name, value in habits.items()]
+
+
+def _measure(run: Path, name: str, arm: Arm, policy: int, figures: list[EvaluationResult]) -> None:
+    folder = run / "measures" / name / arm / f"policy_{policy}"
+    stage = Stage(folder, name=name, version=1, config={"measure": {"attempts": 3}})
+    counts: dict[str, Any] = {
+        "results": [asdict(one) | {"interval": list(one.interval)} for one in figures]
+    }
+    if name == "win_rate":
+        counts["tokens_per_prompt"] = {"first": 80.0, "second": 30.0, "best_of_n": 90.0}
+    if name == "alpaca_eval":
+        counts["judge_calls"] = {
+            "calls": 40,
+            "hits": 2,
+            "prompt_tokens": 52_000,
+            "completion_tokens": 41,
+            "cost": 0.52,
+        }
+    stage.seal(counts)

@@ -1,11 +1,13 @@
 """The page in a real browser: no errors, no requests, and its controls do what they say."""
 
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from example_run import write_run
+from example_run import write_measures, write_run
 
 from forethought.report.page import write_report
 
@@ -26,9 +28,14 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason="there is no chro
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "quickstart"
-    write_run(run)
-    return write_report(run)
+    """A run's page and, beside its folder, the page of it and a shorter one."""
+    place = tmp_path_factory.mktemp("runs")
+    runs = [place / "quickstart", place / "short"]
+    for iterations, run in zip((2, 1), runs, strict=True):
+        write_run(run, iterations=iterations)
+        write_measures(run, last=iterations)
+    write_report(runs, place / "both.html")
+    return write_report(runs[0])
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +46,16 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def page(browser: Any, report: Path) -> Iterator[Any]:
-    """The open page; console errors and requests fail the test that caused them."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
+@contextmanager
+def opened(browser: Any, path: Path, wait_for: str, **options: Any) -> Iterator[Any]:
+    """An open page; console errors and requests fail the test that caused them."""
+    page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}} | options)
     problems: list[str] = []
     page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda one: problems.append(one.url) if one.url[:5] != "file:" else None)
-    page.goto(report.as_uri())
-    page.wait_for_selector("#chart-score .main-svg")
+    page.goto(path.as_uri())
+    page.wait_for_selector(wait_for)
     yield page
     hacked = page.evaluate("window.hacked")
     page.close()
@@ -56,12 +63,28 @@ def page(browser: Any, report: Path) -> Iterator[Any]:
     assert hacked is None
 
 
+@pytest.fixture
+def page(browser: Any, report: Path) -> Iterator[Any]:
+    with opened(browser, report, "#chart-score .main-svg", color_scheme="light") as page:
+        yield page
+
+
+@pytest.fixture
+def both(browser: Any, report: Path) -> Iterator[Any]:
+    """Two runs side by side."""
+    path = report.parent.parent / "both.html"
+    with opened(browser, path, "#chart-all-score .main-svg") as page:
+        yield page
+
+
 def test_every_chart_is_drawn(page: Any):
-    charts = page.locator(".chart").all()
-    assert len(charts) == 14
+    charts = page.locator(".chart:has(.plot)").all()
+    data = page.evaluate("JSON.parse(document.getElementById('chart-data').textContent)")
+    assert len(charts) == sum(bool(one["views"][0]["data"]) for one in data.values()) == 36
     for chart in charts:
         chart.scroll_into_view_if_needed()
         chart.locator(".main-svg").first.wait_for()
+    assert page.locator("#chart-hashes .table tbody tr").count() == 5
 
 
 def test_table_toggle_shows_the_numbers_and_comes_back(page: Any):
@@ -102,68 +125,107 @@ def test_iteration_selector_changes_the_curves(page: Any):
     assert page.evaluate(loss) != before
 
 
-def test_filters_search_and_pages(page: Any):
-    matches = page.locator("#matches")
-    assert matches.inner_text() == "80 prompts"
-    page.locator("select[name=arm]").select_option("direct")
-    page.locator("select[name=number]").select_option("1")
-    assert matches.inner_text() == "20 prompts"
-    assert page.locator(".group").count() == 8
-    page.locator("#next").click()
-    assert page.locator("#page").inner_text() == "Page 2 of 3"
-    page.locator("select[name=category]").select_option("capitals & rivers")
-    assert matches.inner_text() == "4 prompts"
-    page.locator("#filters").evaluate("form => form.reset()")
-    page.locator("select[name=outcome]").select_option("unjudged")
-    assert matches.inner_text() == "4 prompts"
-    assert "the call <timed> out" in page.locator(".verdict").first.inner_text()
-    page.locator("select[name=outcome]").select_option("")
-    page.locator("input[name=text]").fill("SecretThought")
-    page.wait_for_selector("mark")
-    assert page.locator("mark").first.inner_text() == "secretthought"
-    assert page.locator("mark").first.is_visible()
-    page.locator("input[name=text]").fill("nowhere to be found")
-    page.wait_for_selector("#groups .notice")
-    assert matches.inner_text() == "0 prompts"
+def test_hover_reads_a_point_off(page: Any):
+    """A label with the value, its interval and count appears at the pointer."""
+    chart = page.locator("#chart-score")
+    point = chart.locator(".scatterlayer .points path").first
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    label = chart.locator(".hoverlayer .hovertext").first
+    label.wait_for()
+    assert re.search(r"\d+\.\d%.*\[.*\].*n = 40", label.text_content())
 
 
-def test_status_filter_and_whole_outputs(page: Any):
-    page.locator("select[name=status]").select_option("no_response")
-    assert page.locator(".raw-label").first.inner_text() == "No response. The whole output:"
+def test_a_line_marks_fifty_per_cent_in_the_themes_colour(page: Any):
+    chart = page.locator("#chart-measure-win_rate")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".main-svg").first.wait_for()
+    shape = "document.querySelector('#chart-measure-win_rate .plot').layout.shapes[0]"
+    assert page.evaluate(f"{shape}.y0") == 50
+    assert page.evaluate(f"{shape}.line.color") == "#5a6372"
 
 
-def test_markup_in_responses_is_text(page: Any):
-    page.locator("input[name=text]").fill("<script>window.hacked")
-    page.wait_for_selector("mark")
-    assert "<script>window.hacked = 1</script>" in page.locator("#groups").inner_text()
-    assert page.locator("#groups script, #groups img, #groups b").count() == 0
+def test_every_control_takes_the_focus_and_shows_it(page: Any):
+    """Tab goes through the whole page; whatever it stops at has an outline."""
+    visit = """() => {
+        const one = document.activeElement;
+        one.dataset.seen = "";
+        const style = getComputedStyle(one);
+        const outlined = style.outlineStyle !== "none" && style.outlineWidth !== "0px";
+        return [one.id || one.tagName, outlined];
+    }"""
+    stops = [["", True]]
+    while stops[-1][0] not in ("cases", "BODY"):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate(visit))
+    # The list of samples comes last; its own keys are tested with it.
+    assert stops[-1][0] == "cases"
+    assert [name for name, outlined in stops if not outlined] == []
+    controls = ":is(a, button, select, input, summary, pre):visible"
+    assert page.locator(f"{controls}[data-seen]").count() > 100
+    left = page.locator(f"{controls}:not([data-seen]):not(#cases *)")
+    assert left.all_inner_texts() == []
 
 
-def test_thoughts_fold_and_unfold(page: Any):
-    thought = page.locator(".thought-text").first
-    assert not thought.is_visible()
-    page.locator("#unfold").check()
-    assert thought.is_visible()
-    page.locator("details.thought summary").first.focus()
+def test_the_theme_follows_the_system_until_one_is_chosen(page: Any):
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector("html[data-theme=dark]")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector("html[data-theme=light]")
+    page.locator("#theme").focus()
     page.keyboard.press("Enter")
-    assert not thought.is_visible()
+    page.wait_for_selector("html[data-theme=dark]")
+    page.evaluate(
+        "() => { matchMedia('(prefers-color-scheme: dark)').onchange = "
+        "(event) => { document.documentElement.dataset.heard = event.matches; }; }"
+    )
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector("html[data-heard=true]")
+    page.emulate_media(color_scheme="light")
+    page.wait_for_selector("html[data-heard=false][data-theme=dark]")
 
 
-def test_test_answers_stand_side_by_side(page: Any):
-    page.locator("select[name=kind]").select_option("test")
-    assert page.locator("#matches").inner_text() == "40 prompts"
-    badges = page.locator(".group").first.locator(".output .badge").all_inner_texts()
-    assert badges[:2] == ["Thought arm, seed", "Direct arm, seed"]
+def test_one_run_at_a_time_is_shown_and_drawn(both: Any):
+    assert both.locator("#chart-run-1-score").is_visible()
+    assert not both.locator("#chart-run-2-score").is_visible()
+    assert both.locator("#chart-run-2-score .main-svg").count() == 0
+    both.locator("#run-select").select_option(label="short")
+    assert not both.locator("#chart-run-1-score").is_visible()
+    both.locator("#chart-run-2-score").scroll_into_view_if_needed()
+    both.locator("#chart-run-2-score .main-svg").first.wait_for()
+    width = both.locator("#chart-run-2-score .main-svg").first.bounding_box()["width"]
+    assert width > 900
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_phone_does_not_scroll_sideways(browser: Any, report: Path, theme: Any):
-    page = browser.new_page(viewport={"width": 375, "height": 800}, color_scheme=theme)
-    page.goto(report.as_uri())
-    page.wait_for_selector("#chart-score .main-svg")
-    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    for toggle in page.locator("button[data-action=table]").all()[:3]:
-        toggle.click()
-    assert page.evaluate("document.documentElement.scrollWidth") == 375
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
-    page.close()
+def test_an_address_opens_the_run_it_names(both: Any):
+    both.evaluate("location.hash = '#run-2-training'")
+    both.locator("#run-2-training").wait_for(state="visible")
+    assert both.locator("#run-select").input_value() == "1"
+
+
+def test_tables_of_several_runs_are_open_and_copied(both: Any):
+    assert both.locator("#chart-all-runs tbody tr").count() == 2
+    assert both.locator("#chart-all-differences tbody tr").count() == 2
+    with both.expect_download() as download:
+        both.locator("#chart-all-runs").get_by_role("button", name="Download CSV").click()
+    text = Path(download.value.path()).read_text()
+    assert download.value.suggested_filename == "runs.csv"
+    assert [line.split(",")[0] for line in text.splitlines()] == ["run", "quickstart", "short"]
+    with both.expect_download() as download:
+        both.locator("#chart-run-1-score").get_by_role("button", name="Download CSV").click()
+    assert download.value.suggested_filename == "quickstart score.csv"
+
+
+@pytest.mark.parametrize(
+    ("name", "theme"), [("quickstart/report.html", "light"), ("both.html", "dark")]
+)
+def test_a_phone_does_not_scroll_sideways(browser: Any, report: Path, name: str, theme: Any):
+    path = report.parent.parent / name
+    options: dict[str, Any] = {"viewport": {"width": 360, "height": 800}, "color_scheme": theme}
+    with opened(browser, path, ".chart .main-svg", **options) as page:
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        for toggle in page.locator("button[data-action=table]").all()[:3]:
+            toggle.click()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        assert page.evaluate("document.documentElement.dataset.theme") == theme

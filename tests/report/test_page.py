@@ -1,56 +1,34 @@
 """The page of complete and unfinished runs: its numbers, its text, and that it loads nothing."""
 
+import hashlib
 import json
 import re
-from html.parser import HTMLParser
+import shutil
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from example_run import NASTY, K, write_run
+from example_run import NASTY, write_measures, write_run
+from page_reader import PageReader
 
 from forethought.report.page import write_report
-from forethought.store import read_records
+from forethought.store import Stage, read_records, write_bytes, write_json
 from forethought.types import Answer, ParseStatus, PreferencePair, Rollout
 
 
-class _Page(HTMLParser):
-    """What a browser would see: elements with attributes, and text by element id."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, str] = {}
-        self._id: str | None = None
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._id = dict(attrs).get("id")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._id = None
-
-    def handle_data(self, data: str) -> None:
-        if self._id is not None:
-            self.texts[self._id] = self.texts.get(self._id, "") + data
-
-    @property
-    def charts(self) -> dict[str, Any]:
-        return json.loads(self.texts["chart-data"])
-
-    @property
-    def samples(self) -> dict[str, Any]:
-        return json.loads(self.texts["sample-data"])
-
-    def outputs(self, group: dict[str, Any]) -> list[dict[str, Any]]:
-        return [dict(zip(self.samples["fields"], row, strict=True)) for row in group["outputs"]]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that no test changes, with its page."""
+    run = tmp_path_factory.mktemp("runs") / "quickstart"
+    write_run(run)
+    write_measures(run)
+    write_report(run)
+    return run
 
 
 @pytest.fixture
-def page(complete_run: Path) -> _Page:
-    return _Page(write_report(complete_run))
+def page(finished: Path) -> PageReader:
+    return PageReader(finished / "report.html")
 
 
 def _mean_score(run: Path, arm: str, policy: int) -> float:
@@ -58,16 +36,16 @@ def _mean_score(run: Path, arm: str, policy: int) -> float:
     return sum(one.score or 0.0 for one in answers) / len(answers)
 
 
-def test_headline_is_the_difference_of_the_answers(complete_run: Path, page: _Page):
-    last = [_mean_score(complete_run, arm, 2) for arm in ("thought", "direct")]
+def test_headline_is_the_difference_of_the_answers(finished: Path, page: PageReader):
+    last = [_mean_score(finished, arm, 2) for arm in ("thought", "direct")]
     assert page.texts["difference"] == f"{100 * (last[0] - last[1]):+.1f}"
-    summary = json.loads((complete_run / "summary.json").read_text())["difference"]
+    summary = json.loads((finished / "summary.json").read_text())["difference"]
     low, high = (f"{100 * one:+.1f}".replace("-", "\u2212") for one in summary["interval"])
     assert page.texts["detail"] == f"95 % interval {low} to {high}, 40 test prompts"
 
 
-def test_headline_says_when_the_interval_contains_zero(complete_run: Path, page: _Page):
-    low, high = json.loads((complete_run / "summary.json").read_text())["difference"]["interval"]
+def test_headline_says_when_the_interval_contains_zero(finished: Path, page: PageReader):
+    low, high = json.loads((finished / "summary.json").read_text())["difference"]["interval"]
     told_apart = low > 0 or high < 0
     assert ("cannot be told apart" in page.texts["sentence"]) == (not told_apart)
 
@@ -83,13 +61,13 @@ def test_headline_is_honest_whichever_way_it_went(
     summary = json.loads(path.read_text())
     summary["difference"] |= {"value": sum(interval) / 2, "interval": list(interval)}
     path.write_text(json.dumps(summary))
-    assert words in _Page(write_report(complete_run)).texts["sentence"]
+    assert words in PageReader(write_report(complete_run)).texts["sentence"]
 
 
-def test_score_table_holds_every_policy(complete_run: Path, page: _Page):
+def test_score_table_holds_every_policy(finished: Path, page: PageReader):
     rows = page.charts["score"]["views"][0]["rows"]
     expected = [
-        (name, "seed" if policy == 0 else policy, 100 * _mean_score(complete_run, arm, policy))
+        (name, "seed" if policy == 0 else policy, 100 * _mean_score(finished, arm, policy))
         for arm, name in (("thought", "Thought arm"), ("direct", "Direct arm"))
         for policy in range(3)
     ]
@@ -97,8 +75,8 @@ def test_score_table_holds_every_policy(complete_run: Path, page: _Page):
     assert [row[2] for row in rows] == pytest.approx([one[2] for one in expected])
 
 
-def test_failures_and_pair_lengths_come_from_the_records(complete_run: Path, page: _Page):
-    place = complete_run / "thought" / "iteration_0"
+def test_failures_and_pair_lengths_come_from_the_records(finished: Path, page: PageReader):
+    place = finished / "thought" / "iteration_0"
     rollouts = read_records(place / "rollouts", Rollout)
     cut = sum(one.parsed.status is ParseStatus.NO_RESPONSE for one in rollouts)
     row = page.charts["failures"]["views"][0]["rows"][0]
@@ -110,15 +88,86 @@ def test_failures_and_pair_lengths_come_from_the_records(complete_run: Path, pag
     assert row[4] == len(judged)
 
 
-def test_category_gains_are_last_minus_seed(complete_run: Path, page: _Page):
+def test_judge_margins_come_from_the_pairs(finished: Path, page: PageReader):
+    rows = page.charts["pair-margins"]["views"][0]["rows"]
+    assert [row[:2] for row in rows] == [
+        [arm, number] for arm in ("Thought arm", "Direct arm") for number in (0, 1)
+    ]
+    pairs = read_records(finished / "direct/iteration_1/pairs", PreferencePair, "pairs")
+    margins = [one.margin for one in pairs if one.margin is not None]
+    assert rows[3][2] == pytest.approx(100 * sum(margins) / len(margins))
+    assert rows[3][6] == len(margins)
+
+
+def test_first_outputs_without_a_response_are_shares_of_the_test_prompts(
+    finished: Path, page: PageReader
+):
+    rows = page.charts["first-failures"]["views"][0]["rows"]
+    answers = read_records(finished / "evaluation/thought/policy_1", Answer)
+    missing = sum(one.parsed.response is None for one in answers)
+    assert rows[1] == ["Thought arm", 1, pytest.approx(100 * missing / len(answers))]
+
+
+def test_implicit_rewards_are_those_of_the_log(finished: Path, page: PageReader):
+    log = (finished / "thought/iteration_1/training/steps.jsonl").read_text().splitlines()
+    last = json.loads(log[-1])
+    for part in ("thought", "response"):
+        view = page.charts[f"{part}-reward"]["views"][1]
+        row = [row for row in view["rows"] if row[0] == "Thought arm"][-1]
+        assert row[3:] == [last[f"chosen_{part}_reward"], last[f"rejected_{part}_reward"]]
+    named = {one["name"] for one in page.charts["thought-reward"]["views"][1]["data"]}
+    assert named == {"Thought arm, chosen", "Thought arm, rejected"}
+
+
+def test_a_long_log_is_thinned_and_says_so(complete_run: Path):
+    path = complete_run / "direct/iteration_0/training/steps.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    path.write_text("".join(json.dumps(line | {"step": k}) + "\n" for k in range(2500)))
+    page = PageReader(write_report(complete_run))
+    rows = page.charts["loss"]["views"][0]["rows"]
+    assert len([row for row in rows if row[0] == "Direct arm"]) == 1000
+    html = (complete_run / "report.html").read_text(encoding="utf-8")
+    assert "1,000 evenly spaced steps of 2,500." in html
+
+
+def test_hashes_are_those_of_the_manifests(complete_run: Path):
+    folder = complete_run / "thought" / "iteration_1" / "selection"
+    shutil.rmtree(folder)
+    stage = Stage(folder, name="selection", version=1, config={})
+    write_json(folder / "choice.json", {"chosen_epoch": 1, "scores": [], "reason": ""})
+    write_bytes(folder / "policy" / "model.safetensors", b"weights")
+    digest = stage.seal({}).digest
+    choice = {"epoch": 1, "score": None, "parse_failures": 1.0}
+    write_json(folder / "choice.json", {"chosen_epoch": 1, "scores": [choice], "reason": ""})
+    rows = PageReader(write_report(complete_run)).charts["hashes"]["views"][0]["rows"]
+    assert ["thought policy 2", "stage", digest] in rows
+    weights = hashlib.sha256(b"weights").hexdigest()
+    assert ["thought policy 2", "model.safetensors", weights] in rows
+    assert rows[0][0] == "prompts"
+
+
+def test_a_policy_that_nothing_was_scored_of_has_no_score(complete_run: Path):
+    path = complete_run / "evaluation/thought/policy_2/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"] |= {"test_score": None, "interval": None, "count": 0, "scores": {}}
+    path.write_text(json.dumps(manifest))
+    (complete_run / "summary.json").unlink()
+    page = PageReader(write_report(complete_run))
+    rows = page.charts["score"]["views"][0]["rows"]
+    assert [row[1] for row in rows if row[0] == "Thought arm"] == ["seed", 1]
+    assert "difference" not in page.texts
+    assert "unknown" in (complete_run / "report.html").read_text(encoding="utf-8")
+
+
+def test_category_gains_are_last_minus_seed(finished: Path, page: PageReader):
     rows = page.charts["categories"]["views"][0]["rows"]
     gains = [row[2] for row in rows if row[1] == "Thought arm"]
     assert gains == sorted(gains, reverse=True)
-    overall = _mean_score(complete_run, "thought", 2) - _mean_score(complete_run, "thought", 0)
+    overall = _mean_score(finished, "thought", 2) - _mean_score(finished, "thought", 0)
     assert sum(gains) / len(gains) == pytest.approx(100 * overall)
 
 
-def test_every_figure_is_valid_plotly(page: _Page):
+def test_every_figure_is_valid_plotly(page: PageReader):
     for chart in page.charts.values():
         for view in chart["views"]:
             text = json.dumps([view["data"], view["layout"]])
@@ -126,56 +175,38 @@ def test_every_figure_is_valid_plotly(page: _Page):
             go.Figure(data=data, layout=layout)
 
 
-def test_every_colour_is_defined(page: _Page, complete_run: Path):
+def test_every_colour_is_defined(page: PageReader, finished: Path):
     used = set(re.findall(r'"@([a-z0-9-]+)"', page.texts["chart-data"]))
-    html = (complete_run / "report.html").read_text(encoding="utf-8")
+    html = (finished / "report.html").read_text(encoding="utf-8")
     assert used
     assert {name for name in used if f"--{name}:" not in html} == set()
 
 
-def test_samples_carry_all_outputs_with_scores_and_roles(complete_run: Path, page: _Page):
-    groups = [one for one in page.samples["groups"] if one["kind"] == "train"]
-    assert len(groups) == 2 * 2 * 20
-    assert all(len(group["outputs"]) == K for group in groups)
-    pairs = read_records(complete_run / "thought/iteration_1/pairs", PreferencePair, "pairs")
-    shown = {
-        group["prompt"]: (group["chosen"], group["rejected"])
-        for group in groups
-        if (group["arm"], group["iteration"]) == ("thought", 1) and group["chosen"] is not None
-    }
-    assert shown == {
-        one.prompt_id: (one.chosen.sample_index, one.rejected.sample_index) for one in pairs
-    }
-    failed = [group for group in groups if group["unjudged"]]
-    assert len(failed) == 4
-    assert {group["outcome"] for group in failed} == {"unjudged"}
-    assert all(one["score"] is None for group in failed for one in page.outputs(group))
-
-
-def test_an_output_without_a_response_is_shown_whole(page: _Page):
-    broken = [
-        one
-        for group in page.samples["groups"]
-        for one in page.outputs(group)
-        if one["status"] == "no_response"
-    ]
-    assert broken
-    assert all(one["text"].startswith("Here is my thought process:") for one in broken)
-
-
-def test_text_of_models_is_never_markup(complete_run: Path, page: _Page):
-    html = (complete_run / "report.html").read_text(encoding="utf-8")
+def test_text_of_models_is_never_markup(finished: Path, page: PageReader):
+    html = (finished / "report.html").read_text(encoding="utf-8")
     assert "window.hacked = 1</script>" not in html
     assert "\u2028" not in html
-    texts = {one["text"] for group in page.samples["groups"] for one in page.outputs(group)}
     for nasty in NASTY:
-        assert any(nasty in text for text in texts)
+        assert nasty not in html
     assert not [tag for tag, _ in page.elements if tag in ("img", "iframe", "em")]
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]
-    assert len(scripts) == 6
+    assert len(scripts) == 7
 
 
-def test_the_page_loads_nothing(page: _Page):
+def test_names_of_a_user_are_text(tmp_path: Path):
+    run = tmp_path / "<img src=x onerror=alert(1)> & co"
+    write_run(run, iterations=1)
+    path = run / "run.json"
+    record = json.loads(path.read_text())
+    record["attempts"][0]["command"] = "forethought run '<script>alert(2)</script>.yaml'"
+    path.write_text(json.dumps(record))
+    page = PageReader(write_report(run))
+    assert page.texts["name"] == run.name
+    assert not [tag for tag, _ in page.elements if tag == "img"]
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 7
+
+
+def test_the_page_loads_nothing(page: PageReader):
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "img", "object", "embed", "base"), tag
         assert "src" not in attributes
@@ -188,7 +219,7 @@ def test_the_page_loads_nothing(page: _Page):
 def test_unfinished_run_shows_what_is_there(tmp_path: Path):
     run = tmp_path / "partial"
     write_run(run, until=(1, "training"))
-    page = _Page(write_report(run))
+    page = PageReader(write_report(run))
     html = (run / "report.html").read_text(encoding="utf-8")
     assert "This run is not finished." in html
     assert "<code>thought/iteration_1/training</code>" in html
@@ -202,7 +233,7 @@ def test_unfinished_run_shows_what_is_there(tmp_path: Path):
 def test_a_run_cut_short_anywhere_has_a_page(tmp_path: Path, stage: str):
     run = tmp_path / "run"
     write_run(run, iterations=1, until=(0, stage))
-    page = _Page(write_report(run))
+    page = PageReader(write_report(run))
     assert ("failures" in page.charts) == (stage != "rollouts")
     assert "before any training" in page.texts["sentence"].lower()
 
@@ -212,7 +243,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_bytes((tmp_path / "full" / "config.json").read_bytes())
-    page = _Page(write_report(run))
+    page = PageReader(write_report(run))
     assert page.charts == {}
     assert "No stage has finished yet" in (run / "report.html").read_text(encoding="utf-8")
 
@@ -220,7 +251,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path):
 def test_without_a_direct_arm_there_is_no_claim(tmp_path: Path):
     run = tmp_path / "alone"
     write_run(run, arms=("thought",), iterations=1)
-    page = _Page(write_report(run))
+    page = PageReader(write_report(run))
     assert "difference" not in page.texts
     assert "no direct arm" in page.texts["sentence"]
     assert {row[0] for row in page.charts["score"]["views"][0]["rows"]} == {"Thought arm"}
@@ -231,7 +262,7 @@ def test_an_old_summary_does_not_stand_for_the_last_policy(complete_run: Path):
     summary = json.loads(path.read_text())
     summary["difference"] |= {"iteration": 1, "value": 0.99}
     path.write_text(json.dumps(summary))
-    page = _Page(write_report(complete_run))
+    page = PageReader(write_report(complete_run))
     last = [_mean_score(complete_run, arm, 2) for arm in ("thought", "direct")]
     assert page.texts["difference"] == f"{100 * (last[0] - last[1]):+.1f}"
 
@@ -241,6 +272,11 @@ def test_target_may_be_elsewhere(complete_run: Path, tmp_path: Path):
     assert write_report(complete_run, target) == target
     assert target.is_file()
     assert not (complete_run / "report.html").exists()
+
+
+def test_a_folder_cannot_be_the_target(complete_run: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        write_report(complete_run, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["absent", "empty"])

@@ -87,6 +87,10 @@ def alpaca_eval(
     gamed: Annotated[
         Path | None, typer.Option("--gamed", help="CSV with the gamed-baseline rows")
     ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option("--C", help="Regularisation of the fit; by default cross-validation's choice"),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="One model of an annotations file with several")
     ] = None,
@@ -102,7 +106,9 @@ def alpaca_eval(
         from forethought.evaluation.alpaca_eval import as_json as score_json
         from forethought.evaluation.alpaca_eval import score_annotations
 
-        scored = score_annotations(annotations, difficulty=difficulty, gamed=gamed, model=model)
+        scored = score_annotations(
+            annotations, difficulty=difficulty, gamed=gamed, model=model, C=strength
+        )
         _show_models([score_json(one) for one in scored], reporter, as_json)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -82,14 +82,83 @@ def config(words: Words) -> None:
 
 
 @app.command()
-def report(run: RunFolder) -> None:
-    """Write RUN/report.html: one page that works offline."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="The page to write; RUN/report.html for a single run"),
+    ] = None,
+) -> None:
+    """Write one page that works offline, of one run or of several side by side."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.report.page import write_report
 
-        load_run(run)
-        reporter.say(f"report: {write_report(run)}")
+        reporter.say(f"report: {write_report(runs, output)}")
+
+
+@app.command()
+def view(
+    run: RunFolder,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="A free one by default")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser")] = False,
+) -> None:
+    """Show the same page live while a run goes on, on this machine only."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.report.live import serve_view
+
+        serve_view(run, port=port, reporter=reporter, open_browser=open_browser)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write")],
+    arm: Annotated[Literal["thought", "direct"], typer.Option("--arm")] = "thought",
+    policy: Annotated[
+        str, typer.Option("--policy", help="A number (0 is the seed), last, or best by test score")
+    ] = "last",
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="The arm's training pairs instead of a policy")
+    ] = False,
+    keep_adapter: Annotated[
+        bool,
+        typer.Option("--keep-adapter", help="Of a LoRA policy, the adapter beside the weights"),
+    ] = False,
+    push: Annotated[
+        str | None, typer.Option("--push", help="Also push to this hub repository, private if new")
+    ] = None,
+) -> None:
+    """Write a policy with tokenizer, format and card, or the pairs as a data set."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.export.folder import check_push
+        from forethought.export.folder import push as push_folder
+        from forethought.export.pairs import export_pairs
+        from forethought.export.policy import export_policy
+
+        if push is not None:
+            check_push(push)
+        if pairs:
+            export_pairs(run, target, arm=arm)
+        else:
+            which = _which(policy)
+            export_policy(run, target, arm=arm, policy=which, keep_adapter=keep_adapter)
+        reporter.say(f"export: {target}")
+        if push is not None:
+            kind = "dataset" if pairs else "model"
+            reporter.say(f"pushed: {push_folder(target, push, kind=kind)}")
+
+
+def _which(policy: str) -> int | Literal["best", "last"]:
+    if policy == "best" or policy == "last":
+        return policy
+    if not policy.isdigit():
+        raise ValueError(f"--policy: {policy!r} is neither a number nor last nor best")
+    return int(policy)
 
 
 @app.command()

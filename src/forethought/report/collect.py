@@ -18,14 +18,15 @@ from pydantic import ValidationError
 
 from forethought.config import Recipe, explain
 from forethought.report.columns import is_sealed, read_columns, read_rows
+from forethought.report.costs import StageCost, read_costs
+from forethought.report.measures import Measured, read_measures, wanted_measures
 from forethought.report.scores import Difference, PolicyScore, read_difference, read_policies
-from forethought.store import read_json, read_manifest
+from forethought.report.stages import ITERATION_STAGES
+from forethought.store import read_json
 from forethought.types import Arm, ParseStatus
 
 LogEntry = dict[str, Any]
 """A line of the training log; its fields are those of the trainer's `StepLog`."""
-
-ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class PairStats:
     """What became of an iteration's prompts.
 
     Example: `PairStats(outcomes={"judged": 90, "tie": 10}, chosen_tokens=41.0,
-    rejected_tokens=44.5, judged_pairs=90)`
+    rejected_tokens=44.5, margin=0.8, margin_quartiles=(0.5, 1.0, 1.0), judged_pairs=90)`
     """
 
     outcomes: dict[str, int]
@@ -59,6 +60,10 @@ class PairStats:
     chosen_tokens: float | None
     """Mean response length over those pairs; `None` where there are none."""
     rejected_tokens: float | None
+    margin: float | None
+    """Mean judge score of chosen minus rejected over those pairs."""
+    margin_quartiles: tuple[float, float, float] | None
+    """Lower quartile, median, upper quartile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,8 @@ class EpochScore:
     """
 
     epoch: int
-    score: float
+    score: float | None
+    """`None` where the judge scored nothing."""
     parse_failures: float
 
 
@@ -89,8 +95,7 @@ class Selection:
 class IterationData:
     """One arm's iteration, as far as it got.
 
-    Example: `IterationData(number=0, rollouts=None, pairs=None, steps=(), selection=None,
-    seconds={})`
+    Example: `IterationData(number=0, rollouts=None, pairs=None, steps=(), selection=None)`
     """
 
     number: int
@@ -99,8 +104,6 @@ class IterationData:
     steps: tuple[LogEntry, ...]
     """The training log, one entry per optimizer step; empty before training."""
     selection: Selection | None
-    seconds: dict[str, float]
-    """Stage to wall-clock time, of sealed stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +124,16 @@ class Run:
     """All numbers of the page.
 
     Example: `Run(folder=Path("runs/quickstart"), recipe=Recipe(…), arms=(…,), difference=None,
-    seconds=None, provenance={}, missing=("direct/iteration_1/pairs",))`
+    measures=(), costs=(), seconds=None, provenance={}, missing=("direct/iteration_1/pairs",))`
     """
 
     folder: Path
     recipe: Recipe
     arms: tuple[ArmData, ...]
     difference: Difference | None
+    measures: tuple[Measured, ...]
+    costs: tuple[StageCost, ...]
+    """Of every sealed stage."""
     seconds: float | None
     """Wall-clock time up to the latest summary."""
     provenance: dict[str, Any]
@@ -158,6 +164,8 @@ def collect(folder: Path) -> Run:
         recipe=recipe,
         arms=arms,
         difference=read_difference(policies, summary),
+        measures=read_measures(folder, recipe),
+        costs=tuple(read_costs(folder, recipe)),
         seconds=summary.get("seconds"),
         provenance=_optional(folder / "run.json"),
         missing=tuple(_missing(folder, recipe)),
@@ -193,6 +201,7 @@ def _missing(folder: Path, recipe: Recipe) -> Iterator[str]:
             wanted += [f"{arm}/iteration_{number}/{stage}" for stage in ITERATION_STAGES]
         if recipe.prompts.test is not None:
             wanted += [f"evaluation/{arm}/policy_{j}" for j in range(recipe.iterations + 1)]
+    wanted += wanted_measures(recipe)
     for name in wanted:
         if not is_sealed(folder / name):
             yield name
@@ -207,7 +216,6 @@ def _iteration(folder: Path, arm: Arm, number: int) -> IterationData:
         pairs=_pair_stats(place / "pairs") if "pairs" in sealed else None,
         steps=tuple(_steps(place / "training" / "steps.jsonl")),
         selection=_selection(place / "selection") if "selection" in sealed else None,
-        seconds={stage: read_manifest(place / stage).seconds for stage in sorted(sealed)},
     )
 
 
@@ -230,9 +238,11 @@ def _rollout_stats(folder: Path) -> RolloutStats:
 def _pair_stats(folder: Path) -> PairStats:
     outcomes = Counter(row["outcome"] for row in read_rows(folder, ["outcome"], "decisions"))
     lengths: dict[str, list[int]] = defaultdict(list)
-    columns = ["kind", "chosen.response_tokens", "rejected.response_tokens"]
+    margins: list[float] = []
+    columns = ["kind", "margin", "chosen.response_tokens", "rejected.response_tokens"]
     for row in read_rows(folder, columns, "pairs"):
         if row["kind"] == "judged":
+            margins.append(row["margin"])
             for side in ("chosen", "rejected"):
                 lengths[side].append(row[side]["response_tokens"])
     pairs = len(lengths["chosen"])
@@ -241,7 +251,14 @@ def _pair_stats(folder: Path) -> PairStats:
         judged_pairs=pairs,
         chosen_tokens=float(np.mean(lengths["chosen"])) if pairs else None,
         rejected_tokens=float(np.mean(lengths["rejected"])) if pairs else None,
+        margin=float(np.mean(margins)) if pairs else None,
+        margin_quartiles=_quartiles(margins) if pairs else None,
     )
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = (float(one) for one in np.quantile(values, (0.25, 0.5, 0.75)))
+    return low, middle, high
 
 
 def _steps(path: Path) -> Iterator[LogEntry]:

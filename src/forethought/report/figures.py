@@ -8,7 +8,8 @@ in marker and dash as well, never in colour alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 from forethought.types import Arm
@@ -17,7 +18,7 @@ Cell = str | int | float | None
 Json = dict[str, Any]
 
 ARM_NAMES: dict[Arm, str] = {"thought": "Thought arm", "direct": "Direct arm"}
-_SYMBOLS: dict[Arm, str] = {"thought": "circle", "direct": "square"}
+ARM_SYMBOLS: dict[Arm, str] = {"thought": "circle", "direct": "square"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Chart:
     caption: str
     views: tuple[View, ...]
     height: int = 300
+    """Pixels; 0 for a table without a figure."""
     wide: bool = False
 
 
@@ -94,6 +96,10 @@ class Scale:
         space = "" if self.unit == "%" else " "
         return f"{value * self.factor:.{self.digits}f}{space}{self.unit}".rstrip()
 
+    def size(self, value: float) -> str:
+        """A difference without its sign and unit."""
+        return f"{abs(value) * self.factor:.{self.digits}f}"
+
     def change(self, value: float) -> str:
         """A difference with its sign, without a unit."""
         text = f"{value * self.factor:+.{self.digits}f}"
@@ -102,7 +108,10 @@ class Scale:
 
 
 PERCENT = Scale(factor=100.0, digits=1, unit="%", points="points")
+TOKENS = Scale(factor=1.0, digits=1, unit="", points="tokens")
 RAW = Scale(factor=1.0, digits=3, unit="", points="of the judge's score")
+PUBLISHED = Scale(factor=1.0, digits=1, unit="%", points="points")
+"""Of benchmarks that print per cent themselves."""
 
 
 def line(
@@ -115,33 +124,60 @@ def line(
     hover: str = "%{y}",
 ) -> Json:
     """An arm's line with markers."""
+    return curve(name or ARM_NAMES[arm], arm, x, y, dash=dash, symbol=ARM_SYMBOLS[arm], hover=hover)
+
+
+def curve(
+    name: str,
+    colour: str,
+    x: Sequence[Cell],
+    y: Sequence[Cell],
+    *,
+    dash: str = "solid",
+    symbol: str = "circle",
+    hover: str = "%{y}",
+) -> Json:
+    """A line with markers in any colour, named without its `@`."""
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": name or ARM_NAMES[arm],
-        "legendgroup": arm,
+        "name": name,
+        "legendgroup": name,
         "x": list(x),
         "y": list(y),
-        "line": {"color": f"@{arm}", "width": 2.5, "dash": dash},
-        "marker": {"color": f"@{arm}", "size": 8, "symbol": _SYMBOLS[arm]},
-        "hovertemplate": f"{hover}<extra>{name or ARM_NAMES[arm]}</extra>",
+        "line": {"color": f"@{colour}", "width": 2.5, "dash": dash},
+        "marker": {"color": f"@{colour}", "size": 8, "symbol": symbol},
+        "hovertemplate": f"{hover}<extra>{hover_text(name)}</extra>",
     }
 
 
-def band(arm: Arm, x: Sequence[Cell], low: Sequence[float], high: Sequence[float]) -> Json:
-    """The area of an arm's interval."""
+def band(colour: str, x: Sequence[Cell], low: Sequence[float], high: Sequence[float]) -> Json:
+    """The area of a line's interval."""
     return {
         "type": "scatter",
         "mode": "lines",
         "x": [*x, *reversed(x)],
         "y": [*high, *reversed(low)],
         "fill": "toself",
-        "fillcolor": f"@{arm}-band",
+        "fillcolor": f"@{colour}-band",
         "line": {"width": 0},
         "hoverinfo": "skip",
         "showlegend": False,
-        "legendgroup": arm,
     }
+
+
+def level_line(at: float, across: str = "y") -> Json:
+    """A dashed line over the whole chart, at a value of the axis named `across`."""
+    other = "x" if across == "y" else "y"
+    place: Json = {f"{other}ref": "paper", f"{other}0": 0, f"{other}1": 1}
+    place |= {f"{across}0": at, f"{across}1": at}
+    style = {"color": "@muted", "width": 1.5, "dash": "dash"}
+    return {"type": "line", **place, "line": style, "layer": "below"}
+
+
+def hover_text(text: str) -> str:
+    """A user's own words for a label of the chart library, which reads some markup and `%{…}`."""
+    return escape(text, quote=False).replace("%{", "%\N{ZERO WIDTH SPACE}{")
 
 
 def bars(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **extra: Any) -> Json:
@@ -180,3 +216,18 @@ def view(
     """A figure with its numbers."""
     table = Table(columns=columns, rows=tuple(rows))
     return View(label=label, traces=traces, layout=layout, table=table)
+
+
+def arranged(charts: Sequence[Chart]) -> tuple[Chart, ...]:
+    """Two narrow charts stand in a row; one that has no neighbour gets the whole row."""
+    placed: list[Chart] = []
+    alone = True
+    for chart, after in zip(charts, [*charts[1:], None], strict=True):
+        if chart.wide:
+            alone = True
+        elif alone and (after is None or after.wide):
+            chart = replace(chart, wide=True)
+        else:
+            alone = not alone
+        placed.append(chart)
+    return tuple(placed)

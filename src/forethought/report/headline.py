@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.report.collect import ArmData, Run
-from forethought.report.figures import ARM_NAMES, Scale
-from forethought.report.scores import Difference, PolicyScore
+from forethought.report.figures import ARM_NAMES, PERCENT, Scale
+from forethought.report.measure_charts import policy_words
+from forethought.report.measures import figures_of
+from forethought.report.probe_charts import last_drop, probe_scale, probe_sentence
+from forethought.report.scores import Difference, Mean, PolicyScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class Headline:
     """What stands at the top of the page.
 
     Example: `Headline(figure="+4.2", unit="points", detail="95 % interval …", sentence="…",
-    strip=Strip(…), tiles=(Tile(…),))`
+    findings=("Head to head …",), strip=Strip(…), tiles=(Tile(…),))`
     """
 
     figure: str | None
@@ -49,13 +52,17 @@ class Headline:
     unit: str
     detail: str
     sentence: str
+    findings: tuple[str, ...]
+    """What win rate and probe say, a sentence each."""
     strip: Strip | None
     tiles: tuple[Tile, ...]
 
 
 def headline(run: Run, scale: Scale) -> Headline:
     """The comparison of the arms, or what stands in its way."""
-    tiles = tuple(_tiles(run.arms, scale))
+    tiles = (*_tiles(run.arms, scale), *_measure_tiles(run, scale))
+    sentences = (_win_rate_sentence(run), probe_sentence(run, scale))
+    findings = tuple(one for one in sentences if one is not None)
     difference = run.difference
     if difference is None:
         return Headline(
@@ -63,6 +70,7 @@ def headline(run: Run, scale: Scale) -> Headline:
             unit="",
             detail="",
             sentence=_nothing_to_compare(run, scale),
+            findings=findings,
             strip=None,
             tiles=tiles,
         )
@@ -76,6 +84,7 @@ def headline(run: Run, scale: Scale) -> Headline:
         unit=scale.points,
         detail=detail,
         sentence=_sentence(run, difference),
+        findings=findings,
         strip=_strip(difference),
         tiles=tiles,
     )
@@ -120,8 +129,9 @@ def _nothing_to_compare(run: Run, scale: Scale) -> str:
         arm = run.arms[0]
         other = "direct" if arm.arm == "thought" else "thought"
         gain = ""
-        if len(arm.policies) > 1:
-            change = arm.policies[-1].score.value - arm.policies[0].score.value
+        scored = [one.score for one in arm.policies if one.score is not None]
+        if len(scored) > 1:
+            change = scored[-1].value - scored[0].value
             gain = (
                 f" From the seed to policy {arm.policies[-1].policy} the test score changed by "
                 f"{scale.change(change)} {scale.points}."
@@ -154,14 +164,69 @@ def _tiles(arms: Sequence[ArmData], scale: Scale) -> list[Tile]:
         if not arm.policies:
             continue
         seed, last = arm.policies[0], arm.policies[-1]
-        note = f"policy {last.policy}"
+        note = policy_words(last.policy)
         if last.policy and seed.policy == 0:
-            note += f", from {scale.number(seed.score.value)} at the seed"
-        value = scale.number(last.score.value)
+            note += f", from {_score_words(seed.score, scale)} at the seed"
+        value = _score_words(last.score, scale)
         tiles.append(Tile(label=ARM_NAMES[arm.arm], value=value, note=note, arm=arm.arm))
         if arm.arm == "thought":
             tiles += [_thought_tile(seed, last), _failure_tile(seed, last)]
     return sorted(tiles, key=lambda tile: tile.arm == "")
+
+
+def _score_words(score: Mean | None, scale: Scale) -> str:
+    return "unknown" if score is None else scale.number(score.value)
+
+
+def _measure_tiles(run: Run, scale: Scale) -> list[Tile]:
+    tiles: list[Tile] = []
+    for name, label in (
+        ("win_rate", "Win rate against direct"),
+        ("win_rate_best_of_n", "Against the best of several"),
+        ("win_rate_longer", "Against a longer answer"),
+    ):
+        points = figures_of(run.measures, name, "thought")
+        if points:
+            mean = points[-1][1]
+            note = f"{_interval(mean)}{_count(mean)}"
+            tiles.append(Tile(label=label, value=PERCENT.number(mean.value), note=note, arm=""))
+    found = last_drop(run, "none")
+    if found is not None:
+        used = probe_scale(run, scale)
+        mean = found[1]
+        note = f"{used.points}, {_count(mean)}"
+        value = used.change(-mean.value)
+        tiles.append(Tile(label="Without the thought", value=value, note=note, arm=""))
+    return tiles
+
+
+def _count(mean: Mean) -> str:
+    """In one piece on a narrow tile."""
+    return f"n = {mean.count:,}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _interval(mean: Mean) -> str:
+    if mean.interval is None:
+        return ""
+    low, high = (PERCENT.number(end) for end in mean.interval)
+    return f"{low} to {high}, "
+
+
+def _win_rate_sentence(run: Run) -> str | None:
+    points = figures_of(run.measures, "win_rate", "thought")
+    if not points:
+        return None
+    policy, mean = points[-1]
+    start = (
+        f"Head to head, {policy_words(policy)} of the thought arm wins "
+        f"{PERCENT.number(mean.value)} of the test prompts against the direct arm"
+    )
+    if mean.interval is None:
+        return f"{start}; that is one prompt alone."
+    low, high = mean.interval
+    if low <= 0.5 <= high:
+        return f"{start}; the interval includes 50%."
+    return f"{start}; the interval lies {'above' if low > 0.5 else 'below'} 50%."
 
 
 def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
@@ -175,7 +240,7 @@ def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
 
 def _failure_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
     return Tile(
-        label="Thought arm, no response",
+        label="No response at first",
         value=f"{last.parse_failures:.1%}",
         note=f"{seed.parse_failures:.1%} at the seed",
         arm="",

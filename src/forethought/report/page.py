@@ -1,30 +1,46 @@
-"""`report.html`: everything about a run on one page that needs no network.
+"""`report.html`: everything about a run, or about several side by side, on one page.
 
-The page carries its style, script, chart library and data. A content security policy forbids it
-to load anything; text from models and prompts reaches the document as text alone.
+The page needs no network: it carries its style, scripts, chart library and data. A content security
+policy forbids it to load anything; text from models and prompts reaches the document as text alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from forethought.judging.describe import is_relative, score_of, title
-from forethought.report.charts import result_charts, scale_of
 from forethought.report.collect import Run, collect
+from forethought.report.compare import Comparison, compare, run_labels
+from forethought.report.cost_charts import cost_charts
 from forethought.report.embed import script_json
-from forethought.report.figures import ARM_NAMES, Chart
-from forethought.report.headline import headline
-from forethought.report.progress_charts import cost_charts, selection_chart, training_charts
-from forethought.report.samples import collect_samples, samples_json
-from forethought.store import read_json, write_bytes
+from forethought.report.figures import Chart, arranged
+from forethought.report.headline import Headline, headline
+from forethought.report.measure_charts import measure_charts
+from forethought.report.pair_charts import pair_charts
+from forethought.report.probe_charts import probe_charts
+from forethought.report.provenance import (
+    duration,
+    hashes_table,
+    provenance_rows,
+    recipe_text,
+)
+from forethought.report.samples import (
+    BYTE_LIMIT,
+    OUTPUT_LIMIT,
+    Samples,
+    collect_samples,
+    samples_json_of_runs,
+)
+from forethought.report.score_charts import scale_of, score_charts
+from forethought.report.training_charts import selection_chart, training_charts
+from forethought.store import write_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,24 +57,85 @@ class Section:
     """Labels of the iteration selector; empty where charts have one view."""
 
 
-def write_report(run: Path, target: Path | None = None) -> Path:
-    """Write the page of a run, finished or not; returns where it is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """All of one run that stands on the page, its samples apart.
 
-    Raises: ValueError if `run` is not a run directory, StageError if a sealed stage is damaged.
+    Example: `RunPage(label="quickstart", prefix="", headline=Headline(…), facts=(…,), missing=(),
+    sections=(Section(…),), hashes=None, provenance=(…,), recipe="run: …")`
     """
-    data = collect(run)
-    page = render(data)
-    path = target if target is not None else run / "report.html"
-    write_bytes(path, page.encode("utf-8"))
-    return path
+
+    label: str
+    prefix: str
+    """Before every element's id, so that several runs may stand on a page."""
+    headline: Headline
+    facts: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+    sections: tuple[Section, ...]
+    hashes: Chart | None
+    provenance: tuple[tuple[str, str], ...]
+    recipe: str
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """Every chart of the run."""
+        own = [chart for section in self.sections for chart in section.charts]
+        return (*own, self.hashes) if self.hashes is not None else tuple(own)
 
 
-def render(run: Run) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSamples:
+    """What the sample browser says of itself above the list.
+
+    Example: `ShownSamples(cases=640, shown=5120, total=5120, limit="")`
+    """
+
+    cases: int
+    shown: int
+    total: int
+    limit: str
+
+
+def write_report(runs: Path | Sequence[Path], target: Path | None = None) -> Path:
+    """Write the page of a run, or of several side by side; returns where it is.
+
+    A single run's page is its `report.html` unless `target` says otherwise; several need a target.
+
+    Raises: ValueError if one is not a run directory, or is named twice, or several have no target;
+    StageError if a sealed stage is damaged.
+    """
+    folders = [runs] if isinstance(runs, Path) else list(runs)
+    if not folders:
+        raise ValueError("run: no run directory is given; for example: runs/quickstart")
+    labels = run_labels(folders)
+    if target is None:
+        if len(folders) > 1:
+            raise ValueError(
+                f"output: {len(folders)} runs share a page that belongs to none of them; say where "
+                "it goes, for example --output comparison.html"
+            )
+        target = folders[0] / "report.html"
+    if target.is_dir():
+        raise ValueError(f"output: {target} is a folder; name a file, such as {target}/report.html")
+    page = render([collect(folder) for folder in folders], labels)
+    write_bytes(target, page.encode("utf-8"))
+    return target
+
+
+def render(runs: Sequence[Run], labels: Sequence[str]) -> str:
     """The page as HTML."""
-    scale = scale_of(run)
-    sections = _sections(run)
-    samples = collect_samples(run.folder, run.recipe)
-    charts = {chart.key: _chart_json(chart) for one in sections for chart in one.charts}
+    several = len(runs) > 1
+    pages = [
+        _run_page(run, label, f"run-{number}-" if several else "")
+        for number, (run, label) in enumerate(zip(runs, labels, strict=True), start=1)
+    ]
+    comparison = compare(runs, labels) if several else None
+    samples = {
+        label: collect_samples(
+            run.folder, run.recipe, OUTPUT_LIMIT // len(runs), BYTE_LIMIT // len(runs)
+        )
+        for run, label in zip(runs, labels, strict=True)
+    }
     environment = Environment(
         loader=PackageLoader("forethought.report"),
         autoescape=True,
@@ -67,50 +144,69 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        name=run.folder.resolve().name,
-        headline=headline(run, scale),
-        facts=_facts(run),
-        missing=run.missing,
-        sections=sections,
-        samples=samples,
-        arms=[(arm.arm, ARM_NAMES[arm.arm]) for arm in run.arms],
-        recipe=_recipe_text(run),
-        provenance=_provenance(run),
+        name=", ".join(labels),
+        runs=pages,
+        comparison=comparison,
+        samples=_shown(list(samples.values())),
         plotly=_script(get_plotlyjs()),
-        chart_json=Markup(script_json(charts)),
-        samples_json=Markup(samples_json(samples)),
+        chart_json=Markup(script_json(_charts(pages, comparison))),
+        samples_json=Markup(samples_json_of_runs(samples if several else {"": samples[labels[0]]})),
     )
 
 
-def _sections(run: Run) -> list[Section]:
+def _run_page(run: Run, label: str, prefix: str) -> RunPage:
     scale = scale_of(run)
-    results = {chart.key: chart for chart in result_charts(run, scale)}
+    results = {chart.key: chart for chart in score_charts(run, scale)}
+    late = [results.pop("first-failures")] if "first-failures" in results else []
     selection = selection_chart(run, scale)
-    training = [*training_charts(run), *([selection] if selection is not None else [])]
-    layout = [
-        ("results", "Results", ["score", "thought-length", "response-length", "categories"]),
-        ("pairs", "Samples and pairs", ["failures", "pair-lengths", "outcomes"]),
+    layout: list[tuple[str, str, list[Chart]]] = [
+        ("results", "Results", list(results.values())),
+        ("measures", "Measures", measure_charts(run)),
+        ("probes", "Is the thought used?", probe_charts(run, scale)),
+        ("pairs", "Samples and pairs", [*pair_charts(run, scale), *late]),
+        ("training", "Training", [*training_charts(run), *([selection] if selection else [])]),
+        ("cost", "Cost", cost_charts(run)),
     ]
-    found = [
-        (key, title, [results[name] for name in names if name in results])
-        for key, title, names in layout
-    ]
-    found += [("training", "Training", training), ("cost", "Time and tokens", cost_charts(run))]
-    return [
-        Section(key=key, title=title, charts=tuple(charts), views=_view_labels(charts))
-        for key, title, charts in found
-        if charts
-    ]
+    return RunPage(
+        label=label,
+        prefix=prefix,
+        headline=headline(run, scale),
+        facts=tuple(_facts(run)),
+        missing=run.missing,
+        sections=tuple(
+            Section(key=key, title=name, charts=arranged(charts), views=_view_labels(charts))
+            for key, name, charts in layout
+            if charts
+        ),
+        hashes=hashes_table(run),
+        provenance=tuple(provenance_rows(run)),
+        recipe=recipe_text(run),
+    )
 
 
-def _view_labels(charts: list[Chart]) -> tuple[str, ...]:
+def _charts(pages: Sequence[RunPage], comparison: Comparison | None) -> dict[str, Any]:
+    """Every chart of the page by its figure's key."""
+    charts: dict[str, Any] = {}
+    if comparison is not None:
+        for chart in comparison.charts:
+            charts[f"all-{chart.key}"] = _chart_json(chart, chart.key)
+    for page in pages:
+        for chart in page.charts:
+            # A file of one of several runs should say whose it is.
+            name = chart.key if comparison is None else f"{page.label} {chart.key}"
+            charts[page.prefix + chart.key] = _chart_json(chart, name.replace("/", " "))
+    return charts
+
+
+def _view_labels(charts: Sequence[Chart]) -> tuple[str, ...]:
     labels = dict.fromkeys(view.label for chart in charts for view in chart.views if view.label)
     return tuple(labels) if len(labels) > 1 else ()
 
 
-def _chart_json(chart: Chart) -> dict[str, Any]:
+def _chart_json(chart: Chart, file: str) -> dict[str, Any]:
     return {
         "title": chart.title,
+        "file": file,
         "views": [
             {
                 "label": view.label,
@@ -122,6 +218,16 @@ def _chart_json(chart: Chart) -> dict[str, Any]:
             for view in chart.views
         ],
     }
+
+
+def _shown(samples: Sequence[Samples]) -> ShownSamples:
+    limit = next((one.limit for one in samples if one.limit), "")
+    return ShownSamples(
+        cases=sum(len(one.cases) for one in samples),
+        shown=sum(one.shown for one in samples),
+        total=sum(one.total for one in samples),
+        limit=f"{limit} of each run" if limit and len(samples) > 1 else limit,
+    )
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -138,42 +244,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("score", score_of(recipe)))
     if run.seconds is not None:
         label = "time so far" if run.missing else "run time"
-        facts.append((label, _duration(run.seconds)))
+        facts.append((label, duration(run.seconds)))
+    if run.costs:
+        facts.append(("device time", duration(sum(one.device_seconds for one in run.costs))))
     return facts
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _recipe_text(run: Run) -> str:
-    fields = read_json(run.folder / "config.json")
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=96)
-
-
-def _provenance(run: Run) -> list[tuple[str, str]]:
-    """Of the latest attempt; how many there were stands below it."""
-    attempts = run.provenance.get("attempts", [])
-    if not attempts:
-        return []
-    rows = _flat({key: item for key, item in attempts[-1].items() if key != "seconds"})
-    together = sum(one["seconds"] for one in attempts)
-    return [*rows, ("attempts", f"{len(attempts)}, together {_duration(together)}")]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, item in value.items():
-        name = f"{prefix}{key}"
-        if isinstance(item, Mapping):
-            rows += _flat(item, f"{name}.")
-        else:
-            rows.append((name, "unknown" if item is None else str(item)))
-    return rows
 
 
 def _script(source: str) -> Markup:

@@ -1,146 +1,101 @@
 """The sample browser's data: prompts, all their outputs, scores, and what became a pair.
 
-A page must stay openable, so at most `OUTPUT_LIMIT` outputs and `BYTE_LIMIT` bytes of JSON are
-embedded. A larger run shows evenly spaced prompts, the same ones for both arms, and says so.
+A page must stay openable, so at most `OUTPUT_LIMIT` outputs and `BYTE_LIMIT` bytes of packed data
+are embedded. A larger run shows evenly spaced prompts, the same ones for both arms, and says so;
+`forethought view` fetches its samples in pieces and has wider limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from forethought.config import Recipe
+from forethought.pairs import length_controlled
 from forethought.report.columns import count_rows, is_sealed, read_columns, read_rows
 from forethought.report.embed import script_json
-from forethought.store import read_records
+from forethought.report.pieces import OUTCOMES, Case, Group, Output, Packed, pack
+from forethought.store import read_manifest, read_records
 from forethought.types import Arm, PairDecision, Prompt, ScoredGroup, Unjudged
 
-OUTPUT_LIMIT = 20_000
-BYTE_LIMIT = 30_000_000
+OUTPUT_LIMIT = 60_000
+BYTE_LIMIT = 50_000_000
+"""Of the data inside the page, packed."""
 
-OUTCOMES = {
-    "judged": "Pair: the best and the worst judged response.",
-    "unparsable": "Pair: the best judged response against an output that has no response.",
-    "tie": "No pair: the best and the worst score are equal.",
-    "one_judged": "No pair: only one output was judged.",
-    "none_judged": "No pair: no output has a response to judge.",
-    "unjudged": "No pair: the judge could not score this prompt.",
-    "unparsable_quota": "No pair: enough pairs with an output that has no response.",
-}
-"""`PairDecision.outcome` in words."""
+ITERATION_STAGES = ("rollouts", "judgements", "pairs")
+Digests = tuple[str | None, ...]
+Places = tuple[tuple[Arm, int, Digests], ...]
+"""Arm, iteration or policy, and the digests of its stages."""
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """One output as the browser shows it.
-
-    Example: `Output(arm="thought", policy=0, index=3, status="complete", thought="2 + 3 is 5.",
-    text="5", thought_tokens=12, response_tokens=1, score=1.0, shaped=1.9, attempts=1)`
-    """
-
-    arm: Arm
-    policy: int
-    index: int
-    status: str
-    thought: str | None
-    text: str
-    """The response; the whole output where there is none."""
-    thought_tokens: int
-    response_tokens: int
-    score: float | None
-    shaped: float | None
-    """The score after length control, where there was any; of the two sides of a pair only."""
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """The outputs to one prompt that are shown together.
-
-    Example: `Group(kind="train", arm="thought", iteration=0, prompt="9f2c…", outcome="judged",
-    chosen=3, rejected=1, unjudged=None, evidence="", outputs=(Output(…),))`
-    """
-
-    kind: str
-    """`train`: K samples of one policy. `test`: answers of every policy of both arms."""
-    arm: Arm | None
-    iteration: int | None
-    prompt: str
-    outcome: str | None
-    """`None` for test answers and before pairs are made."""
-    chosen: int | None
-    rejected: int | None
-    unjudged: str | None
-    """Why the judge gave no scores."""
-    evidence: str
-    outputs: tuple[Output, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """What is embedded, and of how much.
+    """What is shown of a run, and of how much.
 
-    Example: `Samples(prompts={"9f2c…": Prompt(…)}, groups=(Group(…),), total=64)`
+    Example: `Samples(cases=(("train", "9f2c…"),), shown=16, total=64, packed=Packed(…), limit="")`
     """
 
-    prompts: dict[str, Prompt]
-    groups: tuple[Group, ...]
+    cases: tuple[tuple[str, str], ...]
+    """Kind and prompt id of what the list shows, in its order."""
+    shown: int
+    """Outputs that are there."""
     total: int
     """Outputs in the run directory."""
-
-    @property
-    def shown(self) -> int:
-        """Outputs that are embedded."""
-        return sum(len(group.outputs) for group in self.groups)
+    packed: Packed
+    """Everything as the page takes it."""
+    limit: str
+    """Why not all are there, such as `at most 60,000 outputs`; empty where all are."""
 
 
 def collect_samples(
-    run: Path, recipe: Recipe, output_limit: int = OUTPUT_LIMIT, byte_limit: int = BYTE_LIMIT
+    run: Path,
+    recipe: Recipe,
+    output_limit: int = OUTPUT_LIMIT,
+    byte_limit: int | None = BYTE_LIMIT,
 ) -> Samples:
-    """The run's outputs, or evenly spaced prompts' outputs where they are too many."""
-    prompts_folder = run / "prompts"
-    if not is_sealed(prompts_folder):
-        return Samples(prompts={}, groups=(), total=0)
-    known = {
-        one.prompt_id: one
-        for prefix in ("train", "test")
-        for one in read_records(prompts_folder, Prompt, prefix)
-    }
-    rollouts: list[tuple[Arm, int, Path]] = [
-        (arm, number, run / arm / f"iteration_{number}")
+    """The run's outputs, or evenly spaced prompts' outputs where they are too many.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
+    iterations: Places = tuple(
+        (arm, number, _digests(run / arm / f"iteration_{number}", ITERATION_STAGES))
         for number in range(recipe.iterations)
         for arm in recipe.arms
         if is_sealed(run / arm / f"iteration_{number}" / "rollouts")
-    ]
-    answers: list[tuple[Arm, int, Path]] = [
-        (arm, number, run / "evaluation" / arm / f"policy_{number}")
-        for number in range(recipe.iterations + 1)
+    )
+    evaluations: Places = tuple(
+        (arm, number, _digests(run / "evaluation" / arm, (f"policy_{number}",)))
         for arm in recipe.arms
+        for number in range(recipe.iterations + 1)
         if is_sealed(run / "evaluation" / arm / f"policy_{number}")
-    ]
-    total = sum(count_rows(place / "rollouts") for _, _, place in rollouts)
-    total += sum(count_rows(place) for _, _, place in answers)
-    share = min(1.0, output_limit / total) if total else 1.0
-    shaped = recipe.pairs.rho > 0
-    groups = [one for arm, i, place in rollouts for one in _train(arm, i, place, share, shaped)]
-    groups += _test(answers, share)
-    return _fit(known, groups, total, byte_limit)
+    )
+    prompts = _digests(run, ("prompts",))
+    return _collect(
+        _Sealed(run.absolute(), recipe.pairs.rho, prompts, iterations, evaluations),
+        output_limit,
+        byte_limit,
+    )
 
 
 def samples_json(samples: Samples) -> str:
-    """The samples as JSON for a script element; outputs are arrays in the order of `fields`."""
+    """The samples of one run as JSON for a script element."""
+    return samples_json_of_runs({"": samples})
+
+
+def samples_json_of_runs(runs: Mapping[str, Samples]) -> str:
+    """The samples of several runs, by the runs' names, as JSON for a script element."""
     return script_json(
         {
-            "fields": list(Output.__dataclass_fields__),
             "outcomes": OUTCOMES,
-            "shown": samples.shown,
-            "total": samples.total,
-            "prompts": {prompt_id: asdict(one) for prompt_id, one in samples.prompts.items()},
-            "groups": [_group_json(group) for group in samples.groups],
+            "runs": [
+                {"name": name, "index": one.packed.index, "pieces": one.packed.pieces}
+                for name, one in runs.items()
+            ],
         }
     )
 
@@ -152,18 +107,85 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _fit(known: dict[str, Prompt], groups: list[Group], total: int, byte_limit: int) -> Samples:
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    """What the samples are a function of: a page that is made again need not read it again."""
+
+    run: Path
+    rho: float
+    prompts: Digests
+    iterations: Places
+    evaluations: Places
+
+
+def _digests(folder: Path, stages: Sequence[str]) -> Digests:
+    """A stage's digest, or `None` before it is sealed."""
+    return tuple(
+        read_manifest(folder / stage).digest if is_sealed(folder / stage) else None
+        for stage in stages
+    )
+
+
+@lru_cache(maxsize=4)
+def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samples:
+    if sealed.prompts == (None,):
+        return _samples([], 0, "")
+    known = {
+        one.prompt_id: one
+        for prefix in ("train", "test")
+        for one in read_records(sealed.run / "prompts", Prompt, prefix)
+    }
+    rollouts: list[tuple[Arm, int, Path]] = [
+        (arm, number, sealed.run / arm / f"iteration_{number}")
+        for arm, number, _ in sealed.iterations
+    ]
+    answers: list[tuple[Arm, int, Path]] = [
+        (arm, number, sealed.run / "evaluation" / arm / f"policy_{number}")
+        for arm, number, _ in sealed.evaluations
+    ]
+    total = sum(count_rows(place / "rollouts") for _, _, place in rollouts)
+    total += sum(count_rows(place) for _, _, place in answers)
+    share = min(1.0, output_limit / total) if total else 1.0
+    groups: dict[tuple[str, str], list[Group]] = {}
+    for arm, number, place in rollouts:
+        for prompt_id, group in _train(arm, number, place, share, sealed.rho):
+            groups.setdefault(("train", prompt_id), []).append(group)
+    for prompt_id, group in _test(answers, share):
+        groups.setdefault(("test", prompt_id), []).append(group)
+    cases = [
+        Case(kind=kind, prompt=known[prompt_id], groups=tuple(found))
+        for (kind, prompt_id), found in groups.items()
+    ]
+    limit = f"at most {output_limit:,} outputs" if share < 1 else ""
+    return _fit(cases, total, limit, byte_limit)
+
+
+def _fit(cases: list[Case], total: int, limit: str, byte_limit: int | None) -> Samples:
     while True:
-        used = {group.prompt for group in groups}
-        prompts = {key: one for key, one in known.items() if key in used}
-        samples = Samples(prompts=prompts, groups=tuple(groups), total=total)
-        size = len(samples_json(samples).encode())
-        if size <= byte_limit or not groups:
+        samples = _samples(cases, total, limit)
+        if byte_limit is None or not cases:
             return samples
-        groups = evenly(groups, int(len(groups) * 0.95 * byte_limit / size))
+        size = len(samples_json(samples))
+        if size <= byte_limit:
+            return samples
+        limit = f"at most {byte_limit / 1e6:.3g} MB"
+        cases = evenly(cases, int(len(cases) * 0.95 * byte_limit / size))
 
 
-def _chosen_prompts(folder: Path, share: float, prefix: str = "") -> frozenset[str]:
+def _samples(cases: Sequence[Case], total: int, limit: str) -> Samples:
+    return Samples(
+        cases=tuple((case.kind, case.prompt.prompt_id) for case in cases),
+        shown=sum(len(group.outputs) for case in cases for group in case.groups),
+        total=total,
+        packed=pack(cases),
+        limit=limit,
+    )
+
+
+def _chosen_prompts(folder: Path, share: float, prefix: str = "") -> frozenset[str] | None:
+    """Evenly spaced ones of a stage's prompts; `None` for all."""
+    if share >= 1:
+        return None
     tables = read_columns(folder, ["prompt_id"], prefix)
     in_order = list(
         dict.fromkeys(one for table in tables for one in table["prompt_id"].to_pylist())
@@ -171,11 +193,12 @@ def _chosen_prompts(folder: Path, share: float, prefix: str = "") -> frozenset[s
     return frozenset(evenly(in_order, max(1, int(len(in_order) * share))))
 
 
-def _train(arm: Arm, number: int, place: Path, share: float, with_shaped: bool) -> Iterator[Group]:
+def _train(
+    arm: Arm, number: int, place: Path, share: float, rho: float
+) -> Iterator[tuple[str, Group]]:
     wanted = _chosen_prompts(place / "rollouts", share)
     scored, unjudged = _judgements(place / "judgements")
-    decisions = _decisions(place / "pairs")
-    shaped = _shaped_scores(place / "pairs", wanted) if with_shaped else {}
+    decisions, pairs = _decisions(place / "pairs")
     columns = [
         "prompt_id",
         "sample_index",
@@ -186,43 +209,50 @@ def _train(arm: Arm, number: int, place: Path, share: float, with_shaped: bool) 
         "response_start",
         "response_tokens",
     ]
-    outputs: dict[str, list[Output]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(place / "rollouts", columns, only_prompts=wanted):
-        prompt_id, index = row["prompt_id"], row["sample_index"]
-        group = scored.get(prompt_id)
-        score = None
-        if group is not None:
-            score = dict(zip(group.sample_indices, group.scores, strict=True)).get(index)
-        outputs.setdefault(prompt_id, []).append(
-            Output(
-                arm=arm,
-                policy=number,
-                index=index,
-                **_sides(row),
-                thought_tokens=row["response_start"],
-                response_tokens=row["response_tokens"],
-                score=score,
-                shaped=shaped.get((prompt_id, index)),
-                attempts=1,
-            )
-        )
-    for prompt_id, found in outputs.items():
-        decision = decisions.get(prompt_id)
-        yield Group(
-            kind="train",
+        rows.setdefault(row["prompt_id"], []).append(row)
+    for prompt_id, found in rows.items():
+        group, decision = scored.get(prompt_id), decisions.get(prompt_id)
+        pair = pairs.get(prompt_id)
+        scores = dict(zip(group.sample_indices, group.scores, strict=True)) if group else {}
+        shaped = _shaped(found, scores, rho) | _shaped_sides(pair) if rho > 0 else {}
+        made = Group(
             arm=arm,
             iteration=number,
-            prompt=prompt_id,
             outcome=decision.outcome if decision else None,
             chosen=decision.chosen_index if decision else None,
             rejected=decision.rejected_index if decision else None,
+            margin=pair["margin"] if pair else None,
             unjudged=unjudged.get(prompt_id),
-            evidence=scored[prompt_id].evidence if prompt_id in scored else "",
-            outputs=tuple(found),
+            evidence=group.evidence if group else "",
+            outputs=tuple(_rollout(row, arm, number, scores, shaped) for row in found),
         )
+        yield prompt_id, made
 
 
-def _sides(row: dict[str, Any]) -> dict[str, Any]:
+def _rollout(
+    row: Mapping[str, Any],
+    arm: Arm,
+    number: int,
+    scores: Mapping[int, float],
+    shaped: Mapping[int, float | None],
+) -> Output:
+    index = row["sample_index"]
+    return Output(
+        arm=arm,
+        policy=number,
+        index=index,
+        **_sides(row),
+        thought_tokens=row["response_start"],
+        response_tokens=row["response_tokens"],
+        score=scores.get(index),
+        shaped=shaped.get(index),
+        attempts=1,
+    )
+
+
+def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
     parsed = row["parsed"]
     if parsed["response"] is None:
         return {"status": parsed["status"], "thought": None, "text": row["completion"]["text"]}
@@ -237,28 +267,38 @@ def _judgements(folder: Path) -> tuple[dict[str, ScoredGroup], dict[str, str]]:
     return scored, unjudged
 
 
-def _decisions(folder: Path) -> dict[str, PairDecision]:
+def _decisions(folder: Path) -> tuple[dict[str, PairDecision], dict[str, dict[str, Any]]]:
+    """What became of every prompt, and the numbers of its pair."""
     if not is_sealed(folder):
-        return {}
-    return {one.prompt_id: one for one in read_records(folder, PairDecision, "decisions")}
-
-
-def _shaped_scores(folder: Path, wanted: frozenset[str]) -> dict[tuple[str, int], float | None]:
-    if not is_sealed(folder):
-        return {}
-    columns = ["prompt_id"]
+        return {}, {}
+    decisions = {one.prompt_id: one for one in read_records(folder, PairDecision, "decisions")}
+    columns = ["prompt_id", "margin"]
     for side in ("chosen", "rejected"):
         columns += [f"{side}.sample_index", f"{side}.shaped_score"]
-    return {
-        (row["prompt_id"], row[side]["sample_index"]): row[side]["shaped_score"]
-        for row in read_rows(folder, columns, "pairs", only_prompts=wanted)
-        for side in ("chosen", "rejected")
-    }
+    return decisions, {row["prompt_id"]: row for row in read_rows(folder, columns, "pairs")}
 
 
-def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> list[Group]:
+def _shaped(
+    rows: Sequence[Mapping[str, Any]], scores: Mapping[int, float], rho: float
+) -> dict[int, float | None]:
+    """Shaped scores of all judged outputs, as pair building computed them."""
+    judged = [row for row in rows if row["sample_index"] in scores]
+    indices = [row["sample_index"] for row in judged]
+    lengths = [row["response_tokens"] for row in judged]
+    shaped = length_controlled([scores[index] for index in indices], lengths, rho)
+    return dict(zip(indices, shaped, strict=True))
+
+
+def _shaped_sides(pair: Mapping[str, Any] | None) -> dict[int, float | None]:
+    """Those that the pair itself carries."""
+    sides = [pair["chosen"], pair["rejected"]] if pair else []
+    return {one["sample_index"]: one["shaped_score"] for one in sides}
+
+
+def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> Iterator[tuple[str, Group]]:
+    """Each prompt's answers by every policy, one group per arm."""
     if not answers:
-        return []
+        return
     wanted = _chosen_prompts(answers[0][2], share, "answers")
     columns = [
         "prompt_id",
@@ -272,10 +312,10 @@ def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> list[Group]
         "response_tokens",
         "score",
     ]
-    outputs: dict[str, list[Output]] = {}
+    outputs: dict[tuple[str, Arm], list[Output]] = {}
     for arm, policy, folder in answers:
         for row in read_rows(folder, columns, "answers", only_prompts=wanted):
-            outputs.setdefault(row["prompt_id"], []).append(
+            outputs.setdefault((row["prompt_id"], arm), []).append(
                 Output(
                     arm=arm,
                     policy=policy,
@@ -288,25 +328,16 @@ def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> list[Group]
                     attempts=row["attempts"],
                 )
             )
-    return [
-        Group(
-            kind="test",
-            arm=None,
+    for (prompt_id, arm), found in outputs.items():
+        made = Group(
+            arm=arm,
             iteration=None,
-            prompt=prompt_id,
             outcome=None,
             chosen=None,
             rejected=None,
+            margin=None,
             unjudged=None,
             evidence="",
             outputs=tuple(found),
         )
-        for prompt_id, found in outputs.items()
-    ]
-
-
-def _group_json(group: Group) -> dict[str, Any]:
-    fields = {name: getattr(group, name) for name in Group.__dataclass_fields__}
-    names = list(Output.__dataclass_fields__)
-    fields["outputs"] = [[getattr(one, name) for name in names] for one in group.outputs]
-    return fields
+        yield prompt_id, made

@@ -43,24 +43,21 @@ class PolicyScore:
     """One policy on the test prompts.
 
     Example: `PolicyScore(policy=0, score=Mean(…), prompt_scores={"9f2c…": 1.0},
-    thought_tokens=31.5, response_tokens=6.0, parse_failures=0.02,
-    statuses={"complete": 98, "no_response": 2}, gains={}, new_tokens=9000, seconds=4.1)`
+    thought_tokens=31.5, response_tokens=6.0, parse_failures=0.02, gains={})`
     """
 
     policy: int
     """0 is the seed; policy j + 1 is what iteration j trained."""
-    score: Mean
+    score: Mean | None
+    """`None` where the judge scored nothing."""
     prompt_scores: dict[str, float]
     thought_tokens: float
     """Mean per answer."""
     response_tokens: float
     parse_failures: float
-    """Share of answers without a response after all attempts."""
-    statuses: dict[str, int]
+    """Share of prompts whose first output had no response, whatever later ones had."""
     gains: dict[str, Mean]
     """Category to score minus the seed's, prompt by prompt; empty for the seed."""
-    new_tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,31 +123,32 @@ def _arm_policies(
         place = folder / f"policy_{number}"
         if not is_sealed(place):
             continue
-        manifest = read_manifest(place)
-        counts: dict[str, Any] = manifest.counts
+        counts: dict[str, Any] = read_manifest(place).counts
         scores: dict[str, float] = counts["scores"]
         seed = scores if number == 0 else seed
-        low, high = counts["interval"]
-        score = Mean(
-            value=counts["test_score"],
-            interval=(low, high) if counts["count"] > 1 else None,
-            count=counts["count"],
-        )
         policies.append(
             PolicyScore(
                 policy=number,
-                score=score,
+                score=_score(counts),
                 prompt_scores=scores,
                 thought_tokens=counts["thought_tokens"],
                 response_tokens=counts["response_tokens"],
                 parse_failures=counts["parse_failures"],
-                statuses=counts["statuses"],
                 gains=_gains(scores, seed, categories) if number else {},
-                new_tokens=counts["new_tokens"],
-                seconds=manifest.seconds,
             )
         )
     return policies
+
+
+def _score(counts: Mapping[str, Any]) -> Mean | None:
+    if counts["test_score"] is None:
+        return None
+    low, high = counts["interval"]
+    return Mean(
+        value=counts["test_score"],
+        interval=(low, high) if counts["count"] > 1 else None,
+        count=counts["count"],
+    )
 
 
 def _gains(

@@ -57,6 +57,7 @@
       },
       hovermode: "closest",
       showlegend: false,
+      shapes: coloured(layout.shapes || []),
       xaxis: merged(horizontal ? layout.xaxis : showGrid(layout.xaxis)),
       yaxis: merged(horizontal ? showGrid(layout.yaxis) : layout.yaxis),
     };
@@ -65,6 +66,22 @@
   function currentView(key) {
     return charts[key].views[shown.get(key) || 0];
   }
+
+  const DASHES = {
+    dot: "3 3",
+    dash: "6 4",
+    dashdot: "7 3 2 3",
+    longdash: "10 4",
+    longdashdot: "10 3 2 3",
+  };
+  const MARKERS = {
+    circle: "M9 6a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
+    square: "M9 2h8v8h-8z",
+    diamond: "M13 1l5 5l-5 5l-5 -5z",
+    "triangle-up": "M13 1.5l4.6 8h-9.2z",
+    cross: "M11.5 1.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
+    x: "M9.5 1.5l3.5 3l3.5 -3l1.5 1.5l-3 3l3 3l-1.5 1.5l-3.5 -3l-3.5 3l-1.5 -1.5l3 -3l-3 -3z",
+  };
 
   // The legend is HTML, so that it wraps on a narrow page and costs the plot nothing.
   function swatch(trace) {
@@ -83,23 +100,21 @@
       return svg;
     }
     const line = { x1: 0, x2: 26, y1: 6, y2: 6, stroke: "currentColor", "stroke-width": 2.5 };
-    if (trace.line.dash === "dot") line["stroke-dasharray"] = "3 3";
+    if (DASHES[trace.line.dash]) line["stroke-dasharray"] = DASHES[trace.line.dash];
     add("line", line);
     if (!trace.mode.includes("markers")) return svg;
     const open = trace.marker.symbol.endsWith("-open");
     const paint = { fill: open ? "var(--surface)" : "currentColor", stroke: "currentColor" };
-    if (trace.marker.symbol.startsWith("square")) {
-      add("rect", { x: 9, y: 2, width: 8, height: 8, "stroke-width": 1.5, ...paint });
-    } else {
-      add("circle", { cx: 13, cy: 6, r: 4, "stroke-width": 1.5, ...paint });
-    }
+    const path = MARKERS[trace.marker.symbol.replace("-open", "")];
+    add("path", { d: path, "stroke-width": 1.5, "stroke-linejoin": "round", ...paint });
     return svg;
   }
 
   function fillLegend(figure, traces) {
     const entries = traces.filter((trace) => trace.showlegend !== false);
     // Grouped horizontal bars are drawn from the bottom up.
-    const upwards = currentView(figure.dataset.chart).layout.barmode === "group";
+    const { barmode, yaxis } = currentView(figure.dataset.chart).layout;
+    const upwards = barmode === "group" && yaxis.autorange !== "reversed";
     if (upwards && entries[0].orientation === "h") entries.reverse();
     const items = entries.map((trace) => {
       const item = document.createElement("li");
@@ -134,7 +149,7 @@
 
   function refresh(figure) {
     if (!figure.querySelector(".table").hidden) fillTable(figure);
-    else if (near.has(figure)) draw(figure);
+    else if (near.has(figure) && figure.offsetParent !== null) draw(figure);
   }
 
   function drawAll() {
@@ -242,7 +257,7 @@
       if (!button) return;
       const text = csv(currentView(key));
       if (button.dataset.action === "table") toggleTable(figure, button);
-      if (button.dataset.action === "download") download(text, key + ".csv");
+      if (button.dataset.action === "download") download(text, charts[key].file + ".csv");
       if (button.dataset.action === "copy") {
         await copy(text);
         say(button, "Copied");
@@ -279,13 +294,18 @@
     } catch (error) {
       // The choice then lasts as long as the page.
     }
+    document.documentElement.dataset.chosen = "";
     setTheme(theme);
   });
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) => {
-    setTheme(event.matches ? "dark" : "light");
+    // A theme that the reader chose stays.
+    if (!("chosen" in document.documentElement.dataset)) setTheme(event.matches ? "dark" : "light");
   });
   window.addEventListener("beforeprint", drawAll);
   figures.forEach(wireFigure);
   document.querySelectorAll("select[data-views]").forEach(wireViews);
-  figures.forEach((figure) => observer.observe(figure));
+  for (const figure of figures) {
+    if (figure.querySelector(".plot")) observer.observe(figure);
+    else fillTable(figure);
+  }
 })();

@@ -1,34 +1,35 @@
-// The sample browser. Data: #sample-data, written by samples.py. All text goes through
-// textContent: what a model wrote is shown, never interpreted.
+// The sample browser: its filters, its search, and the list of what they leave.
 "use strict";
+{% include "sample_data.js" %}
+{% include "sample_list.js" %}
+{% include "sample_cards.js" %}
 (function () {
   const form = document.getElementById("filters");
   if (!form) return;
-  const PAGE_SIZE = 8;
-  const ARMS = { thought: "Thought arm", direct: "Direct arm" };
-  const STATUSES = {
-    complete: "complete",
-    no_response: "no response marker",
-    truncated: "cut off by the token limit",
-    empty_response: "empty response",
-  };
-  const data = JSON.parse(document.getElementById("sample-data").textContent);
-  const groups = data.groups.map((group) => ({
-    ...group,
-    outputs: group.outputs.map((row) =>
-      Object.fromEntries(data.fields.map((name, index) => [name, row[index]]))
-    ),
-  }));
-  const place = document.getElementById("groups");
+  // Browsers end a document at some 17 million pixels.
+  const LIST_LIMIT = 16000;
+  const TYPING = 120; // milliseconds without a key before the search begins
+  const { ARMS, STATUSES, element, roleOf } = sampleBrowser;
+  const place = document.getElementById("sample-data");
+  const data = JSON.parse(place.textContent);
+  place.textContent = "";
+  const store = new sampleBrowser.Store(data);
+  const box = document.getElementById("cases");
   const unfold = document.getElementById("unfold");
-  let matching = [];
-  let page = 0;
+  const status = document.getElementById("matches");
+  const view = { words: "", unfold: false, layout: "pairs", within, passes, open: new Map() };
+  const cards = new sampleBrowser.Cards(store, view);
+  if (data.notice !== undefined) tellLimit(data.notice);
+  const list = new sampleBrowser.List(box, (one) => cards.make(one));
+  let wanted = {};
+  let found = null; // of the search
+  let turn = 0;
 
-  function element(tag, className, text) {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
+  // A page that fetches its samples has other limits than a file.
+  function tellLimit(text) {
+    const line = document.getElementById("subset");
+    line.textContent = text;
+    line.hidden = text === "";
   }
 
   // --- Filters -----------------------------------------------------------------------------
@@ -47,271 +48,200 @@
 
   function fillFilters() {
     const kind = form.elements.kind.value;
-    const own = groups.filter((group) => group.kind === kind);
-    const outputs = own.flatMap((group) => group.outputs);
-    const unique = (values) => [...new Set(values)].filter((value) => value !== null);
-    const numbers = unique(outputs.map((output) => output.policy)).sort((a, b) => a - b);
-    const names = unique(own.map((group) => data.prompts[group.prompt].category)).sort();
-    const statuses = unique(outputs.map((output) => output.status));
-    const outcomes = unique(own.map((group) => group.outcome));
-    const label = (number) => (kind === "test" && number === 0 ? "0 (seed)" : String(number));
-    document.getElementById("number-label").textContent =
-      kind === "test" ? "Policy" : "Iteration";
+    const own = store.cases.filter((one) => one.kind === kind);
+    const seen = { run: new Set(), arm: new Set(), number: new Set(), category: new Set() };
+    Object.assign(seen, { status: new Set(), outcome: new Set() });
+    for (const one of own) {
+      seen.run.add(one.run);
+      seen.category.add(one.category);
+      for (const group of one.groups) {
+        seen.arm.add(group.arm);
+        if (group.outcome !== null) seen.outcome.add(group.outcome);
+        for (const output of group.outputs) {
+          seen.number.add(output.policy);
+          seen.status.add(output.status);
+        }
+      }
+    }
+    const test = kind === "test";
+    const label = (number) => (test && number === 0 ? "0 (seed)" : String(number));
+    const numbers = [...seen.number].sort((a, b) => a - b);
+    document.getElementById("number-label").textContent = test ? "Policy" : "Iteration";
+    fillSelect("run", [...seen.run].map((name) => [name, name]));
+    fillSelect("arm", [...seen.arm].map((arm) => [arm, ARMS[arm]]));
     fillSelect("number", numbers.map((number) => [String(number), label(number)]));
-    fillSelect("category", names.map((name) => [name, name]));
-    fillSelect("status", statuses.map((status) => [status, STATUSES[status] || status]));
-    fillSelect("outcome", outcomes.map((outcome) => [outcome, outcome.replaceAll("_", " ")]));
-    form.elements.outcome.closest("label").hidden = kind === "test";
-  }
-
-  function searched(group) {
-    if (group.text === undefined) {
-      const prompt = data.prompts[group.prompt];
-      const parts = prompt.messages.map((message) => message.content);
-      for (const output of group.outputs) parts.push(output.thought || "", output.text);
-      parts.push(group.prompt);
-      group.text = parts.join("\n").toLowerCase();
+    fillSelect("category", [...seen.category].sort().map((name) => [name, name]));
+    fillSelect("status", [...seen.status].map((one) => [one, STATUSES[one] || one]));
+    fillSelect("outcome", [...seen.outcome].map((one) => [one, one.replaceAll("_", " ")]));
+    form.elements.run.closest("label").hidden = store.runs.length < 2;
+    for (const name of ["outcome", "role", "layout"]) {
+      form.elements[name].closest("label").hidden = test;
     }
-    return group.text;
   }
 
-  function outputMatches(output, wanted) {
+  function readForm() {
+    const number = (name) => {
+      const value = form.elements[name].valueAsNumber;
+      return Number.isNaN(value) ? null : value;
+    };
+    wanted = Object.fromEntries(new FormData(form));
+    wanted.from = number("from");
+    wanted.to = number("to");
+    wanted.words = wanted.text.trim().toLowerCase();
+    if (wanted.kind === "test") Object.assign(wanted, { outcome: "", role: "" });
+    Object.assign(view, { unfold: unfold.checked, layout: wanted.layout });
+  }
+
+  // Whether an output belongs to the arm and iteration that are looked at.
+  function within(group, output) {
     return (
-      (!wanted.arm || output.arm === wanted.arm) &&
+      (!wanted.arm || group.arm === wanted.arm) &&
       (!wanted.number || String(output.policy) === wanted.number) &&
-      (!wanted.status || output.status === wanted.status)
+      (!wanted.outcome || group.outcome === wanted.outcome)
     );
   }
 
-  function groupMatches(group, wanted) {
+  function passes(group, output) {
     return (
-      group.kind === wanted.kind &&
-      (!wanted.category || data.prompts[group.prompt].category === wanted.category) &&
-      (!wanted.outcome || group.outcome === wanted.outcome) &&
-      group.outputs.some((output) => outputMatches(output, wanted)) &&
-      (!wanted.text || searched(group).includes(wanted.text))
+      within(group, output) &&
+      (!wanted.status || output.status === wanted.status) &&
+      (!wanted.role || (roleOf(group, output) || "neither") === wanted.role) &&
+      (wanted.from === null || (output.score !== null && output.score >= wanted.from)) &&
+      (wanted.to === null || (output.score !== null && output.score <= wanted.to))
     );
   }
 
-  function wantedNow() {
-    const wanted = Object.fromEntries(new FormData(form));
-    wanted.text = wanted.text.trim().toLowerCase();
-    if (wanted.kind === "test") wanted.outcome = "";
-    return wanted;
-  }
-
-  function apply() {
-    const wanted = wantedNow();
-    matching = groups.filter((group) => groupMatches(group, wanted));
-    page = 0;
-    show();
-  }
-
-  // --- One group ---------------------------------------------------------------------------
-
-  function number(value) {
-    if (Number.isInteger(value)) return String(value);
-    return value.toLocaleString("en", { maximumFractionDigits: 3 }).replace("-", "\u2212");
-  }
-
-  function badges(group, output) {
-    const line = element("div", "badges");
-    if (group.kind === "test") {
-      const policy = output.policy === 0 ? "seed" : "policy " + output.policy;
-      line.append(element("span", "badge " + output.arm, ARMS[output.arm] + ", " + policy));
-    } else {
-      const role = roleOf(group, output);
-      if (role) line.append(element("span", "badge " + role, role));
-      line.append(element("span", "index", "sample " + output.index));
-    }
-    if (output.status !== "complete") {
-      line.append(element("span", "badge failed", STATUSES[output.status] || output.status));
-    }
-    if (output.attempts > 1) {
-      line.append(element("span", "index", output.attempts + " attempts"));
-    }
-    const score = output.score === null ? "no score" : "score " + number(output.score);
-    const value = element("span", "score", score);
-    if (output.shaped !== null) value.title = "after length control " + number(output.shaped);
-    line.append(value);
-    return line;
-  }
-
-  function roleOf(group, output) {
-    if (group.chosen !== null && group.chosen === output.index) return "chosen";
-    if (group.rejected !== null && group.rejected === output.index) return "rejected";
-    return "";
-  }
-
-  // The text with what was searched for marked; a lower-case copy of another length (it happens
-  // with some letters) has other positions, so nothing is marked there.
-  function modelText(className, text) {
-    const block = element("div", "text " + className);
-    block.dir = "auto";
-    const wanted = wantedNow().text;
-    const lower = text.toLowerCase();
-    let done = 0;
-    if (wanted && lower.length === text.length) {
-      for (let at = lower.indexOf(wanted); at >= 0; at = lower.indexOf(wanted, done)) {
-        block.append(text.slice(done, at), element("mark", "", text.slice(at, at + wanted.length)));
-        done = at + wanted.length;
+  // Outputs of a prompt that pass all filters; those that hold the words, where it does not.
+  function matches(one) {
+    if (one.kind !== wanted.kind) return 0;
+    if (wanted.run && one.run !== wanted.run) return 0;
+    if (wanted.category && one.category !== wanted.category) return 0;
+    let count = 0;
+    const whole = !found || found.cases[one.place];
+    for (const group of one.groups) {
+      for (const output of group.outputs) {
+        if ((whole || found.outputs[output.number]) && passes(group, output)) count++;
       }
     }
-    block.append(text.slice(done));
-    return block;
+    return count;
   }
 
-  function holds(text) {
-    const wanted = wantedNow().text;
-    return wanted !== "" && text.toLowerCase().includes(wanted);
+  function counted(count, word) {
+    return count.toLocaleString("en") + " " + word + (count === 1 ? "" : "s");
   }
-
-  function outputCard(group, output) {
-    const card = element("article", "output " + roleOf(group, output));
-    card.append(badges(group, output));
-    if (output.thought) {
-      const details = element("details", "thought");
-      details.open = unfold.checked || holds(output.thought);
-      const tokens = output.thought_tokens + " tokens";
-      details.append(element("summary", "", "Thought (" + tokens + ")"));
-      details.append(modelText("thought-text", output.thought));
-      card.append(details);
-    }
-    if (output.status !== "complete") {
-      card.append(element("p", "raw-label", "No response. The whole output:"));
-    }
-    card.append(modelText("response", output.text || "(nothing)"));
-    const lengths = [];
-    if (output.status === "complete") lengths.push(output.response_tokens + " response tokens");
-    if (output.shaped !== null) lengths.push("score after length control " + number(output.shaped));
-    if (lengths.length) card.append(element("p", "lengths", lengths.join(" · ")));
-    return card;
-  }
-
-  function promptBlock(prompt) {
-    const block = element("div", "prompt");
-    const earlier = prompt.messages.slice(0, -1);
-    if (earlier.length) {
-      const details = element("details", "earlier");
-      details.append(element("summary", "", "Earlier turns (" + earlier.length + ")"));
-      for (const message of earlier) {
-        details.append(element("p", "role", message.role));
-        details.append(modelText("", message.content));
-      }
-      block.append(details);
-    }
-    block.append(modelText("question", prompt.messages[prompt.messages.length - 1].content));
-    return block;
-  }
-
-  function groupHead(group, prompt) {
-    const head = element("div", "group-head");
-    if (group.kind === "train") {
-      const name = ARMS[group.arm] + ", iteration " + group.iteration;
-      head.append(element("span", "badge " + group.arm, name));
-    } else {
-      head.append(element("span", "badge plain", "test prompt"));
-    }
-    if (prompt.category) head.append(element("span", "badge plain", prompt.category));
-    if (prompt.reference !== null) {
-      const reference = element("span", "reference", "reference: " + prompt.reference);
-      reference.dir = "auto";
-      head.append(reference);
-    }
-    head.append(element("code", "id", group.prompt));
-    return head;
-  }
-
-  function verdict(group) {
-    if (group.kind === "test") return null;
-    let text = "Not paired yet.";
-    if (group.outcome) text = data.outcomes[group.outcome] || group.outcome;
-    if (group.unjudged) text += " The judge said: " + group.unjudged;
-    return element("p", "verdict", text);
-  }
-
-  function foldable(label, cards) {
-    const details = element("details", "others");
-    details.append(element("summary", "", label));
-    const grid = element("div", "outputs");
-    grid.append(...cards);
-    details.append(grid);
-    return details;
-  }
-
-  function groupCard(group, wanted) {
-    const prompt = data.prompts[group.prompt];
-    const card = element("section", "group card");
-    card.append(groupHead(group, prompt), promptBlock(prompt));
-    const reason = verdict(group);
-    if (reason) card.append(reason);
-    const outputs = group.outputs.filter((output) => outputMatches(output, wanted));
-    const rank = (output) => ["chosen", "rejected", ""].indexOf(roleOf(group, output));
-    if (group.kind === "train") {
-      outputs.sort((a, b) => rank(a) - rank(b) || (b.score ?? -1e9) - (a.score ?? -1e9));
-    }
-    const paired = outputs.filter((output) => roleOf(group, output)).length;
-    const first = group.kind === "test" ? outputs.length : paired || Math.min(2, outputs.length);
-    const grid = element("div", "outputs");
-    grid.append(...outputs.slice(0, first).map((output) => outputCard(group, output)));
-    card.append(grid);
-    const rest = outputs.slice(first);
-    if (rest.length) {
-      const label = rest.length + (rest.length === 1 ? " more sample" : " more samples");
-      const more = foldable(label, rest.map((output) => outputCard(group, output)));
-      more.open = rest.some((output) => holds(output.text) || holds(output.thought || ""));
-      card.append(more);
-    }
-    if (group.evidence) {
-      const details = element("details", "evidence");
-      details.append(element("summary", "", "What the judge wrote"));
-      details.append(modelText("", group.evidence));
-      card.append(details);
-    }
-    return card;
-  }
-
-  // --- The list ----------------------------------------------------------------------------
 
   function show() {
-    const pages = Math.max(1, Math.ceil(matching.length / PAGE_SIZE));
-    const start = page * PAGE_SIZE;
-    const wanted = wantedNow();
-    const cards = matching.slice(start, start + PAGE_SIZE).map((one) => groupCard(one, wanted));
-    if (!cards.length) cards.push(element("p", "card notice", "No sample matches these filters."));
-    place.replaceChildren(...cards);
-    const count = matching.length.toLocaleString("en");
-    document.getElementById("matches").textContent =
-      count + (matching.length === 1 ? " prompt" : " prompts");
-    document.getElementById("page").textContent = "Page " + (page + 1) + " of " + pages;
-    document.getElementById("previous").disabled = page === 0;
-    document.getElementById("next").disabled = page + 1 >= pages;
-  }
-
-  function turn(step) {
-    page += step;
-    show();
-    document.getElementById("samples").scrollIntoView();
-  }
-
-  let waiting = 0;
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", (event) => {
-    if (event.target.name === "kind") fillFilters();
-    apply();
-  });
-  form.elements.text.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(apply, 150);
-  });
-  unfold.addEventListener("change", () => {
-    for (const details of place.querySelectorAll("details.thought")) {
-      details.open = unfold.checked;
+    const matching = [];
+    let outputs = 0;
+    for (const one of store.cases) {
+      const count = matches(one);
+      if (!count) continue;
+      outputs += count;
+      matching.push(one);
     }
+    list.setItems(matching.slice(0, LIST_LIMIT));
+    document.getElementById("none").hidden = matching.length > 0;
+    box.hidden = matching.length === 0;
+    let text = counted(matching.length, "prompt") + ", " + counted(outputs, "output");
+    if (matching.length > LIST_LIMIT) {
+      text += "; the list ends after " + counted(LIST_LIMIT, "prompt") + ", so narrow the filters";
+    }
+    status.textContent = text;
+  }
+
+  async function apply() {
+    const mine = ++turn;
+    readForm();
+    if (!wanted.words) {
+      found = null;
+    } else if (!found || found.words !== wanted.words) {
+      const waiting = setTimeout(() => (status.textContent = "Searching…"), 300);
+      const result = await store.search(wanted.words, () => mine !== turn).catch(failed);
+      clearTimeout(waiting);
+      if (!result || mine !== turn) return;
+      found = result;
+    }
+    view.words = wanted.words;
+    show();
+  }
+
+  function failed(error) {
+    status.textContent = "The samples could not be unpacked: " + error.message;
+    return null;
+  }
+
+  // --- State, for a page that is loaded again -----------------------------------------------
+
+  sampleBrowser.state = () => ({
+    form: [...form.elements].filter((one) => one.name).map((one) => [one.name, one.value]),
+    unfold: unfold.checked,
+    open: [...view.open],
+    anchor: list.anchor(),
   });
-  document.getElementById("previous").addEventListener("click", () => turn(-1));
-  document.getElementById("next").addEventListener("click", () => turn(1));
-  if (!groups.some((group) => group.kind === "train")) form.elements.kind.value = "test";
-  fillFilters();
-  apply();
+
+  async function restore(state) {
+    if (!state) return;
+    unfold.checked = state.unfold;
+    view.open = new Map(state.open);
+    const values = new Map(state.form);
+    form.elements.kind.value = values.get("kind");
+    fillFilters();
+    for (const [name, value] of values) {
+      form.elements[name].value = value;
+      // A choice that is no longer offered leaves a list of choices without any.
+      if (form.elements[name].selectedIndex === -1) form.elements[name].value = "";
+    }
+    await apply();
+    list.goTo(state.anchor);
+  }
+
+  // --- Wiring ------------------------------------------------------------------------------
+
+  form.addEventListener("submit", (event) => event.preventDefault());
+
+  // Only once there is something to choose from.
+  function wire() {
+    let typing = 0;
+    const soon = () => {
+      clearTimeout(typing);
+      typing = setTimeout(apply, TYPING);
+    };
+    form.addEventListener("change", (event) => {
+      if (event.target.name === "kind") fillFilters();
+      if (event.target.name !== "text") apply();
+    });
+    for (const name of ["text", "from", "to"]) form.elements[name].addEventListener("input", soon);
+    form.addEventListener("reset", () => {
+      const { kind, layout } = wanted;
+      setTimeout(() => {
+        Object.assign(form.elements.kind, { value: kind });
+        Object.assign(form.elements.layout, { value: layout });
+        apply();
+      });
+    });
+    unfold.addEventListener("change", () => {
+      for (const key of view.open.keys()) if (key.endsWith(" thought")) view.open.delete(key);
+      readForm();
+      list.remake();
+    });
+  }
+
+  async function start() {
+    await store.open();
+    wire();
+    const kinds = new Set(store.cases.map((one) => one.kind));
+    if (!kinds.has("train")) form.elements.kind.value = "test";
+    fillFilters();
+    await apply();
+    box.dataset.ready = "true";
+    store.prepare().catch(failed);
+  }
+  if (typeof DecompressionStream === "undefined") {
+    status.textContent =
+      "This browser cannot unpack the samples; one of 2023 or later can (DecompressionStream).";
+    sampleBrowser.ready = Promise.resolve();
+  } else {
+    sampleBrowser.ready = start().catch(failed);
+  }
+  sampleBrowser.restore = (state) => sampleBrowser.ready.then(() => restore(state));
 })();

@@ -8,5 +8,7 @@
     // Storage may be forbidden for files; the system's preference remains.
   }
   const dark = window.matchMedia("(prefers-color-scheme: dark)").matches;
-  document.documentElement.dataset.theme = stored || (dark ? "dark" : "light");
+  const root = document.documentElement;
+  root.dataset.theme = stored || (dark ? "dark" : "light");
+  if (stored) root.dataset.chosen = "";
 })();

@@ -1,0 +1,231 @@
+"""Several runs side by side: what they share, what differs, their scores, measures and cost.
+
+Scores are compared only where they mean the same: one judge, and, for a judge that only compares,
+one baseline. Where that is not so the page says it and leaves the comparison out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from forethought.judging.describe import is_relative, title
+from forethought.report.collect import Run
+from forethought.report.columns import is_sealed
+from forethought.report.compare_tables import differences_table, runs_table
+from forethought.report.figures import PERCENT, RAW, Chart, Scale, arranged
+from forethought.report.measure_charts import arm_series, quantity_of, shown_names
+from forethought.report.measures import Measured, names_of
+from forethought.report.policy_lines import Quantity, Series, policy_chart
+from forethought.report.probe_charts import VARIANTS
+from forethought.report.score_charts import (
+    TEST_QUANTITIES,
+    scale_of,
+    score_quantity,
+    score_series,
+    test_series,
+)
+from forethought.store import read_json, read_manifest
+
+DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+BY_JUDGE = frozenset({"win_rate", "probe"})
+"""Measures whose figures are the run's own judge's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What stands above the runs' own sections.
+
+    Example: `Comparison(notices=("These runs have different judges …",), charts=(Chart(…),))`
+    """
+
+    notices: tuple[str, ...]
+    charts: tuple[Chart, ...]
+
+
+def run_labels(folders: Sequence[Path]) -> list[str]:
+    """Folder names, with as many of the folders above as it takes to tell them apart.
+
+    Raises: ValueError if a run is named twice.
+    """
+    whole = [folder.resolve() for folder in folders]
+    for index, folder in enumerate(whole):
+        if folder in whole[:index]:
+            raise ValueError(
+                f"run: {folders[index]} is named twice; a run is compared with other runs"
+            )
+    depth = 1
+    while len({one.parts[-depth:] for one in whole}) < len(whole):
+        depth += 1
+    return ["/".join(one.parts[-depth:]) for one in whole]
+
+
+def compare(runs: Sequence[Run], labels: Sequence[str]) -> Comparison:
+    """Tables and charts of all runs, and what a reader must know before comparing."""
+    obstacle = _obstacle(runs, labels)
+    comparable = obstacle is None
+    notices = [obstacle] if obstacle is not None else []
+    notices += _warnings(runs, labels)
+    scale = _common_scale(runs)
+    charts = [
+        runs_table(runs, labels, scale if comparable else None),
+        differences_table(runs, labels),
+    ]
+    if comparable:
+        charts += _chart(
+            score_quantity(runs[0], scale), [score_series(run) for run in runs], labels
+        )
+    for quantity in TEST_QUANTITIES:
+        charts += _chart(quantity, [test_series(run, quantity.key) for run in runs], labels)
+    measured, excluded = _measure_charts(runs, labels, comparable, scale)
+    charts += measured
+    return Comparison(notices=(*notices, *excluded), charts=arranged(charts))
+
+
+def run_style(index: int) -> tuple[str, str]:
+    """Dash and marker of a run; 36 runs go without a repetition."""
+    turn, place = divmod(index, len(DASHES))
+    return DASHES[place], SYMBOLS[(place + turn) % len(SYMBOLS)]
+
+
+def _obstacle(runs: Sequence[Run], labels: Sequence[str]) -> str | None:
+    """Why scores must not be compared; `None` where they may."""
+    judges = [_judge(run) for run in runs]
+    if any(judge != judges[0] for judge in judges):
+        named = "; ".join(
+            f"{label}: {title(run.recipe.judge)}" for run, label in zip(runs, labels, strict=True)
+        )
+        return (
+            "These runs have different judges, so their scores, win rates and probes do not mean "
+            f"the same and are not compared here ({named}). Each run's own are in its own section."
+        )
+    if is_relative(runs[0].recipe.judge):
+        baselines = {_baseline(run) for run in runs}
+        if len(baselines) > 1 or baselines == {None}:
+            return (
+                "The judge only compares, and each run's scores are shares of wins against a "
+                "baseline of its own, so they are not compared here. Each run's own are in its "
+                "own section."
+            )
+    return None
+
+
+def _warnings(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+    notices: list[str] = []
+    scored = [prompts for run in runs if (prompts := _test_prompts(run))]
+    if any(each != scored[0] for each in scored):
+        notices.append(
+            "These runs have different test prompts, so a difference between runs may come from "
+            "the prompts."
+        )
+    open_ones = [label for run, label in zip(runs, labels, strict=True) if run.missing]
+    if open_ones:
+        verb = "is" if len(open_ones) == 1 else "are"
+        notices.append(f"Not finished {verb}: {', '.join(open_ones)}.")
+    return notices
+
+
+def _test_prompts(run: Run) -> set[str]:
+    return {one for arm in run.arms for policy in arm.policies for one in policy.prompt_scores}
+
+
+def _judge(run: Run) -> Any:
+    """As the evaluation sealed it, with the words of its prompt file; else as the recipe has it."""
+    for arm in run.recipe.arms:
+        for policy in range(run.recipe.iterations + 1):
+            intent = run.folder / "evaluation" / arm / f"policy_{policy}" / "intent.json"
+            if intent.is_file():
+                judge = read_json(intent)["config"].get("judge")
+                if judge is not None:
+                    return judge
+    return run.recipe.judge.identity()
+
+
+def _baseline(run: Run) -> str | None:
+    folder = run.folder / "evaluation" / run.recipe.baseline_arm / "policy_0"
+    return read_manifest(folder).digest if is_sealed(folder) else None
+
+
+def _common_scale(runs: Sequence[Run]) -> Scale:
+    return PERCENT if all(scale_of(run) == PERCENT for run in runs) else RAW
+
+
+def _chart(
+    quantity: Quantity, lines: Sequence[Sequence[Series]], labels: Sequence[str]
+) -> list[Chart]:
+    """A chart of all runs' lines: colour for the arm, dash and marker for the run."""
+    series = [
+        replace(
+            one,
+            name=f"{labels[index]}, {one.name.lower()}",
+            cells=(labels[index], *one.cells),
+            dash=run_style(index)[0],
+            # Filled or open tells the arms apart where colour does not.
+            symbol=run_style(index)[1] + ("-open" if one.colour == "direct" else ""),
+        )
+        for index, own in enumerate(lines)
+        for one in own
+        if one.points
+    ]
+    if not series:
+        return []
+    return [policy_chart(quantity, series, lead=("run", "arm"), wide=quantity.key == "score")]
+
+
+def _measure_charts(
+    runs: Sequence[Run], labels: Sequence[str], comparable: bool, scale: Scale
+) -> tuple[list[Chart], list[str]]:
+    """Charts of measures that two runs or more have, and why others are left out."""
+    charts: list[Chart] = []
+    excluded: list[str] = []
+    every = [one for run in runs for one in run.measures]
+    for name in dict.fromkeys(one.measure for one in every):
+        own = [[one for one in run.measures if one.measure == name] for run in runs]
+        if sum(bool(each) for each in own) < 2 or (name in BY_JUDGE and not comparable):
+            continue
+        setups = [_setup(each[0]) for each in own if each]
+        if any(setup != setups[0] for setup in setups):
+            excluded.append(
+                f"{name} was measured in different ways (settings, judge or files differ), so it "
+                "is not drawn side by side."
+            )
+            continue
+        for quantity in _quantities([one for each in own for one in each], name, scale):
+            figure = quantity.key.removeprefix("measure-")
+            lines = [
+                [arm_series(each, figure, arm) for arm in run.recipe.arms]
+                for run, each in zip(runs, own, strict=True)
+            ]
+            charts += _chart(quantity, lines, labels)
+    return charts, excluded
+
+
+def _quantities(measured: Sequence[Measured], measure: str, scale: Scale) -> list[Quantity]:
+    if measure == "probe":
+        there = names_of(measured)
+        return [
+            Quantity(
+                key=f"measure-probe_drop_{suffix}",
+                title=f"What the response loses with {words}",
+                caption="Score after its own thought minus score after the variant.",
+                axis=f"loss, {scale.points}",
+                scale=replace(scale, unit=""),
+                even=0.0,
+            )
+            for suffix, words, *_ in VARIANTS[1:]
+            if f"probe_drop_{suffix}" in there
+        ]
+    quantities = [quantity_of(name) for name in shown_names(measured)]
+    if measure == "win_rate":
+        own = " Each run's thought arm meets its own direct arm."
+        return [replace(one, caption=one.caption + own) for one in quantities]
+    return quantities
+
+
+def _setup(measured: Measured) -> dict[str, Any]:
+    """What a measure was asked to do and who judged, the policy apart."""
+    config = read_json(measured.folder / "intent.json")["config"]
+    return {key: config.get(key) for key in ("measure", "judge")}

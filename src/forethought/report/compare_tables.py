@@ -1,0 +1,158 @@
+"""The two tables above several runs: what each came to and cost, and how their recipes differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from forethought.report.collect import ArmData, Run
+from forethought.report.figures import Cell, Chart, Column, Scale, view
+from forethought.report.policy_lines import policy_name
+from forethought.report.provenance import flat
+from forethought.report.scores import PolicyScore
+
+
+def runs_table(runs: Sequence[Run], labels: Sequence[str], scale: Scale | None) -> Chart:
+    """A row for each run; `scale` is `None` where scores must not be compared."""
+    rows = [_run_row(run, label, scale) for run, label in zip(runs, labels, strict=True)]
+    scores: tuple[Column, ...] = ()
+    if scale is not None:
+        scores = (
+            Column(name=f"thought score{scale.suffix}", digits=scale.digits),
+            Column(name=f"direct score{scale.suffix}", digits=scale.digits),
+            Column(name="difference", digits=scale.digits),
+            Column(name="95 % low", digits=scale.digits),
+            Column(name="95 % high", digits=scale.digits),
+            Column(name="prompts"),
+        )
+    columns = [
+        Column(name="run"),
+        Column(name="policy"),
+        *scores,
+        Column(name="thought tokens", digits=1),
+        Column(name="response tokens", digits=1),
+        Column(name="wall clock, s", digits=0),
+        Column(name="device hours", digits=4),
+        Column(name="tokens sampled"),
+        Column(name="judge calls"),
+        Column(name="money", digits=2),
+    ]
+    used = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+    return Chart(
+        key="runs",
+        title="The runs",
+        caption="Scores and lengths of the last policy that both arms have; difference is thought "
+        "minus direct on the same test prompts. Lengths are the thought arm's, per answer.",
+        views=(
+            view(
+                [],
+                {},
+                tuple(columns[at] for at in used),
+                [tuple(row[at] for at in used) for row in rows],
+            ),
+        ),
+        height=0,
+        wide=True,
+    )
+
+
+def _run_row(run: Run, label: str, scale: Scale | None) -> tuple[Cell, ...]:
+    last = {arm.arm: _last(arm, run) for arm in run.arms}
+    thought, direct = last.get("thought"), last.get("direct")
+    either = thought or direct
+    row: list[Cell] = [label, None if either is None else policy_name(either.policy)]
+    if scale is not None:
+        row += [_score(thought, scale), _score(direct, scale), *_difference_cells(run, scale)]
+    row += [
+        None if thought is None else thought.thought_tokens,
+        None if either is None else either.response_tokens,
+        run.seconds,
+        sum(one.device_seconds for one in run.costs) / 3600,
+        sum(
+            one.rollouts.thought_tokens + one.rollouts.response_tokens
+            for arm in run.arms
+            for one in arm.iterations
+            if one.rollouts is not None
+        ),
+    ]
+    judged = [one.judge for one in run.costs if one.judge is not None]
+    paid = [calls for one in run.costs for calls in (one.judge, one.sampling) if calls is not None]
+    row += [
+        sum(one.calls for one in judged) if judged else None,
+        sum(one.money for one in paid) if paid else None,
+    ]
+    return tuple(row)
+
+
+def _last(arm: ArmData, run: Run) -> PolicyScore | None:
+    """The policy of the difference; the arm's last where there is none."""
+    if run.difference is not None:
+        return next(one for one in arm.policies if one.policy == run.difference.policy)
+    return arm.policies[-1] if arm.policies else None
+
+
+def _score(one: PolicyScore | None, scale: Scale) -> Cell:
+    return None if one is None or one.score is None else one.score.value * scale.factor
+
+
+def _difference_cells(run: Run, scale: Scale) -> tuple[Cell, ...]:
+    if run.difference is None:
+        return (None, None, None, None)
+    mean = run.difference.mean
+    low, high = mean.interval or (None, None)
+    ends = (None if end is None else end * scale.factor for end in (low, high))
+    return (mean.value * scale.factor, *ends, mean.count)
+
+
+def differences_table(runs: Sequence[Run], labels: Sequence[str]) -> Chart:
+    """A row for each field of recipe and provenance that is not the same in all runs."""
+    recipes = [_flat_recipe(run) for run in runs]
+    origins = [_origin(run) for run in runs]
+    rows: list[tuple[Cell, ...]] = []
+    for fields in (recipes, origins):
+        names = dict.fromkeys(name for each in fields for name in each)
+        for name in names:
+            values = [each.get(name) for each in fields]
+            if any(value != values[0] for value in values):
+                rows.append((name, *values))
+    caption = "Fields of the recipes, versions and commits that are not the same in all runs."
+    if not rows:
+        caption = "Recipes, versions and commit are the same in all runs."
+    columns = (Column(name="field"), *(Column(name=label) for label in labels))
+    return Chart(
+        key="differences",
+        title="What differs",
+        caption=caption,
+        views=(view([], {}, columns, rows),),
+        height=0,
+        wide=True,
+    )
+
+
+def _flat_recipe(run: Run) -> dict[str, str]:
+    fields = run.recipe.model_dump(mode="json", exclude={"run"})
+    return {name: _text(value) for name, value in _leaves(fields)}
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _origin(run: Run) -> dict[str, str]:
+    """Versions and commit of the latest attempt."""
+    attempts = run.provenance.get("attempts", [])
+    if not attempts:
+        return {}
+    kept = {key: attempts[-1].get(key) for key in ("git_commit", "python", "versions")}
+    return dict(flat(kept))

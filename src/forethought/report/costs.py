@@ -1,0 +1,127 @@
+"""What every sealed stage cost: seconds, devices, calls of models that are paid by the token.
+
+A stage is one process. It holds one device (a GPU, or the CPU), or as many GPUs as vLLM shares a
+model over; the devices of a server are the server's and are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forethought.config import JudgeConfig, MixtureJudge, PairwiseJudge, RatingJudge, Recipe
+from forethought.report.columns import is_sealed
+from forethought.report.stages import ITERATION_STAGES
+from forethought.store import read_manifest
+from forethought.types import Arm
+
+SAMPLED = frozenset({"rollouts", "selection", "evaluation", "measures"})
+JUDGED = frozenset({"judgements", "selection", "evaluation", "measures"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """Calls of a model behind a server or a judge, over all attempts.
+
+    Example: `Calls(calls=560, hits=12, prompt_tokens=812000, completion_tokens=9100, money=0.4)`
+    """
+
+    calls: int
+    hits: int
+    """Answers found in the cache instead."""
+    prompt_tokens: int
+    completion_tokens: int
+    money: float
+    """In the currency of the recipe's prices; 0 without prices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """One sealed stage.
+
+    Example: `StageCost(stage="rollouts", arm="thought", index=0, seconds=9.5, devices=1,
+    judge=None, sampling=None)`
+    """
+
+    stage: str
+    """A key of `STAGES`."""
+    arm: Arm
+    index: int
+    """Iteration, or policy for evaluation and measures."""
+    seconds: float
+    """Wall-clock time over all attempts."""
+    devices: int
+    judge: Calls | None
+    sampling: Calls | None
+
+    @property
+    def device_seconds(self) -> float:
+        """Wall-clock time times devices."""
+        return self.seconds * self.devices
+
+
+def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
+    """Costs of the sealed stages of both arms.
+
+    Raises: StageError if a manifest is damaged.
+    """
+    for stage, arm, index, folder in _folders(run, recipe):
+        if is_sealed(folder):
+            manifest = read_manifest(folder)
+            yield StageCost(
+                stage=stage,
+                arm=arm,
+                index=index,
+                seconds=manifest.seconds,
+                devices=_devices(recipe, stage),
+                judge=_calls(manifest.counts, "judge_calls"),
+                sampling=_calls(manifest.counts, "sampling_calls"),
+            )
+
+
+def _folders(run: Path, recipe: Recipe) -> Iterator[tuple[str, Arm, int, Path]]:
+    measures = sorted(path for path in (run / "measures").glob("*") if path.is_dir())
+    for arm in recipe.arms:
+        for number in range(recipe.iterations):
+            for stage in ITERATION_STAGES:
+                yield stage, arm, number, run / arm / f"iteration_{number}" / stage
+        for policy in range(recipe.iterations + 1):
+            yield "evaluation", arm, policy, run / "evaluation" / arm / f"policy_{policy}"
+            for path in measures:
+                yield "measures", arm, policy, path / arm / f"policy_{policy}"
+
+
+def _calls(counts: Mapping[str, Any], key: str) -> Calls | None:
+    spent = counts.get(key)
+    if spent is None:
+        return None
+    return Calls(
+        calls=spent["calls"],
+        hits=spent["hits"],
+        prompt_tokens=spent["prompt_tokens"],
+        completion_tokens=spent["completion_tokens"],
+        money=spent["cost"],
+    )
+
+
+def _devices(recipe: Recipe, stage: str) -> int:
+    sampling = recipe.sampling
+    held = [1]
+    if stage in SAMPLED and sampling.type == "vllm":
+        held.append(sampling.tensor_parallel)
+    if stage in JUDGED:
+        held.append(_judge_devices(recipe.judge))
+    return max(held)
+
+
+def _judge_devices(judge: JudgeConfig) -> int:
+    match judge:
+        case PairwiseJudge() | RatingJudge():
+            return judge.engine.tensor_parallel if judge.engine.type == "vllm" else 1
+        case MixtureJudge():
+            members = [one.judge for route in judge.routes for one in route.members]
+            return max(_judge_devices(one) for one in members)
+        case _:
+            return 1

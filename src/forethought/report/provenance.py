@@ -1,0 +1,82 @@
+"""What made a run: versions, commit, recipe, and hashes that name its content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from forethought.report.collect import Run
+from forethought.report.columns import is_sealed
+from forethought.report.figures import Cell, Chart, Column, view
+from forethought.store import read_json, read_manifest
+
+
+def provenance_rows(run: Run) -> list[tuple[str, str]]:
+    """Of the latest attempt; how many there were stands below it."""
+    attempts = run.provenance.get("attempts", [])
+    if not attempts:
+        return []
+    rows = flat({key: item for key, item in attempts[-1].items() if key != "seconds"})
+    together = sum(one["seconds"] for one in attempts)
+    return [*rows, ("attempts", f"{len(attempts)}, together {duration(together)}")]
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested fields as dotted names and text."""
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            rows += flat(item, f"{name}.")
+        else:
+            rows.append((name, "unknown" if item is None else str(item)))
+    return rows
+
+
+def recipe_text(run: Run) -> str:
+    """The resolved recipe as YAML, which `forethought run` reads."""
+    fields = read_json(run.folder / "config.json")
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=96)
+
+
+def hashes_table(run: Run) -> Chart | None:
+    """Prompts and policies by hash; `None` before any of them is there."""
+    rows: list[tuple[Cell, ...]] = []
+    if is_sealed(run.folder / "prompts"):
+        rows.append(("prompts", "stage", read_manifest(run.folder / "prompts").digest))
+    for arm in run.arms:
+        for one in arm.iterations:
+            folder = run.folder / arm.arm / f"iteration_{one.number}" / "selection"
+            if not is_sealed(folder):
+                continue
+            name = f"{arm.arm} policy {one.number + 1}"
+            manifest = read_manifest(folder)
+            rows.append((name, "stage", manifest.digest))
+            rows += [
+                (name, part.name.removeprefix("policy/"), part.sha256)
+                for part in manifest.parts
+                if part.name.startswith("policy/") and part.name.endswith((".safetensors", ".bin"))
+            ]
+    if not rows:
+        return None
+    columns = (Column(name="what"), Column(name="of"), Column(name="SHA-256"))
+    return Chart(
+        key="hashes",
+        title="Hashes",
+        caption="A stage's hash names its settings, its inputs and every file it wrote but logs; "
+        "a weights file's is of its bytes, as sha256sum prints it.",
+        views=(view([], {}, columns, rows),),
+        height=0,
+        wide=True,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,17 @@
+"""Names and colours of a run's stages on the page."""
+
+from __future__ import annotations
+
+ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
+
+STAGES = {
+    "rollouts": ("sampling", "@stage-1"),
+    "judgements": ("judging", "@stage-2"),
+    "pairs": ("pairs", "@stage-3"),
+    "reference": ("reference log-probs", "@stage-4"),
+    "training": ("training", "@stage-5"),
+    "selection": ("epoch selection", "@stage-6"),
+    "evaluation": ("evaluation", "@stage-7"),
+    "measures": ("measures", "@stage-8"),
+}
+"""In the order in which they are run."""

@@ -1,0 +1,76 @@
+"""Commands on finished runs: report of several, export, and what they say to wrong input."""
+
+import json
+
+import pytest
+from small_run import small_run
+from typer.testing import CliRunner
+
+from forethought.cli.main import app
+from forethought.store import read_records
+from forethought.types import PreferencePair
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    words = ("iterations=1", "measures.probe=null", "measures.win_rate=null")
+    first = small_run(folder / "first", *words).run
+    second = small_run(folder / "second", *words, "pairs.rho=0.3").run
+    return first, second
+
+
+def forethought(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_a_report_of_several_runs_names_what_differs(runs, tmp_path):
+    page = tmp_path / "both.html"
+    done = forethought("report", *runs, "--output", page)
+    assert done.exit_code == 0, done.output
+    text = page.read_text(encoding="utf-8")
+    assert "pairs.rho" in text
+    assert "first" in text
+    assert "second" in text
+
+
+def test_an_exported_policy_says_how_it_was_made(runs, tmp_path):
+    done = forethought("export", runs[0], tmp_path / "policy", "--policy", "1")
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "policy/thought_format.json").read_text())["name"] == "generic"
+    card = (tmp_path / "policy/README.md").read_text()
+    score = json.loads((runs[0] / "summary.json").read_text())["arms"]["thought"][1]["test_score"]
+    assert f"{score:.3f}" in card
+
+
+def test_exported_pairs_are_the_runs(runs, tmp_path):
+    from datasets import load_dataset
+
+    done = forethought("export", runs[0], tmp_path / "pairs", "--pairs", "--arm", "direct")
+    assert done.exit_code == 0, done.output
+    loaded = load_dataset(str(tmp_path / "pairs"), split="train", cache_dir=str(tmp_path / "cache"))
+    pairs = read_records(runs[0] / "direct/iteration_0/pairs", PreferencePair, "pairs")
+    assert len(loaded) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["report", "RUN", "OTHER"], "--output"),
+        (["report", "TMP"], "TMP"),
+        (["export", "RUN", "TMP"], "TMP"),
+        (["export", "RUN", "NEW", "--policy", "nine"], "neither a number nor last nor best"),
+        (["export", "RUN", "NEW", "--policy", "9"], "no policy 9"),
+        (["export", "RUN", "NEW", "--push", "nowhere"], "is not a repository's name"),
+        (["view", "TMP/nothing"], "nothing"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_message(runs, tmp_path, words, says):
+    (tmp_path / "there").write_text("something")
+    named = {"RUN": runs[0], "OTHER": runs[1], "NEW": tmp_path / "new"}
+    words = [named.get(word, word.replace("TMP", str(tmp_path))) for word in words]
+    done = forethought(*words)
+    assert done.exit_code == 1, done.output
+    assert says.replace("TMP", str(tmp_path)) in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "new").exists()
