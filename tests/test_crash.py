@@ -1,4 +1,4 @@
-"""A run that is killed anywhere ends with the same pairs and the same weights, bit for bit.
+"""A run that is killed anywhere ends with the same pairs, weights and figures, bit for bit.
 
 A child is forked from this process, which has everything imported already, and killed with SIGKILL
 at a random moment; then another goes on with the same run directory, until one comes to the end.
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.store import read_records
+from forethought.store import read_manifest, read_records
 from forethought.types import PreferencePair
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +33,7 @@ SMALL = [
     "training.epochs=2",
     "training.batch_size=4",
     "training.save_every=2",
+    "measures.probe={prompts: 6, after: last}",
     "launch.threads=1",
 ]
 KILLS = 25
@@ -76,7 +77,7 @@ def run_in_a_storm(recipe, rng, most, longest):
 
 
 def content(run):
-    """Everything that must be equal: pairs and policies of every arm and iteration."""
+    """Everything that must be equal: pairs, policies and measures of every arm and iteration."""
     pairs = {
         str(folder.relative_to(run)): read_records(folder, PreferencePair, "pairs")
         for folder in sorted(run.glob("*/iteration_*/pairs"))
@@ -85,7 +86,11 @@ def content(run):
         str(path.relative_to(run)): load_file(path)
         for path in sorted(run.glob("*/iteration_*/training/epoch_*/model.safetensors"))
     }
-    return pairs, weights
+    figures = {
+        str(folder.relative_to(run)): read_manifest(folder).counts["results"]
+        for folder in sorted(run.glob("measures/*/*/policy_*"))
+    }
+    return pairs, weights, figures
 
 
 @pytest.mark.slow
@@ -95,8 +100,9 @@ def test_killed_at_random_moments_gives_the_same_run(tmp_path):
     finish(calm)
     whole = time.monotonic() - began
 
-    expected_pairs, expected_weights = content(tmp_path / "calm")
+    expected_pairs, expected_weights, expected_figures = content(tmp_path / "calm")
     assert all(expected_pairs.values())
+    assert len(expected_figures) == 4
     assert len(expected_weights) == 8
     rng = random.Random(20)
     kills = storms = 0
@@ -105,8 +111,9 @@ def test_killed_at_random_moments_gives_the_same_run(tmp_path):
         stormy = tmp_path / f"stormy_{storms}"
         storms += 1
         kills += run_in_a_storm(small_recipe(stormy), rng, KILLS - kills, 2.5 * whole / KILLS)
-        pairs, weights = content(stormy)
+        pairs, weights, figures = content(stormy)
         assert pairs == expected_pairs
+        assert figures == expected_figures
         assert weights.keys() == expected_weights.keys()
         for name, tensors in weights.items():
             for key, tensor in tensors.items():

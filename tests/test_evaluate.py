@@ -30,6 +30,7 @@ MEASURES = (
     f"prompts.test={{count: {TEST}, sources: [{{type: microworld, split: test, count: {TEST}}}]}}",
     "sampling.max_new_tokens=96",
     "training.epochs=1",
+    "measures.win_rate={}",
     "measures.probe={prompts: 20, after: last}",
     "measures.gsm8k.sources=[{type: microworld, split: test, count: 12}]",
     "measures.gsm8k.verifier=microworld",
@@ -309,9 +310,12 @@ def test_openings_are_the_tokens_that_were_sampled(run):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["arms=[thought]"], "measures.win_rate compares the thought arm with the direct arm"),
-        (["measures.win_rate=null", "arms=[direct]"], "measures.probe is of policies that think"),
-        (["measures.probe=null", "prompts.test=null"], "measures.win_rate needs test prompts"),
+        (
+            ["arms=[thought]", "measures.win_rate={}"],
+            "measures.win_rate compares the thought arm with the direct arm",
+        ),
+        (["arms=[direct]", "measures.probe={}"], "measures.probe is of policies that think"),
+        (["prompts.test=null", "measures.win_rate={}"], "measures.win_rate needs test prompts"),
     ],
 )
 def test_a_measure_that_a_recipe_cannot_have_is_refused(tmp_path, words, says):
