@@ -12,6 +12,14 @@ THREADS ?= 2
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[dev]'
 	touch $@
 
+# Tests of pages need Chromium. Where apt may be used it is installed, elsewhere they are skipped.
+.venv/browser: .venv/ready
+	command -v chromium > /dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+	apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } || \
+	echo "no Chromium: the tests that need a browser will be skipped"
+	touch $@
+
 # Needs an index with torch's CPU build: where pip knows none, set PIP_EXTRA_INDEX_URL to PyTorch's.
 # vLLM also asks for torchvision, torchaudio and torchcodec, whose builds for GPUs break imports
 # beside a CPU torch; text needs none.
@@ -35,7 +43,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-test: check
+test: check .venv/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 vllm-env: .venv-vllm/ready
