@@ -10,10 +10,6 @@ from forethought.report.page import write_report
 from forethought.store import read_json, read_manifest
 from forethought.summary import difference_line
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason="there is no chromium")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -26,33 +22,27 @@ def drop_of(run: Path) -> dict[str, Any]:
     return next(one for one in results if one["name"] == "probe_drop_none")
 
 
-def test_a_real_run_is_read_from_its_headline_to_a_sample(run: Path):
+def test_a_real_run_is_read_from_its_headline_to_a_sample(run: Path, browser: Any):
     report = write_report(run)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_page(viewport={"width": 360, "height": 800})
-        problems: list[str] = []
-        page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(report.as_uri())
-        page.wait_for_selector("#chart-score .main-svg")
-        hero = page.inner_text(".claim")
-        summary = read_json(run / "summary.json")
-        shown = f"{100 * summary['difference']['value']:+.1f}".replace("-", "−")
-        assert shown in hero, difference_line(summary)
-        assert f"{100 * abs(drop_of(run)['value']):.1f}" in hero
-        for chart in ("measure-win_rate", "probe-drop", "probe-scores"):
-            assert page.locator(f"#chart-{chart}").count() == 1, chart
-        page.locator("#theme").click()
-        page.locator('.filters input[type="search"]').fill("zzz no such words")
-        page.wait_for_function("document.querySelector('#samples').innerText.includes('0 prompts')")
-        page.locator('.filters input[type="search"]').fill("")
-        page.wait_for_function("document.querySelector('#samples').innerText.includes('chosen')")
-        fold = page.locator("details.thought summary").first
-        fold.click()
-        assert page.locator("details.thought[open]").count() == 1
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        browser.close()
+    page = browser.new_page(viewport={"width": 360, "height": 800})
+    problems: list[str] = []
+    page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(report.as_uri())
+    page.wait_for_selector("#chart-score .main-svg")
+    hero = page.inner_text(".claim")
+    summary = read_json(run / "summary.json")
+    shown = f"{100 * summary['difference']['value']:+.1f}".replace("-", "−")
+    assert shown in hero, difference_line(summary)
+    assert f"{100 * abs(drop_of(run)['value']):.1f}" in hero
+    for chart in ("measure-win_rate", "probe-drop", "probe-scores"):
+        assert page.locator(f"#chart-{chart}").count() == 1, chart
+    page.locator("#theme").click()
+    page.locator('.filters input[type="search"]').fill("zzz no such words")
+    page.get_by_text("0 prompts").wait_for()
+    page.locator('.filters input[type="search"]').fill("")
+    page.locator("details.thought summary").first.click()
+    assert page.locator("details.thought[open]").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
     assert problems == []

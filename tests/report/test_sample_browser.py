@@ -18,19 +18,7 @@ from forethought.report.pieces import Case, Group, Output, pack
 from forethought.report.samples import Samples, collect_samples, samples_json, samples_json_of_runs
 from forethought.types import Arm, Message, Prompt
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason="there is no chromium")
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -42,14 +30,6 @@ PAGE = """<!doctype html>
 {% include "samples_script.html" %}</body></html>"""
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -167,7 +147,7 @@ def _search(page: Any, words: str) -> None:
     """Type, and wait until the list is that of the words."""
     page.evaluate("document.getElementById('matches').textContent = 'waiting'")
     page.locator("input[name=text]").fill(words)
-    sync_api.expect(page.locator("#matches")).to_have_text(re.compile("output"))
+    expect(page.locator("#matches")).to_have_text(re.compile("output"))
 
 
 # --- Text stays text -------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from starlette.testclient import TestClient
 from forethought.progress import Reporter
 from forethought.report.live import View, application, serve_view
 
-CHROMIUM = Path("/usr/bin/chromium")
 TOKEN = "the-token"
 SERVE = """
 import sys
@@ -292,30 +291,26 @@ def test_two_views_have_tokens_and_cookies_of_their_own(process: tuple[Any, str,
 
 
 def test_the_browser_follows_a_run_and_keeps_what_was_typed(
-    process: tuple[Any, str, Path], full: Path
+    process: tuple[Any, str, Path], full: Path, browser: Any
 ):
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.is_file():
-        pytest.skip("there is no chromium")
+    from playwright import sync_api
+
     _, url, run = process
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        problems: list[str] = []
-        page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.clock.install()
-        page.goto(url)
-        page.wait_for_selector("#cases .output")
-        assert page.evaluate("location.search") == ""
-        assert page.evaluate("document.cookie") == ""
-        matches = page.locator("#matches")
-        assert matches.inner_text() == "20 prompts, 80 outputs"
-        _typing_is_not_disturbed(page, api, full, run)
-        _idle_page_follows(page, api, full, run)
-        assert problems == []
-        browser.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    problems: list[str] = []
+    page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.clock.install()
+    page.goto(url)
+    page.wait_for_selector("#cases .output")
+    assert page.evaluate("location.search") == ""
+    assert page.evaluate("document.cookie") == ""
+    matches = page.locator("#matches")
+    assert matches.inner_text() == "20 prompts, 80 outputs"
+    _typing_is_not_disturbed(page, sync_api, full, run)
+    _idle_page_follows(page, sync_api, full, run)
+    page.close()
+    assert problems == []
 
 
 def _pass_time(page: Any, seconds: int) -> None:

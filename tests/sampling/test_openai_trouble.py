@@ -9,7 +9,7 @@ import pytest
 from questions import answers, asked, asking, engine, questions, texts
 
 from forethought.cache import Cache
-from forethought.sampling import endpoint, openai
+from forethought.sampling import background, endpoint
 from forethought.types import Unsampled
 
 BODIES = {
@@ -201,7 +201,7 @@ def test_calls_in_flight_are_waited_for_but_not_for_ever(serve, monkeypatch):
     server = serve(rules=rules)
     given = [asking("bad"), asking("late"), asking("never"), *questions(50)]
     config = engine(server.base_url, attempts=1, concurrency=3)
-    monkeypatch.setattr(openai, "GRACE", 2.0)
+    monkeypatch.setattr(background, "GRACE", 2.0)
     begun = time.monotonic()
     with Cache() as cache, pytest.raises(ValueError, match="1 of 53 replies are kept and 52"):
         asked(config, given, cache)

@@ -34,13 +34,11 @@ from forethought.evaluation.weighted_preference import (
     judge_messages,
     preference_for_second,
 )
-from forethought.sampling.background import Background
+from forethought.sampling.background import Background, for_each
 from forethought.sampling.endpoint import Endpoint, RefusedError
 from forethought.store import content_hash
 
 DRAW = 1.5
-GRACE = 20.0
-"""Seconds for calls in flight to end when another one has failed for good."""
 USELESS = 5
 """After so many replies without a preference and none with one, the judge is given up."""
 OURS = ("model", "messages", "n", "stream", "logprobs", "top_logprobs")
@@ -201,32 +199,12 @@ class Annotator:
         news: SimpleQueue[tuple[str, Outcome] | None],
     ) -> None:
         """Put every call's outcome into `news`, or raise what stopped it."""
-        waiting = iter(bodies.items())
-        give_up = asyncio.Event()
 
-        async def work() -> None:
-            for key, body in waiting:
-                news.put((key, await self._outcome(key, body, give_up)))
-                # Replies from the cache take no wait; the others must get their turn all the same.
-                await asyncio.sleep(0)
-                if give_up.is_set():
-                    return
+        async def work(item: tuple[str, dict[str, Any]], give_up: asyncio.Event) -> None:
+            key, body = item
+            news.put((key, await self._outcome(key, body, give_up)))
 
-        count = min(self._config.concurrency, len(bodies))
-        workers = [asyncio.create_task(work()) for _ in range(count)]
-        if not workers:
-            return
-        try:
-            done, pending = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-            give_up.set()
-            if pending:
-                await asyncio.wait(pending, timeout=GRACE)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        for worker in done:
-            worker.result()
+        await for_each(bodies.items(), work, workers=min(self._config.concurrency, len(bodies)))
 
     async def _outcome(self, key: str, body: dict[str, Any], give_up: asyncio.Event) -> Outcome:
         if (kept := self._replies.find(key)) is not None:

@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field
 
 from forethought.cache import Cache
 from forethought.config import ModelConfig, OpenAIEngine
-from forethought.sampling.background import Background
+from forethought.sampling.background import Background, for_each
 from forethought.sampling.base import SamplingParams, refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
 from forethought.sampling.endpoint import Endpoint, RefusedError
@@ -38,8 +38,6 @@ from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_to
 from forethought.store import content_hash
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
-GRACE = 20.0
-"""Seconds for calls in flight to end when another one has failed for good."""
 OURS = ("model", "messages", "n", "stream", "return_token_ids")
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 HARMLESS = {"role": "user", "content": "Say hello."}
@@ -189,36 +187,15 @@ class OpenAISampler:
         self, calls: Sequence[_Call], news: SimpleQueue[tuple[str, Answer | _Refusal] | None]
     ) -> None:
         """Put every call's outcome into `news`, or raise what stopped it."""
-        waiting = iter(calls)
         refusals: dict[str, _Refusal] = {}
-        give_up = asyncio.Event()
 
-        async def work() -> None:
-            for call in waiting:
-                outcome = refusals.get(call.conversation) or await self._outcome(call, give_up)
-                if isinstance(outcome, _Refusal):
-                    refusals[call.conversation] = outcome
-                news.put((call.key, outcome))
-                # Answers from the cache take no wait; the others must get their turn all the same.
-                await asyncio.sleep(0)
-                if give_up.is_set():
-                    return
+        async def work(call: _Call, give_up: asyncio.Event) -> None:
+            outcome = refusals.get(call.conversation) or await self._outcome(call, give_up)
+            if isinstance(outcome, _Refusal):
+                refusals[call.conversation] = outcome
+            news.put((call.key, outcome))
 
-        workers = [asyncio.create_task(work()) for _ in calls[: self._config.concurrency]]
-        if not workers:
-            return
-        try:
-            done, pending = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-            give_up.set()
-            if pending:
-                await asyncio.wait(pending, timeout=GRACE)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-        for worker in done:
-            if (error := worker.exception()) is not None:
-                raise error
+        await for_each(calls, work, workers=min(self._config.concurrency, len(calls)))
 
     async def _outcome(self, call: _Call, give_up: asyncio.Event) -> Answer | _Refusal:
         if self._cache is not None and (kept := self._cache.find(call.key)) is not None:
