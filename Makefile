@@ -49,4 +49,4 @@ test: check .venv/browser
 vllm-env: .venv-vllm/ready
 
 test-vllm: .venv-vllm/ready
-	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests/sampling/test_vllm*.py
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests/sampling/test_vllm*.py tests/serving/test_vllm*_real.py

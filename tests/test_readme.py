@@ -16,6 +16,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NAMES = {
     *("run", "status", "plan", "config", "report", "view"),
     *("sample", "judge", "evaluate", "export"),
+    *("serve", "chat", "vllm-plugin", "new-key"),
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -37,7 +38,7 @@ def test_make_targets_exist(target):
 
 
 def test_every_command_of_the_readme_exists():
-    commands = re.findall(r"^forethought (\w+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
+    commands = re.findall(r"^forethought ([\w-]+)", "\n".join(blocks("sh")), flags=re.MULTILINE)
     shown = CliRunner().invoke(app, ["--help"]).output
     assert set(commands) == {name for name in NAMES if f" {name} " in shown}
     for command in set(commands):

@@ -1,9 +1,9 @@
 """Measures by command: of a run's policy, of any model folder, of a file of outputs.
 
-A policy is named as `RUN/ARM/NUMBER` (0 is the seed; without a number the last), as a model folder
-or hub name, or as `microworld`. A measure of a run's policy is the very stage that the run's recipe
-would ask for: it is sealed in the run directory, and the report shows it. Anything else is sealed
-in a folder of its own, `--output`. Both resume: the same command goes on where it was stopped.
+A policy is named as in named_policy.py. A measure of a run's policy is the very stage that the
+run's recipe would ask for: it is sealed in the run directory, and the report shows it. Anything
+else is sealed in a folder of its own, `--output`. Both resume: the same command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from forethought.config import (
     EvaluatePart,
     MeasuresConfig,
     ModelConfig,
-    Recipe,
     explain,
 )
 from forethought.files import read_lines, responses_of
 from forethought.launch import use_threads
+from forethought.named_policy import RunPolicy, find_run_policy, weights_and_format
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_run
 from forethought.stages.measured import OWN_QUESTIONS, measure_policy
@@ -34,23 +34,11 @@ from forethought.stages.place import Place
 from forethought.stages.policy import Policy
 from forethought.stages.table import run_stage
 from forethought.store import Count, Stage, content_hash, read_manifest, run_lock, sha256_file
-from forethought.thoughts import DIRECT, FORMAT_FILE, load_format
-from forethought.types import Answer, Arm, Completion, ParsedOutput, ParseStatus, Prompt
+from forethought.thoughts import DIRECT
+from forethought.types import Answer, Completion, ParsedOutput, ParseStatus, Prompt
 
 VERSION = 1
 """Of a measurement in a folder of its own; moves when its content changes meaning."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPolicy:
-    """A policy of a run.
-
-    Example: `RunPolicy(run=Path("runs/quickstart"), arm="thought", index=4)`
-    """
-
-    run: Path
-    arm: Arm
-    index: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,51 +126,6 @@ def compare_two(first: str, second: str, request: Request, reporter: Reporter) -
     return _in_a_folder("win_rate", request, identity, prompts, work)
 
 
-def find_run_policy(word: str) -> RunPolicy | None:
-    """The run's policy that a word names, if it names one.
-
-    Raises: ValueError if it names a run but no policy of it, or one that is not there yet.
-    """
-    path = Path(word)
-    if _is_run(path):
-        raise ValueError(
-            f"{word} is a run; name a policy of it as {path}/ARM/NUMBER, such as {path}/thought/1"
-        )
-    arm, number = (path, None) if _is_run(path.parent) else (path.parent, path.name)
-    run = arm.parent
-    if not _is_run(run) or arm.name not in ("thought", "direct"):
-        return None
-    recipe = load_run(run)
-    there = _policies(recipe, arm.name)
-    if number is None:
-        number = str(there[-1]) if there else "0"
-    if not number.isdigit() or int(number) not in there:
-        raise ValueError(
-            f"{word}: the {arm.name} arm of {run} has policies {there}, and {number!r} is none"
-        )
-    side: Arm = "direct" if arm.name == "direct" else "thought"
-    return RunPolicy(run=run, arm=side, index=int(number))
-
-
-def _is_run(path: Path) -> bool:
-    config = path / "config.json"
-    if not config.is_file():
-        return False
-    # A model's folder has a config.json, too.
-    return "prompts_per_iteration" in config.read_text(encoding="utf-8")
-
-
-def _policies(recipe: Recipe, arm: str) -> list[int]:
-    if arm not in recipe.arms:
-        return []
-    there = [0]
-    for index in range(1, recipe.iterations + 1):
-        selection = recipe.run / arm / f"iteration_{index - 1}" / "selection"
-        if (selection / "manifest.json").is_file():
-            there.append(index)
-    return there
-
-
 def _in_its_run(
     name: str, found: RunPolicy, request: Request, reporter: Reporter
 ) -> dict[str, Count]:
@@ -217,16 +160,8 @@ def _part(name: str, request: Request, found: RunPolicy | None) -> EvaluatePart:
 
 
 def _policy(word: str, found: RunPolicy | None, part: EvaluatePart) -> Policy:
+    path, thought_format = weights_and_format(word, found, part.thought_format)
     given = part.model or ModelConfig(path=word)
-    if found is not None:
-        place = Place(
-            recipe=load_run(found.run), stage="evaluation", arm=found.arm, index=found.index
-        )
-        path, thought_format = place.policy, place.thought_format
-    else:
-        path = word
-        own = Path(models.resolve(word)) / FORMAT_FILE
-        thought_format = load_format(str(own) if own.is_file() else part.thought_format)
     return Policy(
         name=word,
         model=given.model_copy(update={"path": path}),

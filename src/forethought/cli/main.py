@@ -1,4 +1,4 @@
-"""The commands on runs and files; `evaluate` has a module of its own."""
+"""The commands on runs and files; evaluating and serving have modules of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
+from forethought.cli.serve import chat, new_key, serve, vllm_plugin
 from forethought.config import JudgePart, Recipe, SamplePart
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_recipe, load_run
@@ -20,7 +21,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(evaluate, name="evaluate")
 Words = Annotated[
     list[str],
     typer.Argument(
@@ -200,6 +200,11 @@ def _run(recipe: Recipe, reporter: Reporter) -> None:
         reporter.console.print(summary_table(summary))
         reporter.say(difference_line(summary))
     reporter.say(f"report: {write_report(recipe.run)}")
+
+
+for command in (serve, chat, vllm_plugin, new_key):
+    app.command()(command)
+app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> None:

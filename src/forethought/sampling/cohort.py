@@ -38,7 +38,7 @@ class Form:
 
 
 @dataclass(slots=True)
-class _Layer:
+class Layer:
     """`prefix_*` are [P, H, T, D], `suffix_*` [N, H, S, D]; all contiguous, as bmm wants them."""
 
     prefix_keys: Tensor
@@ -69,7 +69,7 @@ class Cohort:
     device: torch.device
     drawn: int = 0
     """Suffix columns in use."""
-    layers: dict[int, _Layer] = field(default_factory=dict)
+    layers: dict[int, Layer] = field(default_factory=dict)
     seats: _Seats | None = None
     """Made when the first step tells how many heads there are."""
     mask: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -89,22 +89,25 @@ class Cohort:
 
     # Prefill
 
-    def store_prefix(self, layer: int, start: int, key_PHTD: Tensor, value_PHTD: Tensor) -> None:
-        """Keep the keys and values of prompts `start`…, right-aligned; the padding stays zero."""
+    def store_prefix(
+        self, layer: int, start: int, column: int, key_PHTD: Tensor, value_PHTD: Tensor
+    ) -> None:
+        """Keep keys and values of prompts `start`… from `column` on; the padding stays zero."""
         count, heads, tokens, _ = key_PHTD.shape
         if layer not in self.layers:
             shape = (len(self.lengths), heads, self.width)
             rows = (len(self), heads, self.columns)
             key_size, value_size = key_PHTD.shape[-1], value_PHTD.shape[-1]
-            self.layers[layer] = _Layer(
+            self.layers[layer] = Layer(
                 key_PHTD.new_zeros(*shape, key_size),
                 value_PHTD.new_zeros(*shape, value_size),
                 key_PHTD.new_zeros(*rows, key_size),
                 value_PHTD.new_zeros(*rows, value_size),
             )
         kept = self.layers[layer]
-        kept.prefix_keys[start : start + count, :, self.width - tokens :] = key_PHTD
-        kept.prefix_values[start : start + count, :, self.width - tokens :] = value_PHTD
+        prompts, columns = slice(start, start + count), slice(column, column + tokens)
+        kept.prefix_keys[prompts, :, columns] = key_PHTD
+        kept.prefix_values[prompts, :, columns] = value_PHTD
 
     # Decoding
 

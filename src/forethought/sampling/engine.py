@@ -11,8 +11,8 @@ Shapes: R live rows, N new rows, P prompts, V tokens of the vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -52,32 +52,36 @@ class Decoder(Protocol):
 
 
 @dataclass(slots=True)
-class _Rows:
-    """Tensors over the live rows, in the decoder's order."""
+class LiveRows:
+    """Tensors over the live rows, in the decoder's order; a loop adds its own."""
 
-    outputs: Tensor
-    """Row of the output table."""
     keys: Tensor
     steps: Tensor
     """Tokens drawn so far."""
-    limits: Tensor
     tokens: Tensor
     """The last token drawn."""
-    done: Tensor
 
     def __len__(self) -> int:
-        return len(self.outputs)
+        return len(self.keys)
 
-    def select(self, order: Tensor) -> _Rows:
-        return _Rows(**{name: getattr(self, name)[order] for name in self.__slots__})
+    def select(self, order: Tensor) -> Self:
+        columns = {one.name: getattr(self, one.name)[order] for one in fields(self)}
+        return type(self)(**columns)
 
-    def join(self, other: _Rows) -> _Rows:
-        return _Rows(
-            **{
-                name: torch.cat([getattr(self, name), getattr(other, name)])
-                for name in self.__slots__
-            }
-        )
+    def join(self, other: Self) -> Self:
+        columns = {
+            one.name: torch.cat([getattr(self, one.name), getattr(other, one.name)])
+            for one in fields(self)
+        }
+        return type(self)(**columns)
+
+
+@dataclass(slots=True)
+class _Rows(LiveRows):
+    outputs: Tensor
+    """Row of the output table."""
+    limits: Tensor
+    done: Tensor
 
 
 def run(

@@ -21,6 +21,8 @@ ATTEMPTS = 8
 """Draws before a row is sorted; each fails with a probability of at most 1 - top_p."""
 GREEDY_BELOW = 1e-6
 """Dividing by a smaller temperature overflows, and its softmax is one-hot anyway."""
+UNDRAWN = -1
+"""In place of a token, for a row of logits that has no distribution."""
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -54,26 +56,61 @@ def draw(
         best = logits_RV.max(-1)
         _check_finite(best.values)
         return best.indices
+    top_p_R1 = torch.full((len(logits_RV), 1), top_p, dtype=torch.float64, device=keys_R.device)
+    return _draw(logits_RV, keys_R, steps_R, temperature, top_p_R1)
+
+
+def draw_each(
+    logits_RV: Tensor,
+    keys_R: Tensor,
+    steps_R: Tensor,
+    *,
+    temperatures_R: Tensor,
+    top_ps_R: Tensor,
+) -> Tensor:
+    """One token id per row, each drawn its own way; `UNDRAWN` for a row without a distribution.
+
+    `temperatures_R` are float32, `top_ps_R` float64; a row's token is that of `draw`.
+    """
+    best = logits_RV.max(-1)
+    broken_R = ~best.values.isfinite()
+    greedy_R = temperatures_R < GREEDY_BELOW
+    temperatures_R1 = temperatures_R.masked_fill(greedy_R, 1)[:, None]
+    usable_RV = logits_RV.masked_fill(broken_R[:, None], 0)
+    drawn_R = _draw(usable_RV, keys_R, steps_R, temperatures_R1, top_ps_R[:, None])
+    return best.indices.where(greedy_R, drawn_R).masked_fill(broken_R, UNDRAWN)
+
+
+def _draw(
+    logits_RV: Tensor,
+    keys_R: Tensor,
+    steps_R: Tensor,
+    temperature: float | Tensor,
+    top_p_R1: Tensor,
+) -> Tensor:
     probs_RV = logits_RV.to(torch.float32, copy=True).div_(temperature).softmax(-1)
     cdf_RV = probs_RV.cumsum(-1)
     _check_finite(cdf_RV[:, -1])
-    tokens_R, inside_R = _attempt(probs_RV, cdf_RV, uniforms(keys_R, steps_R, 0), top_p)
+    tokens_R, inside_R = _attempt(probs_RV, cdf_RV, uniforms(keys_R, steps_R, 0), top_p_R1)
     pending = inside_R.logical_not().nonzero().squeeze(-1)
     for attempt in range(1, ATTEMPTS):
         if not len(pending):
             return tokens_R
         u = uniforms(keys_R[pending], steps_R[pending], attempt)
-        drawn, inside = _attempt(probs_RV[pending], cdf_RV[pending], u, top_p)
+        drawn, inside = _attempt(probs_RV[pending], cdf_RV[pending], u, top_p_R1[pending])
         tokens_R[pending] = drawn
         pending = pending[~inside]
     if len(pending):
         u = uniforms(keys_R[pending], steps_R[pending], ATTEMPTS)
-        tokens_R[pending] = draw_sorted(probs_RV[pending], u, top_p)
+        tokens_R[pending] = draw_sorted(probs_RV[pending], u, top_p_R1[pending])
     return tokens_R
 
 
-def draw_sorted(probs_RV: Tensor, uniforms_R: Tensor, top_p: float) -> Tensor:
-    """The same distribution by sorting: the definition that `draw` is tested against."""
+def draw_sorted(probs_RV: Tensor, uniforms_R: Tensor, top_p: float | Tensor) -> Tensor:
+    """The same distribution by sorting: the definition that `draw` is tested against.
+
+    `top_p` is one number or [R, 1].
+    """
     sorted_RV, order_RV = probs_RV.double().sort(-1, descending=True)
     likelier_RV = sorted_RV.cumsum(-1) - sorted_RV
     first_RV = torch.ones_like(sorted_RV, dtype=torch.bool)
@@ -85,21 +122,19 @@ def draw_sorted(probs_RV: Tensor, uniforms_R: Tensor, top_p: float) -> Tensor:
 
 
 def _attempt(
-    probs_RV: Tensor, cdf_RV: Tensor, uniforms_R: Tensor, top_p: float
+    probs_RV: Tensor, cdf_RV: Tensor, uniforms_R: Tensor, top_p_R1: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A draw from the whole softmax and whether it lies in the nucleus."""
     tokens_R1 = _invert(cdf_RV, uniforms_R)
     tokens_R = tokens_R1.squeeze(-1)
-    if top_p >= 1:
-        return tokens_R, torch.ones_like(tokens_R, dtype=torch.bool)
     mass_R1 = probs_RV.gather(-1, tokens_R1)
     # What is likelier than a token of mass m has at most 1 - m. The margin covers float32 sums.
-    inside_R = (mass_R1 > 1 - top_p + 1e-4).squeeze(-1)
+    inside_R = ((mass_R1 > 1 - top_p_R1 + 1e-4) | (top_p_R1 >= 1)).squeeze(-1)
     unsure = inside_R.logical_not().nonzero().squeeze(-1)
     if len(unsure):
         rows_UV = probs_RV[unsure]
-        likelier_U = rows_UV.where(rows_UV > mass_R1[unsure], 0).sum(-1)
-        inside_R[unsure] = likelier_U < top_p
+        likelier_U1 = rows_UV.where(rows_UV > mass_R1[unsure], 0).sum(-1, keepdim=True)
+        inside_R[unsure] = (likelier_U1 < top_p_R1[unsure]).squeeze(-1)
     return tokens_R, inside_R
 
 

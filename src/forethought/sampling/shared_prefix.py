@@ -61,14 +61,23 @@ AttentionInterface.register(ATTENTION, attention)
 
 
 class _Prefill:
-    """Attention of padded prompts on themselves, storing their keys and values."""
+    """Attention of padded prompts on themselves, storing their keys and values.
 
-    def __init__(self, cohort: Cohort, start: int, lengths: Sequence[int]) -> None:
+    One prompt may come in chunks: `earlier` of its tokens are stored already and are seen too.
+    """
+
+    def __init__(
+        self, cohort: Cohort, start: int, lengths: Sequence[int], column: int, earlier: int = 0
+    ) -> None:
         self.cohort, self.start, self.lengths = cohort, start, lengths
+        self.column, self.earlier = column, earlier
         self.masks: dict[int | None, Tensor | None] = {}
 
     def attend(self, layer: int, form: Form, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        self.cohort.store_prefix(layer, self.start, key, value)
+        self.cohort.store_prefix(layer, self.start, self.column, key, value)
+        if self.earlier:
+            kept, columns = self.cohort.layers[layer], self.column + key.shape[2]
+            key, value = kept.prefix_keys[:, :, :columns], kept.prefix_values[:, :, :columns]
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key = key.repeat_interleave(groups, 1)
@@ -87,18 +96,18 @@ class _Prefill:
 
     def _mask(self, window: int | None) -> Tensor | None:
         """`None` where plain causal attention is meant."""
-        if window is not None and window >= max(self.lengths):
+        if window is not None and window >= self.earlier + max(self.lengths):
             window = None
         if window not in self.masks:
-            plain = window is None and len(set(self.lengths)) == 1
+            plain = window is None and len(set(self.lengths)) == 1 and not self.earlier
             self.masks[window] = None if plain else self._visible(window)
         return self.masks[window]
 
     def _visible(self, window: int | None) -> Tensor:
-        """[P, 1, T, T]; padding sees itself, so that no row of a softmax is empty."""
+        """[P, 1, T, earlier + T]; padding sees itself, so that no row of a softmax is empty."""
         width = max(self.lengths)
-        columns = torch.arange(width, device=self.cohort.device)
-        distance = columns[:, None] - columns
+        columns = torch.arange(self.earlier + width, device=self.cohort.device)
+        distance = columns[self.earlier :, None] - columns
         seen = distance >= 0
         if window is not None:
             seen &= distance < window
@@ -147,11 +156,36 @@ class SharedPrefixDecoder:
         lengths = [len(prompt) for prompt in prompts]
         cohort = Cohort.plan(lengths, copies, self.device)
         logits = [self._prefill(cohort, prompts, start, end) for start, end in _batches(lengths)]
+        self._seat(cohort)
+        return torch.cat(logits)
+
+    def admit_in_chunks(
+        self, prompt: tuple[int, ...], copies: int, tokens: int
+    ) -> Iterator[Tensor | None]:
+        """Like `admit`, so many tokens at a time; steps may be taken between them.
+
+        Yields `None` after every chunk but the last, whose logits, [1, V], come when the rows
+        have been appended.
+        """
+        cohort = Cohort.plan([len(prompt)], [copies], self.device)
+        begins = range(0, len(prompt), tokens)
+        for begin in begins:
+            ids_1T = torch.tensor([prompt[begin : begin + tokens]])
+            count = ids_1T.shape[1]
+            positions_1T = torch.arange(begin, begin + count)[None]
+            phase = _Prefill(cohort, 0, [count], column=begin, earlier=begin)
+            logits_1V = self._forward(ids_1T, positions_1T, phase)
+            if begin == begins[-1]:
+                self._seat(cohort)
+                yield logits_1V
+            else:
+                yield None
+
+    def _seat(self, cohort: Cohort) -> None:
         self.cohorts.append(cohort)
-        positions = [lengths[prompt] for prompt in cohort.prompt_of_row]
+        positions = [cohort.lengths[prompt] for prompt in cohort.prompt_of_row]
         new_R = torch.tensor(positions, dtype=torch.int64, device=self.device)
         self.positions_R = torch.cat([self.positions_R, new_R])
-        return torch.cat(logits)
 
     def _prefill(
         self, cohort: Cohort, prompts: Sequence[tuple[int, ...]], start: int, end: int
@@ -163,7 +197,8 @@ class SharedPrefixDecoder:
             ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         padding_B1 = width - torch.tensor(lengths)[:, None]
         positions_BT = (torch.arange(width) - padding_B1).clamp_(min=0)
-        return self._forward(ids_BT, positions_BT, _Prefill(cohort, start, lengths))
+        phase = _Prefill(cohort, start, lengths, column=cohort.width - width)
+        return self._forward(ids_BT, positions_BT, phase)
 
     def step(self, tokens_R: Tensor) -> Tensor:
         for cohort in self.cohorts:

@@ -1,0 +1,226 @@
+"""`forethought serve | chat | vllm-plugin | new-key`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from forethought.cli.errors import clear_errors
+from forethought.progress import Reporter
+
+if TYPE_CHECKING:
+    from forethought.serving.base import Backend
+    from forethought.thoughts import ThoughtFormat
+
+ModelWord = Annotated[
+    str, typer.Argument(metavar="MODEL|RUN", help="A run, RUN/ARM/NUMBER, or a model folder")
+]
+Format = Annotated[
+    str, typer.Option("--thought-format", help="Of a model that does not bring its own")
+]
+Budget = Annotated[
+    int | None,
+    typer.Option("--thought-budget", min=1, help="Tokens until the response is made to start"),
+]
+
+
+def serve(
+    model: ModelWord,
+    upstream: Annotated[
+        str | None, typer.Option("--upstream", help="Serve in front of this server, up to /v1")
+    ] = None,
+    upstream_model: Annotated[
+        str | None, typer.Option("--upstream-model", help="The model's name there, if it has many")
+    ] = None,
+    upstream_key_env: Annotated[
+        str | None, typer.Option("--upstream-key-env", help="Variable that holds the key for it")
+    ] = None,
+    upstream_continues: Annotated[
+        bool,
+        typer.Option("--upstream-continues", help="It knows continue_final_message (vLLM, SGLang)"),
+    ] = False,
+    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option("--port", help="A free one by default")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option("--api-keys", help="File of keys; none: open, on this machine")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What clients call the model; its path by default")
+    ] = None,
+    thought_format: Format = "direct",
+    thought_budget: Budget = None,
+    attempts: Annotated[
+        int, typer.Option("--attempts", min=1, help="Outputs drawn until one has a response")
+    ] = 3,
+    without_response: Annotated[
+        Literal["error", "empty"], typer.Option("--without-response", help="What then")
+    ] = "error",
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Answers made at a time")] = 16,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Answers that may wait")] = 64,
+    private_log: Annotated[
+        Path | None, typer.Option("--private-log", help="Keep answers with their thoughts here")
+    ] = None,
+    show_thoughts: Annotated[
+        bool, typer.Option("--show-thoughts", help="An open server shows thoughts on this machine")
+    ] = False,
+) -> None:
+    """Serve a policy with its thought hidden: /v1/chat/completions, /v1/models, a page at /."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.serving.answering import SplittingAnswerer
+        from forethought.serving.base import AnswerSettings
+        from forethought.serving.page import chat_page
+        from forethought.serving.server import run_server
+        from forethought.serving.settings import ServerSettings
+
+        path, own_format = _policy(model, thought_format)
+        called = name or model
+        settings = ServerSettings(
+            model=called,
+            slots=slots,
+            queue=queue,
+            api_keys=api_keys,
+            show_thoughts=show_thoughts,
+            private_log=private_log,
+        )
+        answers = AnswerSettings(
+            thought_budget=thought_budget, attempts=attempts, without_response=without_response
+        )
+        if upstream is not None:
+            backend = _upstream(upstream, upstream_model, upstream_key_env, upstream_continues)
+        else:
+            backend = _embedded(path, slots, called)
+        run_server(
+            SplittingAnswerer(backend, own_format, answers),
+            backend,
+            host=host,
+            port=port,
+            settings=settings,
+            reporter=reporter,
+            page=chat_page(called, may_show_thoughts=show_thoughts or api_keys is not None),
+        )
+
+
+def chat(
+    partner: Annotated[
+        str, typer.Argument(metavar="MODEL|RUN|URL", help="A local model, or a server's address")
+    ],
+    thought_format: Format = "direct",
+    thought_budget: Budget = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model's name at the server")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option("--key-env", help="Variable that holds the server's key")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option("--history", help="Keep what you type in this file")
+    ] = None,
+) -> None:
+    """Talk to a policy in the terminal; /help shows the commands."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.serving.answering import SplittingAnswerer
+        from forethought.serving.base import AnswerSettings
+        from forethought.serving.chat import chat as talk
+        from forethought.serving.partners import Endpoint, LocalModel
+
+        if partner.startswith(("http://", "https://")):
+            endpoint = Endpoint(partner, api_key=_key(key_env), model=model)
+            talk(endpoint, reporter.console, history=history)
+            return
+        path, own_format = _policy(partner, thought_format)
+        backend = _embedded(path, 1, partner)
+        answers = AnswerSettings(
+            thought_budget=thought_budget, attempts=3, without_response="error"
+        )
+        local = LocalModel(
+            SplittingAnswerer(backend, own_format, answers),
+            name=partner,
+            temperature=0.8,
+            top_p=0.95,
+            max_tokens=None,
+            close=backend.close,
+        )
+        talk(local, reporter.console, history=history)
+
+
+def vllm_plugin(
+    model: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="Whose format is to be hidden")],
+    target: Annotated[Path, typer.Argument(metavar="FILE.py", help="The plugin to write")],
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat-template", help="Also write a template with the thought instruction"),
+    ] = None,
+    show_thoughts: Annotated[
+        bool, typer.Option("--show-thoughts", help="Give every client the thought as `reasoning`")
+    ] = False,
+) -> None:
+    """Write a reasoning parser, so that `vllm serve` alone hides the thought."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.serving.vllm_plugin import write_chat_template, write_plugin
+
+        path, own_format = _policy(model, "direct")
+        parser = write_plugin(own_format, target, show_thoughts=show_thoughts)
+        words = f"--reasoning-parser-plugin {target.resolve()} --reasoning-parser {parser}"
+        if chat_template is not None:
+            write_chat_template(path, chat_template, own_format)
+            words += f" --chat-template {chat_template.resolve()}"
+        reporter.say(f"vllm serve {path} {words}")
+
+
+def new_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who gets it")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file of keys to add it to")],
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning", help="The key may see thoughts")
+    ] = False,
+) -> None:
+    """Make an API key: it is shown once, the file keeps its hash."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.serving.keys import new_key as make
+
+        made = make(name, ["reasoning"] if reasoning else [])
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as keys:
+            keys.write(f"{made.line}\n")
+        typer.echo(made.secret)
+
+
+def _policy(word: str, otherwise: str) -> tuple[str, ThoughtFormat]:
+    """Weights and format; of a run, its last thinking policy.
+
+    Raises: ValueError if the word names no policy.
+    """
+    from forethought.named_policy import find_run_policy, is_run, weights_and_format
+
+    named = f"{word}/thought" if is_run(Path(word)) else word
+    return weights_and_format(named, find_run_policy(named), otherwise)
+
+
+def _embedded(path: str, slots: int, name: str) -> Backend:
+    from forethought.config import ModelConfig
+    from forethought.serving.embedded import EmbeddedBackend
+
+    return EmbeddedBackend(ModelConfig(path=path), slots=slots, name=name)
+
+
+def _upstream(url: str, model: str | None, key_env: str | None, continues: bool) -> Backend:
+    from forethought.serving.upstream import UpstreamBackend, upstream_model
+
+    found = upstream_model(url, model=model, api_key_env=key_env)
+    return UpstreamBackend(url, model=found, api_key_env=key_env, can_continue=continues)
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise ValueError(f"--key-env: the environment variable {variable} is not set")
+    return os.environ[variable]

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint that never shows a thought."""

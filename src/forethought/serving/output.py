@@ -1,0 +1,321 @@
+"""One output of a backend, read piece by piece: its sides, its limits, what of it is certain.
+
+How tokens are counted. The response begins with the first piece that brings a character of it
+other than white space. That piece counts as response, whole, even where it begins with the end of
+the thought or with the marker; all pieces before it count as thought, markers and white space
+included. A piece is never cut by a limit: `max_tokens` ends the response behind the piece that
+reaches it. In the direct format everything counts as response.
+
+Log-probabilities go out with their text. A token has its entry if, white space at its ends aside,
+it lies wholly in the response that is shown: not one that holds a character of the thought or of
+the marker, nor of what a stop string cut off, nor the end token. Where the tokens of a piece do not
+join to its text (a character made of several), they are treated as one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+
+from forethought.serving.base import AnswerDelta, Piece, Question, TokenLogprob
+from forethought.serving.reasoned import ReasonedPiece
+from forethought.serving.stops import StopStrings
+from forethought.thoughts import DIRECT, Delta, Splitter, ThoughtFormat
+from forethought.types import FinishReason, ParseStatus
+
+REPLACEMENT = "\ufffd"
+"""What a token that is no whole character decodes to."""
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)|\n")
+NOTHING = AnswerDelta(response="", thought="", logprobs=())
+
+
+class Output:
+    """Takes the pieces of one output and says what became certain of the answer.
+
+    Example: `Output(question, THOUGHT_FORMATS["tags"], budget=1024).take(piece)`
+    """
+
+    def __init__(
+        self, question: Question, thought_format: ThoughtFormat, budget: int | None
+    ) -> None:
+        self._question = question
+        self._format = thought_format
+        self._thinking = question.think and thought_format.thinks
+        self._budget = budget if self._thinking else None
+        self._sides = _Sides(thought_format, thinks=self._thinking)
+        self._stops = StopStrings(question.stop)
+        self._entries = _Entries(keep_early=not self._thinking)
+        self._written: list[tuple[str, str]] = []
+        """Reasoning and text so far, kept while they may have to be gone on from."""
+        self._marked = False
+        """The response marker has been met, or was put there."""
+        self.begun = ""
+        """What the backend is to go on from."""
+        self.answered = False
+        """The response has begun."""
+        self.finish_reason: FinishReason | None = None
+        """Set when no more pieces are wanted."""
+        self.spent = self._budget == 0
+        """The thought budget is used up and no response marker has come."""
+        self.reasoning_tokens = 0
+        self.response_tokens = 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """New tokens that the backend may need from here on."""
+        limit = self._question.max_tokens
+        if not self._thinking or self._marked:
+            return limit
+        if limit is None or self._budget is None:
+            return None
+        return self._budget + limit
+
+    def start_response(self) -> AnswerDelta:
+        """End the thought: the markers are put behind what is written, to be gone on from."""
+        whole = "".join(reasoning + text for reasoning, text in self._written)
+        kept = _whole_sentences(whole)
+        forced = self._ending(kept, "".join(text for _, text in self._written))
+        self.begun = kept + forced
+        self._entries.pass_over(forced)
+        self._marked, self.spent = True, False
+        self._written.clear()
+        return AnswerDelta(response="", thought=self._sides.end_thought(forced), logprobs=())
+
+    def _ending(self, kept: str, split: str) -> str:
+        """The markers behind which the response begins, behind an empty line.
+
+        `kept` is what the model goes on from, `split` what the splitter has been fed.
+        """
+        markers = [self._format.response_starts_after[0]]
+        if self._sides.wants_thought_marker:
+            # A response marker does not count before the thought's.
+            markers.insert(0, self._format.thought_starts_after[0])
+        ending = "\n".join(markers)
+        leads = ("\n\n", "", " ") if kept else ("", "\n\n", " ")
+        for lead in leads:
+            # Half a marker at the end of the text could become whole with what is put behind it.
+            after = f"{lead}{ending}x"
+            if all(self._format.parse(text + after).response == "x" for text in (kept, split)):
+                return lead + ending
+        return leads[0] + ending
+
+    def take(self, piece: Piece) -> AnswerDelta:
+        """Read the next piece.
+
+        Sets `finish_reason` when the answer is complete, `spent` when the thought is to be ended.
+        """
+        reasoning = self._reasoning_of(piece)
+        delta = self._sides.feed(piece.text, last=piece.finish_reason is not None)
+        self._place(piece, delta, with_entries=not reasoning)
+        self._count(piece, only_reasoning=bool(reasoning and not piece.text))
+        shown = self._stops.feed(delta.response)
+        thought = reasoning + delta.thought
+        if self._stops.met:
+            self.finish_reason = "stop"
+        elif self._at_the_end(piece):
+            shown += self._stops.flush()
+        else:
+            self._watch_budget(reasoning, piece.text)
+        if piece.finish_reason is not None:
+            thought += self._sides.rest_of_thought(piece.finish_reason)
+        if not shown and not thought:
+            return NOTHING
+        logprobs = tuple(self._entries.up_to(len(shown)))
+        return AnswerDelta(response=shown, thought=thought, logprobs=logprobs)
+
+    def _reasoning_of(self, piece: Piece) -> str:
+        if not isinstance(piece, ReasonedPiece):
+            return ""
+        # A format without instruction has its reasoning taken out by the server that knows it. With
+        # one, the text still has the markers that the instruction asked for.
+        split = bool(piece.reasoning) and self._format.instruction is None
+        if self._thinking and (split or piece.text_is_response):
+            self._sides.rest_is_response()
+        return piece.reasoning
+
+    def _at_the_end(self, piece: Piece) -> bool:
+        limit = self._question.max_tokens
+        if piece.finish_reason is not None:
+            self.finish_reason = piece.finish_reason
+        elif self.answered and limit is not None and self.response_tokens >= limit:
+            self.finish_reason = "length"
+        return self.finish_reason is not None
+
+    def _place(self, piece: Piece, delta: Delta, *, with_entries: bool) -> None:
+        """Note where the response begins and where the tokens stand."""
+        if delta.response and not self.answered:
+            self.answered = True
+            self._written.clear()
+            # What is shown so far ends with the last character that is not white space.
+            self._entries.begin(len(piece.text.rstrip()) - len(delta.response))
+        if with_entries and piece.logprobs and self._question.top_logprobs is not None:
+            self._entries.add(piece)
+        self._entries.pass_over(piece.text)
+
+    def _count(self, piece: Piece, *, only_reasoning: bool) -> None:
+        if self._sides.thought_unasked and not self.answered:
+            # What was taken for the beginning of a response is the thought's.
+            self.reasoning_tokens += self.response_tokens + piece.tokens
+            self.response_tokens = 0
+        elif only_reasoning or (self._thinking and not self.answered):
+            self.reasoning_tokens += piece.tokens
+        else:
+            self.response_tokens += piece.tokens
+
+    def _watch_budget(self, reasoning: str, text: str) -> None:
+        if self._budget is None or self._marked or self.answered:
+            return
+        self._written.append((reasoning, text))
+        if self.reasoning_tokens < self._budget:
+            return
+        # With the reason `length`, an output is truncated only where its response marker has come.
+        parsed = self._format.parse("".join(text for _, text in self._written), "length")
+        self._marked = parsed.status is ParseStatus.TRUNCATED
+        self.spent = not self._marked
+
+
+def _whole_sentences(text: str) -> str:
+    """The text without a last sentence that is not complete, if that costs less than half of it.
+
+    Behind half a sentence a model goes on with its thought whatever marker stands there.
+    """
+    ends = [found.end() for found in SENTENCE_END.finditer(text)]
+    if ends and 2 * ends[-1] > len(text):
+        text = text[: ends[-1]]
+    return text.rstrip()
+
+
+class _Sides:
+    """The splitter of an output: the format's or the direct one, once it is known which.
+
+    A model that is not asked to think and opens with the thought marker all the same is split, so
+    that a habit shows no thought.
+    """
+
+    def __init__(self, thought_format: ThoughtFormat, *, thinks: bool) -> None:
+        self._format = thought_format
+        self._head = ""
+        self._thought_length = 0
+        self._direct = not thinks
+        self._splitter: Splitter | None = None
+        """`None` while the head may still become the thought marker."""
+        self.thought_unasked = False
+        if thinks:
+            self._splitter = thought_format.stream()
+        elif not thought_format.thought_starts_after:
+            self._splitter = DIRECT.stream()
+
+    @property
+    def wants_thought_marker(self) -> bool:
+        """Whether a response marker would not count yet."""
+        if self._direct or self._splitter is None or self._format.thought_marker_optional:
+            return False
+        return bool(self._format.thought_starts_after) and not self._splitter.saw_marker
+
+    def rest_is_response(self) -> None:
+        """What comes from here on has no thought and no marker."""
+        if not self._direct:
+            self._direct = True
+            self._splitter = DIRECT.stream()
+
+    def end_thought(self, forced: str) -> str:
+        """Feed the markers that end the thought; returns the rest of the thought."""
+        return "" if self._direct else self.feed(forced, last=False).thought
+
+    def feed(self, text: str, *, last: bool) -> Delta:
+        """What a chunk made certain; the last one settles what the head is."""
+        if self._splitter is None:
+            self._head += text
+            text = self._head
+            opening = text.lstrip()
+            markers = self._format.thought_starts_after
+            self.thought_unasked = any(opening.startswith(one) for one in markers)
+            undecided = not last and any(one.startswith(opening) for one in markers)
+            if undecided and not self.thought_unasked:
+                return Delta(thought="", response="")
+            self._splitter = self._format.stream() if self.thought_unasked else DIRECT.stream()
+        delta = self._splitter.feed(text)
+        self._thought_length += len(delta.thought)
+        return delta
+
+    def rest_of_thought(self, finish_reason: FinishReason) -> str:
+        """What of the thought was held back when the output ended."""
+        assert self._splitter is not None, "the last chunk has settled it"
+        thought = self._splitter.finish(finish_reason).thought
+        return "" if thought is None or self._direct_now() else thought[self._thought_length :]
+
+    def _direct_now(self) -> bool:
+        return self._direct and not self.thought_unasked
+
+
+class _Entries:
+    """Log-probabilities of the response's tokens, waiting until their text is shown.
+
+    Places are characters of the output from its beginning.
+    """
+
+    def __init__(self, *, keep_early: bool) -> None:
+        self._keep_early = keep_early
+        """Whether what comes before the response is known to begin may belong to it."""
+        self._at = 0
+        self._start: int | None = None
+        self._shown = 0
+        self._waiting: deque[tuple[int, str, TokenLogprob]] = deque()
+
+    def begin(self, within: int) -> None:
+        """The response begins so many characters from here."""
+        self._start = self._shown = self._at + within
+        self._waiting = deque(one for one in self._waiting if self._inside(*one[:2]))
+
+    def add(self, piece: Piece) -> None:
+        """The tokens of the piece that begins here."""
+        if self._start is None and not self._keep_early:
+            return
+        for start, text, entry in _places(piece, self._at):
+            if self._start is None or self._inside(start, text):
+                self._waiting.append((start, text, entry))
+
+    def pass_over(self, text: str) -> None:
+        """Go on behind this text."""
+        self._at += len(text)
+
+    def up_to(self, count: int) -> Iterator[TokenLogprob]:
+        """The entries that so many more shown characters complete."""
+        self._shown += count
+        while self._waiting:
+            start, text, entry = self._waiting[0]
+            if start + len(text.rstrip() or text) > self._shown:
+                return
+            self._waiting.popleft()
+            yield entry
+
+    def _inside(self, start: int, text: str) -> bool:
+        """Whether a token has nothing but white space before the response, and ends in it."""
+        assert self._start is not None
+        before = max(self._start - start, 0)
+        return not before or (before < len(text) and not text[:before].strip())
+
+
+def _places(piece: Piece, at: int) -> Iterator[tuple[int, str, TokenLogprob]]:
+    """Where each token stands and what text it covers; those without a text of theirs are out."""
+    rest, exact = piece.text, True
+    for entry in piece.logprobs:
+        exact = exact and rest.startswith(entry.token)
+        rest = rest[len(entry.token) :] if exact else rest
+    # An end token has no text: all that the others cover is there.
+    if piece.text and not rest and (exact or piece.finish_reason is not None):
+        end = at + len(piece.text)
+        for entry in piece.logprobs:
+            if at + len(entry.token) > end:
+                return
+            yield at, entry.token, entry
+            at += len(entry.token)
+    elif piece.text and all(_part_of(piece.text, entry.token) for entry in piece.logprobs):
+        for entry in piece.logprobs:
+            yield at, piece.text, entry
+
+
+def _part_of(text: str, token: str) -> bool:
+    """Whether a token is in the text or is a fragment of one of its characters."""
+    return REPLACEMENT in token or token in text

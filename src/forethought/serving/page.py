@@ -1,0 +1,46 @@
+"""The web page of a served model: a chat in one file that loads nothing and keeps nothing.
+
+It looks as the report does and asks the server that it came from. All text reaches the document as
+text alone; a content security policy lets it connect to its own origin and nowhere else. A thought
+is shown behind a fold, and only where the server sends one; the key is kept until the tab is
+closed.
+
+    html = chat_page("policy", may_show_thoughts=False)
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+
+def chat_page(model: str, *, may_show_thoughts: bool) -> str:
+    """The page. `may_show_thoughts` is whether any caller of this server is shown thoughts.
+
+    Without it the page has no fold at all; with it a fold comes with each thought that is sent.
+    """
+    environment = Environment(
+        loader=ChoiceLoader(
+            # The report's style and choice of light or dark are the page's own.
+            [PackageLoader("forethought.serving"), PackageLoader("forethought.report")]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    settings = json.dumps({"model": model, "thoughts": may_show_thoughts})
+    scripts = [environment.get_template(name).render().strip() for name in ("theme.js", "chat.js")]
+    return environment.get_template("chat.html").render(
+        model=model,
+        settings=settings,
+        scripts=[Markup(one) for one in scripts],
+        allowed=" ".join(f"'{_digest(one)}'" for one in scripts),
+    )
+
+
+def _digest(script: str) -> str:
+    """How a content security policy names a script: no other one runs."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,307 @@
+"""Whom a terminal chat talks with: an OpenAI-compatible endpoint, or a local model.
+
+A partner gives an answer as pieces of response and, where it may be seen, of thought. Whatever goes
+wrong is one line that says what to do; nothing here raises what a server wrote as a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from forethought.serving.base import (
+    AnswerEnd,
+    Answerer,
+    BackendError,
+    NoResponseError,
+    Question,
+    RefusedDrawError,
+)
+from forethought.serving.sse import EventReader
+from forethought.types import Message
+
+TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+"""A model may think for long before its first word."""
+LOOK = 20.0
+"""Seconds to say which models there are."""
+SHOWN = 300
+"""Characters of a server's own error message that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A piece of an answer; the last one may have a `finish_reason`.
+
+    Example: `Said(response="It is", thought="", finish_reason=None)`
+    """
+
+    response: str
+    thought: str
+    finish_reason: str | None
+
+
+class PartnerError(Exception):
+    """No answer, or none any more; the message is one line for the user."""
+
+
+class Partner(Protocol):
+    """Answers conversations."""
+
+    @property
+    def name(self) -> str:
+        """Shown when the chat begins."""
+        ...
+
+    def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[Said, None]:
+        """The next turn, piece by piece; closing it early stops the other side.
+
+        Raises: PartnerError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the model or the connections."""
+        ...
+
+
+class Endpoint:
+    """A model behind a URL.
+
+    Example: `Endpoint("http://localhost:8000", api_key=None, options={"temperature": 0.7})`
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None,
+        model: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        """`options` are fields of every request. The only model is taken where none is named.
+
+        Raises: ValueError if no such endpoint answers, or it does not have this one model.
+        """
+        self._base = base_url(url)
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key: a key is one line of plain ASCII; this one is not")
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        # Over HTTP/1.1 a closed connection is how a server learns that nobody listens any more.
+        self._client = httpx.AsyncClient(headers=headers, timeout=TIMEOUT)
+        self._options = options or {}
+        try:
+            with httpx.Client(headers=headers, timeout=LOOK) as client:
+                models = _listed(client.get(f"{self._base}/models"), self._base)
+        except httpx.HTTPError as error:
+            raise ValueError(_unreached(self._base, error)) from None
+        if model is None and len(models) != 1:
+            raise ValueError(
+                f"model: {self._base} serves {', '.join(models) or 'no model'}; name the one to "
+                "talk with"
+            )
+        self._model = model or models[0]
+        if models and self._model not in models:
+            raise ValueError(f"model: {self._base} serves {', '.join(models)}, not {model}")
+
+    @property
+    def name(self) -> str:
+        """The model and where it is."""
+        return f"{self._model} at {self._base}"
+
+    async def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[Said, None]:
+        """As `Partner` says."""
+        body = self._options | {
+            "model": self._model,
+            "messages": [{"role": one.role, "content": one.content} for one in turns],
+            "stream": True,
+        }
+        if not think:
+            body["think"] = False
+        try:
+            async with self._client.stream(
+                "POST", f"{self._base}/chat/completions", json=body
+            ) as reply:
+                if reply.status_code != 200:
+                    raise PartnerError(_refused(reply.status_code, await reply.aread()))
+                async with aclosing(events(reply.aiter_bytes())) as found:
+                    async for event in found:
+                        yield _said(event)
+        except httpx.HTTPError as error:
+            raise PartnerError(_unreached(self._base, error)) from None
+
+    async def close(self) -> None:
+        """As `Partner` says."""
+        await self._client.aclose()
+
+
+class LocalModel:
+    """A model of this process, through its answerer.
+
+    Example: `LocalModel(answerer, name="runs/a/policy", temperature=0.8, top_p=0.95,
+    max_tokens=512, close=backend.close)`
+    """
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        *,
+        name: str,
+        temperature: float,
+        top_p: float,
+        max_tokens: int | None,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._answerer = answerer
+        self._name = name
+        self._temperature = temperature
+        self._top_p = top_p
+        self._max_tokens = max_tokens
+        self._close = close
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self._name
+
+    async def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[Said, None]:
+        """As `Partner` says."""
+        question = Question(
+            messages=tuple(turns),
+            think=think,
+            temperature=self._temperature,
+            top_p=self._top_p,
+            seed=None,
+            max_tokens=self._max_tokens,
+            stop=(),
+            top_logprobs=None,
+        )
+        answer = self._answerer.answer(question)
+        assert isinstance(answer, AsyncGenerator), "closing an answer early must end it"
+        try:
+            async with aclosing(answer):
+                async for one in answer:
+                    if isinstance(one, AnswerEnd):
+                        yield Said(response="", thought="", finish_reason=one.finish_reason)
+                    else:
+                        yield Said(response=one.response, thought=one.thought, finish_reason=None)
+        except NoResponseError:
+            raise PartnerError("The model thought and never answered; ask again.") from None
+        except (RefusedDrawError, BackendError) as error:
+            raise PartnerError(str(error)) from None
+
+    async def close(self) -> None:
+        """As `Partner` says."""
+        await self._close()
+
+
+def base_url(url: str) -> str:
+    """Where `/models` and `/chat/completions` are, of an address as people write it.
+
+    Raises: ValueError if it is no address of a server.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"url: {url!r} is no address: {error}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(
+            f"url: {url!r} is no address of a server; give one such as http://localhost:8000/v1"
+        )
+    path = parsed.path.rstrip("/").removesuffix("/chat/completions")
+    return str(parsed.copy_with(path=path or "/v1", query=None, fragment=None)).rstrip("/")
+
+
+async def events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:
+    """The JSON objects of a server-sent stream, up to `[DONE]`; comments are passed over.
+
+    Raises: PartnerError if the stream is none, or ends before it is done.
+    """
+    reader = EventReader()
+    async for chunk in chunks:
+        try:
+            for payload in reader.feed(chunk):
+                if payload.strip() == b"[DONE]":
+                    return
+                event = json.loads(payload)
+                if not isinstance(event, dict):
+                    raise ValueError("not an object")
+                yield event
+        except ValueError:
+            wrong = "The server sent what is no JSON object; is it an OpenAI one?"
+            raise PartnerError(wrong) from None
+    raise PartnerError("The answer broke off: the server closed the stream before its end.")
+
+
+def _said(event: dict[str, Any]) -> Said:
+    """What a chunk adds; unknown fields are passed over.
+
+    Raises: PartnerError for an error's event and for a chunk of another shape.
+    """
+    if "error" in event:
+        raise PartnerError(f"The server failed: {_message(event)}")
+    match event.get("choices"):
+        case [{"delta": dict(delta), **rest}, *_]:
+            thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
+            return Said(
+                response=str(delta.get("content") or ""),
+                thought=str(thought),
+                finish_reason=rest.get("finish_reason"),
+            )
+        case []:
+            return Said(response="", thought="", finish_reason=None)
+    raise PartnerError("The server sent a chunk without choices; is it an OpenAI one?")
+
+
+def _listed(reply: httpx.Response, base: str) -> list[str]:
+    """Names of the models that an endpoint lists.
+
+    Raises: ValueError if it is none.
+    """
+    if reply.status_code in (401, 403):
+        raise ValueError(f"api_key: {_refused(reply.status_code, reply.content)}")
+    try:
+        match reply.json() if reply.is_success else None:
+            case {"data": [*entries]}:
+                return [str(one["id"]) for one in entries]
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"url: {base}/models answers with status {reply.status_code} and lists no models, so "
+        "there is no OpenAI-compatible endpoint; is a part of the address missing, such as /v1?"
+    )
+
+
+def _refused(status: int, content: bytes) -> str:
+    match status:
+        case 401 | 403:
+            return f"The server refuses the key, or wants one (status {status})."
+        case 429:
+            return "The server is busy; wait a little and ask again."
+    try:
+        said = _message(json.loads(content))
+    except ValueError:
+        said = ""
+    return f"The server refuses this (status {status}){': ' if said else ''}{said or '.'}"
+
+
+def _message(event: Any) -> str:
+    """The message in an error of OpenAI's shape, on one line."""
+    match event:
+        case {"error": {"message": str(text)}} | {"error": str(text)}:
+            return " ".join(text.split())[:SHOWN]
+    return "no reason is given"
+
+
+def _unreached(base: str, error: httpx.HTTPError) -> str:
+    match error:
+        case httpx.ConnectError() | httpx.ConnectTimeout():
+            why = "is it started, and is the address right?"
+            return f"No server answers at {base}; {why}"
+        case httpx.TimeoutException():
+            return f"{base} did not answer in time."
+    return f"The connection to {base} broke ({type(error).__name__}); ask again."

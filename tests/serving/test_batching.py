@@ -1,0 +1,353 @@
+from collections.abc import Iterator
+from contextlib import nullcontext
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from forethought.sampling import engine, nucleus, shared_prefix
+from forethought.sampling.base import SamplingParams
+from forethought.sampling.jobs import Job
+from forethought.serving.batching import Drawn, Lost, OpenBatch, Seat
+from forethought.serving.decoding import JoiningDecoder, SeparateDecoder
+
+END = 2
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.5,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+WINDOWED = {"sliding_window": 6, "query_pre_attn_scalar": 8}
+VARIANTS = {
+    "llama": ("llama", {}),
+    "mistral": ("mistral", {"sliding_window": 6}),
+    "gemma2": ("gemma2", WINDOWED),
+    "gemma3": (
+        "gemma3_text",
+        {**WINDOWED, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    ),
+}
+DRAWN = SamplingParams(temperature=0.9, top_p=0.8, max_new_tokens=24)
+LENGTHS = (9, 3, 40, 4, 9, 6, 33, 17)
+
+
+def random_model(variant: str = "llama") -> PreTrainedModel:
+    kind, special = VARIANTS[variant]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**SHAPE, **special})
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def prompt(length: int, shift: int = 0) -> tuple[int, ...]:
+    return tuple(5 + (7 * i + 3 * length + shift) % 50 for i in range(length))
+
+
+def seat(ids: tuple[int, ...], seed: int, params: SamplingParams = DRAWN, **changes) -> Seat:
+    fields = {
+        "limit": params.max_new_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_logprobs": None,
+    }
+    return Seat(token_ids=ids, seed=seed, **(fields | changes))
+
+
+class Chunked(JoiningDecoder):
+    """Chunks so small that short prompts have several."""
+
+    def __init__(self, model: PreTrainedModel, tokens: int = 8) -> None:
+        super().__init__(model)
+        self.chunk_tokens = tokens
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def batch_of(decoder, model: PreTrainedModel) -> OpenBatch:
+    return OpenBatch(lambda: decoder(model), end_ids=(END,), device=model.device)
+
+
+def run(batch: OpenBatch, arrivals: dict[int, list[Seat]]) -> dict[Seat, list[int]]:
+    """All tokens of all seats; `arrivals` come before the turns of these numbers."""
+    ids: dict[Seat, list[int]] = {one: [] for seats in arrivals.values() for one in seats}
+    turn = 0
+    while batch.busy or turn <= max(arrivals):
+        for one in arrivals.get(turn, ()):
+            batch.add(one)
+        for event in batch.turn():
+            assert isinstance(event, Drawn), event
+            ids[event.seat].append(event.token_id)
+        turn += 1
+    return ids
+
+
+def closed(model: PreTrainedModel, one: Seat) -> list[int]:
+    """The closed batch's tokens for this seat alone."""
+    params = SamplingParams(temperature=one.temperature, top_p=one.top_p, max_new_tokens=one.limit)
+    job = Job(token_ids=one.token_ids, seeds=(one.seed,), limit=one.limit)
+    with shared_prefix.attached(model):
+        decoder = shared_prefix.SharedPrefixDecoder(model)
+        ((ids,),) = engine.run(
+            decoder, [job], params=params, end_ids=(END,), rows=1, device=model.device
+        )
+    return ids
+
+
+def mixed_seats() -> list[Seat]:
+    """Every one with parameters of its own."""
+    return [
+        seat(
+            prompt(length, shift=i),
+            100 + i,
+            temperature=(0.0, 0.7, 1.3)[i % 3],
+            top_p=(1.0, 0.5, 0.9, 0.05)[i % 4],
+            limit=5 + 7 * i,
+        )
+        for i, length in enumerate(LENGTHS)
+    ]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_that_come_one_after_another_draw_what_each_draws_alone(variant):
+    model = random_model(variant)
+    seats = mixed_seats()
+    with shared_prefix.attached(model):
+        ids = run(batch_of(Chunked, model), {3 * i: [one] for i, one in enumerate(seats)})
+    assert list(ids.values()) == [closed(model, one) for one in seats]
+    assert len({len(found) for found in ids.values()}) > 3
+
+
+def test_architectures_that_share_nothing_take_late_rows_too():
+    model = random_model()
+    seats = mixed_seats()
+    ids = run(batch_of(SeparateDecoder, model), {2 * i: [one] for i, one in enumerate(seats)})
+    assert list(ids.values()) == [closed(model, one) for one in seats]
+
+
+def test_equal_prompts_that_come_together_are_prefilled_once(monkeypatch):
+    model = random_model()
+    seats = [seat(prompt(9), seed) for seed in range(5)] + [seat(prompt(4), 7)]
+    prefills: list[int] = []
+    admit = shared_prefix.SharedPrefixDecoder.admit
+
+    def counting(self, prompts, copies):
+        prefills.append(len(prompts))
+        return admit(self, prompts, copies)
+
+    with shared_prefix.attached(model):
+        batch = batch_of(JoiningDecoder, model)
+        monkeypatch.setattr(JoiningDecoder, "admit", counting)
+        ids = run(batch, {0: seats})
+    assert prefills == [2]
+    assert list(ids.values()) == [closed(model, one) for one in seats]
+
+
+def test_a_long_prompt_comes_in_chunks_while_the_others_go_on():
+    model = random_model()
+    first, long = seat(prompt(5), 3, temperature=0.0, limit=40), seat(prompt(300), 4)
+    with shared_prefix.attached(model):
+        batch = batch_of(lambda model: Chunked(model, 16), model)
+        batch.add(first)
+        batch.turn()
+        batch.add(long)
+        turns = []
+        while long.drawn == 0:
+            turns.append([event.seat for event in batch.turn()])
+    assert len(turns) == 300 // 16 + 1
+    assert all(seats.count(first) == 1 for seats in turns)
+
+
+def test_cohorts_of_rows_that_came_one_by_one_are_merged():
+    model = random_model()
+    with shared_prefix.attached(model):
+        decoder = JoiningDecoder(model)
+        batch = OpenBatch(lambda: decoder, end_ids=(), device=model.device)
+        for i in range(12):
+            batch.add(seat(prompt(4 + i), i, limit=100))
+            batch.turn()
+        assert [len(cohort) for cohort in decoder.cohorts] == [12]
+        # A row of another size would make all of them as wide as itself.
+        decoder.chunk_tokens = 2000
+        batch.add(seat(prompt(1500), 50, limit=100))
+        batch.turn()
+        assert sorted(len(cohort) for cohort in decoder.cohorts) == [1, 12]
+
+
+def test_who_leaves_is_gone_before_the_next_step():
+    model = random_model()
+    seats = [seat(prompt(4 + i), i, limit=60, temperature=0.0) for i in range(3)]
+    with shared_prefix.attached(model):
+        decoder = JoiningDecoder(model)
+        batch = OpenBatch(lambda: decoder, end_ids=(), device=model.device)
+        for one in seats:
+            batch.add(one)
+        batch.turn()
+        seats[1].left = True
+        assert [event.seat for event in batch.turn()] == [seats[0], seats[2]]
+        assert len(decoder.positions_R) == 2
+        seats[0].left = seats[2].left = True
+        assert batch.turn() == []
+        assert not batch.busy
+        assert decoder.cohorts == []
+
+
+def test_leaving_before_or_during_the_prefill_costs_no_row():
+    model = random_model()
+    waiting, halfway = seat(prompt(100), 1), seat(prompt(101), 2)
+    with shared_prefix.attached(model):
+        batch = batch_of(Chunked, model)
+        waiting.left = True
+        batch.add(waiting)
+        batch.add(halfway)
+        batch.turn()
+        assert batch.busy
+        halfway.left = True
+        assert batch.turn() == []
+        assert not batch.busy
+        assert waiting.drawn == halfway.drawn == 0
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass():
+    model = random_model()
+    wanting = seat(prompt(9), 1, top_logprobs=3, temperature=1.5)
+    own_only = seat(prompt(6), 2, top_logprobs=0)
+    without = seat(prompt(7), 3)
+    events: dict[Seat, list[Drawn]] = {wanting: [], own_only: [], without: []}
+    with shared_prefix.attached(model):
+        batch = batch_of(JoiningDecoder, model)
+        for one in events:
+            batch.add(one)
+        while batch.busy:
+            for event in batch.turn():
+                assert isinstance(event, Drawn)
+                events[event.seat].append(event)
+    assert all(event.logprob is None and event.top == () for event in events[without])
+    for one in (wanting, own_only):
+        ids = [event.token_id for event in events[one]]
+        logits = model(input_ids=torch.tensor([[*one.token_ids, *ids]])).logits[0]
+        logps = logits[len(one.token_ids) - 1 : -1].log_softmax(-1)
+        for event, expected_V in zip(events[one], logps, strict=True):
+            assert event.logprob == pytest.approx(float(expected_V[event.token_id]), abs=1e-4)
+            best = expected_V.topk(one.top_logprobs or 0)
+            assert [token for token, _ in event.top] == best.indices.tolist()
+            assert [p for _, p in event.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+class Unlucky(JoiningDecoder):
+    """Raises in the forward passes of these numbers."""
+
+    def __init__(self, model: PreTrainedModel, failing: Iterator[Exception | None]) -> None:
+        super().__init__(model)
+        self.failing = failing
+
+    def _forward(self, ids: Tensor, positions: Tensor, phase: Any) -> Tensor:
+        error = next(self.failing, None)
+        if error is not None:
+            raise error
+        return super()._forward(ids, positions, phase)
+
+
+def test_a_step_out_of_memory_loses_those_in_it_and_the_next_go_on(caplog):
+    model = random_model()
+    errors = iter([None, None, torch.OutOfMemoryError("CUDA out of memory: <the thought>")])
+    lost, later = [seat(prompt(5), 1), seat(prompt(7), 5)], seat(prompt(4), 3)
+    with shared_prefix.attached(model):
+        batch = batch_of(lambda model: Unlucky(model, errors), model)
+        for one in lost:
+            batch.add(one)
+        assert len(batch.turn()) == 4
+        events = batch.turn()
+        assert {event.seat for event in events} == set(lost)
+        assert all(isinstance(e, Lost) and "out of memory" in e.reason for e in events)
+        assert batch.failures == 1
+        assert run(batch, {0: [later]}) == {later: closed(model, later)}
+    assert batch.failures == 0
+    assert "OutOfMemoryError" in caplog.text
+    assert "<the thought>" not in caplog.text
+
+
+def test_a_prompt_that_fails_takes_nobody_with_it():
+    model = random_model()
+    errors = iter([None, None, RuntimeError("no"), None])
+    living, failing = seat(prompt(5), 1), seat(prompt(7), 2)
+    with shared_prefix.attached(model):
+        batch = batch_of(lambda model: Unlucky(model, errors), model)
+        batch.add(living)
+        ids = [event.token_id for event in batch.turn() if isinstance(event, Drawn)]
+        batch.add(failing)
+        while batch.busy:
+            for event in batch.turn():
+                if isinstance(event, Lost):
+                    assert event == Lost(seat=failing, reason="the model failed")
+                else:
+                    ids.append(event.token_id)
+    assert failing.drawn == 0
+    assert ids == closed(model, living)
+
+
+@pytest.mark.parametrize("kind", [Chunked, SeparateDecoder])
+@pytest.mark.parametrize("chance", range(3))
+def test_whoever_stays_is_not_disturbed_by_comings_and_goings(kind, chance):
+    model = random_model("mistral")
+    random = Random(chance)
+    seats = [
+        seat(prompt(random.randint(1, 40), i), i, limit=random.randint(1, 50)) for i in range(25)
+    ]
+    ids: dict[Seat, list[int]] = {one: [] for one in seats}
+    coming = list(seats)
+    with shared_prefix.attached(model) if kind is Chunked else nullcontext():
+        batch = batch_of(kind, model)
+        while coming or batch.busy:
+            if coming and random.random() < 0.4:
+                batch.add(coming.pop())
+            if random.random() < 0.15:
+                random.choice(seats).left = True
+            for event in batch.turn():
+                assert isinstance(event, Drawn), event
+                ids[event.seat].append(event.token_id)
+    stayed = [one for one in seats if not one.left]
+    assert 3 < len(stayed) < 25
+    for one in seats:
+        expected = closed(model, one)
+        assert ids[one] == (expected[: one.drawn] if one.left else expected)
+
+
+@pytest.mark.parametrize("top_p", [0.02, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.7])
+def test_drawing_each_row_its_own_way_is_drawing_it_alone(temperature, top_p):
+    torch.manual_seed(0)
+    logits, steps = torch.randn(60, 40) * 3, torch.arange(60)
+    keys = nucleus.keys(torch.arange(60))
+    temperatures, top_ps = torch.rand(60) * 2, torch.rand(60, dtype=torch.float64)
+    temperatures[::2], top_ps[::2] = temperature, top_p
+    together = nucleus.draw_each(logits, keys, steps, temperatures_R=temperatures, top_ps_R=top_ps)
+    expected = nucleus.draw(logits, keys, steps, temperature=temperature, top_p=top_p)
+    assert torch.equal(together[::2], expected[::2])
+
+
+def test_a_row_without_a_distribution_spoils_no_other():
+    logits = torch.randn(4, 9)
+    logits[1, 3], logits[2, 0], logits[3] = torch.nan, torch.inf, -torch.inf
+    ones = torch.ones(4)
+    drawn = nucleus.draw_each(
+        logits, nucleus.keys(torch.arange(4)), ones.long(),
+        temperatures_R=ones, top_ps_R=ones.double(),
+    )  # fmt: skip
+    assert drawn[0] >= 0
+    assert drawn[1:].tolist() == [nucleus.UNDRAWN] * 3

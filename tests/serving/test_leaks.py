@@ -1,0 +1,247 @@
+"""No character of a thought in a response, for any text, any chunks, any bytes.
+
+Thoughts are made of characters that occur nowhere else, so one of them in a response delta is a
+leak and nothing else.
+"""
+
+import asyncio
+import json
+from contextlib import suppress
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted_backend import Script, ScriptedBackend, script
+
+from forethought.serving.answering import SplittingAnswerer
+from forethought.serving.base import (
+    AnswerDelta,
+    AnswerEnd,
+    AnswerSettings,
+    NoResponseError,
+    Question,
+)
+from forethought.serving.sse import EventReader
+from forethought.serving.upstream_reply import Reply
+from forethought.thoughts import DIRECT, GENERIC, SPECIFIC, TAGS, ThoughtFormat
+from forethought.types import Message, ParseStatus
+
+OWN = ThoughtFormat(
+    name="own",
+    instruction="Think.",
+    thought_starts_after=("[[thought]]",),
+    response_starts_after=("[[answer]]", "ANSWER\n"),
+)
+THINKING = [GENERIC, SPECIFIC, TAGS, OWN]
+MARKERS = [
+    one for each in THINKING for one in (*each.thought_starts_after, *each.response_starts_after)
+]
+HALVES = [one[: len(one) // 2] for one in MARKERS] + [one[len(one) // 2 :] for one in MARKERS]
+SECRETS = "秘密思考🙈ћ"
+"""Characters of thoughts; in no marker, no half of one and no response."""
+SECRET = st.text(alphabet=SECRETS + " \n", min_size=1, max_size=6)
+OPEN = st.sampled_from(["yes", "é🙂", "```\n", "<", "H", " ", "\n", "2 + 3", "\u2028", "</", "ANS"])
+ANY = st.text(st.characters(codec="utf-8", exclude_characters=SECRETS), max_size=4)
+WILD = st.lists(st.sampled_from(MARKERS + HALVES) | OPEN | ANY, max_size=10).map("".join)
+FORMATS = st.sampled_from(THINKING)
+MANY = settings(max_examples=250, deadline=None)
+
+
+def question(**fields) -> Question:
+    given_fields = {
+        "messages": (Message(role="user", content="Hi"),),
+        "think": True,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "seed": 1,
+        "max_tokens": None,
+        "stop": (),
+        "top_logprobs": 1,
+    }
+    return Question(**{**given_fields, **fields})
+
+
+def answered(backend, thought_format, *, budget=None, **fields):
+    """Deltas and finish reason; without a response nothing and `None`."""
+
+    async def collect():
+        chosen = AnswerSettings(thought_budget=budget, attempts=1, without_response="error")
+        answerer = SplittingAnswerer(backend, thought_format, chosen)
+        deltas: list[AnswerDelta] = []
+        with suppress(NoResponseError):
+            async for part in answerer.answer(question(**fields)):
+                if isinstance(part, AnswerEnd):
+                    return deltas, part.finish_reason
+                deltas.append(part)
+        return deltas, None
+
+    found = asyncio.run(collect())
+    assert backend.open == 0
+    return found
+
+
+def response(deltas) -> str:
+    return "".join(one.response for one in deltas)
+
+
+def assert_nothing_leaked(deltas):
+    for delta in deltas:
+        assert not set(delta.response) & set(SECRETS)
+        for entry in delta.logprobs:
+            assert not set(entry.token) & set(SECRETS)
+
+
+@st.composite
+def cuts(draw, text):
+    """The text in chunks of any length."""
+    places = draw(st.lists(st.integers(0, len(text)), max_size=12))
+    edges = sorted({0, len(text), *places})
+    chunks = [text[start:end] for start, end in pairwise(edges)]
+    return list(text) if draw(st.booleans()) else chunks
+
+
+@st.composite
+def outputs(draw):
+    """A format and an output of it whose thought is secret: markers split, doubled, missing."""
+    thought_format = draw(FORMATS)
+    opening = "".join(thought_format.thought_starts_after[:1])
+    if thought_format.thought_marker_optional and draw(st.booleans()):
+        opening = ""
+    others = [one for one in MARKERS if one not in thought_format.response_starts_after]
+    inner = st.sampled_from(others + [one[:-1] for one in thought_format.response_starts_after])
+    thought = "".join(draw(st.lists(SECRET | inner | OPEN, min_size=1, max_size=8)))
+    marker = draw(st.sampled_from(thought_format.response_starts_after))
+    rest = draw(WILD)
+    before = draw(st.sampled_from(["", " ", "\n"]))
+    has_marker = draw(st.booleans()) or draw(st.booleans())
+    text = before + opening + thought + (marker + rest if has_marker else "")
+    return thought_format, text
+
+
+@MANY
+@given(st.sampled_from([*THINKING, DIRECT]), WILD, st.data(), st.sampled_from(["stop", "length"]))
+def test_the_joined_stream_is_the_parsed_response(thought_format, text, data, reason):
+    chunks = data.draw(cuts(text))
+    backend = ScriptedBackend(script(text, cut=chunks, finish=reason, logprobs=True))
+    deltas, finish = answered(backend, thought_format)
+    # With the end token instead of the limit the parse says what the response is.
+    parsed = thought_format.parse(text)
+    assert response(deltas) == (parsed.response or "")
+    assert finish == (reason if parsed.status is ParseStatus.COMPLETE else None)
+    if finish is not None:
+        assert "".join(one.thought for one in deltas) == (parsed.thought or "")
+
+
+@MANY
+@given(outputs(), st.data())
+def test_no_character_of_a_thought_is_in_a_response(output, data):
+    thought_format, text = output
+    chunks = data.draw(cuts(text))
+    stop = tuple(data.draw(st.lists(st.sampled_from(["yes", "<", "\n", "```"]), max_size=2)))
+    limit = data.draw(st.none() | st.integers(1, 5))
+    backend = ScriptedBackend(script(text, cut=chunks, logprobs=True))
+    deltas, _ = answered(backend, thought_format, stop=stop, max_tokens=limit)
+    whole = thought_format.parse(text)
+    assert (whole.response or "").startswith(response(deltas))
+    assert (whole.thought or "").startswith("".join(one.thought for one in deltas))
+    assert_nothing_leaked(deltas)
+
+
+@MANY
+@given(outputs(), st.data(), st.integers(0, 6))
+def test_a_thought_cut_by_its_budget_does_not_leak(output, data, budget):
+    thought_format, text = output
+    chunks = data.draw(cuts(text))
+    after = data.draw(WILD)
+    backend = ScriptedBackend(
+        *([script(text, cut=chunks, logprobs=True)] if budget else []),
+        script(after, cut=data.draw(cuts(after)), logprobs=True),
+        can_continue=True,
+    )
+    deltas, _ = answered(backend, thought_format, budget=budget)
+    assert_nothing_leaked(deltas)
+    *_, last = backend.draws
+    if last.begun:
+        parsed = thought_format.parse(last.begun + after)
+        assert response(deltas) == (parsed.response or "")
+        thought = "".join(one.thought for one in deltas)
+        # What is shown is all that was written, an unfinished sentence at its end too.
+        assert thought.startswith(parsed.thought or "")
+
+
+@MANY
+@given(outputs(), st.data())
+def test_stop_strings_do_not_depend_on_the_chunks(output, data):
+    thought_format, text = output
+    stop = tuple(data.draw(st.lists(st.text("yes <`\n2+", min_size=1, max_size=3), max_size=3)))
+    chunks = data.draw(cuts(text))
+    one = ScriptedBackend(script(text, cut=1))
+    other = ScriptedBackend(script(text, cut=chunks))
+    in_characters, _ = answered(one, thought_format, stop=stop)
+    in_chunks, _ = answered(other, thought_format, stop=stop)
+    assert response(in_chunks) == response(in_characters)
+    assert not any(each in response(in_chunks) for each in stop)
+
+
+def event(fields, finish_reason=None, newline="\n") -> bytes:
+    choice = {"index": 0, "delta": fields, "finish_reason": finish_reason}
+    # Escaped, a character beyond the plane is two, and a server may cut between them.
+    data = json.dumps({"choices": [choice]}, ensure_ascii=len(str(fields)) % 2 == 0)
+    return f": ping{newline}event: message{newline}data: {data}{newline}{newline}".encode(
+        "utf-8", "replace"
+    )
+
+
+def read(stream: bytes, edges, *, text_is_response=False) -> Script:
+    """The pieces of a stream whose bytes arrive cut at these places."""
+    reader, reply = EventReader(), Reply(text_is_response=text_is_response)
+    pieces = []
+    for start, end in zip([0, *edges], [*edges, len(stream)], strict=True):
+        for data in reader.feed(stream[start:end]):
+            piece = reply.read(data)
+            pieces += [] if piece is None else [piece]
+    return Script(pieces=(*pieces, reply.last()))
+
+
+@MANY
+@given(outputs(), st.data(), st.sampled_from(["\n", "\r\n", "\r"]))
+def test_the_bytes_of_an_upstream_may_be_cut_anywhere(output, data, newline):
+    thought_format, text = output
+    chunks = data.draw(cuts(text))
+    events = [event({"role": "assistant", "content": ""}, None, newline)]
+    events += [event({"content": one}, None, newline) for one in chunks]
+    end = f"data: [DONE]{newline}{newline}".encode()
+    stream = b"".join([*events, event({}, "stop", newline), end])
+    edges = sorted(set(data.draw(st.lists(st.integers(0, len(stream)), max_size=40))))
+    if data.draw(st.booleans()):
+        edges = list(range(1, len(stream)))
+    deltas, _ = answered(ScriptedBackend(read(stream, edges)), thought_format)
+    assert response(deltas) == (thought_format.parse(text).response or "")
+    assert_nothing_leaked(deltas)
+
+
+@MANY
+@given(
+    st.sampled_from([*THINKING, DIRECT]),
+    st.lists(SECRET | st.sampled_from(MARKERS + HALVES), max_size=8),
+    WILD,
+    st.data(),
+)
+def test_reasoning_that_an_upstream_took_out_does_not_leak(thought_format, reasoning, text, data):
+    field = data.draw(st.sampled_from(["reasoning", "reasoning_content"]))
+    certain = data.draw(st.booleans())
+    parts = [{field: one} for one in reasoning]
+    parts += [{"content": one} for one in data.draw(cuts(text))]
+    late = data.draw(st.booleans())
+    parts += [{field: SECRETS}] if late else []
+    stream = b"".join([*map(event, parts), event({}, "stop")])
+    pieces = read(stream, [], text_is_response=certain)
+    deltas, _ = answered(ScriptedBackend(pieces), thought_format)
+    assert_nothing_leaked(deltas)
+    split = thought_format
+    if certain or (thought_format is TAGS and "".join(reasoning)):
+        split = DIRECT
+    assert response(deltas) == (split.parse(text).response or "")
+    shown = "".join(one.thought for one in deltas)
+    assert "".join(reasoning) in shown
+    assert not late or SECRETS in shown

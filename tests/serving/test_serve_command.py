@@ -1,0 +1,122 @@
+"""`forethought serve` as a user starts it, asked with the README's own curl."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from forethought.cli.main import app
+from forethought.thoughts import GENERIC, save_format
+
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("served") / "runs" / "quickstart"
+    folder.mkdir(parents=True)
+    from forethought.models import resolve
+
+    for file in Path(resolve("microworld")).iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
+    save_format(GENERIC, folder)
+    words = ["serve", "runs/quickstart", "--attempts", "8", "--thought-budget", "80"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "forethought.cli", *words],
+        cwd=folder.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    found = re.search(r"(http://\S+)/v1", line)
+    assert found, line
+    yield found[1]
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 0
+
+
+def curl() -> str:
+    (command,) = re.findall(r"^curl .*?'$", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return command
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_readmes_curl_gets_a_response_and_no_thought(server: str):
+    command = curl().replace("http://localhost:8000", server)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    (choice,) = answer["choices"]
+    assert choice["message"]["content"]
+    assert "thought process" not in done.stdout
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+
+
+def test_a_streamed_answer_equals_the_whole_one(server: str):
+    body = {
+        "model": "runs/quickstart",
+        "messages": [{"role": "user", "content": "Name the capital of Poland."}],
+        "seed": 5,
+    }
+    whole = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=60).json()
+    text = ""
+    with httpx.stream(
+        "POST", f"{server}/v1/chat/completions", json=body | {"stream": True}, timeout=60
+    ) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                for choice in json.loads(line[6:])["choices"]:
+                    text += choice["delta"].get("content") or ""
+    assert text == whole["choices"][0]["message"]["content"]
+
+
+def test_the_page_and_the_models_are_there(server: str):
+    assert "<html" in httpx.get(f"{server}/").text
+    models = httpx.get(f"{server}/v1/models").json()
+    assert [one["id"] for one in models["data"]] == ["runs/quickstart"]
+
+
+def test_an_endless_wait_for_a_dead_upstream_is_one_message(tmp_path: Path):
+    words = ["serve", "microworld", "--upstream", "http://127.0.0.1:9/v1"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "127.0.0.1:9" in done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["serve", "microworld", "--host", "0.0.0.0"], "--api-keys"),
+        (["serve", "microworld", "--port", "70000"], "port: 70000"),
+        (["serve", "no/such/folder"], "no/such/folder"),
+        (["vllm-plugin", "microworld", "hide.py"], "has no thoughts"),
+        (["chat", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["new-key", "two words", "TMP/keys"], "two words"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_message(tmp_path: Path, words: list[str], says: str):
+    done = CliRunner().invoke(app, [word.replace("TMP", str(tmp_path)) for word in words])
+    assert done.exit_code == 1, done.output
+    assert says in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_new_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path):
+    keys = tmp_path / "keys"
+    done = CliRunner().invoke(app, ["new-key", "lab", str(keys), "--reasoning"])
+    assert done.exit_code == 0
+    assert done.output.strip() not in keys.read_text()
+    assert keys.read_text().startswith("lab ")
+    assert keys.stat().st_mode & 0o777 == 0o600

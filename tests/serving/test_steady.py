@@ -1,0 +1,286 @@
+"""Limits, clients that leave, hang or dribble, and the end of a server."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from scripted_backend import ScriptedBackend, script
+from served import asked, events, impatient, metrics, refused, served, until
+
+from forethought.serving.base import (
+    AnswerDelta,
+    AnswerEnd,
+)
+
+SIMPLE = script("a secret thought <R> The answer is 5.", cut=5)
+SLOW = script("hmm " * 50 + "<R> " + "word " * 400, cut=5, delay=0.02)
+CHAT = "/v1/chat/completions"
+
+
+def test_a_large_body_is_not_read(server):
+    big = json.dumps(asked("x" * 10_000_000)).encode()
+    json_type = {"Content-Type": "application/json"}
+    refused(httpx.post(server.url + CHAT, content=big, headers=json_type), 413)
+    chunks = (big[at : at + 65536] for at in range(0, len(big), 65536))
+    refused(httpx.post(server.url + CHAT, content=chunks, headers=json_type), 413)
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        "Content-Length: 999999999999\r\n\r\n{"
+    )
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(head.encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 413 ")
+    assert server.chat().status_code == 200
+
+
+def received(client):
+    """What comes, nothing where the connection was reset."""
+    try:
+        return client.recv(4096)
+    except ConnectionResetError:
+        return b""
+
+
+def test_a_slow_body_and_slow_headers_are_given_up():
+    with served(ScriptedBackend(SIMPLE), read_seconds=0.3) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            head = "Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+            client.sendall(f"POST {CHAT} HTTP/1.1\r\n{head}\r\n{{".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for before in (b"", whole):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                if before:
+                    client.sendall(before)
+                    assert received(client).startswith(b"HTTP/1.1 200 ")
+                for byte in b"GET /health HTTP/1.1\r\nX: " + b"x" * 20:
+                    time.sleep(0.05)
+                    try:
+                        client.sendall(bytes([byte]))
+                    except ConnectionError:
+                        break
+                else:
+                    raise AssertionError("headers that never end were waited for")
+        assert server.chat().status_code == 200
+
+
+def test_a_full_queue_says_when_to_come_again():
+    with served(ScriptedBackend(SLOW), slots=1, queue=1, answers=3) as server:
+        refused_at_once = server.chat(n=3)
+        error = refused(refused_at_once, 429, code="queue_full")
+        assert error["type"] == "rate_limit_error"
+        assert 1 <= int(refused_at_once.headers["retry-after"]) <= 60
+        threads = [threading.Thread(target=impatient, args=(server.url, 2.0)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.backend.open == 1 and "waiting_answers 1" in metrics(server))
+        refused(server.chat(), 429)
+        assert server.backend.most == 1
+        for thread in threads:
+            thread.join()
+        until(lambda: server.backend.open == 0 and "waiting_answers 0" in metrics(server))
+        assert 'status="429"} 2' in metrics(server)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_client_that_leaves_ends_its_answers(stream, count):
+    with served(ScriptedBackend(SLOW), slots=2) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        body = json.dumps(asked(stream=stream, n=count)).encode()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(
+                f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            until(lambda: server.backend.open == min(count, 2))
+        left = time.monotonic()
+        until(lambda: server.backend.open == 0)
+        assert time.monotonic() - left < 1
+        until(lambda: f'route="{CHAT}",status="499"}} 1' in metrics(server))
+        assert "running_answers 0" in metrics(server)
+        assert "waiting_answers 0" in metrics(server)
+        assert " 499 " in server.log()
+
+
+class Talker:
+    """Answers without end, or with so many pieces; counts them."""
+
+    def __init__(self, pieces):
+        self.pieces = pieces
+        self.given = 0
+
+    async def answer(self, question):
+        for _ in range(self.pieces):
+            self.given += 1
+            yield AnswerDelta(response="x" * 1000, thought="", logprobs=())
+            await asyncio.sleep(0)
+        yield AnswerEnd(
+            finish_reason="stop",
+            prompt_tokens=1,
+            completion_tokens=1,
+            reasoning_tokens=0,
+            attempts=1,
+        )
+
+
+def takes_nothing(server, **fields):
+    """A client that asks and then reads nothing."""
+    body = json.dumps(asked(**fields)).encode()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", int(server.url.rsplit(":", 1)[1])))
+    client.sendall(
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    return client
+
+
+def test_a_stream_that_is_not_taken_is_cut_off():
+    talker = Talker(10**9)
+    with served(ScriptedBackend(SIMPLE), answerer=talker, write_seconds=0.5) as server:
+        with takes_nothing(server, stream=True):
+            until(lambda: f'route="{CHAT}",status="499"}} 1' in metrics(server))
+            held = talker.given
+            time.sleep(0.2)
+            assert talker.given == held, "its answer has ended"
+            assert held < 10_000, "what it did not take was not gathered"
+        assert "running_answers 0" in metrics(server)
+
+
+def test_a_whole_answer_that_is_not_taken_is_cut_off():
+    talker = Talker(10_000)
+    with (
+        served(ScriptedBackend(SIMPLE), answerer=talker, write_seconds=0.5) as server,
+        takes_nothing(server) as client,
+    ):
+        until(lambda: f'route="{CHAT}",status="' in metrics(server), 10)
+        time.sleep(0.8)
+        client.settimeout(5)
+        got = 0
+        try:
+            while some := client.recv(65536):
+                got += len(some)
+        except ConnectionResetError:
+            pass
+        assert got < 10_000_000
+
+
+def test_time_runs_out():
+    with served(ScriptedBackend(SLOW), seconds=0.4) as server:
+        refused(server.chat(), 504, code="timeout")
+        reply = server.chat(stream=True)
+        assert reply.status_code == 504
+    hasty = script("t <R> " + "word " * 400, cut=5, delay=0.02)
+    with served(ScriptedBackend(hasty), seconds=0.6) as server:
+        reply = server.chat(stream=True)
+        assert reply.status_code == 200
+        chunks, done = events(reply.text)
+        assert done
+        assert chunks[-1]["error"]["code"] == "timeout"
+        assert 'status="504"' in metrics(server)
+        assert server.backend.open == 0
+
+
+def test_a_thinking_stream_has_comments_and_a_waiting_one_too():
+    thinking = script("t" * 30 + " <R> done", cut=1, delay=0.08)
+    with served(ScriptedBackend(thinking), slots=1) as server:
+        waiting = threading.Thread(target=server.chat)
+        waiting.start()
+        until(lambda: server.backend.open == 1)
+        text = server.chat(stream=True).text
+        waiting.join()
+    assert ": waiting\n\n" in text
+    assert 1 <= text.count(": thinking\n\n") <= 4
+    assert events(text)[0][-1]["choices"][0]["finish_reason"] == "stop"
+
+
+PROCESS = """
+import sys
+from rich.console import Console
+from scripted_backend import ScriptedBackend, script
+from served import ANSWERS, FORMAT, MODEL
+from forethought.progress import Reporter
+from forethought.serving.answering import SplittingAnswerer
+from forethought.serving.server import run_server
+from forethought.serving.settings import ServerSettings
+backend = ScriptedBackend(script("t <R> " + "word " * int(sys.argv[2]), cut=5, delay=0.02))
+settings = ServerSettings(model=MODEL, shutdown_seconds=float(sys.argv[1]))
+run_server(SplittingAnswerer(backend, FORMAT, ANSWERS), backend, host="127.0.0.1", port=None,
+           settings=settings, reporter=Reporter(Console(soft_wrap=True)),
+           started=lambda url, stop: print("at", url, flush=True))
+print("closed", backend.closed, "open", backend.open, flush=True)
+"""
+
+
+@contextmanager
+def stream_of_a_process(seconds, words):
+    """A server in a process of its own with that time to end, and the text of a running stream."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(seconds), str(words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert process.stdout is not None
+    try:
+        while not (line := process.stdout.readline()).startswith("at "):
+            assert line, "the server did not start"
+        url = line.split()[1]
+        with httpx.stream("POST", url + CHAT, json=asked(stream=True), timeout=20) as reply:
+            yield process, url, reply.iter_text()
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+        assert "closed True open 0" in out
+        assert "Traceback" not in err
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_sigterm_lets_streams_finish_and_takes_no_new_ones():
+    with stream_of_a_process(30, 150) as (process, url, pieces):
+        got = [next(pieces)]
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        refused(httpx.post(url + CHAT, json=asked()), 503, code="shutting_down")
+        assert httpx.get(url + "/health").status_code == 503
+        got.extend(pieces)
+        chunks, done = events("".join(got))
+    assert done
+    text = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks)
+    assert text.split() == ["word"] * 150
+
+
+def test_a_stream_that_takes_too_long_after_sigterm_is_ended_with_an_error():
+    with stream_of_a_process(1, 3000) as (process, _, pieces):
+        got = [next(pieces)]
+        process.send_signal(signal.SIGTERM)
+        chunks, done = events("".join([*got, *pieces]))
+    assert done
+    assert chunks[-1]["error"]["code"] == "shutting_down"
+
+
+def test_a_second_signal_ends_it_at_once():
+    with stream_of_a_process(60, 3000) as (process, _, pieces):
+        next(pieces)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(pieces)

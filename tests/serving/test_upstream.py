@@ -1,0 +1,535 @@
+"""Another server as backend: what it is asked, how its bytes are read, what its trouble becomes.
+
+The server here writes whatever bytes a test gives it, so that what no library would send is tried
+too.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+
+import pytest
+
+from forethought.serving.answering import SplittingAnswerer
+from forethought.serving.base import (
+    AnswerDelta,
+    AnswerSettings,
+    BackendError,
+    Draw,
+    Piece,
+    Question,
+    RefusedDrawError,
+)
+from forethought.serving.reasoned import ReasonedPiece
+from forethought.serving.sse import EventReader
+from forethought.serving.upstream import UpstreamBackend, upstream_model
+from forethought.thoughts import SPECIFIC
+from forethought.types import Message
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+KEY = "sk-this-is-the-key"
+
+
+class Upstream:
+    """Answers the n-th request with the n-th script, the last one again and again.
+
+    A script is a list of byte strings, sent one by one; a number pauses, `None` closes.
+    """
+
+    def __init__(self, *scripts: Sequence[bytes | float | None]) -> None:
+        self.scripts = scripts
+        self.heads: list[str] = []
+        self.bodies: list[dict] = []
+        self.connections = 0
+        self.gone = asyncio.Event()
+        """A client has closed its connection."""
+
+    async def __aenter__(self) -> "Upstream":
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = [
+                    int(line.split(":")[1])
+                    for line in head.splitlines()
+                    if line.lower().startswith("content-length:")
+                ]
+                body = await reader.readexactly(length[0]) if length else b"{}"
+                script = self.scripts[min(len(self.heads), len(self.scripts) - 1)]
+                self.heads.append(head)
+                self.bodies.append(json.loads(body))
+                if not await self.write(script, reader, writer):
+                    break
+        self.gone.set()
+        writer.close()
+
+    async def write(self, script, reader, writer) -> bool:
+        for part in script:
+            if part is None:
+                return False
+            if isinstance(part, bytes):
+                writer.write(part)
+                await writer.drain()
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(part):
+                    if not await reader.read(1):
+                        return False
+        return True
+
+
+def chunked(*parts: bytes) -> list[bytes]:
+    """A whole streamed body, each part in a chunk of its own."""
+    return [HEAD, *(b"%x\r\n%b\r\n" % (len(part), part) for part in parts), b"0\r\n\r\n"]
+
+
+def event(fields=None, finish_reason=None, **more) -> bytes:
+    choice = {"index": 0, "delta": fields or {}, "finish_reason": finish_reason}
+    return b"data: " + json.dumps({"choices": [choice], **more}).encode() + b"\n\n"
+
+
+def said(*texts: str, end: Sequence[bytes] = ()) -> list[bytes]:
+    """The events of these texts and of an end."""
+    return [*(event({"content": one}) for one in texts), *(end or STOP)]
+
+
+STOP = (event({}, "stop"), b"data: [DONE]\n\n")
+
+
+def plain(status: str, body: object, headers: str = "") -> list[bytes]:
+    content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}"
+    return [f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content]
+
+
+def drawn(**fields) -> Draw:
+    given = {
+        "messages": (Message(role="user", content="Hi"),),
+        "begun": "",
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "seed": 2**40 + 17,
+        "max_tokens": 32,
+        "top_logprobs": None,
+    }
+    return Draw(**{**given, **fields})
+
+
+def with_upstream(
+    work: Callable[[Upstream, UpstreamBackend], Awaitable], *scripts: Sequence, **options
+):
+    """What `work` gives with a backend at a server of these scripts."""
+
+    async def run():
+        async with Upstream(*scripts) as upstream:
+            backend = UpstreamBackend(upstream.url, model="m", **options)
+            try:
+                async with asyncio.timeout(20):
+                    return await work(upstream, backend)
+            finally:
+                await backend.close()
+
+    return asyncio.run(run())
+
+
+def pieces_of(*scripts: Sequence, draw: Draw | None = None, **options) -> list[Piece]:
+    async def collect(_, backend):
+        return [piece async for piece in backend.draw(draw or drawn())]
+
+    return with_upstream(collect, *scripts, **options)
+
+
+def text_of(pieces) -> str:
+    return "".join(one.text for one in pieces)
+
+
+def failure_of(*scripts: Sequence, draw: Draw | None = None, **options) -> Exception:
+    with pytest.raises((BackendError, RefusedDrawError)) as failed:
+        pieces_of(*scripts, draw=draw, **options)
+    return failed.value
+
+
+def test_what_an_upstream_is_asked():
+    async def ask(upstream, backend):
+        async for _ in backend.draw(drawn(seed=None, max_tokens=None)):
+            pass
+        async for _ in backend.draw(drawn(top_logprobs=0, begun="hm\n<R>")):
+            pass
+        return upstream
+
+    upstream = with_upstream(
+        ask, chunked(*said("x")), can_continue=True, extra_body={"top_k": -1, "top_p": None}
+    )
+    first, second = upstream.bodies
+    assert first == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "n": 1,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "temperature": 0.8,
+        "top_k": -1,
+    }
+    assert (second["seed"], second["max_tokens"]) == (17, 32)
+    assert (second["logprobs"], second["top_logprobs"]) == (True, 0)
+    assert second["messages"][-1] == {"role": "assistant", "content": "hm\n<R>"}
+    assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
+    # The connection is used again.
+    assert upstream.connections == 1
+
+
+def test_pieces_and_their_end():
+    pieces = pieces_of(chunked(event({"role": "assistant", "content": ""}), *said("It", " is")))
+    assert [one.text for one in pieces] == ["It", " is", ""]
+    assert [one.tokens for one in pieces] == [1, 1, 0]
+    assert [one.finish_reason for one in pieces] == [None, None, "stop"]
+    assert not any(isinstance(one, ReasonedPiece) for one in pieces)
+
+
+TEXT = 'hé 🙂\u2028<R>\r\n"x"'
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 2, 7, 4096])
+def test_bytes_may_come_in_any_parts(newline, size):
+    texts = b"".join(event({"content": one}) for one in TEXT)
+    stream = b"\xef\xbb\xbf: hello\n\nevent: x\nid: 3\n" + texts + b": bye\n\n"
+    choice = {"index": 0, "delta": {"content": "y"}}
+    lines = json.dumps({"choices": [choice]}, indent=1).encode().splitlines()
+    stream += b"".join(b"data:" + line + b"\n" for line in lines) + b"\n"
+    stream = (stream + event({}, "stop") + b"data: [DONE]\n\n").replace(b"\n", newline)
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)]
+    reader = EventReader()
+    payloads = [data for part in parts for data in reader.feed(part)]
+    assert payloads[-1] == b"[DONE]"
+    assert json.loads(payloads[-3])["choices"][0]["delta"] == {"content": "y"}
+    pieces = pieces_of(chunked(*parts))
+    assert text_of(pieces) == TEXT + "y"
+
+
+def test_an_event_without_end_is_not_kept_for_ever():
+    reader = EventReader()
+    for _ in range(16):
+        assert reader.feed(b"x" * 2**20) == []
+    with pytest.raises(ValueError, match="more than"):
+        reader.feed(b"x")
+
+
+def test_a_surrogate_pair_may_be_cut_in_two():
+    halves = [b'data: {"choices": [{"delta": {"content": "a\\ud83d"}}]}\n\n']
+    halves += [b'data: {"choices": [{"delta": {"content": "\\ude42b\\ud83d"}}]}\n\n']
+    pieces = pieces_of(chunked(*halves, *STOP))
+    assert [one.text for one in pieces] == ["a", "🙂b", "\ufffd"]
+
+
+def usage(prompt: int, completion: int) -> dict:
+    return {"usage": {"prompt_tokens": prompt, "completion_tokens": completion}}
+
+
+def test_tokens_are_counted_by_usage_where_it_comes():
+    end = b"data: " + json.dumps({"choices": [], **usage(9, 7)}).encode() + b"\n\n"
+    stream = [event({"content": "a b"}), event({}, "stop"), end, STOP[1]]
+    pieces = pieces_of(chunked(*stream))
+    assert [(one.tokens, one.prompt_tokens) for one in pieces] == [(1, None), (6, 9)]
+    so_far = [event({"content": "a b"}, **usage(9, 3)), event({}, "stop", **usage(9, 4))]
+    pieces = pieces_of(chunked(*so_far, STOP[1]))
+    assert [(one.tokens, one.prompt_tokens) for one in pieces] == [(3, 9), (1, 9), (0, 9)]
+
+
+def logprobs(*tokens: str) -> dict:
+    rivals = [{"token": "no", "logprob": -3.0}, {"token": "\ud83d", "logprob": float("-inf")}]
+    content = [{"token": one, "logprob": -0.1, "top_logprobs": rivals} for one in tokens]
+    return {"content": content}
+
+
+def test_logprobs_come_with_their_piece():
+    choice = {"delta": {"content": "It is"}, "logprobs": logprobs("It", " is")}
+    first = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+    piece, _ = pieces_of(chunked(first, *STOP), draw=drawn(top_logprobs=2))
+    assert (piece.tokens, [one.token for one in piece.logprobs]) == (2, ["It", " is"])
+    assert piece.logprobs[0].top == (("no", -3.0), ("\ufffd", -9999.0))
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_reasoning_that_was_taken_out_travels_beside_the_text(field):
+    stream = [event({field: "hm <R>"}), event({"content": "5", field: "."}), *STOP]
+    pieces = pieces_of(chunked(*stream))
+    assert all(isinstance(one, ReasonedPiece) for one in pieces)
+    found = [(one.reasoning, one.text) for one in pieces if isinstance(one, ReasonedPiece)]
+    assert found == [("hm <R>", ""), (".", "5"), ("", "")]
+    # Some servers send both names for a while.
+    both = [event({"reasoning": "a", "reasoning_content": "a"}), *STOP]
+    first = pieces_of(chunked(*both))[0]
+    assert isinstance(first, ReasonedPiece)
+    assert first.reasoning == "a"
+
+
+def whole(message: dict, total: int, **choice) -> list[bytes]:
+    choices = [{"index": 0, "message": message, "finish_reason": "stop", **choice}]
+    return plain("200 OK", {"choices": choices, **usage(5, total)})
+
+
+def test_a_server_that_does_not_stream():
+    pieces = pieces_of(whole({"content": "It is five."}, 4))
+    assert text_of(pieces) == "It is five."
+    assert [one.tokens for one in pieces] == [1, 1, 1, 1, 0]
+    assert (pieces[0].prompt_tokens, pieces[-1].finish_reason) == (5, "stop")
+    by_token = pieces_of(whole({"content": "It is"}, 3, logprobs=logprobs("It", " is")))
+    assert [(one.text, one.tokens) for one in by_token] == [("It", 1), (" is", 1), ("", 1)]
+    message = {"content": "five", "reasoning": "2 + 3 is"}
+    thought, *response = pieces_of(whole(message, 6))
+    assert isinstance(thought, ReasonedPiece)
+    assert (thought.reasoning, thought.text, thought.tokens) == ("2 + 3 is", "", 4)
+    assert text_of(response) == "five"
+    assert sum(one.tokens for one in response) == 2
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "413 Too Large", "422 Unprocessable"])
+def test_a_refusal_is_about_the_conversation(status, monkeypatch):
+    monkeypatch.setenv("UPSTREAM_KEY", KEY)
+    message = {"error": {"message": f"maximum context length is 8 ({KEY})", "code": 400}}
+    failure = failure_of(plain(status, message), api_key_env="UPSTREAM_KEY")
+    assert isinstance(failure, RefusedDrawError)
+    assert "maximum context length is 8 ([key])" in str(failure)
+    going_on = drawn(begun="secret")
+    echo = plain(status, {"detail": [{"input": {"content": "secret"}}]})
+    failure = failure_of(echo, draw=going_on, can_continue=True)
+    assert isinstance(failure, RefusedDrawError)
+    assert "secret" not in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("401 Unauthorized", "our key"),
+        ("404 Not Found", "no such model"),
+        ("429 Too Many Requests", "too busy"),
+        ("500 Internal Server Error", "trouble"),
+        ("302 Found", "no answer of a chat endpoint"),
+    ],
+)
+def test_other_trouble_holds_nothing_of_the_body(status, words):
+    failure = failure_of(plain(status, {"error": {"message": "secret"}}))
+    assert isinstance(failure, BackendError)
+    assert words in str(failure)
+    assert status[:3] in str(failure)
+    assert "secret" not in str(failure)
+
+
+def test_fields_that_a_server_does_not_know_are_left_out():
+    async def ask(upstream, backend):
+        pieces = [piece async for piece in backend.draw(drawn())]
+        pieces += [piece async for piece in backend.draw(drawn())]
+        return upstream.bodies, pieces
+
+    bodies, pieces = with_upstream(
+        ask,
+        plain("400 Bad", {"error": "unknown: stream_options.continuous_usage_stats"}),
+        plain("400 Bad", {"error": "stream_options is not supported"}),
+        plain("400 Bad", {"error": "use max_completion_tokens"}),
+        chunked(*said("x")),
+    )
+    assert text_of(pieces) == "xx"
+    assert bodies[1]["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in bodies[2]
+    assert bodies[3]["max_completion_tokens"] == 32
+    assert "max_tokens" not in bodies[3]
+    assert bodies[4] == bodies[3]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        [*said("secret", end=[b'data: {"error": {"message": "secret"}}\n\n'])],
+        [*said("secret", end=[b"data: secret\n\n"])],
+        [*said("secret", end=[b"data: [1]\n\n"])],
+        [*said("secret", end=[b'data: {"choices": ["secret"]}\n\n'])],
+        [*said("secret", end=[event({"content": ["secret"]})])],
+        [*said("secret", end=[event({}, "content_filter")])],
+        [*said("secret", end=[event({}, "secret")])],
+        [*said("secret", end=[b": nothing more\n\n"])],
+    ],
+)
+def test_a_stream_that_goes_wrong_is_an_error_without_its_words(stream):
+    failure = failure_of(chunked(*stream))
+    assert isinstance(failure, BackendError)
+    assert "secret" not in str(failure)
+
+
+@pytest.mark.parametrize("rest", [[None], [b"5\r\nda", None], [b"not a chunk\r\n", 1.0]])
+def test_a_connection_that_breaks_in_the_middle_is_an_error(rest):
+    failure = failure_of([*chunked(*said("x"))[:2], *rest])
+    assert isinstance(failure, BackendError)
+    assert "broke" in str(failure)
+
+
+@pytest.mark.parametrize("body", ["", "<html>secret", "[]", '{"choices": []}'])
+def test_a_whole_reply_that_is_none_is_an_error(body):
+    failure = failure_of(plain("200 OK", body))
+    assert isinstance(failure, BackendError)
+    assert "secret" not in str(failure)
+
+
+def test_done_without_a_finish_reason_is_an_end():
+    assert pieces_of(chunked(*said("x", end=STOP[1:])))[-1].finish_reason == "stop"
+
+
+def test_a_stream_that_is_left_open_behind_its_end_is_whole():
+    pieces = pieces_of([*chunked(*said("x"))[:-1], 30.0])
+    assert (text_of(pieces), pieces[-1].finish_reason) == ("x", "stop")
+
+
+def test_a_connection_lost_before_the_answer_is_tried_again():
+    async def ask(upstream, backend):
+        return [piece async for piece in backend.draw(drawn())], upstream.connections
+
+    pieces, connections = with_upstream(ask, [None], [None], chunked(*said("x")))
+    assert (text_of(pieces), connections) == ("x", 3)
+    failure = failure_of([None])
+    assert isinstance(failure, BackendError)
+    assert "cannot be reached" in str(failure)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_an_upstream_that_is_not_there():
+    async def ask():
+        backend = UpstreamBackend(f"http://127.0.0.1:{free_port()}/v1", model="m")
+        assert not await backend.healthy()
+        try:
+            async for _ in backend.draw(drawn()):
+                pass
+        finally:
+            await backend.close()
+
+    with pytest.raises(BackendError, match=r"cannot be reached \(ConnectError\)"):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("sent", [[], [HEAD], chunked(*said("x", "y"))[:3]])
+def test_closing_a_draw_closes_its_connection_at_once(sent):
+    async def close_early(upstream, backend):
+        settings = AnswerSettings(thought_budget=None, attempts=1, without_response="error")
+        question = Question(
+            messages=(Message(role="user", content="Hi"),),
+            think=True,
+            temperature=1,
+            top_p=1,
+            seed=None,
+            max_tokens=None,
+            stop=(),
+            top_logprobs=None,
+        )
+        answer = SplittingAnswerer(backend, SPECIFIC, settings).answer(question)
+        async with aclosing(answer):
+            assert isinstance(await anext(answer), AnswerDelta)
+            assert not upstream.gone.is_set()
+        async with asyncio.timeout(1):
+            await upstream.gone.wait()
+
+    with_upstream(close_early, [*sent, 30.0])
+
+
+def test_many_closed_draws_leave_a_backend_that_works():
+    async def close_many(upstream, backend):
+        async def draw_a_little():
+            async with aclosing(backend.draw(drawn())) as pieces:
+                await anext(pieces)
+
+        running = [asyncio.create_task(draw_a_little()) for _ in range(60)]
+        await asyncio.sleep(0.02)
+        for each in running[::2]:
+            each.cancel()
+        await asyncio.wait(running)
+        upstream.scripts = [chunked(*said("fine"))]
+        return text_of([piece async for piece in backend.draw(drawn())])
+
+    stuck = [*chunked(*said("x", "y"))[:3], 30.0]
+    assert with_upstream(close_many, stuck) == "fine"
+
+
+def test_health_is_asked_at_the_models_or_else_at_health():
+    async def ask(_, backend):
+        return [await backend.healthy() for _ in range(3)]
+
+    models = plain("200 OK", {"data": []})
+    nothing = plain("404 Not Found", {})
+    down = plain("503 Down", {})
+    assert with_upstream(ask, models, nothing, models, down) == [True, True, False]
+
+
+def test_the_key_comes_from_the_environment_and_is_sent_alone(monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("UPSTREAM_KEY", KEY)
+
+    async def ask(upstream, backend):
+        async for _ in backend.draw(drawn()):
+            pass
+        assert KEY not in repr(vars(backend)["_client"].headers)
+        return upstream.heads
+
+    (head,) = with_upstream(ask, chunked(*said("x")), api_key_env="UPSTREAM_KEY")
+    assert f"authorization: bearer {KEY}" in head.lower()
+    assert KEY not in caplog.text
+    with pytest.raises(ValueError, match="not set or empty"):
+        UpstreamBackend("http://localhost/v1", model="m", api_key_env="NO_SUCH_KEY")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"base_url": "localhost:8000"}, "is no address"),
+        ({"extra_body": {"messages": []}}, "messages is not for you to set"),
+        ({"extra_body": {"x": float("nan")}}, "cannot be sent as JSON"),
+    ],
+)
+def test_options_that_cannot_be_used(options, words):
+    given = {"base_url": "http://localhost/v1", "model": "m", **options}
+    with pytest.raises(ValueError, match=words):
+        UpstreamBackend(**given)
+
+
+@pytest.mark.parametrize(
+    ("reply", "model", "found"),
+    [
+        ({"data": [{"id": "a"}]}, None, "a"),
+        ({"data": [{"id": "a"}, {"id": "b"}]}, "b", "b"),
+        ({"data": [{"id": "a"}, {"id": "b"}]}, None, "serves a, b; name the one to use"),
+        ({"data": [{"id": "a"}]}, "c", "which is 'c' now"),
+        ({"data": []}, None, "serves no model"),
+        ("<html>", None, "is no list of models"),
+    ],
+)
+def test_which_model_an_upstream_serves(reply, model, found):
+    async def ask(upstream, _):
+        def find():
+            return upstream_model(upstream.url, model=model, api_key_env=None)
+
+        return await asyncio.to_thread(find)
+
+    script = plain("200 OK", reply)
+    if len(found) == 1:
+        assert with_upstream(ask, script) == found
+    else:
+        with pytest.raises(ValueError, match=found):
+            with_upstream(ask, script)
+
+
+def test_models_that_cannot_be_asked_for():
+    with pytest.raises(ValueError, match=r"cannot be asked \(ConnectError\)"):
+        upstream_model(f"http://127.0.0.1:{free_port()}/v1", model=None, api_key_env=None)
