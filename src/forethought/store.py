@@ -325,7 +325,7 @@ def _refuse_other_work(folder: Path, found: dict[str, Any], wanted: dict[str, An
     raise StageError(
         f"{folder} holds other work than this recipe asks for:\n"
         + "\n".join(f"  {line}" for line in differences)
-        + "\nWays out: give the new recipe a run directory of its own (run=…), put the setting "
+        + "\nWays out: give it a folder of its own (run=…, or --output), put the setting "
         f"back, or remove what is to be made again (rm -r {folder})"
     )
 

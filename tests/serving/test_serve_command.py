@@ -120,3 +120,6 @@ def test_a_new_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path):
     assert done.output.strip() not in keys.read_text()
     assert keys.read_text().startswith("lab ")
     assert keys.stat().st_mode & 0o777 == 0o600
+    again = CliRunner().invoke(app, ["new-key", "lab", str(keys)])
+    assert again.exit_code == 1
+    assert "has a key of lab" in again.output

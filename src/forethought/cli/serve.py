@@ -187,6 +187,8 @@ def new_key(
         from forethought.serving.keys import new_key as make
 
         made = make(name, ["reasoning"] if reasoning else [])
+        if file.is_file() and f"\n{name} " in f"\n{file.read_text(encoding='utf-8')}":
+            raise ValueError(f"{file} has a key of {name}; give the new one another name")
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "a", encoding="utf-8") as keys:
             keys.write(f"{made.line}\n")
