@@ -79,8 +79,11 @@ def serve(
 
         path, own_format = _policy(model, thought_format)
         called = name or model
+        temperature, top_p = _draws(model)
         settings = ServerSettings(
             model=called,
+            temperature=temperature,
+            top_p=top_p,
             slots=slots,
             queue=queue,
             api_keys=api_keys,
@@ -204,6 +207,18 @@ def _policy(word: str, otherwise: str) -> tuple[str, ThoughtFormat]:
 
     named = f"{word}/thought" if is_run(Path(word)) else word
     return weights_and_format(named, find_run_policy(named), otherwise)
+
+
+def _draws(word: str) -> tuple[float, float]:
+    """Temperature and top_p where a client names none: of a run's policy, as it was evaluated."""
+    from forethought.named_policy import find_run_policy, is_run
+    from forethought.recipe import load_run
+
+    found = find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
+    if found is None:
+        return 1.0, 1.0
+    draw = load_run(found.run).evaluation
+    return draw.temperature, draw.top_p
 
 
 def _embedded(path: str, slots: int, name: str) -> Backend:
