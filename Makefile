@@ -44,7 +44,7 @@ check: .venv/ready
 	$(BIN)/pyright
 
 test: check .venv/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 vllm-env: .venv-vllm/ready
 

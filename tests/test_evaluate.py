@@ -23,6 +23,8 @@ from forethought.types import Answer
 TEST = 30
 VARIANTS = ("own", "none", "other", "half")
 
+pytestmark = pytest.mark.slow
+
 
 MEASURES = (
     "iterations=1",
