@@ -15,26 +15,6 @@ from forethought.serving.page import chat_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-needs_browser = pytest.mark.skipif(not CHROMIUM.is_file(), reason="there is no chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
 def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
@@ -79,7 +59,6 @@ def wait_idle(page: Any) -> None:
     sync_api.expect(page.locator("#send")).to_be_visible(timeout=15_000)
 
 
-@needs_browser
 def test_a_conversation_streams_and_is_sent_back_without_thoughts(page: Any, server: Server):
     page.locator("#message").press_sequentially("Tea,")
     page.keyboard.press("Shift+Enter")
@@ -112,7 +91,6 @@ def test_a_conversation_streams_and_is_sent_back_without_thoughts(page: Any, ser
     wait_for(page, "1 messages; you said: é Again")
 
 
-@needs_browser
 def test_stop_ends_the_answer_at_the_server_too(page: Any, server: Server):
     ask(page, "slow please")
     wait_for(page, "word3")
@@ -133,7 +111,6 @@ def test_stop_ends_the_answer_at_the_server_too(page: Any, server: Server):
     assert server.left() == ["slow please", "never"]
 
 
-@needs_browser
 def test_text_is_text(page: Any):
     ask(page, MARKUP.replace("\x1b", "") + " markup")
     wait_for(page, "onerror")
@@ -142,7 +119,6 @@ def test_text_is_text(page: Any):
     assert page.locator("#turns img, #turns b").count() == 0
 
 
-@needs_browser
 def test_trouble_is_told_kindly_and_can_be_tried_again(page: Any, server: Server):
     for typed, said in (
         ("fail", "The server failed: out of\nluck"),
@@ -168,7 +144,6 @@ def test_trouble_is_told_kindly_and_can_be_tried_again(page: Any, server: Server
     wait_for(page, "The server does not answer. Is it still running?")
 
 
-@needs_browser
 @pytest.mark.parametrize("server", [["--api-key", "right"]], indirect=True)
 def test_the_key_is_kept_in_this_tab_alone(page: Any, server: Server, browser: Any):
     ask(page, "Tea?")
@@ -195,7 +170,6 @@ def test_the_key_is_kept_in_this_tab_alone(page: Any, server: Server, browser: A
     assert page.evaluate("Object.values(sessionStorage)") == []
 
 
-@needs_browser
 @pytest.mark.parametrize("width", [320, 360, 1200])
 def test_nothing_is_wider_than_the_window(page: Any, width: int):
     page.set_viewport_size({"width": width, "height": 640})
@@ -214,7 +188,6 @@ def test_nothing_is_wider_than_the_window(page: Any, width: int):
     assert box["y"] + box["height"] <= 640
 
 
-@needs_browser
 def test_dark_and_light_both_have_readable_text(page: Any):
     ask(page, "busy")
     wait_for(page, "The server is busy.")
@@ -247,7 +220,6 @@ def contrast(page: Any, name: str) -> float:
     return (max(shades) + 0.05) / (min(shades) + 0.05)
 
 
-@needs_browser
 def test_without_the_right_there_is_no_fold_whatever_is_sent(browser: Any, server: Server):
     page = browser.new_page()
     html = chat_page("policy", may_show_thoughts=False)
@@ -261,7 +233,6 @@ def test_without_the_right_there_is_no_fold_whatever_is_sent(browser: Any, serve
     page.close()
 
 
-@needs_browser
 @pytest.mark.parametrize("shown", [False, True])
 def test_our_own_server_is_understood(browser: Any, shown: bool):
     backend = ScriptedBackend(script("a thought <R> an answer"))
