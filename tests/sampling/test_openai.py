@@ -217,6 +217,14 @@ def test_a_reply_that_did_not_end_well_is_no_output(serve, reason):
         assert cache.counts()["calls"] == 1
 
 
+def test_a_server_that_answers_others_is_not_said_to_take_no_request(serve):
+    rules = [{"match": "tea", "do": "reply", "wait": 0.5}, {"status": 400, "message": "no"}]
+    tea, cake = asked(engine(serve(rules=rules).base_url), [asking("tea"), asking("cake")])
+    assert texts([tea]) == [["tea / 1"]]
+    assert isinstance(cake, Unsampled)
+    assert "status 400: no" in cake.reason
+
+
 def test_the_server_of_these_tests_speaks_as_it_is_told(serve, tmp_path):
     script = tmp_path / "replies.jsonl"
     script.write_text('{"match": "tea", "replies": ["black", "green"]}\n')

@@ -123,6 +123,8 @@ class OpenAISampler:
         self._limit = OLD_LIMIT
         self._answered = False
         self._asking_harmless = asyncio.Lock()
+        self._in_flight = 0
+        self._one_ended = asyncio.Condition()
         self._policy = None
         _check_extra_body(config.extra_body)
         if token_ids:
@@ -202,12 +204,11 @@ class OpenAISampler:
             self._answered = True
             return kept
         try:
-            reply = await self._ask(call.turns, call.seed, give_up)
+            reply = await self._ask_counted(call, give_up)
         except RefusedError as refusal:
             reason = str(refusal)
             await self._check_it_takes_others(reason, give_up)
             return _Refusal(reason)
-        self._answered = True
         outcome = self._read(reply)
         if self._cache is not None and not isinstance(outcome, _Refusal):
             usage = reply.usage or _Usage()
@@ -222,6 +223,17 @@ class OpenAISampler:
                 cost=money / 1e6,
             )
         return outcome
+
+    async def _ask_counted(self, call: _Call, give_up: asyncio.Event) -> _Reply:
+        self._in_flight += 1
+        try:
+            reply = await self._ask(call.turns, call.seed, give_up)
+            self._answered = True
+            return reply
+        finally:
+            self._in_flight -= 1
+            async with self._one_ended:
+                self._one_ended.notify_all()
 
     async def _ask(self, turns: list[dict[str, str]], seed: int, give_up: asyncio.Event) -> _Reply:
         limit = self._limit
@@ -256,7 +268,7 @@ class OpenAISampler:
     async def _check_it_takes_others(self, reason: str, give_up: asyncio.Event) -> None:
         """Tell a server that refuses one conversation from one that refuses every body of ours.
 
-        Raises: ValueError if it refuses a harmless one too.
+        Raises: ValueError if it refuses a harmless one, too, and all those in flight.
         """
         async with self._asking_harmless:
             if self._answered:
@@ -264,6 +276,10 @@ class OpenAISampler:
             try:
                 await self._ask([HARMLESS], 0, give_up)
             except RefusedError:
+                async with self._one_ended:
+                    await self._one_ended.wait_for(lambda: self._answered or not self._in_flight)
+                if self._answered:
+                    return
                 raise ValueError(
                     f"{self._endpoint.name} takes no request at all: {reason}; change what it "
                     "names, or take a field out with a null in extra_body"
