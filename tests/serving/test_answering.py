@@ -18,7 +18,6 @@ from forethought.serving.base import (
     Question,
     RefusedDrawError,
 )
-from forethought.serving.reasoned import ReasonedPiece
 from forethought.thoughts import DIRECT, GENERIC, SPECIFIC, TAGS, ThoughtFormat
 from forethought.types import Message
 
@@ -452,8 +451,8 @@ def test_logprobs_go_out_with_their_text_and_end_with_it():
     assert [e.token for one in deltas for e in one.logprobs] == ["one", " ST", "x two"]
 
 
-def reasoned(reasoning, text, *, certain=False, finish_reason=None) -> ReasonedPiece:
-    return ReasonedPiece(
+def reasoned(reasoning, text, *, certain=False, finish_reason=None) -> Piece:
+    return Piece(
         text=text,
         tokens=1,
         logprobs=(token_logprob(reasoning or text),),

@@ -17,8 +17,7 @@ that leaves here carries anything else, whatever the backend raised.
 - An output without a response is drawn again, with a seed of its own, while attempts are left. A
   stop string that ends a response before its first character is the client's wish and no reason to
   draw again. The thought deltas of several outputs follow each other with an empty line between.
-- `prompt_tokens` is the conversation's and counted once, 0 where the backend never said; the others
-  are sums over all that was drawn.
+- `prompt_tokens` is the conversation's and counted once; the others are sums over all draws.
 
 Joined, the response deltas are `ThoughtFormat.parse(text).response`, unless a limit ended the
 answer: then a beginning of it, without white space at its end behind `max_tokens` and exactly what
@@ -33,11 +32,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from forethought.sampling.base import stable_seed
 from forethought.serving.base import (
@@ -202,14 +200,13 @@ class _Reader:
     and those may hold an output.
     """
 
-    def __init__(self, pieces: AsyncIterator[Piece]) -> None:
+    def __init__(self, pieces: AsyncGenerator[Piece, None]) -> None:
         self._ready: deque[Piece] = deque()
         self._failure: tuple[type[BackendError | RefusedDrawError], str] | None = None
         self._over = False
         self._wanted: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
-        # Backends are asked for iterators that can be closed, and those are generators.
-        self._task = asyncio.create_task(self._read(cast(AsyncGenerator[Piece, None], pieces)))
+        self._task = asyncio.create_task(self._read(pieces))
 
     async def next(self, until: float) -> Piece | None:
         """The next piece, `None` if there is none until that time of the loop's clock.

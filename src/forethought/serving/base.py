@@ -8,7 +8,7 @@ field of its own that only a key with that right is shown, thought.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -58,11 +58,17 @@ class Piece:
     text: str
     """Whole characters only: a character whose bytes are not all there is held back."""
     tokens: int
-    """Tokens that `text` took, the end token included."""
+    """Tokens that `text` and `reasoning` took, the end token included."""
     logprobs: tuple[TokenLogprob, ...]
     prompt_tokens: int | None
-    """Tokens of the conversation, once known."""
+    """Tokens of the conversation, in at least one piece of an output if the backend knows them."""
     finish_reason: FinishReason | None
+    reasoning: str = ""
+    """What the backend's server has taken out of the output as reasoning; comes before `text`. It
+    is never split: whatever it holds, a marker too, stays thought."""
+    text_is_response: bool = False
+    """The backend's server splits by the format that the policy was trained with, so `text` has no
+    thought in it and no markers."""
 
 
 class Backend(Protocol):
@@ -78,7 +84,7 @@ class Backend(Protocol):
         """Whether it can go on from `Draw.begun`; a thought budget needs that."""
         ...
 
-    def draw(self, draw: Draw) -> AsyncIterator[Piece]:
+    def draw(self, draw: Draw) -> AsyncGenerator[Piece, None]:
         """One output, piece by piece.
 
         Raises: RefusedDrawError for a conversation it cannot take, BackendError where it fails.
@@ -166,6 +172,7 @@ class AnswerEnd:
 
     finish_reason: FinishReason
     prompt_tokens: int
+    """Of the conversation, counted once; 0 where the backend never said."""
     completion_tokens: int
     """Thought, markers and response of every output drawn."""
     reasoning_tokens: int
@@ -176,7 +183,7 @@ class AnswerEnd:
 class Answerer(Protocol):
     """Makes answers from a backend's outputs."""
 
-    def answer(self, question: Question) -> AsyncIterator[AnswerDelta | AnswerEnd]:
+    def answer(self, question: Question) -> AsyncGenerator[AnswerDelta | AnswerEnd, None]:
         """Deltas as they become certain, then one end. Closing it early closes the backend's.
 
         While the model thinks, a delta with empty texts comes now and then for keep-alive.

@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Iterator
 
 from forethought.serving.base import AnswerDelta, Piece, Question, TokenLogprob
-from forethought.serving.reasoned import ReasonedPiece
 from forethought.serving.stops import StopStrings
 from forethought.thoughts import DIRECT, Delta, Splitter, ThoughtFormat
 from forethought.types import FinishReason, ParseStatus
@@ -125,8 +124,6 @@ class Output:
         return AnswerDelta(response=shown, thought=thought, logprobs=logprobs)
 
     def _reasoning_of(self, piece: Piece) -> str:
-        if not isinstance(piece, ReasonedPiece):
-            return ""
         # A format without instruction has its reasoning taken out by the server that knows it. With
         # one, the text still has the markers that the instruction asked for.
         split = bool(piece.reasoning) and self._format.instruction is None

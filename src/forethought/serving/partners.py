@@ -180,10 +180,8 @@ class LocalModel:
             stop=(),
             top_logprobs=None,
         )
-        answer = self._answerer.answer(question)
-        assert isinstance(answer, AsyncGenerator), "closing an answer early must end it"
         try:
-            async with aclosing(answer):
+            async with aclosing(self._answerer.answer(question)) as answer:
                 async for one in answer:
                     if isinstance(one, AnswerEnd):
                         yield Said(response="", thought="", finish_reason=one.finish_reason)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Self, cast
+from typing import Self
 
 from forethought.serving.base import AnswerDelta, AnswerEnd, Answerer, Question
 from forethought.serving.limits import Admission
@@ -133,10 +133,8 @@ class Running:
         await self._buffer.put((index, last))
 
     async def _follow(self, kept: Kept) -> AnswerEnd:
-        # An answerer is an async generator: closing it is what closes the backend's iterator.
-        answer = self._answerer.answer(kept.question)
-        answer = cast(AsyncGenerator[AnswerDelta | AnswerEnd, None], answer)
-        async with aclosing(answer):
+        # Closing the answer is what closes the backend's draw.
+        async with aclosing(self._answerer.answer(kept.question)) as answer:
             async for one in answer:
                 if isinstance(one, AnswerEnd):
                     return one

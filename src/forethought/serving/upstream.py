@@ -6,7 +6,7 @@ servers then stop at once. Connections are kept and used again.
 - Contents go to the upstream as they are. Control tokens spelled out in them are for the upstream's
   tokenizer to see to.
 - Reasoning that the upstream has taken out itself is not put back into the text: it travels beside
-  it (reasoned.py) and stays thought whatever it holds and wherever in the output it comes. The rest
+  it and stays thought whatever it holds and wherever in the output it comes. The rest
   is split by the format as ever, since the instruction has asked for its markers; a format without
   instruction has no markers left in the rest, all of which then is response. The same holds for a
   format with one where the upstream's parser knows it (`text_is_response`).

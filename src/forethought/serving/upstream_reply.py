@@ -6,7 +6,7 @@ piece. A reply that came whole is cut into as many pieces as it has tokens, of e
 limits in tokens hold for it too, about.
 
 Reasoning that the server has taken out of the output (`reasoning`, or `reasoning_content`, which
-means the same) stands in a field of its own, see reasoned.py.
+means the same) stands in a field of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any
 
 from forethought.serving.base import BackendError, Piece, TokenLogprob
-from forethought.serving.reasoned import ReasonedPiece
 from forethought.types import FinishReason
 
 DONE = b"[DONE]"
@@ -37,7 +36,6 @@ class Reply:
 
     def __init__(self, *, text_is_response: bool) -> None:
         self._text_is_response = text_is_response
-        self._splits = text_is_response
         self._text, self._reasoning = _Characters(), _Characters()
         self._prompt_tokens: int | None = None
         self._total: int | None = None
@@ -92,7 +90,6 @@ class Reply:
         reasoning = _text_of(fields, "reasoning") or _text_of(fields, "reasoning_content")
         text = _text_of(fields, "content")
         if reasoning:
-            self._splits = True
             reasoning = self._reasoning.feed(reasoning)
         if text:
             text = self._text.feed(text)
@@ -115,15 +112,7 @@ class Reply:
         logprobs: tuple[TokenLogprob, ...],
         finish_reason: FinishReason | None,
     ) -> Piece:
-        if not self._splits:
-            return Piece(
-                text=text,
-                tokens=tokens,
-                logprobs=logprobs,
-                prompt_tokens=self._prompt_tokens,
-                finish_reason=finish_reason,
-            )
-        return ReasonedPiece(
+        return Piece(
             text=text,
             tokens=tokens,
             logprobs=logprobs,
@@ -244,27 +233,19 @@ def _number(value: Any) -> float:
 
 def _cut(piece: Piece, total: int | None) -> Iterator[Piece]:
     """A whole reply in pieces of a token each: as its tokens are, or else of equal length."""
-    reasoning = piece.reasoning if isinstance(piece, ReasonedPiece) else ""
     tokens = total if total is not None else piece.tokens
     of_text = tokens
-    if reasoning:
-        share = len(piece.text) / (len(reasoning) + len(piece.text))
+    if piece.reasoning:
+        share = len(piece.text) / (len(piece.reasoning) + len(piece.text))
         of_text = round(tokens * share)
-        yield _part(piece, "", tokens - of_text, (), reasoning)
+        yield replace(piece, text="", tokens=tokens - of_text, logprobs=())
     if not piece.text:
         return
     if "".join(one.token for one in piece.logprobs) == piece.text:
         for one in piece.logprobs:
-            yield _part(piece, one.token, 1, (one,), "")
+            yield replace(piece, text=one.token, tokens=1, logprobs=(one,), reasoning="")
         return
     count = max(min(of_text, len(piece.text)), 1)
     for index in range(count):
         start, end = (len(piece.text) * place // count for place in (index, index + 1))
-        yield _part(piece, piece.text[start:end], 1, (), "")
-
-
-def _part(
-    piece: Piece, text: str, tokens: int, logprobs: tuple[TokenLogprob, ...], reasoning: str
-) -> Piece:
-    part = replace(piece, text=text, tokens=tokens, logprobs=logprobs)
-    return replace(part, reasoning=reasoning) if isinstance(part, ReasonedPiece) else part
+        yield replace(piece, text=piece.text[start:end], tokens=1, logprobs=(), reasoning="")
