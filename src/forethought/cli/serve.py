@@ -2,71 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from forethought.cli.errors import clear_errors
+from forethought.cli.serve_options import (
+    ApiKeys,
+    Attempts,
+    Budget,
+    Format,
+    Host,
+    MaxTokens,
+    ModelWord,
+    Name,
+    Port,
+    PrivateLog,
+    Queue,
+    Seconds,
+    ShowThoughts,
+    ShutdownSeconds,
+    Slots,
+    Upstream,
+    UpstreamBody,
+    UpstreamContinues,
+    UpstreamKeyEnv,
+    UpstreamModel,
+    UpstreamSplits,
+    WithoutResponse,
+)
 from forethought.progress import Reporter
 
 if TYPE_CHECKING:
     from forethought.serving.base import Backend
     from forethought.thoughts import ThoughtFormat
 
-ModelWord = Annotated[
-    str, typer.Argument(metavar="MODEL|RUN", help="A run, RUN/ARM/NUMBER, or a model folder")
-]
-Format = Annotated[
-    str, typer.Option("--thought-format", help="Of a model that does not bring its own")
-]
-Budget = Annotated[
-    int | None,
-    typer.Option("--thought-budget", min=1, help="Tokens until the response is made to start"),
-]
-
 
 def serve(
     model: ModelWord,
-    upstream: Annotated[
-        str | None, typer.Option("--upstream", help="Serve in front of this server, up to /v1")
-    ] = None,
-    upstream_model: Annotated[
-        str | None, typer.Option("--upstream-model", help="The model's name there, if it has many")
-    ] = None,
-    upstream_key_env: Annotated[
-        str | None, typer.Option("--upstream-key-env", help="Variable that holds the key for it")
-    ] = None,
-    upstream_continues: Annotated[
-        bool,
-        typer.Option("--upstream-continues", help="It knows continue_final_message (vLLM, SGLang)"),
-    ] = False,
-    host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option("--port", help="A free one by default")] = None,
-    api_keys: Annotated[
-        Path | None, typer.Option("--api-keys", help="File of keys; none: open, on this machine")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="What clients call the model; its path by default")
-    ] = None,
+    upstream: Upstream = None,
+    upstream_model: UpstreamModel = None,
+    upstream_key_env: UpstreamKeyEnv = None,
+    upstream_continues: UpstreamContinues = False,
+    upstream_splits: UpstreamSplits = False,
+    upstream_body: UpstreamBody = None,
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    api_keys: ApiKeys = None,
+    name: Name = None,
     thought_format: Format = "direct",
     thought_budget: Budget = None,
-    attempts: Annotated[
-        int, typer.Option("--attempts", min=1, help="Outputs drawn until one has a response")
-    ] = 3,
-    without_response: Annotated[
-        Literal["error", "empty"], typer.Option("--without-response", help="What then")
-    ] = "error",
-    slots: Annotated[int, typer.Option("--slots", min=1, help="Answers made at a time")] = 16,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Answers that may wait")] = 64,
-    private_log: Annotated[
-        Path | None, typer.Option("--private-log", help="Keep answers with their thoughts here")
-    ] = None,
-    show_thoughts: Annotated[
-        bool, typer.Option("--show-thoughts", help="An open server shows thoughts on this machine")
-    ] = False,
+    attempts: Attempts = 3,
+    without_response: WithoutResponse = "error",
+    slots: Slots = 16,
+    queue: Queue = 64,
+    max_tokens: MaxTokens = None,
+    seconds: Seconds = 600.0,
+    shutdown_seconds: ShutdownSeconds = 30.0,
+    private_log: PrivateLog = None,
+    show_thoughts: ShowThoughts = False,
 ) -> None:
     """Serve a policy with its thought hidden: /v1/chat/completions, /v1/models, a page at /."""
     reporter = Reporter(Console())
@@ -86,6 +84,9 @@ def serve(
             top_p=top_p,
             slots=slots,
             queue=queue,
+            max_tokens=max_tokens,
+            seconds=seconds,
+            shutdown_seconds=shutdown_seconds,
             api_keys=api_keys,
             show_thoughts=show_thoughts,
             private_log=private_log,
@@ -94,7 +95,19 @@ def serve(
             thought_budget=thought_budget, attempts=attempts, without_response=without_response
         )
         if upstream is not None:
-            backend = _upstream(upstream, upstream_model, upstream_key_env, upstream_continues)
+            from forethought.serving.upstream import UpstreamBackend
+            from forethought.serving.upstream import upstream_model as found_model
+
+            extra_body = _json_object(upstream_body)
+            found = found_model(upstream, model=upstream_model, api_key_env=upstream_key_env)
+            backend: Backend = UpstreamBackend(
+                upstream,
+                model=found,
+                api_key_env=upstream_key_env,
+                can_continue=upstream_continues,
+                text_is_response=upstream_splits,
+                extra_body=extra_body,
+            )
         else:
             backend = _embedded(path, slots, called)
         run_server(
@@ -127,13 +140,14 @@ def chat(
     """Talk to a policy in the terminal; /help shows the commands."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
+        from forethought.sampling.endpoint import key_of
         from forethought.serving.answering import SplittingAnswerer
         from forethought.serving.base import AnswerSettings
         from forethought.serving.chat import chat as talk
         from forethought.serving.partners import Endpoint, LocalModel
 
         if partner.startswith(("http://", "https://")):
-            endpoint = Endpoint(partner, api_key=_key(key_env), model=model)
+            endpoint = Endpoint(partner, api_key=key_of(key_env), model=model)
             talk(endpoint, reporter.console, history=history)
             return
         path, own_format = _policy(partner, thought_format)
@@ -228,16 +242,11 @@ def _embedded(path: str, slots: int, name: str) -> Backend:
     return EmbeddedBackend(ModelConfig(path=path), slots=slots, name=name)
 
 
-def _upstream(url: str, model: str | None, key_env: str | None, continues: bool) -> Backend:
-    from forethought.serving.upstream import UpstreamBackend, upstream_model
-
-    found = upstream_model(url, model=model, api_key_env=key_env)
-    return UpstreamBackend(url, model=found, api_key_env=key_env, can_continue=continues)
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if not os.environ.get(variable):
-        raise ValueError(f"--key-env: the environment variable {variable} is not set")
-    return os.environ[variable]
+def _json_object(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"--upstream-body: {text} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f'--upstream-body: {text} is no object; give one such as {{"top_k": -1}}')
+    return value

@@ -66,10 +66,10 @@ class Endpoint:
     def __init__(self, config: OpenAIEngine) -> None:
         self.name = f"openai engine: {config.base_url}"
         self._config = config
-        self._base = _checked_address(config.base_url)
+        self._base = checked_address(config.base_url)
         headers = httpx.Headers({"Content-Type": "application/json"})
         self._without_key: Callable[[str], str] = str
-        if (key := _key(config.api_key_env)) is not None:
+        if (key := key_of(config.api_key_env)) is not None:
             headers["Authorization"] = f"Bearer {key}"
             if len(key) >= SECRET:
                 self._without_key = lambda text: text.replace(key, "[key]")
@@ -124,7 +124,7 @@ class Endpoint:
             return _Trouble(reason, "see to the server, or raise timeout")
         except httpx.RequestError as error:
             reason = f"{type(error).__name__} {error}".strip()
-            return _Trouble(self._without_key(_shortened(reason)))
+            return _Trouble(self._without_key(shortened(reason)))
         if response.is_success:
             try:
                 return read(response.content)
@@ -152,7 +152,7 @@ class Endpoint:
             if isinstance(value, dict) and field in value:
                 value = value[field]
         words = value if isinstance(value, str) and value else text
-        return self._without_key(_shortened(words)) or "nothing more"
+        return self._without_key(shortened(words)) or "nothing more"
 
     def _way_out(self, response: httpx.Response) -> str:
         match response.status_code, self._config.api_key_env:
@@ -183,7 +183,11 @@ def seconds_to_pause(attempt: int, backoff: float, retry_after: float | None) ->
     return random.uniform(0, min(LONGEST_BACKOFF, backoff * 2 ** min(attempt - 1, 32)))
 
 
-def _checked_address(base_url: str) -> str:
+def checked_address(base_url: str) -> str:
+    """Without a slash at its end.
+
+    Raises: ValueError if it is no address of a server.
+    """
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
@@ -195,27 +199,27 @@ def _checked_address(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def _key(name: str | None) -> str | None:
-    """What the variable holds.
+def key_of(variable: str | None) -> str | None:
+    """What an environment variable holds.
 
     Raises: ValueError if it holds nothing, or what cannot be sent.
     """
-    if name is None:
+    if variable is None:
         return None
-    if not name.isidentifier():
+    if not variable.isidentifier():
         raise ValueError(
             "api_key_env: what stands there is no name of an environment variable (it is not "
             "repeated here, in case it is the key itself); give the variable's name"
         )
-    key = os.environ.get(name, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not key:
         raise ValueError(
-            f"api_key_env: the environment variable {name} is not set or empty; put the key there "
-            f"(export {name}=…)"
+            f"api_key_env: the environment variable {variable} is not set or empty; put the key "
+            f"there (export {variable}=…)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(
-            f"api_key_env: the environment variable {name} holds a blank or a character beyond "
+            f"api_key_env: the environment variable {variable} holds a blank or a character beyond "
             "plain ASCII, which no key has; put the key there and nothing else"
         )
     return key
@@ -248,6 +252,7 @@ async def _set_within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """On one line, and of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= WORDS else line[:WORDS] + "…"

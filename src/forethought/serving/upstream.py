@@ -34,9 +34,9 @@ import httpx
 from forethought.sampling.endpoint import (
     PASSING,
     REFUSALS,
-    _checked_address,
-    _key,
-    _shortened,
+    checked_address,
+    key_of,
+    shortened,
 )
 from forethought.serving.base import BackendError, Draw, Piece, RefusedDrawError
 from forethought.serving.sse import EventReader
@@ -90,12 +90,12 @@ class UpstreamBackend:
 
         Raises: ValueError if the address, the key or `extra_body` cannot be used.
         """
-        self._base = _checked_address(base_url)
+        self._base = checked_address(base_url)
         self._model = model
         self._can_continue = can_continue
         self._text_is_response = text_is_response
         self._extra = _checked_body(extra_body or {})
-        self._key = _key(api_key_env)
+        self._key = key_of(api_key_env)
         self._limit = OLD_LIMIT
         self._stream_options: dict[str, bool] = {
             "include_usage": True,
@@ -235,7 +235,7 @@ class UpstreamBackend:
             if isinstance(value, dict) and field in value:
                 value = value[field]
         words = value if isinstance(value, str) and value else text
-        return _shortened(words.replace(self._key, "[key]") if self._key else words)
+        return shortened(words.replace(self._key, "[key]") if self._key else words)
 
     def _leave_out_what_is_named_in(self, words: str) -> None:
         if NEW_LIMIT in words:
@@ -251,9 +251,11 @@ def upstream_model(base_url: str, *, model: str | None, api_key_env: str | None)
 
     Raises: ValueError if it cannot be asked, does not serve that model, or serves several.
     """
-    base = _checked_address(base_url)
+    base = checked_address(base_url)
     try:
-        response = httpx.get(f"{base}/models", headers=_headers(_key(api_key_env)), timeout=CONNECT)
+        response = httpx.get(
+            f"{base}/models", headers=_headers(key_of(api_key_env)), timeout=CONNECT
+        )
     except httpx.HTTPError as error:
         failure = type(error).__name__
     else:
