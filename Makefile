@@ -1,4 +1,5 @@
-# The README's two commands. `make quickstart` runs the main job, `make test` the whole check.
+# The README's commands. `make quickstart` runs the main job, `make test` the check for every change,
+# `make test-slow` the tests that take minutes.
 # `make test-vllm` tests the vLLM engine in an environment of its own, which takes 4 GB.
 
 PYTHON ?= python3
@@ -6,6 +7,8 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 VLLM_PIP := $(VLLM_BIN)/pip install --quiet --disable-pip-version-check -c .venv-vllm/constraints.txt
 THREADS ?= 2
+# Whole modules go to a process, in the order of their names.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 .venv/ready: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv
@@ -33,7 +36,7 @@ THREADS ?= 2
 	$(VLLM_PIP) -e . pytest pytest-timeout
 	touch $@
 
-.PHONY: quickstart test check vllm-env test-vllm
+.PHONY: quickstart test test-slow check vllm-env test-vllm
 
 quickstart: .venv/ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/forethought run recipes/quickstart.yaml
@@ -44,7 +47,10 @@ check: .venv/ready
 	$(BIN)/pyright
 
 test: check .venv/browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+test-slow: .venv/browser
+	$(PYTEST) -m slow
 
 vllm-env: .venv-vllm/ready
 

@@ -40,8 +40,3 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield opened
         opened.close()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first, so that none of them begins when the others have ended."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -65,7 +65,7 @@ def compare(messages: list[dict[str, str]]) -> str:
     return f"<think>\nMaybe [[B]]? Or [[A]]?\n</think>\nAssistant {better} is right. [[{better}]]"
 
 
-def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 20) -> Path:
+def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 8) -> Path:
     """A small sequence classifier that tells right answers to these prompts from wrong ones."""
     tokenizer = models.load_tokenizer("microworld")
     rows = _labelled(prompts, tokenizer)
@@ -119,7 +119,7 @@ def _labelled(prompts: list[Prompt], tokenizer: Any) -> list[tuple[list[int], fl
             SampleRequest(
                 prompt_id=prompt.prompt_id,
                 messages=GENERIC.apply(prompt.messages),
-                seeds=tuple(range(10)),
+                seeds=tuple(range(6)),
             )
             for prompt in prompts
         ]

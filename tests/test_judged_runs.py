@@ -22,22 +22,24 @@ from forethought.recipe import load_recipe
 from forethought.store import read_json, read_manifest, read_records
 from forethought.types import Rollout
 
-TRAIN, VALIDATION, TEST = 320, 40, 120
+COUNTS = {"train": 200, "validation": 24, "test": 100}
+MORE = {"train": 320, "validation": 40, "test": 120}
+"""A judge that only compares shows a gain on more prompts."""
 
 pytestmark = pytest.mark.slow
 
 
-def write_recipe(folder: Path, judge: dict[str, Any]) -> Path:
+def write_recipe(folder: Path, judge: dict[str, Any], counts: dict[str, int]) -> Path:
     recipe = {
         "run": str(folder / "run"),
         "model": {"path": "microworld"},
         "arms": ["thought"],
         "iterations": 1,
-        "prompts_per_iteration": TRAIN,
+        "prompts_per_iteration": counts["train"],
         "prompts": {
-            "train": [{"type": "microworld", "count": TRAIN}],
-            "validation": held_out("validation", VALIDATION),
-            "test": held_out("test", TEST),
+            "train": [{"type": "microworld", "count": counts["train"]}],
+            "validation": held_out("validation", counts["validation"]),
+            "test": held_out("test", counts["test"]),
         },
         "sampling": {"type": "transformers", "samples": 6, "max_new_tokens": 96, "rows": 1024},
         "judge": judge,
@@ -54,9 +56,9 @@ def held_out(split: str, count: int) -> dict[str, Any]:
     return {"count": count, "sources": [{"type": "microworld", "split": split, "count": count}]}
 
 
-def run(folder: Path, judge: dict[str, Any]) -> list[float]:
+def run(folder: Path, judge: dict[str, Any], counts: dict[str, int] = COUNTS) -> list[float]:
     """Test scores of the seed and of the policy trained from it."""
-    recipe = load_recipe([str(write_recipe(folder, judge))])
+    recipe = load_recipe([str(write_recipe(folder, judge, counts))])
     run_recipe(recipe, Reporter(Console(quiet=True)))
     rows = read_json(recipe.run / "summary.json")["arms"]["thought"]
     return [row["test_score"] for row in rows]
@@ -64,7 +66,7 @@ def run(folder: Path, judge: dict[str, Any]) -> list[float]:
 
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory):
-    prompts = microworld_prompts(train=TRAIN, validation=VALIDATION, test=TEST)
+    prompts = microworld_prompts(**COUNTS)
     return train_reward_model(tmp_path_factory.mktemp("reward_model"), prompts)
 
 
@@ -126,7 +128,7 @@ def test_a_chat_model_whose_server_is_killed_and_restarted_twice(tmp_path):
     servers: list[openai_server.Server] = []
     killer = threading.Thread(target=kill_twice, daemon=True)
     killer.start()
-    before, after = run(tmp_path, judge)
+    before, after = run(tmp_path, judge, MORE)
     killer.join(timeout=60)
     assert len(killed) == 2
     servers[0].stop()
@@ -143,7 +145,7 @@ def test_a_chat_model_whose_server_is_killed_and_restarted_twice(tmp_path):
         for row in plan(load_recipe([str(tmp_path / "recipe.yaml")]))
         if row.label == "thought iteration 0 judgements"
     ]
-    assert row.calls == TRAIN * 18
+    assert row.calls == MORE["train"] * 18
     assert 0 < counts["judge_calls"]["calls"] <= row.calls
 
 

@@ -162,6 +162,7 @@ def test_a_deleted_part_is_named(tmp_path):
         run(recipe_path, "arms=[direct]")
 
 
+@pytest.mark.slow
 def test_a_process_per_stage_gives_the_same_run(tmp_path):
     recipe_path = write_recipe(tmp_path)
     words = ["arms=[direct]", "prompts.test=null"]

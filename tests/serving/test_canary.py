@@ -5,7 +5,6 @@ import json
 import secrets
 
 import httpx
-import pytest
 from scripted_backend import ScriptedBackend, script
 from served import MODEL, asked, served
 
@@ -49,7 +48,6 @@ def outputs(draw):
             return script(text, cut=cut, delay=slowly, logprobs=True)
 
 
-@pytest.mark.slow
 def test_no_byte_of_a_thought_leaves_the_server(tmp_path, capfd):
     private = tmp_path / "private.jsonl"
     keys = tmp_path / "keys"

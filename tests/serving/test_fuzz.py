@@ -23,7 +23,6 @@ CHECKS = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("open_to_all", [True, False])
 def test_no_request_breaks_the_server(tmp_path, open_to_all):
     key = new_key("fuzzer")

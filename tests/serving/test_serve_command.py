@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from microworld_judges import correct, microworld_prompts
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
@@ -79,6 +80,63 @@ def test_a_streamed_answer_equals_the_whole_one(server: str):
                 for choice in json.loads(line[6:])["choices"]:
                     text += choice["delta"].get("content") or ""
     assert text == whole["choices"][0]["message"]["content"]
+
+
+TASK = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: QUESTIONS}}
+output_type: generate_until
+test_split: test
+num_fewshot: 0
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs:
+  until: ["Question:", "</s>", "<|im_end|>"]
+  do_sample: false
+  temperature: 0.0
+metric_list:
+  - {metric: exact_match, regexes_to_ignore: [",", "(?s).*#### ", "[.]$"]}
+filter_list:
+  - name: flexible-extract
+    filter:
+      - {function: regex, group_select: -1, regex_pattern: "(-?[$0-9.,]{2,})|(-?[0-9]+)"}
+      - {function: take_first}
+"""
+"""GSM8K's task as lm-eval's own is, on a file of its format."""
+
+
+@pytest.mark.slow
+def test_lm_eval_measures_responses(server: str, tmp_path: Path):
+    questions = tmp_path / "questions.jsonl"
+    sums = [one for one in microworld_prompts(test=160) if one.category in ("add_up", "spread")]
+    records = [
+        {"question": one.messages[-1].content, "answer": f"Count.\n#### {one.reference}"}
+        for one in sums
+    ]
+    questions.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    (tmp_path / "sums.yaml").write_text(TASK.replace("QUESTIONS", str(questions)))
+    address = f"{server}/v1/chat/completions"
+    given = f"model=runs/quickstart,base_url={address},num_concurrent=4,max_retries=1"
+    words = ["--model", "local-chat-completions", "--model_args", given, "--tasks", "sums"]
+    words += ["--include_path", str(tmp_path), "--apply_chat_template", "--log_samples"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *words, "--output_path", str(tmp_path / "out")],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [results] = (tmp_path / "out").rglob("results_*.json")
+    accuracy = json.loads(results.read_text())["results"]["sums"]["exact_match,flexible-extract"]
+    [samples] = (tmp_path / "out").rglob("samples_*.jsonl")
+    replies = [json.loads(line) for line in samples.read_text().splitlines()]
+    right = [correct(sums[one["doc_id"]], one["resps"][0][0]) == 1.0 for one in replies]
+    assert len(right) == len(sums) > 10
+    assert accuracy == pytest.approx(sum(right) / len(right))
+    assert accuracy > 0
+    assert "thought process" not in samples.read_text() + done.stdout + done.stderr
 
 
 def test_the_page_and_the_models_are_there(server: str):
