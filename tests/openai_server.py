@@ -73,7 +73,9 @@ class Server:
     def requests(self, path: str = "/v1/chat/completions") -> list[Body]:
         """What came so far, in the order of arrival: path, headers, body, live, status."""
         assert self.log is not None, "start it with a log"
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        # The last line may still be under way.
+        whole = self.log.read_text().rpartition("\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if line["path"] == path]
 
     def bodies(self) -> list[Body]:

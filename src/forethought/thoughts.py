@@ -268,7 +268,7 @@ class Splitter:
             return Delta(thought="", response="")
         found = _first_marker(self._buffer, markers)
         if found is None:
-            self._take(len(self._buffer) - _possible_start(self._buffer, markers))
+            self._take(len(self._buffer) - possible_start(self._buffer, markers))
         else:
             self._take(found.stop)
             self.saw_marker = True
@@ -279,7 +279,7 @@ class Splitter:
         markers = self._format.response_starts_after
         found = _first_marker(self._buffer, markers)
         if found is None:
-            certain = self._take(len(self._buffer) - _possible_start(self._buffer, markers))
+            certain = self._take(len(self._buffer) - possible_start(self._buffer, markers))
         else:
             certain = self._take(found.start)
             self._take(found.stop - found.start)
@@ -302,13 +302,16 @@ def _first_marker(text: str, markers: Sequence[str]) -> slice | None:
     return slice(start, start + len(one))
 
 
-def _possible_start(text: str, markers: Sequence[str]) -> int:
-    """Length of the longest end of `text` with which a marker could begin."""
-    longest = max(map(len, markers)) - 1
-    for count in range(min(longest, len(text)), 0, -1):
-        if any(one.startswith(text[-count:]) for one in markers):
-            return count
-    return 0
+def possible_start(text: str, markers: Sequence[str]) -> int:
+    """Length of the longest end of `text` with which a marker could begin, 0 if there is none."""
+    longest = 0
+    for one in markers:
+        start = text.find(one[0], max(len(text) - len(one) + 1, 0))
+        while start >= 0 and not one.startswith(text[start:]):
+            start = text.find(one[0], start + 1)
+        if start >= 0:
+            longest = max(longest, len(text) - start)
+    return longest
 
 
 def first_response_token(

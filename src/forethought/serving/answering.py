@@ -86,7 +86,8 @@ class SplittingAnswerer:
             async with aclosing(self._output(question, messages, attempt, output, cost)) as deltas:
                 async for delta in deltas:
                     if delta.thought:
-                        delta = replace(delta, thought=gap + delta.thought)
+                        if gap:
+                            delta = replace(delta, thought=gap + delta.thought)
                         gap, cost.thought_shown = "", True
                     yield delta
             cost.reasoning_tokens += output.reasoning_tokens

@@ -141,7 +141,8 @@ class Running:
                 if self._keep:
                     kept.thought.append(one.thought)
                     kept.response.append(one.response)
-                shown = one if self._reasoning else replace(one, thought="")
-                if shown.response or shown.thought or shown.logprobs:
-                    await self._buffer.put((kept.index, shown))
+                if one.thought and not self._reasoning:
+                    one = replace(one, thought="")
+                if one.response or one.thought or one.logprobs:
+                    await self._buffer.put((kept.index, one))
         raise AssertionError("an answerer ended without an end")

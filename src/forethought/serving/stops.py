@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forethought.thoughts import possible_start
+
 
 class StopStrings:
     """Watches a response that arrives in chunks, and is the same for every way of cutting it.
@@ -31,7 +33,7 @@ class StopStrings:
         if hits:
             self.met = True
             return text[: min(hits)[1]]
-        certain = len(text) - self._possible_start(text)
+        certain = len(text) - possible_start(text, self._stops)
         self._held = text[certain:]
         return text[:certain]
 
@@ -39,11 +41,3 @@ class StopStrings:
         """What was held back, once no more comes."""
         held, self._held = self._held, ""
         return held
-
-    def _possible_start(self, text: str) -> int:
-        """Length of the longest end of `text` with which a stop string could begin."""
-        longest = max(map(len, self._stops)) - 1
-        for count in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-count:]) for stop in self._stops):
-                return count
-        return 0
