@@ -258,6 +258,30 @@ def test_a_spent_thought_budget_makes_the_model_start_its_response():
     assert end.prompt_tokens == 10
 
 
+@pytest.mark.parametrize("thought_format", [SPECIFIC, GENERIC])
+def test_a_model_that_goes_on_thinking_behind_a_forced_marker_is_not_shown(thought_format):
+    marker = thought_format.response_starts_after[0]
+    going_on = f" secret still {marker} yes it is"
+    backend = ScriptedBackend(
+        script("secret on and on"), script(going_on, cut=4, logprobs=True), can_continue=True
+    )
+    deltas, end = answered(backend, thought_format, settings(thought_budget=2), top_logprobs=0)
+    assert response(deltas) == "yes it is"
+    assert "secret still" in thought(deltas)
+    assert "secret" not in "".join(e.token for one in deltas for e in one.logprobs)
+    written = -(-len(going_on) // 4)
+    assert end.completion_tokens - 2 == written + 1, "the end token is one"
+    assert end.reasoning_tokens > 2
+
+
+def test_a_forced_response_that_reaches_its_limit_is_shown():
+    backend = ScriptedBackend(
+        script("on and on and on"), script(" yes it is and <R> not", cut=3), can_continue=True
+    )
+    deltas, end = answered(backend, SPECIFIC, settings(thought_budget=2), max_tokens=3)
+    assert (response(deltas), end.finish_reason) == ("yes it i", "length")
+
+
 @pytest.mark.parametrize(
     ("thought_format", "text", "begun"),
     [

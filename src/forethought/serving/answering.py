@@ -12,8 +12,8 @@ that leaves here carries anything else, whatever the backend raised.
   counted stands in output.py.
 - A draw that has spent the thought budget without a response marker is closed and drawn on from
   the same text, an unfinished last sentence left out, with an empty line and the marker behind it,
-  where the backend can continue. Elsewhere it counts as an output without a response. Behind the
-  marker all is response, also of a model that goes on thinking there.
+  where the backend can continue. Elsewhere it counts as an output without a response. What a
+  model thinks behind that marker is thought if it writes the marker itself at last (output.py).
 - An output without a response is drawn again, with a seed of its own, while attempts are left. A
   stop string that ends a response before its first character is the client's wish and no reason to
   draw again. The thought deltas of several outputs follow each other with an empty line between.
@@ -133,7 +133,7 @@ class SplittingAnswerer:
                 if not self._backend.can_continue:
                     return
                 part = 1
-                yield output.start_response()
+                output.start_response()
             draw = Draw(
                 messages=tuple(messages),
                 begun=output.begun,

@@ -10,6 +10,10 @@ Log-probabilities go out with their text. A token has its entry if, white space 
 it lies wholly in the response that is shown: not one that holds a character of the thought or of
 the marker, nor of what a stop string cut off, nor the end token. Where the tokens of a piece do not
 join to its text (a character made of several), they are treated as one.
+
+Behind a response marker that was forced a weak model may go on thinking. What it writes there is
+held back until it writes a response marker itself, and then was thought; if the output ends, or has
+all the tokens that the response may have, and none has come, it was the response.
 """
 
 from __future__ import annotations
@@ -49,6 +53,10 @@ class Output:
         """Reasoning and text so far, kept while they may have to be gone on from."""
         self._marked = False
         """The response marker has been met, or was put there."""
+        self._forced = ""
+        """The markers that were put there, while it is open what comes behind them."""
+        self._held: list[Piece] = []
+        """What came behind them."""
         self.begun = ""
         """What the backend is to go on from."""
         self.answered = False
@@ -70,16 +78,14 @@ class Output:
             return None
         return self._budget + limit
 
-    def start_response(self) -> AnswerDelta:
+    def start_response(self) -> None:
         """End the thought: the markers are put behind what is written, to be gone on from."""
         whole = "".join(reasoning + text for reasoning, text in self._written)
         kept = _whole_sentences(whole)
-        forced = self._ending(kept, "".join(text for _, text in self._written))
-        self.begun = kept + forced
-        self._entries.pass_over(forced)
+        self._forced = self._ending(kept, "".join(text for _, text in self._written))
+        self.begun = kept + self._forced
         self._marked, self.spent = True, False
         self._written.clear()
-        return AnswerDelta(response="", thought=self._sides.end_thought(forced), logprobs=())
 
     def _ending(self, kept: str, split: str) -> str:
         """The markers behind which the response begins, behind an empty line.
@@ -104,6 +110,39 @@ class Output:
 
         Sets `finish_reason` when the answer is complete, `spent` when the thought is to be ended.
         """
+        if not self._forced:
+            return self._read(piece)
+        self._held.append(piece)
+        text = "".join(one.text for one in self._held)
+        markers = () if self._sides.all_is_response else self._format.response_starts_after
+        marked = any(one in text for one in markers)
+        limit = self._question.max_tokens
+        full = limit is not None and sum(one.tokens for one in self._held) >= limit
+        if not (marked or full or piece.finish_reason is not None):
+            return NOTHING
+        return self._release(self._before_own_marker() if marked else self._forced)
+
+    def _before_own_marker(self) -> str:
+        """What stands between a thought cut off and one that goes on: no marker may grow there."""
+        opening = self._format.thought_starts_after[0] if self._sides.wants_thought_marker else ""
+        return f"\n\n{opening}\n"
+
+    def _release(self, between: str) -> AnswerDelta:
+        """Read what was held back, behind this text."""
+        self._forced = ""
+        self._entries.pass_over(between)
+        deltas = [AnswerDelta(response="", thought=self._sides.add(between), logprobs=())]
+        for piece in self._held:
+            if self.finish_reason is None:
+                deltas.append(self._read(piece))
+        self._held.clear()
+        return AnswerDelta(
+            response="".join(one.response for one in deltas),
+            thought="".join(one.thought for one in deltas),
+            logprobs=tuple(entry for one in deltas for entry in one.logprobs),
+        )
+
+    def _read(self, piece: Piece) -> AnswerDelta:
         reasoning = self._reasoning_of(piece)
         delta = self._sides.feed(piece.text, last=piece.finish_reason is not None)
         self._place(piece, delta, with_entries=not reasoning)
@@ -210,15 +249,20 @@ class _Sides:
             return False
         return bool(self._format.thought_starts_after) and not self._splitter.saw_marker
 
+    @property
+    def all_is_response(self) -> bool:
+        """Whether no marker means anything."""
+        return self._direct and not self.thought_unasked
+
     def rest_is_response(self) -> None:
         """What comes from here on has no thought and no marker."""
         if not self._direct:
             self._direct = True
             self._splitter = DIRECT.stream()
 
-    def end_thought(self, forced: str) -> str:
-        """Feed the markers that end the thought; returns the rest of the thought."""
-        return "" if self._direct else self.feed(forced, last=False).thought
+    def add(self, text: str) -> str:
+        """Feed what the model did not write; returns what of the thought that made certain."""
+        return "" if self._direct else self.feed(text, last=False).thought
 
     def feed(self, text: str, *, last: bool) -> Delta:
         """What a chunk made certain; the last one settles what the head is."""
@@ -240,10 +284,7 @@ class _Sides:
         """What of the thought was held back when the output ended."""
         assert self._splitter is not None, "the last chunk has settled it"
         thought = self._splitter.finish(finish_reason).thought
-        return "" if thought is None or self._direct_now() else thought[self._thought_length :]
-
-    def _direct_now(self) -> bool:
-        return self._direct and not self.thought_unasked
+        return "" if thought is None or self.all_is_response else thought[self._thought_length :]
 
 
 class _Entries:

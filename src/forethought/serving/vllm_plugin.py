@@ -38,7 +38,7 @@ SPLITTING = (
     thoughts._Trimmed,
     Splitter,
     thoughts._first_marker,
-    thoughts._possible_start,
+    thoughts.possible_start,
     thoughts.first_response_token,
 )
 """All that splits an output, in an order in which it can be defined."""
