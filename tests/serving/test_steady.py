@@ -75,6 +75,16 @@ def test_a_slow_body_and_slow_headers_are_given_up():
         assert server.chat().status_code == 200
 
 
+def test_a_connection_too_many_is_closed_and_the_others_stay():
+    with served(ScriptedBackend(SIMPLE), connections=2) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        with httpx.Client() as client, socket.create_connection(("127.0.0.1", port)):
+            assert client.get(server.url + "/health").status_code == 200
+            with pytest.raises(httpx.TransportError):
+                httpx.get(server.url + "/health")
+            assert client.get(server.url + "/health").status_code == 200
+
+
 def test_a_full_queue_says_when_to_come_again():
     with served(ScriptedBackend(SLOW), slots=1, queue=1, answers=3) as server:
         refused_at_once = server.chat(n=3)

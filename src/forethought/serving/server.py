@@ -187,14 +187,17 @@ class _Server(uvicorn.Server):
 def _connection(settings: ServerSettings) -> type[asyncio.Protocol]:
     """uvicorn's connection, bounded in its buffer and in its patience.
 
-    Cut off is who does not bring the headers of a request to their end in time, and who takes
-    nothing of what waits for it. uvicorn alone would wait for ever for both.
+    Cut off is who does not bring the headers of a request to their end in time, who takes nothing
+    of what waits for it, and who comes when there are too many. uvicorn alone would wait for ever
+    for the first two and take all that come.
     """
     base: Any = AutoHTTPProtocol
 
     class Connection(base):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            if len(self.connections) > settings.connections:
+                transport.abort()
             transport.set_write_buffer_limits(high=BUFFERED)
             self._headers_due: asyncio.TimerHandle | None = None
             self._taking_due: asyncio.TimerHandle | None = None

@@ -21,6 +21,9 @@ class ServerSettings(Shape):
     """Answers that are made at the same time."""
     queue: int = Field(default=64, ge=0)
     """Answers that may wait for a slot; a request beyond them is refused (429)."""
+    connections: int = Field(default=800, ge=1)
+    """Open connections at most; one beyond them is closed at once. Each takes a file descriptor,
+    and another one at an upstream while it is answered."""
     answers: int = Field(default=8, ge=1)
     """Answers that one request may ask for (`n`)."""
     seconds: float = Field(default=600.0, gt=0)
