@@ -11,8 +11,16 @@ from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from microworld_judges import microworld_prompts
 from scripted_backend import Script, ScriptedBackend, script
 
+from forethought.config import ModelConfig
+from forethought.microworld.demonstrations import (
+    LEAP_OPENERS,
+    RAMBLING_SENTENCES,
+    VAGUE_SENTENCES,
+    WORKED_OPENERS,
+)
 from forethought.serving.answering import SplittingAnswerer
 from forethought.serving.base import (
     AnswerDelta,
@@ -21,6 +29,7 @@ from forethought.serving.base import (
     NoResponseError,
     Question,
 )
+from forethought.serving.embedded import EmbeddedBackend
 from forethought.serving.sse import EventReader
 from forethought.serving.upstream_reply import Reply
 from forethought.thoughts import DIRECT, GENERIC, SPECIFIC, TAGS, ThoughtFormat
@@ -249,3 +258,36 @@ def test_reasoning_that_an_upstream_took_out_does_not_leak(thought_format, reaso
     shown = "".join(one.thought for one in deltas)
     assert "".join(reasoning) in shown
     assert not late or SECRETS in shown
+
+
+def test_a_thought_cut_off_by_its_budget_is_not_shown():
+    """Behind the marker that was put there a weak model goes on thinking, mostly to a marker of its
+    own; one that never writes it cannot be told from one that answers."""
+
+    async def answers() -> list[str]:
+        backend = EmbeddedBackend(ModelConfig(path="microworld"), slots=8, name="m")
+        settings = AnswerSettings(thought_budget=6, attempts=1, without_response="error")
+        answerer = SplittingAnswerer(backend, GENERIC, settings)
+        found = []
+        for seed, prompt in enumerate(microworld_prompts(test=40)):
+            asked = question(
+                messages=prompt.messages,
+                seed=seed,
+                temperature=0.8,
+                top_p=0.95,
+                max_tokens=60,
+                top_logprobs=None,
+            )
+            with suppress(NoResponseError):
+                deltas = [one async for one in answerer.answer(asked)]
+                found.append(
+                    "".join(one.response for one in deltas if isinstance(one, AnswerDelta))
+                )
+        await backend.close()
+        return found
+
+    found = asyncio.run(answers())
+    assert len(found) >= 30
+    sentences = (*VAGUE_SENTENCES, *RAMBLING_SENTENCES, *WORKED_OPENERS, *LEAP_OPENERS)
+    shown = [text for text in found if any(one.strip() in text for one in sentences)]
+    assert len(shown) <= 2, shown

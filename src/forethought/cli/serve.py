@@ -94,22 +94,18 @@ def serve(
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=attempts, without_response=without_response
         )
-        if upstream is not None:
-            from forethought.serving.upstream import UpstreamBackend
-            from forethought.serving.upstream import upstream_model as found_model
-
-            extra_body = _json_object(upstream_body)
-            found = found_model(upstream, model=upstream_model, api_key_env=upstream_key_env)
-            backend: Backend = UpstreamBackend(
-                upstream,
-                model=found,
-                api_key_env=upstream_key_env,
-                can_continue=upstream_continues,
-                text_is_response=upstream_splits,
-                extra_body=extra_body,
-            )
-        else:
+        of_a_server: dict[str, Any] = {
+            "model": upstream_model,
+            "key_env": upstream_key_env,
+            "continues": upstream_continues,
+            "splits": upstream_splits,
+            "body": upstream_body,
+        }
+        if upstream is None:
+            _refuse_any(of_a_server)
             backend = _embedded(path, slots, called)
+        else:
+            backend = _at_server(upstream, **of_a_server)
         run_server(
             SplittingAnswerer(backend, own_format, answers),
             backend,
@@ -147,7 +143,7 @@ def chat(
         from forethought.serving.partners import Endpoint, LocalModel
 
         if partner.startswith(("http://", "https://")):
-            endpoint = Endpoint(partner, api_key=key_of(key_env), model=model)
+            endpoint = Endpoint(partner, api_key=key_of(key_env, field="--key-env"), model=model)
             talk(endpoint, reporter.console, history=history)
             return
         path, own_format = _policy(partner, thought_format)
@@ -240,6 +236,37 @@ def _embedded(path: str, slots: int, name: str) -> Backend:
     from forethought.serving.embedded import EmbeddedBackend
 
     return EmbeddedBackend(ModelConfig(path=path), slots=slots, name=name)
+
+
+def _at_server(
+    address: str,
+    *,
+    model: str | None,
+    key_env: str | None,
+    continues: bool,
+    splits: bool,
+    body: str | None,
+) -> Backend:
+    from forethought.serving.upstream import UpstreamBackend, upstream_model
+
+    extra_body = _json_object(body)
+    return UpstreamBackend(
+        address,
+        model=upstream_model(address, model=model, api_key_env=key_env),
+        api_key_env=key_env,
+        can_continue=continues,
+        text_is_response=splits,
+        extra_body=extra_body,
+    )
+
+
+def _refuse_any(of_a_server: dict[str, Any]) -> None:
+    for option, value in of_a_server.items():
+        if value:
+            raise ValueError(
+                f"--upstream-{option.replace('_', '-')}: it is about a server; give its address, "
+                "too (--upstream http://localhost:8001/v1), or leave this out"
+            )
 
 
 def _json_object(text: str | None) -> dict[str, Any]:

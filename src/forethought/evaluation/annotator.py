@@ -35,7 +35,7 @@ from forethought.evaluation.weighted_preference import (
     preference_for_second,
 )
 from forethought.sampling.background import Background, for_each
-from forethought.sampling.endpoint import Endpoint, RefusedError
+from forethought.sampling.endpoint import Endpoint, RefusedError, check_extra_body
 from forethought.store import content_hash
 
 DRAW = 1.5
@@ -124,7 +124,7 @@ class Annotator:
 
         Raises: ValueError if the key, the server or its model cannot be used.
         """
-        _check_extra_body(config.extra_body)
+        check_extra_body(config.extra_body, OURS)
         self._config = config
         self._replies = replies
         self._endpoint = Endpoint(config)
@@ -266,16 +266,6 @@ class Annotator:
             f"{error}. {len(outcomes)} of {total} replies had come and are kept where a cache is; "
             "the same command goes on from here"
         )
-
-
-def _check_extra_body(extra_body: dict[str, Any]) -> None:
-    for field in OURS:
-        if field in extra_body:
-            raise ValueError(f"extra_body: {field} is not for you to set; take it out")
-    try:
-        json.dumps(extra_body, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"extra_body: {extra_body} cannot be sent as JSON: {error}") from None
 
 
 def _encoded(value: Any) -> bytes:

@@ -15,11 +15,11 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -183,24 +183,24 @@ def seconds_to_pause(attempt: int, backoff: float, retry_after: float | None) ->
     return random.uniform(0, min(LONGEST_BACKOFF, backoff * 2 ** min(attempt - 1, 32)))
 
 
-def checked_address(base_url: str) -> str:
-    """Without a slash at its end.
+def checked_address(base_url: str, field: str = "base_url") -> str:
+    """Without a slash at its end. `field` is what it is called where the user gives it.
 
     Raises: ValueError if it is no address of a server.
     """
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
-        raise ValueError(f"base_url: {base_url!r} is no address: {error}") from None
+        raise ValueError(f"{field}: {base_url!r} is no address: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(
-            f"base_url: {base_url!r} is no address; give one such as http://localhost:8000/v1"
+            f"{field}: {base_url!r} is no address; give one such as http://localhost:8000/v1"
         )
     return base_url.rstrip("/")
 
 
-def key_of(variable: str | None) -> str | None:
-    """What an environment variable holds.
+def key_of(variable: str | None, field: str = "api_key_env") -> str | None:
+    """What an environment variable holds. `field` is where the user names the variable.
 
     Raises: ValueError if it holds nothing, or what cannot be sent.
     """
@@ -208,18 +208,18 @@ def key_of(variable: str | None) -> str | None:
         return None
     if not variable.isidentifier():
         raise ValueError(
-            "api_key_env: what stands there is no name of an environment variable (it is not "
+            f"{field}: what stands there is no name of an environment variable (it is not "
             "repeated here, in case it is the key itself); give the variable's name"
         )
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ValueError(
-            f"api_key_env: the environment variable {variable} is not set or empty; put the key "
+            f"{field}: the environment variable {variable} is not set or empty; put the key "
             f"there (export {variable}=…)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(
-            f"api_key_env: the environment variable {variable} holds a blank or a character beyond "
+            f"{field}: the environment variable {variable} holds a blank or a character beyond "
             "plain ASCII, which no key has; put the key there and nothing else"
         )
     return key
@@ -256,3 +256,19 @@ def shortened(text: str) -> str:
     """On one line, and of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= WORDS else line[:WORDS] + "…"
+
+
+def check_extra_body(
+    extra_body: Mapping[str, Any], ours: Collection[str], field: str = "extra_body"
+) -> None:
+    """Refuse fields of a request that are set by ourselves, and what JSON has no words for.
+
+    Raises: ValueError.
+    """
+    for name in ours:
+        if name in extra_body:
+            raise ValueError(f"{field}: {name} is not for you to set; take it out")
+    try:
+        json.dumps(dict(extra_body), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{field}: {extra_body} cannot be sent as JSON: {error}") from None

@@ -33,7 +33,7 @@ from forethought.config import ModelConfig, OpenAIEngine
 from forethought.sampling.background import Background, for_each
 from forethought.sampling.base import SamplingParams, refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
-from forethought.sampling.endpoint import Endpoint, RefusedError
+from forethought.sampling.endpoint import Endpoint, RefusedError, check_extra_body
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
 from forethought.store import content_hash
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
@@ -126,7 +126,7 @@ class OpenAISampler:
         self._in_flight = 0
         self._one_ended = asyncio.Condition()
         self._policy = None
-        _check_extra_body(config.extra_body)
+        check_extra_body(config.extra_body, OURS)
         if token_ids:
             assert model is not None, "whoever wants token ids names the policy"
             self._policy = ServedPolicy.load(model)
@@ -369,16 +369,6 @@ def _result(
         prompt_token_ids=next(iter(prompts), ()),
         completions=tuple(map(to_completion, answers)),
     )
-
-
-def _check_extra_body(extra_body: dict[str, Any]) -> None:
-    for field in OURS:
-        if field in extra_body:
-            raise ValueError(f"extra_body: {field} is not for you to set; take it out")
-    try:
-        json.dumps(extra_body, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"extra_body: {extra_body} cannot be sent as JSON: {error}") from None
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

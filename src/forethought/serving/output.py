@@ -57,6 +57,9 @@ class Output:
         """The markers that were put there, while it is open what comes behind them."""
         self._held: list[Piece] = []
         """What came behind them."""
+        self._held_tokens = 0
+        self._own_marker = StopStrings(())
+        """Watches for a marker that the model writes itself behind them."""
         self.begun = ""
         """What the backend is to go on from."""
         self.answered = False
@@ -84,6 +87,9 @@ class Output:
         kept = _whole_sentences(whole)
         self._forced = self._ending(kept, "".join(text for _, text in self._written))
         self.begun = kept + self._forced
+        self._own_marker = StopStrings(
+            () if self._sides.all_is_response else self._format.response_starts_after
+        )
         self._marked, self.spent = True, False
         self._written.clear()
 
@@ -113,14 +119,14 @@ class Output:
         if not self._forced:
             return self._read(piece)
         self._held.append(piece)
-        text = "".join(one.text for one in self._held)
-        markers = () if self._sides.all_is_response else self._format.response_starts_after
-        marked = any(one in text for one in markers)
+        self._held_tokens += piece.tokens
+        self._own_marker.feed(piece.text)
         limit = self._question.max_tokens
-        full = limit is not None and sum(one.tokens for one in self._held) >= limit
-        if not (marked or full or piece.finish_reason is not None):
-            return NOTHING
-        return self._release(self._before_own_marker() if marked else self._forced)
+        if self._own_marker.met:
+            return self._release(self._before_own_marker())
+        if piece.finish_reason is not None or (limit is not None and self._held_tokens >= limit):
+            return self._release(self._forced)
+        return NOTHING
 
     def _before_own_marker(self) -> str:
         """What stands between a thought cut off and one that goes on: no marker may grow there."""

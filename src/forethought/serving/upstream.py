@@ -34,6 +34,7 @@ import httpx
 from forethought.sampling.endpoint import (
     PASSING,
     REFUSALS,
+    check_extra_body,
     checked_address,
     key_of,
     shortened,
@@ -90,12 +91,13 @@ class UpstreamBackend:
 
         Raises: ValueError if the address, the key or `extra_body` cannot be used.
         """
-        self._base = checked_address(base_url)
+        self._base = checked_address(base_url, field="upstream")
         self._model = model
         self._can_continue = can_continue
         self._text_is_response = text_is_response
-        self._extra = _checked_body(extra_body or {})
-        self._key = key_of(api_key_env)
+        self._extra = dict(extra_body or {})
+        check_extra_body(self._extra, OURS, field="upstream body")
+        self._key = key_of(api_key_env, field="upstream key")
         self._limit = OLD_LIMIT
         self._stream_options: dict[str, bool] = {
             "include_usage": True,
@@ -251,10 +253,12 @@ def upstream_model(base_url: str, *, model: str | None, api_key_env: str | None)
 
     Raises: ValueError if it cannot be asked, does not serve that model, or serves several.
     """
-    base = checked_address(base_url)
+    base = checked_address(base_url, field="upstream")
     try:
         response = httpx.get(
-            f"{base}/models", headers=_headers(key_of(api_key_env)), timeout=CONNECT
+            f"{base}/models",
+            headers=_headers(key_of(api_key_env, field="upstream key")),
+            timeout=CONNECT,
         )
     except httpx.HTTPError as error:
         failure = type(error).__name__
@@ -322,17 +326,6 @@ def _headers(key: str | None) -> httpx.Headers:
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     return headers
-
-
-def _checked_body(extra_body: Mapping[str, Any]) -> dict[str, Any]:
-    for field in OURS:
-        if field in extra_body:
-            raise ValueError(f"extra_body: {field} is not for you to set; take it out")
-    try:
-        json.dumps(dict(extra_body), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"extra_body: it cannot be sent as JSON: {error}") from None
-    return dict(extra_body)
 
 
 def _trouble(status: int) -> str:
