@@ -47,10 +47,10 @@ check: .venv/ready
 	$(BIN)/pyright
 
 test: check .venv/browser
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not scale'
 
 test-slow: .venv/browser
-	$(PYTEST) -m slow
+	$(PYTEST) -m 'slow or scale'
 
 vllm-env: .venv-vllm/ready
 

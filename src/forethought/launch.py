@@ -1,7 +1,8 @@
 """Run one stage: here, or in a process of its own that returns its memory by ending.
 
 The child is `python -m forethought.launch RUN STAGE ARM INDEX`; it reads the resolved recipe from
-the run directory. The parent holds the run's lock.
+the run directory. The parent holds the run's lock. The stages that train start processes of their
+own where the recipe names a launcher.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ from pathlib import Path
 
 from rich.console import Console
 
+from forethought.config import Recipe
+from forethought.models import pick_device
 from forethought.progress import Reporter
 from forethought.recipe import load_run
 from forethought.stages.place import Place
 from forethought.stages.table import run_stage
 from forethought.store import StageError
+from forethought.training.optimizer import require_8bit
 
 
 def launch(place: Place, reporter: Reporter) -> None:
     """Run a stage as the recipe's `launch` section says.
 
-    Raises: StageError if a stage in a process of its own fails; it has said why.
+    Raises: StageError if a stage in a process of its own fails; it has said why. ValueError if
+    this machine has not what the recipe's training needs.
     """
     recipe = place.recipe
+    _refuse_what_is_missing(recipe)
     if not recipe.launch.process_per_stage:
         use_threads(recipe.launch.threads)
         run_stage(place, reporter)
@@ -33,6 +39,23 @@ def launch(place: Place, reporter: Reporter) -> None:
     child = subprocess.run([sys.executable, "-m", "forethought.launch", *words], check=False)
     if child.returncode != 0:
         raise StageError(f"{place.label} ended with status {child.returncode}; see above")
+
+
+def _refuse_what_is_missing(recipe: Recipe) -> None:
+    """Say at the first stage, not after hours of sampling, what training could not do here."""
+    import torch
+
+    launch = recipe.launch
+    if launch.type == "ray":
+        return
+    device = pick_device(recipe.model.device).type
+    require_8bit(recipe.training, device)
+    there = torch.cuda.device_count()
+    if device == "cuda" and launch.processes is not None and launch.processes > there:
+        raise ValueError(
+            f"launch.processes: {launch.processes} processes need a GPU each and this machine has "
+            f"{there}; give at most {there}, or launch.type ray with a cluster that has more"
+        )
 
 
 def use_threads(threads: int | None) -> None:

@@ -16,6 +16,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from forethought.training.optimizer import MasterWeights
 from forethought.training.policy import open_policy
+from forethought.training.ranks import ALONE
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import _Run
 from forethought.types import PreferencePair
@@ -80,7 +81,7 @@ def our_gradients(
     config = settings(batch_size=len(pairs), **options)
     reference = reference_logprobs(reference_path, pairs, config, device="cpu")
     policy, masters, _ = open_policy(policy_path, config, "cpu")
-    run = _Run(policy, masters, pairs, reference, config, seed=0)
+    run = _Run(policy, masters, pairs, reference, config, seed=0, ranks=ALONE)
     statistics = run._backward(pairs, pairs)
     gradients = {
         name: p.grad

@@ -18,14 +18,34 @@ from forethought.types import Arm
 
 
 class LaunchConfig(Shape):
-    """Where stages run."""
+    """Where stages run. Nothing here is part of what a stage's folder is known by, so a run may be
+    resumed with other numbers of processes."""
 
-    type: Literal["local"] = "local"
+    type: Literal["local", "torchrun", "ray"] = "local"
+    """`local`: all in one process. `torchrun`: `reference` and `training` by several processes of
+    this machine, the model sharded over them (FSDP2). `ray`: the same on the nodes of a Ray
+    cluster, all of which see the run directory under one path."""
+    processes: int | None = Field(default=None, ge=1)
+    """How many train together, one for each GPU; for `torchrun` and `ray`."""
     process_per_stage: bool = False
     """A process of its own for each stage returns its memory by ending."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads of torch; its own default otherwise. Results repeat bit for bit at equal
-    threads."""
+    """CPU threads of torch in each process; its own default otherwise. Results repeat bit for bit
+    at equal threads."""
+
+    @model_validator(mode="after")
+    def _processes_fit_the_type(self) -> Self:
+        if self.type == "local" and self.processes is not None:
+            raise ValueError(
+                f"processes {self.processes} needs a launcher: give launch.type torchrun or ray, "
+                "or leave launch.processes out (local is one process)"
+            )
+        if self.type != "local" and self.processes is None:
+            raise ValueError(
+                f"type {self.type} needs launch.processes, the number of processes that train "
+                "together: one for each GPU"
+            )
+        return self
 
 
 class Recipe(Shape):
@@ -73,6 +93,16 @@ class Recipe(Shape):
             raise ValueError(f"trackers: {types} names a tracker twice")
         if "thought" in self.arms and self.thought_format == "direct":
             raise ValueError("thought_format: 'direct' has no thoughts; leave the arm out instead")
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_can_be_sharded(self) -> Recipe:
+        if self.launch.type != "local" and self.training.optimizer != "adamw":
+            raise ValueError(
+                f"training.optimizer: {self.training.optimizer} works in one process; use adamw "
+                f"with launch.type {self.launch.type}, which divides its states over the "
+                "processes, or launch.type local"
+            )
         return self
 
 

@@ -52,6 +52,9 @@ class TrainingConfig(Shape):
     """Decay after warm-up, over all epochs of the iteration."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of steps with a rising rate."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps AdamW's states in 8 bits by bitsandbytes, on a GPU; `paged_` may also move
+    them to the host's memory."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW weight decay."""
     adam_betas: tuple[float, float] = (0.9, 0.999)

@@ -1,21 +1,28 @@
 """Stages `reference` and `training`: log-probs of the starting policy, then DPO on the pairs.
 
 The reference is the iteration's starting policy (the paper does not say; this is its group's
-convention). Its log-probs are computed once and sealed, so training holds one model.
+convention). Its log-probs are computed once and sealed, so training holds one model. With a
+launcher both are done by several processes, and this one waits for them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 from forethought import models
 from forethought.models import pick_device
 from forethought.pairs import OUTCOMES
-from forethought.progress import Reporter
+from forethought.progress import Reporter, Task
 from forethought.stages.place import Place
-from forethought.store import Count, Stage, StageError, read_manifest, read_records
+from forethought.store import SCRATCH, Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
+from forethought.training.checkpoint import LogReader, read_result
+from forethought.training.job import Job, read_part
 from forethought.training.policy import open_reference
+from forethought.training.processes import run_processes
+from forethought.training.ray_processes import ray_device, run_on_ray
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs, StepLog
 from forethought.training.train import train
@@ -62,10 +69,13 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
         pairs[start : start + REFERENCE_PART] for start in range(0, len(pairs), REFERENCE_PART)
     ]
     owed = [index for index in range(len(parts)) if not stage.has(f"part_{index:05d}")]
-    device = str(pick_device(place.recipe.model.device))
     with reporter.task(place.label, len(pairs), "pairs") as task:
         training = place.recipe.training
         task.done = sum(len(part) for i, part in enumerate(parts) if i not in owed)
+        if owed and place.recipe.launch.type != "local":
+            _reference_by_processes(stage, place, task, {i: len(parts[i]) for i in owed})
+            return {"pairs": len(pairs)}
+        device = str(pick_device(place.recipe.model.device))
         policy = open_reference(place.policy, training, device) if owed else None
         for index in owed:
             part = reference_logprobs(
@@ -76,10 +86,35 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
     return {"pairs": len(pairs)}
 
 
+def _reference_by_processes(stage: Stage, place: Place, task: Task, owed: dict[int, int]) -> None:
+    """The parts owed, index to pairs, taken in as the processes finish them."""
+    scratch = _scratch(stage)
+    job = _job(place, "reference", scratch).model_copy(
+        update={
+            "owed": tuple(
+                (index, index * REFERENCE_PART, index * REFERENCE_PART + count)
+                for index, count in owed.items()
+            )
+        }
+    )
+    waiting = dict(owed)
+
+    def take() -> None:
+        for index in list(waiting):
+            if (path := job.part(index)).exists():
+                stage.write_records(f"part_{index:05d}", read_part(path), ReferenceLogprobs)
+                task.advance(waiting.pop(index))
+
+    for index in owed:
+        job.part(index).unlink(missing_ok=True)
+    _run_job(place, job, scratch, take)
+    take()
+    assert not waiting, f"the processes left out parts {sorted(waiting)}"
+
+
 def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Train; every epoch's folder also gets the thought format."""
     pairs = read_records(place.beside("pairs"), PreferencePair, "pairs")
-    reference = read_records(place.beside("reference"), ReferenceLogprobs)
     training = place.recipe.training
     steps = training.epochs * -(-len(pairs) // training.batch_size)
     with reporter.task(place.label, steps, "steps") as task:
@@ -88,19 +123,58 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
             task.done = log.step
             task.advance(tokens=log.tokens, note=f"loss {log.loss:.4f}")
 
-        result = train(
-            model_path=place.policy,
-            pairs=pairs,
-            reference=reference,
-            config=training,
-            seed=place.recipe.seed,
-            directory=stage.folder,
-            device=str(pick_device(place.recipe.model.device)),
-            on_step=on_step,
-        )
+        if place.recipe.launch.type == "local":
+            result = train(
+                model_path=place.policy,
+                pairs=pairs,
+                reference=read_records(place.beside("reference"), ReferenceLogprobs),
+                config=training,
+                seed=place.recipe.seed,
+                directory=stage.folder,
+                device=str(pick_device(place.recipe.model.device)),
+                on_step=on_step,
+            )
+        else:
+            log = LogReader(stage.folder)
+            job = _job(place, "training", stage.folder)
+            _run_job(place, job, _scratch(stage), lambda: log.read(on_step))
+            result = read_result(stage.folder)
     for folder in sorted(stage.folder.glob("epoch_*")):
         save_format(place.thought_format, folder)
     return {"pairs": len(pairs), "left_out": result.left_out, "steps": result.steps}
+
+
+def _job(place: Place, kind: Literal["training", "reference"], directory: Path) -> Job:
+    """A job for processes anywhere: paths do not depend on where they are started."""
+    recipe = place.recipe
+    assert recipe.launch.processes is not None
+    model = Path(models.resolve(place.policy))
+    on_ray = recipe.launch.type == "ray"
+    device = ray_device(recipe.model.device) if on_ray else pick_device(recipe.model.device).type
+    assert device in ("cpu", "cuda")
+    return Job(
+        kind=kind,
+        model=str(model.absolute() if model.is_dir() else model),
+        pairs=place.beside("pairs").absolute(),
+        reference=place.beside("reference").absolute() if kind == "training" else None,
+        config=recipe.training,
+        seed=recipe.seed,
+        directory=directory.absolute(),
+        processes=recipe.launch.processes,
+        device=device,
+        threads=recipe.launch.threads,
+    )
+
+
+def _run_job(place: Place, job: Job, scratch: Path, watch: Callable[[], None]) -> None:
+    run = run_on_ray if place.recipe.launch.type == "ray" else run_processes
+    run(job, scratch.absolute(), watch)
+
+
+def _scratch(stage: Stage) -> Path:
+    scratch = stage.folder / SCRATCH
+    scratch.mkdir(exist_ok=True)
+    return scratch
 
 
 def _refuse_no_pairs(place: Place, pairs: list[PreferencePair]) -> None:

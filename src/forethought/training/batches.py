@@ -74,14 +74,31 @@ def microbatches(pairs: Sequence[PreferencePair], token_budget: int) -> list[lis
 
     A pair over the budget stands alone: the budget bounds groups, it never drops data.
     """
-    ordered = sorted(pairs, key=lambda pair: (-packed_tokens(pair), pair.prompt_id))
-    groups: list[list[PreferencePair]] = []
-    room = 0
-    for pair in ordered:
+    return [groups[0] for groups in rounds(pairs, token_budget, 1)]
+
+
+def rounds(
+    pairs: Sequence[PreferencePair], token_budget: int, ranks: int
+) -> list[list[list[PreferencePair]]]:
+    """Cut a batch into rounds of one microbatch per process: `[round][rank]` is a list of pairs.
+
+    The longest pair goes next, to the process with the least tokens; a round ends when it does not
+    fit there, so processes wait for each other as little as possible. In the last round a process
+    may have no pair.
+    """
+    found: list[list[list[PreferencePair]]] = []
+    loads: list[int] = []
+    for pair in sorted(pairs, key=lambda pair: (-packed_tokens(pair), pair.prompt_id)):
         tokens = packed_tokens(pair)
-        if not groups or tokens > room:
-            groups.append([])
-            room = token_budget
-        groups[-1].append(pair)
-        room -= tokens
-    return groups
+        if not found or 0 < min(loads) > token_budget - tokens:
+            found.append([[] for _ in range(ranks)])
+            loads = [0] * ranks
+        rank = loads.index(min(loads))
+        found[-1][rank].append(pair)
+        loads[rank] += tokens
+    return found
+
+
+def shortest_pair(pairs: Sequence[PreferencePair]) -> PreferencePair:
+    """What a process without a pair of its own runs, with weight 0, while the others work."""
+    return min(pairs, key=packed_tokens)

@@ -1,19 +1,19 @@
 """What training leaves on disk, whole at every moment.
 
-`epoch_N/` is written under a hidden name and renamed; `state/state.pt` is one file that is
-replaced; `steps.jsonl` may run ahead of the state and is cut back to it on resume; `result.json`
-comes last, before the state is dropped. A process killed anywhere thus leaves a directory from
-which the same call goes on, to the same bits.
+`epoch_N/` is written under a hidden name and renamed; the newest of `state/` is replaced
+(`states.py`); `steps.jsonl` may run ahead of the state and is cut back to it on resume;
+`result.json` comes last, before the state is dropped. A process killed anywhere thus leaves a
+directory from which the same call goes on, to the same bits. Of several processes the first writes
+everything but its fellows' parts of the state.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,17 @@ from transformers import AutoConfig
 from forethought.config import TrainingConfig
 from forethought.models import load_model, load_tokenizer, resolve
 from forethought.store import content_hash, sync_folder, write_bytes, write_json
+from forethought.training.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
+from forethought.training.states import TrainingState, newest, save_sharded, save_whole
 from forethought.types import PairSide, PreferencePair
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 ADAPTER = "adapter"
+STEPS = "steps.jsonl"
+RESULT = "result.json"
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf", ".h5", ".msgpack")
 
 
@@ -57,35 +61,27 @@ def training_fingerprint(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingState:
-    """Everything that the next step depends on.
-
-    Example: `TrainingState(step=50, tokens=81920, masters={…}, optimizer={…})`
-    """
-
-    step: int
-    """Finished optimizer steps."""
-    tokens: int
-    masters: dict[str, torch.Tensor]
-    optimizer: dict[str, Any]
-
-
 class TrainingDirectory:
     """The folder of one training."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, ranks: Ranks = ALONE) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
-        self.steps_path = folder / "steps.jsonl"
-        self.state_path = folder / "state" / "state.pt"
-        self.result_path = folder / "result.json"
+        self.ranks = ranks
+        self.steps_path = folder / STEPS
+        self.state_folder = folder / "state"
+        self.result_path = folder / RESULT
 
-    def claim(self) -> None:
-        """Write down whose folder this is.
+    def claim(self) -> TrainingResult | None:
+        """Write down whose folder this is; the result if the training is done.
+
+        What is left of the state of a finished training is dropped.
 
         Raises: ValueError if it holds another training.
         """
+        return self.ranks.from_first(self._claim() if self.ranks.first else None)
+
+    def _claim(self) -> TrainingResult | None:
         path = self.folder / "fingerprint.json"
         if not path.exists():
             write_json(path, {"fingerprint": self.fingerprint})
@@ -94,41 +90,44 @@ class TrainingDirectory:
                 f"training: {self.folder} holds a training with other pairs, reference log-probs, "
                 "settings or seed; give another directory, or delete this one to train anew"
             )
-
-    def finished(self) -> TrainingResult | None:
-        """The result if the training is done; what is left of its state is dropped."""
         if not self.result_path.exists():
             return None
-        shutil.rmtree(self.state_path.parent, ignore_errors=True)
-        return TrainingResult(**json.loads(self.result_path.read_text()))
+        shutil.rmtree(self.state_folder, ignore_errors=True)
+        return read_result(self.folder)
 
     def finish(self, result: TrainingResult) -> None:
         """Mark the training done, then drop its state."""
-        write_json(self.result_path, dataclasses.asdict(result))
-        shutil.rmtree(self.state_path.parent)
+        if self.ranks.first:
+            write_json(self.result_path, dataclasses.asdict(result))
+            shutil.rmtree(self.state_folder)
 
     def append(self, log: StepLog) -> None:
         """Add a step to the log; `save_state` makes it durable."""
-        with self.steps_path.open("a") as file:
-            file.write(json.dumps(dataclasses.asdict(log)) + "\n")
+        if self.ranks.first:
+            with self.steps_path.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(log)) + "\n")
 
     def save_state(self, state: TrainingState) -> None:
         """Replace the resumable state, after the log that leads to it is on disk."""
-        with self.steps_path.open("rb") as file:
-            os.fsync(file.fileno())
-        buffer = io.BytesIO()
-        torch.save({field: getattr(state, field) for field in TrainingState.__slots__}, buffer)
-        write_bytes(self.state_path, buffer.getvalue())
+        if self.ranks.first:
+            with self.steps_path.open("rb") as file:
+                os.fsync(file.fileno())
+        if self.ranks.mesh is None:
+            save_whole(self.state_folder, state)
+        else:
+            save_sharded(self.state_folder, state, self.ranks)
 
-    def load_state(self) -> TrainingState | None:
-        """The last sealed state, with the log cut back to it; `None` before the first."""
-        if not self.state_path.exists():
-            write_bytes(self.steps_path, b"")
-            return None
-        state = TrainingState(**torch.load(self.state_path, map_location="cpu"))
-        lines = self.steps_path.read_text().splitlines(keepends=True)
-        write_bytes(self.steps_path, "".join(lines[: state.step]).encode())
-        return state
+    def newest_state(self) -> Path | None:
+        """Where the last sealed state is; `None` before the first."""
+        return self.ranks.from_first(newest(self.state_folder))
+
+    def cut_log(self, step: int) -> None:
+        """Begin the log, or cut it back to the steps that the state has seen."""
+        if self.ranks.first:
+            lines = []
+            if step > 0:
+                lines = self.steps_path.read_text().splitlines(keepends=True)[:step]
+            write_bytes(self.steps_path, "".join(lines).encode())
 
     def epoch_folder(self, epoch: int) -> Path:
         """Where the checkpoint of an epoch (from 1) stands."""
@@ -143,10 +142,11 @@ class TrainingDirectory:
     ) -> None:
         """Write an ordinary model folder in the original checkpoint's number type.
 
-        An epoch that is already there was written by a killed run from the same weights.
+        `masters` are whole, and needed by the first process alone. An epoch that is already there
+        was written by a killed run from the same weights.
         """
         target = self.epoch_folder(epoch)
-        if target.exists():
+        if not self.ranks.first or target.exists():
             return
         partial = self.folder / f".epoch_{epoch}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -155,6 +155,40 @@ class TrainingDirectory:
         _sync_files(partial)
         os.replace(partial, target)
         sync_folder(self.folder)
+
+
+class LogReader:
+    """Follows the log of a training that other processes write."""
+
+    def __init__(self, folder: Path) -> None:
+        """The steps that are there already are not news, even if they are done again."""
+        self._path = folder / STEPS
+        self._place = self._inode = 0
+        self._next_step = 0
+        self.read(lambda log: None)
+
+    def read(self, on_step: Callable[[StepLog], None]) -> None:
+        """Pass on every step since the last call, each once."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._inode:
+                self._place, self._inode = 0, inode
+            file.seek(self._place)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._place += len(line)
+                log = StepLog(**json.loads(line))
+                if log.step >= self._next_step:
+                    self._next_step = log.step + 1
+                    on_step(log)
+
+
+def read_result(folder: Path) -> TrainingResult:
+    """What a finished training left in its folder."""
+    return TrainingResult(**json.loads((folder / RESULT).read_text()))
 
 
 def stored_dtype(model_path: str) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import torch
 
 from forethought.config import TrainingConfig
-from forethought.training.batches import microbatches, usable_pairs
+from forethought.training.batches import rounds, shortest_pair, usable_pairs
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import PackedPairs, pack
 from forethought.training.policy import length_limit, open_reference
+from forethought.training.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs
 from forethought.types import PreferencePair
 
@@ -33,20 +34,24 @@ def reference_logprobs(
     *,
     device: str,
     policy: PolicyLogprobs | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[ReferenceLogprobs]:
     """One record for each pair that is not longer than the limit, in the pairs' order.
 
     Give the `policy` of `open_reference` to use one loaded model for many slices of the pairs.
+    Several processes call this together, each with its `ranks`, and get the same records.
     """
     policy = policy or open_reference(model_path, config, device)
     kept, _ = usable_pairs(pairs, length_limit(policy, config))
     found: dict[str, ReferenceLogprobs] = {}
-    for group in microbatches(kept, config.tokens_per_microbatch):
+    for groups in rounds(kept, config.tokens_per_microbatch, ranks.size):
+        # Who has no pair keeps the others company: each needs all shards.
+        group = groups[ranks.rank] or [shortest_pair(kept)]
         batch = pack(group).to(policy.model.device)
         logps_M = policy(batch)
         sums = sequence_sums(logps_M, batch).tolist()
         responses = sequence_sums(logps_M * batch.response_M, batch).tolist()
-        for i, pair in enumerate(group):
+        for i, pair in enumerate(groups[ranks.rank]):
             found[pair.prompt_id] = ReferenceLogprobs(
                 prompt_id=pair.prompt_id,
                 chosen=sums[i],
@@ -54,4 +59,5 @@ def reference_logprobs(
                 chosen_response=responses[i],
                 rejected_response=responses[len(group) + i],
             )
-    return [found[pair.prompt_id] for pair in kept]
+    everyone = {key: record for part in ranks.gather(found) for key, record in part.items()}
+    return [everyone[pair.prompt_id] for pair in kept]

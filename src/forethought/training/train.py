@@ -21,29 +21,35 @@ import torch
 from forethought.config import TrainingConfig
 from forethought.training.batches import (
     epoch_batches,
-    microbatches,
+    rounds,
     sequence_tokens,
+    shortest_pair,
     steps_per_epoch,
     usable_pairs,
 )
-from forethought.training.checkpoint import (
-    TrainingDirectory,
-    TrainingState,
-    training_fingerprint,
-)
+from forethought.training.checkpoint import TrainingDirectory, training_fingerprint
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.loss import implicit_rewards, nll_losses, preference_losses
-from forethought.training.optimizer import MasterWeights, adamw, learning_rate
+from forethought.training.optimizer import (
+    MasterWeights,
+    learning_rate,
+    open_optimizer,
+    prepare_moments,
+)
 from forethought.training.packing import pack
 from forethought.training.policy import length_limit, open_policy
+from forethought.training.ranks import ALONE, Ranks
 from forethought.training.reference import sequence_sums
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
+from forethought.training.states import WHOLE, TrainingState, load_into, load_whole
 from forethought.types import PreferencePair
 
 START_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 """Greatest distance of the first step's loss from that of equal policies."""
 DRIFT_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Greatest mean distance from the reference at the first step, in nats per token."""
+RANK_STRIDE = 2**32
+"""Between the seeds of two processes' dropout; a seed of the recipe and a step stay below it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +69,17 @@ class PairStatistics:
 
     @classmethod
     def joined(cls, parts: Sequence[PairStatistics]) -> PairStatistics:
-        """The statistics of all microbatches of a step, on the CPU."""
+        """The statistics of all microbatches of a step."""
         columns = {
-            field.name: torch.cat([getattr(part, field.name) for part in parts]).cpu()
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
             for field in fields(cls)
         }
         return cls(**columns)
+
+    def cpu(self) -> PairStatistics:
+        """The same on the CPU."""
+        columns = {field.name: getattr(self, field.name).cpu() for field in fields(self)}
+        return PairStatistics(**columns)
 
 
 def train(
@@ -81,23 +92,31 @@ def train(
     directory: Path,
     device: str,
     on_step: Callable[[StepLog], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train and leave `epoch_1` … `epoch_N`, `steps.jsonl` and `result.json` in `directory`.
+
+    Where there are several processes, all call this with the same arguments but their own `ranks`;
+    `device` is then that of their mesh. A step's pairs are the same for any number of them.
 
     Raises: ValueError if no pair is usable, the reference belongs to another model, the directory
     holds another training, or loss or gradient are not finite (weights are then untouched).
     """
-    folder = TrainingDirectory(directory, training_fingerprint(pairs, reference, config, seed))
-    folder.claim()
-    if (result := folder.finished()) is not None:
+    fingerprint = training_fingerprint(pairs, reference, config, seed)
+    folder = TrainingDirectory(directory, fingerprint, ranks)
+    if (result := folder.claim()) is not None:
         return result
     torch.manual_seed(seed)
-    policy, masters, adapter = open_policy(model_path, config, device)
+    if ranks.mesh is None:
+        policy, masters, adapter = open_policy(model_path, config, device)
+    else:
+        from forethought.training.sharded import open_sharded_policy
+
+        policy, masters, adapter = open_sharded_policy(model_path, config, ranks)
     kept, left_out = _usable(pairs, length_limit(policy, config))
-    run = _Run(policy, masters, kept, reference, config, seed)
-    state = folder.load_state()
-    if state is not None:
-        run.resume(state)
+    run = _Run(policy, masters, kept, reference, config, seed, ranks)
+    run.resume(folder.newest_state())
+    folder.cut_log(run.step)
 
     for epoch in range(1, config.epochs + 1):
         batches = epoch_batches(len(kept), config.batch_size, seed=seed, epoch=epoch)
@@ -110,7 +129,8 @@ def train(
             if on_step is not None:
                 on_step(log)
             if run.step == first + len(batches):
-                folder.save_epoch(epoch, model_path, masters.state(), adapter)
+                weights = masters.whole(keep=ranks.first)
+                folder.save_epoch(epoch, model_path, weights, adapter)
             if run.step % config.save_every == 0 or run.step == first + len(batches):
                 folder.save_state(run.state())
     result = TrainingResult(
@@ -147,9 +167,11 @@ class _Run:
         reference: Sequence[ReferenceLogprobs],
         config: TrainingConfig,
         seed: int,
+        ranks: Ranks,
     ) -> None:
         self.policy, self.masters, self.config, self.seed = policy, masters, config, seed
-        self.optimizer = adamw(masters, config)
+        self.ranks = ranks
+        self.optimizer = open_optimizer(masters, config)
         self.reference = {record.prompt_id: record for record in reference}
         missing = [pair.prompt_id for pair in pairs if pair.prompt_id not in self.reference]
         if missing:
@@ -169,19 +191,26 @@ class _Run:
             optimizer=self.optimizer.state_dict(),
         )
 
-    def resume(self, state: TrainingState) -> None:
+    def resume(self, path: Path | None) -> None:
+        """Go on from a state on disk, whichever number of processes wrote it."""
+        if path is None:
+            return
+        if self.ranks.mesh is None and path.name == WHOLE:
+            state = load_whole(path)
+            self.masters.load(state.masters)
+            self.optimizer.load_state_dict(state.optimizer)
+        else:
+            prepare_moments(self.optimizer)
+            state = load_into(self.state(), path, self.ranks)
+            self.masters.publish()
         self.step, self.tokens = state.step, state.tokens
-        self.masters.load(state.masters)
-        self.optimizer.load_state_dict(state.optimizer)
 
     def one_step(self, epoch: int, pairs: list[PreferencePair]) -> StepLog:
         started = time.perf_counter()
         if self.config.lora is not None and self.config.lora.dropout > 0:
             # The only randomness of a step, a function of its number: a resume needs no more.
-            torch.manual_seed(self.seed + 1 + self.step)
-        groups = microbatches(pairs, self.config.tokens_per_microbatch)
-        statistics = PairStatistics.joined([self._backward(group, pairs) for group in groups])
-        ordered = [pair for group in groups for pair in group]
+            torch.manual_seed(self.seed + 1 + self.step + RANK_STRIDE * self.ranks.rank)
+        statistics, ordered = self._backward_all(pairs)
         self._check_losses(statistics, ordered)
         if self.step == 0:
             _check_start(statistics, self.config)
@@ -202,6 +231,28 @@ class _Run:
         self.step += 1
         self.tokens += tokens
         return log
+
+    def _backward_all(
+        self, pairs: list[PreferencePair]
+    ) -> tuple[PairStatistics, list[PreferencePair]]:
+        """The step's gradient; the statistics of all its pairs, and these in the same order."""
+        cut = rounds(pairs, self.config.tokens_per_microbatch, self.ranks.size)
+        mine: list[PairStatistics] = []
+        for groups in cut:
+            if group := groups[self.ranks.rank]:
+                mine.append(self._backward(group, pairs))
+            else:
+                self._accompany(shortest_pair(pairs))
+        own = [PairStatistics.joined(mine).cpu()] if mine else []
+        parts = [part for found in self.ranks.gather(own) for part in found]
+        ordered = [
+            pair for rank in range(self.ranks.size) for groups in cut for pair in groups[rank]
+        ]
+        return PairStatistics.joined(parts), ordered
+
+    def _accompany(self, pair: PreferencePair) -> None:
+        """A pass of weight 0: the others wait for this process's part in gathers and sums."""
+        (self.policy(pack([pair]).to(self.policy.model.device)).sum() * 0).backward()
 
     def _backward(
         self, group: list[PreferencePair], batch_pairs: list[PreferencePair]

@@ -1,0 +1,129 @@
+"""A policy whose parameters are sharded over processes by PyTorch's FSDP2.
+
+Every layer is one unit of `fully_shard`; embeddings, final norm and head belong to the root, which
+is `PolicyLogprobs` itself, so that its chunked log-probs find the head's weight whole. With
+bfloat16 products the float32 shards are the master weights, gathered in bfloat16 and reduced in
+float32. Gradients are summed over processes, not averaged: the loss is already divided by the
+pairs of the whole step.
+
+The first process loads the model as a process alone would, on its CPU, and tries which way it
+runs; the others hold no memory for it and are sent each parameter, of which they keep their part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from forethought.config import TrainingConfig
+from forethought.models import load_model, resolve
+from forethought.training.attention import PACKED
+from forethought.training.logprobs import PolicyLogprobs
+from forethought.training.optimizer import MasterWeights
+from forethought.training.policy import add_adapter, layers, recompute_activations
+from forethought.training.ranks import Ranks
+from forethought.training.states import put
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def open_sharded_policy(
+    model_path: str, config: TrainingConfig, ranks: Ranks
+) -> tuple[PolicyLogprobs, MasterWeights, PeftModel | None]:
+    """The model to train, its sharded master weights, and the adapter if there is one.
+
+    Raises: ValueError if the model cannot be loaded.
+    """
+    policy = _open(model_path, ranks)
+    adapter = add_adapter(policy, config)
+    recompute_activations(policy, config)
+    _shard(policy, config, ranks)
+    named = (adapter or policy.model).named_parameters()
+    # The shards themselves are the masters: FSDP2 makes the working copies.
+    return policy, MasterWeights(named, torch.float32), adapter
+
+
+def open_sharded_reference(model_path: str, config: TrainingConfig, ranks: Ranks) -> PolicyLogprobs:
+    """The starting policy, frozen, in the number type of the training forward."""
+    policy = _open(model_path, ranks)
+    policy.requires_grad_(False)
+    _shard(policy, config, ranks)
+    return policy
+
+
+def _open(model_path: str, ranks: Ranks) -> PolicyLogprobs:
+    """Whole in float32 on the first process's CPU, a skeleton without memory on the others."""
+    if ranks.first:
+        policy = PolicyLogprobs.open(load_model(model_path, dtype="float32", device="cpu"))
+        ranks.from_first((policy.way, policy.plain_attention))
+        return policy
+    config = AutoConfig.from_pretrained(resolve(model_path))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model.tie_weights()
+    way, attention = ranks.from_first(("plain", ""))
+    policy = PolicyLogprobs(model, way)
+    policy.plain_attention = attention
+    model.set_attn_implementation(PACKED if way == "packed" else attention)
+    return policy
+
+
+def _shard(policy: PolicyLogprobs, config: TrainingConfig, ranks: Ranks) -> None:
+    """Leave each process with its part of every parameter, and the buffers whole."""
+    mesh = ranks.mesh
+    assert mesh is not None
+    dtype = getattr(torch, config.dtype)
+    for parameter in policy.parameters():
+        if not parameter.requires_grad:
+            # What is not trained needs no float32 master.
+            parameter.data = parameter.data.to(dtype)
+    whole = {name: p.detach() for name, p in policy.named_parameters()} if ranks.first else {}
+    precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if dtype != torch.float32:
+        precision = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    units: list[nn.Module] = [*layers(policy), policy]
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=precision)
+        assert isinstance(unit, FSDPModule)
+        unit.set_gradient_divide_factor(1.0)
+        # The plain sum; a factor alone would ask for an operation that gloo does not have.
+        unit.set_force_sum_reduction_for_comms(True)
+    if not ranks.first:
+        policy.to_empty(device=mesh.device_type)
+        policy.model.tie_weights()
+    _check(policy, mesh)
+    _spread(policy, whole, ranks)
+
+
+@torch.no_grad()
+def _spread(policy: PolicyLogprobs, whole: dict[str, torch.Tensor], ranks: Ranks) -> None:
+    """Send every parameter and buffer from the first process to all, one at a time."""
+    names = [name for name, _ in policy.named_parameters()]
+    assert names == ranks.from_first(names), "processes built different models"
+    for name, parameter in policy.named_parameters():
+        assert isinstance(parameter, DTensor)
+        tensor = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        if ranks.first:
+            tensor.copy_(whole[name])
+        distributed.broadcast(tensor, src=0)
+        put(parameter, tensor)
+    for _, buffer in policy.named_buffers():
+        distributed.broadcast(buffer, src=0)
+
+
+def _check(policy: PolicyLogprobs, mesh: DeviceMesh) -> None:
+    """A wrapper that quietly leaves parameters whole would train without exchanging gradients."""
+    for name, parameter in policy.named_parameters():
+        assert isinstance(parameter, DTensor), f"{name} is not sharded"
+        assert parameter.device_mesh == mesh, f"{name} is on another mesh"
+        assert parameter.placements[0].is_shard(), f"{name} is not sharded"
+    assert mesh.size() == distributed.get_world_size()

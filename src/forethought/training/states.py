@@ -1,0 +1,138 @@
+"""The resumable state of a training, on disk: one file of a process alone, or a part from each.
+
+`state/state.pt` is whole. `state/step_N/` is PyTorch's distributed checkpoint, to which every
+process writes its shards; any number of processes reads either, so a training may go on with
+another number of them. Only the newest is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from forethought.store import sync_folder, write_bytes
+from forethought.training.ranks import Ranks
+
+WHOLE = "state.pt"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """Everything that the next step depends on.
+
+    Example: `TrainingState(step=50, tokens=81920, masters={…}, optimizer={…})`
+    """
+
+    step: int
+    """Finished optimizer steps."""
+    tokens: int
+    masters: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+
+
+def save_whole(folder: Path, state: TrainingState) -> None:
+    """Replace the state by one file."""
+    buffer = io.BytesIO()
+    torch.save({field: getattr(state, field) for field in TrainingState.__slots__}, buffer)
+    write_bytes(folder / WHOLE, buffer.getvalue())
+    for path in _sharded(folder):
+        shutil.rmtree(path)
+
+
+def save_sharded(folder: Path, state: TrainingState, ranks: Ranks) -> None:
+    """Replace the state by a folder of this step; all processes call this together."""
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    target = folder / f"step_{state.step}"
+    partial = folder / f".{target.name}.partial"
+    if ranks.first:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    ranks.from_first(None)
+    # Its files are synced, and it returns when those of all processes are written.
+    save(_values(state), checkpoint_id=partial)
+    if ranks.first:
+        sync_folder(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        sync_folder(folder)
+        (folder / WHOLE).unlink(missing_ok=True)
+        for path in _sharded(folder):
+            if path != target:
+                shutil.rmtree(path)
+
+
+def newest(folder: Path) -> Path | None:
+    """The state to go on from. A kill may leave two: a new one removes the old one last."""
+    whole = folder / WHOLE
+    if found := _sharded(folder):
+        latest = max(found, key=_step)
+        if not whole.exists() or load_whole(whole, mmap=True).step < _step(latest):
+            return latest
+    return whole if whole.exists() else None
+
+
+def load_whole(path: Path, *, mmap: bool = False) -> TrainingState:
+    """A state that one process wrote; with `mmap` a tensor is read when it is used."""
+    return TrainingState(**torch.load(path, map_location="cpu", mmap=mmap))
+
+
+@torch.no_grad()
+def load_into(state: TrainingState, path: Path, ranks: Ranks) -> TrainingState:
+    """Read a state of any number of processes into the tensors of this one's."""
+    values = _values(state)
+    if path.name == WHOLE:
+        whole = load_whole(path, mmap=True)
+        _fill(values, _values(whole))
+        return dataclasses.replace(state, step=whole.step, tokens=whole.tokens)
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    with warnings.catch_warnings():
+        # A process alone is told that it is alone.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load(values, checkpoint_id=path, no_dist=ranks.mesh is None)
+    return dataclasses.replace(state, step=values["step"], tokens=values["tokens"])
+
+
+def _values(state: TrainingState) -> dict[str, Any]:
+    """What is kept of a state, its tensors not copied; rates and such follow from the step."""
+    return {
+        "step": state.step,
+        "tokens": state.tokens,
+        "masters": state.masters,
+        "optimizer": state.optimizer["state"],
+    }
+
+
+def _fill(target: dict[Any, Any], source: dict[Any, Any]) -> None:
+    for key, value in target.items():
+        if isinstance(value, dict):
+            _fill(value, source[key])
+        elif isinstance(value, DTensor):
+            put(value, source[key])
+        elif isinstance(value, torch.Tensor):
+            value.copy_(source[key])
+
+
+def put(parameter: DTensor, whole: torch.Tensor) -> None:
+    """Copy this process's part of a tensor that it has whole."""
+    part = distribute_tensor(
+        whole.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
+    parameter.copy_(part)
+
+
+def _sharded(folder: Path) -> list[Path]:
+    return list(folder.glob("step_*"))
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))
