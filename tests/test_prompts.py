@@ -1,11 +1,13 @@
 """Prompts: what a record may hold, what is refused and how, and slices that never overlap."""
 
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -338,3 +340,42 @@ def test_the_microworld_is_the_same_world_for_every_seed() -> None:
     world = {prompt.prompt_id for prompt in load_prompts([source], keep)[0]}
     assert set(everything(results[0])) | set(everything(results[1])) <= world
     assert results[0].train != results[1].train
+
+
+def test_prompts_at_an_address(tmp_path: Path) -> None:
+    rows = [{"prompt": "One?", "kind": "a"}, {"prompt": "Two?", "kind": "b"}]
+    files = fsspec.filesystem("memory")
+    files.pipe("/bucket/p.jsonl", write(tmp_path / "p.jsonl", rows).read_bytes())
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    files.pipe("/bucket/p.parquet", (tmp_path / "p.parquet").read_bytes())
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    columns = {"category": "kind"}
+    loaded = {}
+    for address in (
+        tmp_path / "p.jsonl",
+        "memory://bucket/p.jsonl",
+        "memory://bucket/p.parquet",
+        f"file://{tmp_path}/p.json",
+    ):
+        source = FilePrompts.model_validate({"path": str(address), "columns": columns})
+        assert FilePrompts.model_validate(source.model_dump(mode="json")) == source
+        loaded[str(address)] = load_prompts([source], keep)[0]
+    first, *others = loaded.values()
+    assert [prompt.source for prompt in first] == ["p", "p"]
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("memory://bucket/none.jsonl", "cannot be read: FileNotFoundError"),
+        ("memory://bucket/bad.jsonl", "bad.jsonl, line 1: not JSON"),
+        ("memory://bucket/prompts.txt", "no .jsonl, .json or .parquet file at memory://"),
+        ("nosuch://bucket/p.jsonl", "Protocol not known: nosuch"),
+    ],
+)
+def test_a_wrong_address_is_named(address: str, problem: str) -> None:
+    fsspec.filesystem("memory").pipe("/bucket/bad.jsonl", b"{")
+    source = FilePrompts.model_validate({"path": address})
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        load_prompts([source], keep)

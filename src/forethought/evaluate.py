@@ -120,6 +120,7 @@ def compare_two(first: str, second: str, request: Request, reporter: Reporter) -
             cache=part.cache,
             account=str(stage.folder),
             prompts=prompts,
+            launch=part.launch,
         )
         return compare(stage, match, config, reporter)
 
@@ -168,6 +169,7 @@ def _policy(word: str, found: RunPolicy | None, part: EvaluatePart) -> Policy:
         thought_format=thought_format,
         sampling=part.sampling,
         seed_words=(part.seed, "evaluate"),
+        launch=part.launch,
     )
 
 

@@ -150,8 +150,8 @@ def question_count(source: PromptSource) -> int | None:
     match source:
         case MicroworldPrompts():
             return source.count
-        case FilePrompts() if source.path.suffix == ".jsonl" and source.path.is_file():
-            with source.path.open("rb") as file:
+        case FilePrompts(path=Path() as path) if path.suffix == ".jsonl" and path.is_file():
+            with path.open("rb") as file:
                 lines = sum(1 for line in file if line.strip())
             return min(lines, source.limit or lines)
         case _:

@@ -29,12 +29,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from math import isfinite
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, assert_never, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from forethought.addresses import read_bytes
 from forethought.config import (
     ColumnsConfig,
     DatasetPrompts,
@@ -166,8 +167,8 @@ def _load(source: PromptSource, strip_thought: StripThought) -> list[Prompt]:
         case MicroworldPrompts():
             return _microworld(source)
         case FilePrompts():
-            path = source.path.expanduser()
-            name, place = source.source or path.stem, str(path)
+            path = source.path.expanduser() if isinstance(source.path, Path) else source.path
+            name, place = source.source or PurePosixPath(path).stem, str(path)
             records = _file_records(path, source.columns)
         case DatasetPrompts():
             name, place = source.source or source.name, source.name
@@ -215,16 +216,19 @@ def _missing_column(place: str, column: str, available: Iterable[str]) -> ValueE
     )
 
 
-def _file_records(path: Path, columns: ColumnsConfig) -> Iterator[PromptRecord]:
-    if path.suffix not in (".jsonl", ".json", ".parquet") or not path.is_file():
+def _file_records(path: Path | str, columns: ColumnsConfig) -> Iterator[PromptRecord]:
+    suffix = PurePosixPath(path).suffix
+    known = suffix in (".jsonl", ".json", ".parquet")
+    if not known or (isinstance(path, Path) and not path.is_file()):
         raise ValueError(f"prompts: no .jsonl, .json or .parquet file at {path}; correct `path`")
-    return _parquet_records(path, columns) if path.suffix == ".parquet" else json_records(path)
+    return _parquet_records(path, columns) if suffix == ".parquet" else json_records(path)
 
 
-def json_records(path: Path) -> Iterator[PromptRecord]:
+def json_records(path: Path | str) -> Iterator[PromptRecord]:
     """JSON lines, or in a `.json` file also one list. Only LF and CRLF end a line."""
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if path.suffix == ".json" and content.lstrip().startswith(b"["):
+    content = path.read_bytes() if isinstance(path, Path) else read_bytes(path, "prompts")
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if PurePosixPath(path).suffix == ".json" and content.lstrip().startswith(b"["):
         listed = enumerate(_parse_json(content, str(path)), start=1)
         rows = ((f"{path}, record {number}", row) for number, row in listed)
     else:
@@ -247,9 +251,10 @@ def _parse_json(text: bytes, where: str) -> Any:
         raise ValueError(f"{where}: not JSON ({error}); {way_out}") from error
 
 
-def _parquet_records(path: Path, columns: ColumnsConfig) -> Iterator[PromptRecord]:
+def _parquet_records(path: Path | str, columns: ColumnsConfig) -> Iterator[PromptRecord]:
+    content = path if isinstance(path, Path) else pa.BufferReader(read_bytes(path, "prompts"))
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(content) as file:
             names, number = file.schema_arrow.names, 0
             for column in _wanted(columns):
                 if column not in names:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from datasets import load_dataset
 from small_run import small_run
@@ -126,3 +127,19 @@ def test_what_cannot_be_exported_is_refused(finished_run, tmp_path):
     with pytest.raises(ValueError, match="exists; name another folder"):
         export_pairs(finished_run, tmp_path / "there")
     assert not (tmp_path / "new").exists()
+
+
+def test_an_address_gets_the_same_files_and_the_card_last(finished_run, exported):
+    files = fsspec.filesystem("memory")
+    export_pairs(finished_run, "memory://bucket/pairs")
+    inside = {path.relative_to(exported).as_posix() for path in exported.rglob("*.*")}
+    written = {name.removeprefix("/bucket/pairs/"): name for name in files.find("/bucket/pairs")}
+    assert written.keys() == inside
+    for name, address in written.items():
+        assert files.cat_file(address) == (exported / name).read_bytes(), name
+    times = {name: files.created(address) for name, address in written.items()}
+    assert max(times, key=lambda name: times[name]) == "README.md"
+    with pytest.raises(ValueError, match="memory://bucket/pairs exists"):
+        export_pairs(finished_run, "memory://bucket/pairs")
+    with pytest.raises(ValueError, match="target: nosuch://x cannot be looked at"):
+        export_pairs(finished_run, "nosuch://x")

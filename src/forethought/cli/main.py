@@ -11,7 +11,7 @@ from rich.console import Console
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
 from forethought.cli.serve import chat, new_key, serve, vllm_plugin
-from forethought.config import JudgePart, Recipe, SamplePart
+from forethought.config import JudgePart, Recipe, SamplePart, path_or_url
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_recipe, load_run
 
@@ -116,7 +116,9 @@ def view(
 @app.command()
 def export(
     run: RunFolder,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="The folder to write, or an address as s3://…")
+    ],
     arm: Annotated[Literal["thought", "direct"], typer.Option("--arm")] = "thought",
     policy: Annotated[
         str, typer.Option("--policy", help="A number (0 is the seed), last, or best by test score")
@@ -140,17 +142,20 @@ def export(
         from forethought.export.pairs import export_pairs
         from forethought.export.policy import export_policy
 
+        place = path_or_url(target)
         if push is not None:
             check_push(push)
+            if isinstance(place, str):
+                raise ValueError(f"--push: {target} is no folder of this machine; name one")
         if pairs:
-            export_pairs(run, target, arm=arm)
+            export_pairs(run, place, arm=arm)
         else:
             which = _which(policy)
-            export_policy(run, target, arm=arm, policy=which, keep_adapter=keep_adapter)
+            export_policy(run, place, arm=arm, policy=which, keep_adapter=keep_adapter)
         reporter.say(f"export: {target}")
         if push is not None:
             kind = "dataset" if pairs else "model"
-            reporter.say(f"pushed: {push_folder(target, push, kind=kind)}")
+            reporter.say(f"pushed: {push_folder(Path(target), push, kind=kind)}")
 
 
 def _which(policy: str) -> int | Literal["best", "last"]:

@@ -47,6 +47,7 @@ from forethought.config.prompts import (
     MicroworldPrompts,
     PromptsConfig,
     PromptSource,
+    path_or_url,
 )
 from forethought.config.recipe import (
     EvaluatePart,
@@ -67,3 +68,4 @@ from forethought.config.sampling import (
 from forethought.config.shape import Device, DType, ModelConfig, Operational, Shape
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import LoraSettings, PairsConfig, TrainingConfig
+from forethought.config.workers import OptionalWorkers, RayConfig, Workers

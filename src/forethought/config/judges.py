@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from forethought.config.engines import EngineConfig
-from forethought.config.shape import Device, DType, ModelConfig, Shape
+from forethought.config.shape import Device, DType, ModelConfig, Operational, Shape
+from forethought.config.workers import OptionalWorkers
 
 
 class VerifierJudge(Shape):
@@ -17,6 +18,8 @@ class VerifierJudge(Shape):
     function: str
     """`microworld`, `gsm8k`, or `package.module:function` taking (prompt, response) and giving
     a number."""
+    workers: Annotated[OptionalWorkers, Operational] = None
+    """Judge on Ray, by so many processes on any number of machines."""
 
 
 class RewardModelJudge(Shape):
@@ -35,6 +38,8 @@ class RewardModelJudge(Shape):
     """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
+    workers: Annotated[OptionalWorkers, Operational] = None
+    """Judge on Ray, by so many processes on any number of machines."""
 
 
 class ArmoRMJudge(Shape):
@@ -51,6 +56,8 @@ class ArmoRMJudge(Shape):
     """Padded tokens per forward pass."""
     max_length: int | None = Field(default=None, ge=1)
     """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
+    workers: Annotated[OptionalWorkers, Operational] = None
+    """Judge on Ray, by so many processes on any number of machines."""
 
 
 class LLMJudge(Shape):
@@ -66,6 +73,17 @@ class LLMJudge(Shape):
     """Nucleus mass."""
     max_new_tokens: int = Field(default=2048, ge=1)
     """Token limit of a verdict with its reasoning."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_workers(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("workers") is not None:
+            raise ValueError(
+                "workers: a chat model as judge has none; serve it on as many machines as you "
+                "like and let engine.concurrency keep them busy. Workers are for armorm, "
+                "reward_model, verifier and a mixture of these"
+            )
+        return given
 
     @model_validator(mode="after")
     def _engine_has_its_model(self) -> Self:
@@ -155,6 +173,32 @@ class MixtureJudge(Shape):
     type: Literal["mixture"] = "mixture"
     routes: tuple[Route, ...] = Field(min_length=1)
     """The first route that fits a prompt judges it. A prompt that fits none is not judged."""
+    workers: Annotated[OptionalWorkers, Operational] = None
+    """Judge on Ray, by so many processes on any number of machines."""
+
+    @model_validator(mode="after")
+    def _workers_have_every_member(self) -> Self:
+        members = [member.judge for route in self.routes for member in route.members]
+        if any(_workers_of(one) is not None for one in members):
+            raise ValueError(
+                "workers: a worker holds the whole mixture, so they belong to the mixture, not to "
+                "a member"
+            )
+        others = sorted({one.type for one in members if not isinstance(one, LocalJudge)})
+        if self.workers is not None and others:
+            raise ValueError(
+                f"workers: they are for armorm, reward_model and verifier, and this mixture has a "
+                f"member of type {', '.join(others)}; leave workers out"
+            )
+        return self
+
+
+LocalJudge = VerifierJudge | RewardModelJudge | ArmoRMJudge
+"""Judges that compute by themselves, and nothing but what they are given."""
+
+
+def _workers_of(judge: Any) -> Any:
+    return judge.workers if isinstance(judge, LocalJudge) else None
 
 
 SingleJudge = Annotated[

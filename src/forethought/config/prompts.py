@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from forethought.config.shape import Shape
 
@@ -23,17 +24,40 @@ class ColumnsConfig(Shape):
     """Column with what a verifier compares with."""
 
 
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+"""How an address that fsspec opens begins."""
+
+
+def path_or_url(given: str) -> Path | str:
+    """A path of this machine as such; only an address stays a text."""
+    return given if URL.match(given) else Path(given)
+
+
+def _as_given(given: Any) -> Any:
+    return path_or_url(given) if isinstance(given, str) else given
+
+
+PathOrUrl = Annotated[Path | str, BeforeValidator(_as_given)]
+
+
 class FilePrompts(Shape):
-    """JSONL or Parquet on disk."""
+    """JSONL or Parquet on disk, or at an address."""
 
     type: Literal["file"] = "file"
-    path: Path
-    """A `.jsonl`, `.json` or `.parquet` file."""
+    path: PathOrUrl
+    """A `.jsonl`, `.json` or `.parquet` file, or the address of one that fsspec opens, such as
+    `s3://bucket/prompts.jsonl` (with `pip install s3fs`) or `gs://…` (`gcsfs`). Read once: the
+    prompts are kept in the run directory."""
     columns: ColumnsConfig = ColumnsConfig()
     source: str | None = None
     """Name of this source in records and reports; the file's stem by default."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many records."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its path or address."""
+        return PurePosixPath(self.path).name
 
 
 class DatasetPrompts(Shape):

@@ -14,6 +14,7 @@ from forethought.config.sampling import SamplingConfig, TransformersSampling
 from forethought.config.shape import ModelConfig, Operational, Shape
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import PairsConfig, TrainingConfig
+from forethought.config.workers import RayConfig
 from forethought.types import Arm
 
 
@@ -32,6 +33,8 @@ class LaunchConfig(Shape):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch in each process; its own default otherwise. Results repeat bit for bit
     at equal threads."""
+    ray: RayConfig = RayConfig()
+    """The cluster of `sampling.workers`, `judge.workers` and `type: ray`."""
 
     @model_validator(mode="after")
     def _processes_fit_the_type(self) -> Self:

@@ -63,7 +63,7 @@ def _source(source: PromptSource) -> str:
         case MicroworldPrompts():
             return f"the generated microworld, {source.count} prompts of its {source.split} split"
         case FilePrompts():
-            return f"the file {source.path.name}"
+            return f"the file {source.name}"
         case DatasetPrompts():
             return f"{public_name(source.name)}, split {source.split}"
 

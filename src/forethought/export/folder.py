@@ -7,9 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Literal, TypeVar
 
+from forethought.addresses import refuse_existing, write_folder
 from forethought.store import sync_folder
+
+Target = TypeVar("Target", bound=Path | str)
+"""A folder, or an address such as `s3://bucket/folder`."""
 
 
 @contextmanager
@@ -33,6 +38,24 @@ def whole_folder(target: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     sync_folder(target.parent)
+
+
+@contextmanager
+def whole_target(target: Path | str) -> Iterator[Path]:
+    """`whole_folder` for a path; for an address a folder of this machine that is copied there.
+
+    At an address the card, `README.md`, is written last: without it the export is not whole.
+
+    Raises: ValueError if the target exists or cannot be written.
+    """
+    if isinstance(target, Path):
+        with whole_folder(target) as folder:
+            yield folder
+        return
+    refuse_existing(target, "target")
+    with TemporaryDirectory(prefix="forethought-export-") as temporary:
+        yield Path(temporary)
+        write_folder(Path(temporary), target, "target", last="README.md")
 
 
 def check_push(repo: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from forethought import models
 from forethought.export import facts
-from forethought.export.folder import whole_folder
+from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
 from forethought.recipe import load_run
 from forethought.stages.place import Place
@@ -55,7 +55,7 @@ COLUMNS: dict[str, Any] = {
 """The columns of every part; an iteration without a category has the column all the same."""
 
 
-def export_pairs(run: Path, target: Path, *, arm: Arm = "thought") -> Path:
+def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
     """Write the pairs of every iteration of an arm that has sealed them, oldest first.
 
     Raises: ValueError if there are none or the target exists; StageError if a stage is damaged.
@@ -78,7 +78,7 @@ def export_pairs(run: Path, target: Path, *, arm: Arm = "thought") -> Path:
             f"pairs: {run} has no pairs in its {arm} arm yet; `forethought run` with the same "
             "recipe goes on"
         )
-    with whole_folder(target) as folder:
+    with whole_target(target) as folder:
         (folder / "data").mkdir()
         rendered: Counter[str] = Counter()
         for place in places:

@@ -16,7 +16,7 @@ from pathlib import Path
 from forethought import models
 from forethought.config import ModelConfig
 from forethought.export.choice import Chosen, Which, choose
-from forethought.export.folder import whole_folder
+from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
 from forethought.store import check_part, read_manifest, write_json
 from forethought.thoughts import save_format
@@ -26,19 +26,19 @@ from forethought.types import Arm
 
 def export_policy(
     run: Path,
-    target: Path,
+    target: Target,
     *,
     arm: Arm = "thought",
     policy: Which = "last",
     keep_adapter: bool = False,
-) -> Path:
+) -> Target:
     """Write the folder; `policy` is a number, `best` (by test score) or `last`.
 
     Raises: ValueError if the run has no such policy or the target exists; StageError if a file of
     the policy does not match its seal.
     """
     chosen = choose(run, arm=arm, which=policy)
-    with whole_folder(target) as folder:
+    with whole_target(target) as folder:
         if chosen.policy == 0:
             _copy_seed(chosen.recipe.model, folder)
         else:

@@ -32,10 +32,9 @@ from forethought.judging.conversations import (
     TokenIds,
     length_limit,
     load_tokenizer,
-    source,
 )
 from forethought.judging.objectives import PARTS, evidence, rounded
-from forethought.judging.scoring import Scored, judge_groups
+from forethought.judging.scoring import Scored, judge_groups, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED_GATE = {
@@ -76,12 +75,7 @@ class ArmoRM:
         self._pattern = gate_pattern(tokenizer)
         limit = length_limit(config.path, config.max_length, self._model.model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
-        self._identity = {
-            "type": config.type,
-            "model": models.identity(source(config.path)),
-            "dtype": config.dtype,
-            "max_length": config.max_length,
-        }
+        self._identity = scoring_identity(config)
 
     def __enter__(self) -> Self:
         return self

@@ -30,12 +30,12 @@ class _Panel:
     route: Route
     members: tuple[tuple[Judge, float], ...]
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Whether prompts of this source and category take this route."""
-        route = self.route
-        return (not route.source or prompt.source in route.source) and (
-            not route.category or prompt.category in route.category
-        )
+
+def fits(route: Route, prompt: Prompt) -> bool:
+    """Whether prompts of this source and category may take this route."""
+    return (not route.source or prompt.source in route.source) and (
+        not route.category or prompt.category in route.category
+    )
 
 
 class Mixture:
@@ -81,7 +81,7 @@ class Mixture:
             yield answers[index] if index in answers else self._unroutable(group.prompt)
 
     def _panel(self, prompt: Prompt) -> _Panel | None:
-        return next((panel for panel in self._panels if panel.fits(prompt)), None)
+        return next((panel for panel in self._panels if fits(panel.route, prompt)), None)
 
     def _ask(
         self, panel: _Panel, groups: Sequence[ResponseGroup]

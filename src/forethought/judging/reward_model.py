@@ -36,7 +36,7 @@ from forethought.judging.conversations import (
     load_tokenizer,
     source,
 )
-from forethought.judging.scoring import Scored, judge_groups
+from forethought.judging.scoring import Scored, judge_groups, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 BIAS = "score.bias"
@@ -63,13 +63,7 @@ class RewardModel:
         limit = length_limit(config.path, config.max_length, self._model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
         self._declared_pad = self._model.config.get_text_config().pad_token_id
-        self._identity = {
-            "type": config.type,
-            "model": models.identity(source(config.path)),
-            "dtype": config.dtype,
-            "max_length": config.max_length,
-            "trust_remote_code": config.trust_remote_code,
-        }
+        self._identity = scoring_identity(config)
 
     def __enter__(self) -> Self:
         return self

@@ -13,8 +13,10 @@ from itertools import chain
 from math import isfinite
 from typing import Any
 
+from forethought import models
 from forethought.cache import Cache
-from forethought.judging.conversations import Refused, TokenIds
+from forethought.config import ArmoRMJudge, RewardModelJudge
+from forethought.judging.conversations import Refused, TokenIds, source
 from forethought.store import content_hash
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -34,6 +36,30 @@ class Scored:
 Encode = Callable[[ResponseGroup], list[TokenIds] | Refused]
 Compute = Callable[[list[list[TokenIds]]], Mapping[TokenIds, Scored]]
 """Scores of conversations, all different; those of one group stand together."""
+
+
+def scoring_identity(config: RewardModelJudge | ArmoRMJudge) -> dict[str, Any]:
+    """What names a scoring model, and everything of its settings that decides a score.
+
+    Raises: ValueError if there is no such model.
+    """
+    named = {
+        "type": config.type,
+        "model": models.identity(source(config.path)),
+        "dtype": config.dtype,
+        "max_length": config.max_length,
+    }
+    if isinstance(config, RewardModelJudge):
+        named["trust_remote_code"] = config.trust_remote_code
+    return named
+
+
+def find_kept(
+    cache: Cache, identity: dict[str, Any], groups: Sequence[ResponseGroup]
+) -> dict[str, Any]:
+    """What the cache holds of these groups' scores, by its keys."""
+    keys = dict.fromkeys(chain.from_iterable(_keys(identity, group) for group in groups))
+    return {key: answer for key in keys if (answer := cache.find(key)) is not None}
 
 
 def judge_groups(

@@ -1,16 +1,24 @@
-"""A policy answers prompts: an output without a response is sampled again, up to a limit."""
+"""A policy answers prompts: an output without a response is sampled again, up to a limit.
+
+Prompts are answered in parts of a fixed size, each attempt's anew, so that workers share them and
+the batches are the same without any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from forethought.config import DrawConfig
 from forethought.progress import Task
-from forethought.sampling.base import Sampler, SamplingParams, one_prompt
-from forethought.stages.policy import OutputSplitter, Policy, policy_sampler
+from forethought.sampling.base import SamplingParams
+from forethought.stages.policy import DrawingCrew, Policy, drawing_crew
 from forethought.store import Stage
 from forethought.types import Answer, Prompt, Rollout, SampleRequest
+
+PART = 512
+"""Prompts of a part: what one worker answers at a time."""
 
 
 def answer_prompts(
@@ -36,11 +44,10 @@ def answer_prompts(
     )
     latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
     owed = {prompt.prompt_id: tuple(range(samples)) for prompt in prompts}
-    splitter = OutputSplitter(policy)
-    with policy_sampler(stage, policy, params) as sampler:
+    with drawing_crew(stage, policy, params) as crew:
         # Greedy, another attempt would be the same output.
         for attempt in range(draw.attempts if draw.temperature > 0 else 1):
-            new = _sample(policy, sampler, splitter, prompts, owed, attempt)
+            new = _sample(policy, crew, prompts, owed, attempt)
             latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
             if task is not None:
                 tokens = sum(len(one.completion.token_ids) for one in new)
@@ -53,8 +60,7 @@ def answer_prompts(
 
 def _sample(
     policy: Policy,
-    sampler: Sampler,
-    splitter: OutputSplitter,
+    crew: DrawingCrew,
     prompts: Sequence[Prompt],
     owed: Mapping[str, tuple[int, ...]],
     attempt: int,
@@ -72,8 +78,12 @@ def _sample(
         if prompt.prompt_id in owed
     ]
     rollouts: list[Rollout] = []
-    for sampled in map(one_prompt, sampler.sample(requests)):
-        for index, one in zip(owed[sampled.prompt_id], splitter.rollouts(sampled), strict=True):
+    starts = range(0, len(requests), PART)
+    drawn = dict(crew.each(starts, lambda start: requests[start : start + PART]))
+    for request, each in zip(
+        requests, chain.from_iterable(drawn[start] for start in starts), strict=True
+    ):
+        for index, one in zip(owed[request.prompt_id], each, strict=True):
             rollouts.append(replace(one, sample_index=index))
     return rollouts
 

@@ -179,7 +179,8 @@ class _Judged:
     ) -> dict[Key, list[Answer]]:
         """The same answers with scores; all of a prompt stand before the judge at once."""
         with verdict_cache(self._place) as cache:
-            judged = judge_sides(self._place.recipe.judge, cache, sampled, prompts)
+            recipe = self._place.recipe
+            judged = judge_sides(recipe.judge, cache, sampled, prompts, recipe.launch)
         self._note(judged.floor, judged.missing, judged.spent)
         return judged.answers
 

@@ -2,22 +2,27 @@
 
 All answers to a prompt stand before the judge at once, so that one which only compares can score
 them; its scores become the share of other policies' answers that each beats. The judge is shown
-responses only.
+responses only. Prompts are judged in parts of a fixed size, so that workers share them and the
+batches are the same without any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from forethought.cache import Cache
-from forethought.config import JudgeConfig
+from forethought.config import JudgeConfig, LaunchConfig
 from forethought.evaluation.win_share import win_shares
-from forethought.judging.base import open_judge
+from forethought.judging.crew import judging_crew
 from forethought.judging.describe import asks_a_model, is_relative
-from forethought.stages.judgements import judge_candidates
+from forethought.stages.judgements import response_groups
 from forethought.types import Answer, ParseStatus, Prompt, Unjudged
+
+PART = 512
+"""Prompts of a part: what one worker judges at a time."""
 
 Side = TypeVar("Side", bound=Hashable)
 
@@ -45,8 +50,9 @@ def judge_sides(
     cache: Cache,
     sides: Mapping[Side, Sequence[Answer]],
     prompts: Sequence[Prompt],
+    launch: LaunchConfig,
 ) -> JudgedSides[Side]:
-    """Judge all sides' answers, prompt by prompt.
+    """Judge all sides' answers, prompt by prompt; `launch` says where the judge's workers are.
 
     Raises: ValueError if the judge cannot be opened.
     """
@@ -54,14 +60,19 @@ def judge_sides(
     for side, answers in sides.items():
         for one in answers:
             by_prompt.setdefault(one.prompt_id, {})[side, one.sample_index] = one
-    with open_judge(config, cache) as judge:
-        floor = 0.0 if is_relative(config) else judge.floor
-        candidates = [
+    keys, groups = response_groups(
+        [
             (prompt, {key: one.parsed.response for key, one in group.items()})
             for prompt in prompts
             if (group := by_prompt.get(prompt.prompt_id))
         ]
-        verdicts = list(judge_candidates(judge, candidates))
+    )
+    # Without any group, too, the judge is asked for its floor.
+    starts = range(0, max(len(groups), 1), PART)
+    with judging_crew(config, cache, launch) as crew:
+        said = dict(crew.each(starts, lambda start: groups[start : start + PART]))
+    floor = 0.0 if is_relative(config) else said[0].floor
+    verdicts = zip(keys, chain.from_iterable(said[start].answers for start in starts), strict=True)
     missing: list[dict[str, str]] = []
     scores: dict[tuple[str, tuple[Side, int]], float | None] = {}
     for shown, answer in verdicts:

@@ -1,15 +1,19 @@
-"""Stage `judgements`: show the judge each prompt's bare responses and keep its scores."""
+"""Stage `judgements`: show the judge each prompt's bare responses and keep its scores.
+
+Part *i* judges part *i* of `rollouts`. With `judge.workers` parts are done many at a time and
+written as they arrive; what is written is the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from forethought.cache import Cache
 from forethought.config import Recipe
-from forethought.judging.base import Judge, checked, open_judge
+from forethought.judging.crew import judging_crew
 from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter
 from forethought.stages.place import Place
@@ -48,10 +52,10 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         verdict_cache(place) as cache,
     ):
         if owed:
-            with open_judge(place.recipe.judge, cache) as judge:
-                for index in owed:
-                    records = read_records(rollouts, Rollout, parts[index])
-                    good, bad = judge_rollouts(judge, records, prompts)
+            shown = _Shown(rollouts, parts, prompts)
+            with judging_crew(place.recipe.judge, cache, place.recipe.launch) as crew:
+                for index, verdicts in crew.each(owed, shown.groups):
+                    good, bad = shown.records(index, verdicts.answers)
                     stage.write_records(f"scored_{index:05d}", good, ScoredGroup)
                     # Written last: this part stands for both.
                     stage.write_records(f"unjudged_{index:05d}", bad, Unjudged)
@@ -90,36 +94,51 @@ def verdict_cache_file(recipe: Recipe) -> Path:
     return recipe.cache or recipe.run / "cache.sqlite"
 
 
-def judge_rollouts(
-    judge: Judge, rollouts: Sequence[Rollout], prompts: dict[str, Prompt]
-) -> tuple[list[ScoredGroup], list[Unjudged]]:
-    """Scores of every prompt that has a response; the thought never leaves this function."""
-    candidates = [
-        (prompts[prompt_id], {one.sample_index: one.parsed.response for one in outputs})
-        for prompt_id, outputs in groupby(rollouts, key=lambda one: one.prompt_id)
-    ]
-    scored: list[ScoredGroup] = []
-    missing: list[Unjudged] = []
-    for shown, answer in judge_candidates(judge, candidates):
-        if isinstance(answer, Unjudged):
-            missing.append(answer)
-            continue
-        scored.append(
-            ScoredGroup(
-                prompt_id=answer.prompt_id,
-                judge=answer.judge,
-                sample_indices=shown,
-                scores=answer.scores,
-                evidence=answer.evidence,
+class _Shown:
+    """The groups of each part, and whose responses stand in them; no thought leaves this class."""
+
+    def __init__(self, rollouts: Path, parts: Sequence[str], prompts: dict[str, Prompt]) -> None:
+        self._rollouts = rollouts
+        self._parts = parts
+        self._prompts = prompts
+        self._indices: dict[int, list[tuple[int, ...]]] = {}
+
+    def groups(self, index: int) -> list[ResponseGroup]:
+        """Every prompt of a part that has a response."""
+        records = read_records(self._rollouts, Rollout, self._parts[index])
+        candidates = [
+            (self._prompts[prompt_id], {one.sample_index: one.parsed.response for one in outputs})
+            for prompt_id, outputs in groupby(records, key=lambda one: one.prompt_id)
+        ]
+        self._indices[index], groups = response_groups(candidates)
+        return groups
+
+    def records(
+        self, index: int, answers: Sequence[Judgement | Unjudged]
+    ) -> tuple[list[ScoredGroup], list[Unjudged]]:
+        """What is written of a part's answers."""
+        scored: list[ScoredGroup] = []
+        missing: list[Unjudged] = []
+        for shown, answer in zip(self._indices.pop(index), answers, strict=True):
+            if isinstance(answer, Unjudged):
+                missing.append(answer)
+                continue
+            scored.append(
+                ScoredGroup(
+                    prompt_id=answer.prompt_id,
+                    judge=answer.judge,
+                    sample_indices=shown,
+                    scores=answer.scores,
+                    evidence=answer.evidence,
+                )
             )
-        )
-    return scored, missing
+        return scored, missing
 
 
-def judge_candidates(
-    judge: Judge, candidates: Sequence[tuple[Prompt, Mapping[Key, str | None]]]
-) -> Iterator[tuple[tuple[Key, ...], Judgement | Unjudged]]:
-    """For each prompt that has a response: whose were shown, and the judge's answer about them."""
+def response_groups(
+    candidates: Sequence[tuple[Prompt, Mapping[Key, str | None]]],
+) -> tuple[list[tuple[Key, ...]], list[ResponseGroup]]:
+    """For each prompt that has a response: whose are shown, and what the judge is shown."""
     keys: list[tuple[Key, ...]] = []
     groups: list[ResponseGroup] = []
     for prompt, named in candidates:
@@ -127,7 +146,7 @@ def judge_candidates(
         if responses:
             keys.append(tuple(responses))
             groups.append(ResponseGroup(prompt=prompt, responses=tuple(responses.values())))
-    yield from zip(keys, checked(judge, groups), strict=True)
+    return keys, groups
 
 
 def _refuse_if_nothing_parses(place: Place) -> None:

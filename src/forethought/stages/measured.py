@@ -98,6 +98,7 @@ def measure(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         cache=subject.cache,
         account=subject.account,
         prompts=subject.prompts,
+        launch=place.recipe.launch,
     )
     return win_rate.compare(stage, match, config, reporter)
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from forethought.cache import Cache
-from forethought.config import ModelConfig, SamplingConfig
+from forethought.config import (
+    LaunchConfig,
+    ModelConfig,
+    SamplingConfig,
+    TransformersSampling,
+    VllmSampling,
+    Workers,
+)
 from forethought.models import decode, load_tokenizer
-from forethought.sampling.base import Sampler, SamplingParams, open_sampler, stable_seed
+from forethought.sampling.base import (
+    Sampler,
+    SamplingParams,
+    one_prompt,
+    open_sampler,
+    stable_seed,
+)
+from forethought.sampling.pooled import PooledSampler, open_sampling
 from forethought.stages.place import Place
 from forethought.store import SCRATCH, Count, Stage
 from forethought.thoughts import ThoughtFormat, first_response_token
-from forethought.types import Completion, ParsedOutput, Rollout, SampledPrompt
+from forethought.types import Completion, ParsedOutput, Rollout, SampledPrompt, SampleRequest
+from forethought.workers.base import Crew, Here
+from forethought.workers.pool import Pool
+
+Draw = Callable[[Sequence[SampleRequest]], list[list[Rollout]]]
+"""The rollouts of each request, in the order of requests."""
+DrawingCrew = Crew[Sequence[SampleRequest], list[list[Rollout]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +55,8 @@ class Policy:
     """The engine and the token limit; how outputs are drawn is the use's own."""
     seed_words: tuple[str | int, ...]
     """What its samples' seeds derive from."""
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Where the workers of `sampling` are."""
 
     @classmethod
     def of(cls, place: Place) -> Self:
@@ -46,7 +68,22 @@ class Policy:
             thought_format=place.thought_format,
             sampling=recipe.sampling,
             seed_words=(recipe.seed, place.stage, place.index),
+            launch=recipe.launch,
         )
+
+    @property
+    def workers(self) -> Workers | None:
+        """The pool that samples it, if there is one."""
+        match self.sampling:
+            case TransformersSampling() | VllmSampling():
+                return self.sampling.workers
+            case _:
+                return None
+
+    @property
+    def gpus(self) -> int | None:
+        """What its engine needs wherever it runs; `None` where that depends on the machine."""
+        return self.sampling.tensor_parallel if self.sampling.type == "vllm" else None
 
     def at(self, checkpoint: Path) -> Self:
         """The same policy with other weights."""
@@ -58,18 +95,55 @@ class Policy:
 
 
 @contextmanager
+def drawing_crew(stage: Stage, policy: Policy, params: SamplingParams) -> Iterator[DrawingCrew]:
+    """Who draws the policy's outputs, part by part, and splits them."""
+    workers = policy.workers
+    with ExitStack() as opened:
+        if workers is None:
+            opening = partial(open_drawing, policy, partial(policy_sampler, stage, policy, params))
+            yield opened.enter_context(Here(opening))
+        else:
+            engine = partial(open_sampler, policy.sampling, model=policy.model, params=params)
+            opening = partial(open_drawing, policy, engine)
+            pool = Pool(opening, workers, policy.launch, name=policy.name, gpus=policy.gpus)
+            yield opened.enter_context(pool)
+
+
+@contextmanager
+def open_drawing(
+    policy: Policy, engine: Callable[[], AbstractContextManager[Sampler]]
+) -> Iterator[Draw]:
+    """The policy loaded, with its splitter: outputs are split by who draws them."""
+    splitter = OutputSplitter(policy)
+    with engine() as sampler:
+
+        def draw(requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
+            return [splitter.rollouts(one_prompt(one)) for one in sampler.sample(requests)]
+
+        yield draw
+
+
+@contextmanager
 def policy_sampler(stage: Stage, policy: Policy, params: SamplingParams) -> Iterator[Sampler]:
     """A sampler of the policy. What a server sent is kept with the stage as it arrives.
 
-    Kept there and nowhere else: under the same path another run may have other weights.
+    Kept there and nowhere else: under the same path another run may have other weights. With
+    workers, one of them does each call.
     """
     with ExitStack() as opened:
         replies = None
         if policy.sampling.type == "openai":
             replies = opened.enter_context(Cache(_replies(stage), account=policy.name))
-        yield opened.enter_context(
-            open_sampler(policy.sampling, model=policy.model, params=params, cache=replies)
+        engine = partial(
+            open_sampler, policy.sampling, model=policy.model, params=params, cache=replies
         )
+        if policy.workers is None:
+            yield opened.enter_context(engine())
+        else:
+            opening = partial(open_sampling, engine)
+            workers, launch = policy.workers, policy.launch
+            pool = Pool(opening, workers, launch, name=policy.name, gpus=policy.gpus)
+            yield opened.enter_context(PooledSampler(pool))
 
 
 def server_counts(stage: Stage, policy: Policy) -> dict[str, Count]:

@@ -1,16 +1,21 @@
-"""Stage `rollouts`: sample K outputs per prompt from the current policy and split them."""
+"""Stage `rollouts`: sample K outputs per prompt from the current policy and split them.
+
+A part is a fixed slice of the prompts. With `sampling.workers` parts are done many at a time and
+written as they arrive; what is written is the same.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from forethought import models
 from forethought.progress import Reporter
-from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.sampling.base import SamplingParams
 from forethought.stages.place import Place
-from forethought.stages.policy import OutputSplitter, Policy, policy_sampler, server_counts
+from forethought.stages.policy import Policy, drawing_crew, server_counts
 from forethought.store import Count, Stage
 from forethought.types import Prompt, Rollout, SampleRequest
 
@@ -43,18 +48,14 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     params = SamplingParams.of(sampling)
     with reporter.task(place.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
-            splitter = OutputSplitter(policy)
-            with policy_sampler(stage, policy, params) as sampler:
-                for index in owed:
-                    requests = [_request(policy, prompt) for prompt in parts[index]]
-                    rollouts = [
-                        rollout
-                        for sampled in sampler.sample(requests)
-                        for rollout in splitter.rollouts(one_prompt(sampled))
-                    ]
+            with drawing_crew(stage, policy, params) as crew:
+                for index, drawn in crew.each(
+                    owed, lambda index: [_request(policy, prompt) for prompt in parts[index]]
+                ):
+                    rollouts = list(chain.from_iterable(drawn))
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
                     tokens = sum(len(one.completion.token_ids) for one in rollouts)
-                    task.advance(len(requests), tokens=tokens)
+                    task.advance(len(drawn), tokens=tokens)
         counts = _counts(stage, len(parts))
         task.note = f"{counts['parse_failures']:.1%} without a response"
     return counts | server_counts(stage, policy)

@@ -68,7 +68,7 @@ def measure(
                 variant: stage.read_records(f"{SCRATCH}/{variant}", Answer) for variant in VARIANTS
             }
             with Cache(subject.cache, account=subject.account) as cache:
-                judged = judge_sides(judge, cache, sides, prompts)
+                judged = judge_sides(judge, cache, sides, prompts, policy.launch)
             worst = worst_score(judged.floor, [a for each in judged.answers.values() for a in each])
             for variant in VARIANTS:
                 scored = _with_worst(judged.answers[variant], worst)

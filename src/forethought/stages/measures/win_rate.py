@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from forethought.cache import Cache
-from forethought.config import JudgeConfig, WinRateMeasure
+from forethought.config import JudgeConfig, LaunchConfig, WinRateMeasure
 from forethought.evaluation.win_rate import (
     Comparison,
     category_win_rates,
@@ -60,7 +60,7 @@ class Match:
     """Who is compared, and what comparing may use.
 
     Example: `Match(first=Contender(…), second=Contender(…), judge=…, cache=None,
-    account="policy 4 win_rate", prompts=(Prompt(…),))`
+    account="policy 4 win_rate", prompts=(Prompt(…),), launch=LaunchConfig())`
     """
 
     first: Contender
@@ -69,6 +69,8 @@ class Match:
     cache: Path | None
     account: str
     prompts: tuple[Prompt, ...]
+    launch: LaunchConfig
+    """Where the judge's workers are."""
 
 
 def compare(
@@ -198,7 +200,7 @@ def _best(drawn: Sequence[Answer], match: Match) -> list[Answer]:
 
 def _judge(match: Match, sides: Mapping[Side, Sequence[Answer]]) -> JudgedSides[Side]:
     with Cache(match.cache, account=match.account) as cache:
-        return judge_sides(match.judge, cache, sides, match.prompts)
+        return judge_sides(match.judge, cache, sides, match.prompts, match.launch)
 
 
 def _compared(

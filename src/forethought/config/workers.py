@@ -1,0 +1,43 @@
+"""Workers on Ray: how many, what each needs, and the cluster they live on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from forethought.config.shape import Shape
+
+
+class Workers(Shape):
+    """A pool of Ray actors, each of which loads the engine once per stage. A number alone is
+    their count. Needs the `ray` extra; `launch.ray` says on which cluster."""
+
+    count: int = Field(ge=1)
+    """How many. Those for which there is no room yet begin when there is."""
+    cpus: float = Field(default=1, gt=0)
+    """CPU cores of each, and its threads where `launch.threads` is not given."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs of each, all in one node; 0 hides them from it. By default vLLM has as many as
+    `tensor_parallel` and everything else none, which is refused on a cluster that has GPUs."""
+    attempts: int = Field(default=3, ge=1)
+    """Tries of a part whose worker dies."""
+
+
+def _workers(given: Any) -> Any:
+    """`workers: 4` is `workers: {count: 4}`."""
+    return {"count": given} if isinstance(given, int) else given
+
+
+OptionalWorkers = Annotated[Workers | None, BeforeValidator(_workers)]
+
+
+class RayConfig(Shape):
+    """The Ray cluster of the workers."""
+
+    address: str | None = None
+    """`auto` for the cluster that this process belongs to, as with `ray job submit`, or
+    `HOST:PORT` of its head. Without one, a small cluster of this machine alone is started, and
+    ended with this process."""
+    patience: float = Field(default=600, gt=0)
+    """Seconds in which the cluster must have room for a worker when there is none at all."""

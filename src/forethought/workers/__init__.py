@@ -1,0 +1,1 @@
+"""Workers on Ray that do parts of a stage."""
