@@ -23,6 +23,7 @@ LAYERS = [
     {"export", "trackers"},
     {"pipeline", "evaluate"},
     {"plan", "status"},
+    {"planning"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

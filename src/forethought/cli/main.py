@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,14 +61,68 @@ def status(run: RunFolder) -> None:
 
 
 @app.command()
-def plan(words: Words) -> None:
-    """Show what a recipe will do: prompts, outputs, tokens, steps, disk."""
+def plan(
+    words: Words,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            help="Also predict memory, time and money: h200, h100, a100-80gb, l40s, rtx4090, cpu",
+        ),
+    ] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them")] = 1,
+    price: Annotated[
+        float | None, typer.Option("--price", help="USD per device and hour instead of the table's")
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", metavar="RUN", help="Take lengths from what this run sampled"),
+    ] = None,
+    prompt_tokens: Annotated[
+        float | None, typer.Option("--prompt-tokens", min=1, help="Mean tokens of a prompt")
+    ] = None,
+    output_tokens: Annotated[
+        float | None, typer.Option("--output-tokens", min=1, help="Mean tokens of an output")
+    ] = None,
+    storage: Annotated[
+        float | None,
+        typer.Option("--storage", help="GB per second to the run directory; 1 is assumed on GPUs"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The costs alone, for machines; needs --gpu")
+    ] = False,
+) -> None:
+    """Show what a recipe will do, and with --gpu what it will cost; runs nothing."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.plan import plan as make_plan
         from forethought.plan import plan_table
 
-        reporter.console.print(plan_table(make_plan(load_recipe(words))))
+        recipe = load_recipe(words)
+        if gpu is None:
+            if as_json:
+                raise ValueError("--json prints costs; name a device, such as --gpu h200")
+            reporter.console.print(plan_table(make_plan(recipe)))
+            return
+        from forethought.planning.costs import recipe_costs
+        from forethought.planning.devices import find_device
+        from forethought.planning.fitting import refuse_what_cannot_fit
+        from forethought.planning.table import cost_json, cost_table
+
+        costs = recipe_costs(
+            recipe,
+            find_device(gpu, price),
+            gpus,
+            like=like,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            storage=storage,
+        )
+        refuse_what_cannot_fit(costs)
+        if as_json:
+            typer.echo(json.dumps(cost_json(costs), indent=2))
+        else:
+            reporter.console.print(cost_table(costs))
 
 
 @app.command()

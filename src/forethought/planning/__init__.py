@@ -1,0 +1,7 @@
+"""What a recipe will cost on given devices: memory, seconds, tokens, operations, disk, money.
+
+`devices.py` and `rates.py` hold every constant, with where it comes from; `model_shape.py` reads a
+model's size; `lengths.py` says how long texts are; `work.py` counts operations; `memory.py` counts
+bytes; `costs.py` makes a stage's cost of them; `fitting.py` refuses what cannot fit; `table.py`
+shows it. docs/scaling.md works through three cases.
+"""

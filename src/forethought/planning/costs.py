@@ -1,0 +1,214 @@
+"""A stage's cost, and a whole recipe's.
+
+Stages follow each other, each on all devices: sampling and judging with an engine per
+`tensor_parallel` devices, training with a process per device. Iterations are alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forethought.config import Recipe
+from forethought.evaluation.probe import VARIANTS
+from forethought.judging.describe import is_relative
+from forethought.pipeline import places
+from forethought.plan import plan, question_count
+from forethought.planning.answering import sample_cost
+from forethought.planning.cluster import Cluster, Effort, Setting
+from forethought.planning.devices import Device
+from forethought.planning.learning import reference_cost, training_cost
+from forethought.planning.lengths import Lengths, expected_lengths
+from forethought.planning.model_shape import ModelShape, model_shape
+from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
+from forethought.planning.scoring import judge_cost
+from forethought.stages.measures.win_rate import MOST_ANSWERS
+from forethought.stages.place import Place
+from forethought.types import Arm
+
+GSM8K_QUESTIONS = 1319
+"""Questions of its test split."""
+RECORD_BYTES = 5
+"""Bytes of a sealed part per sampled token, ids and text compressed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """One kind of stage of one arm; figures of each time it runs.
+
+    Example: `StageCost(stage="training", arm="thought", times=4, effort=Effort(...))`
+    """
+
+    stage: str
+    arm: Arm | None
+    times: int
+    effort: Effort
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """A whole recipe on given devices."""
+
+    setting: Setting
+    stages: tuple[StageCost, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages one after another."""
+        return sum(one.times * one.effort.seconds for one in self.stages)
+
+    @property
+    def usd(self) -> float:
+        """All devices for all seconds, and what servers ask."""
+        cluster = self.setting.cluster
+        paid = sum(one.times * one.effort.usd for one in self.stages)
+        return paid + self.seconds / 3600 * cluster.gpus * cluster.device.price
+
+
+def recipe_costs(
+    recipe: Recipe,
+    device: Device,
+    gpus: int,
+    *,
+    like: Path | None = None,
+    prompt_tokens: float | None = None,
+    output_tokens: float | None = None,
+    storage: float | None = None,
+) -> Costs:
+    """What every stage costs; on `cpu` this machine is measured first.
+
+    `storage` is in GB per second, to and from the run directory.
+
+    Raises: ValueError if a model's size or a run's lengths cannot be read, or a number of devices
+    or a rate makes no sense.
+    """
+    if storage is not None and storage <= 0:
+        raise ValueError(f"--storage: {storage} GB per second is no rate; give one above 0")
+    if gpus < 1 or (device.is_cpu and gpus != 1):
+        raise ValueError(f"--gpus: {gpus} is not possible with --gpu {device.name}; 1 is")
+    shape = model_shape(recipe.model.path)
+    lengths = expected_lengths(recipe, like=like, prompt=prompt_tokens, output=output_tokens)
+    cluster = _cluster(recipe, device, gpus, shape)
+    if storage is not None:
+        cluster = replace(cluster, rates=replace(cluster.rates, storage=storage * 1e9))
+    setting = Setting(recipe=recipe, shape=shape, lengths=lengths, cluster=cluster)
+    return Costs(setting=setting, stages=stage_costs(setting))
+
+
+def _cluster(recipe: Recipe, device: Device, gpus: int, shape: ModelShape) -> Cluster:
+    if not device.is_cpu:
+        return Cluster(device=device, gpus=gpus, rates=GPU)
+    speed = measure_cpu(shape, recipe.training.dtype, recipe.launch.threads)
+    return Cluster(device=measured_device(device, speed), gpus=1, rates=cpu_rates(shape, speed))
+
+
+def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
+    """Places that cost the same are one row."""
+    found: dict[tuple[str, Arm | None], list[Place]] = {}
+    for place in places(setting.recipe):
+        arm = None if place.stage == "prompts" else place.arm
+        found.setdefault((place.stage, arm), []).append(place)
+    return tuple(
+        StageCost(stage=stage, arm=arm, times=len(alike), effort=_effort(setting, stage, alike[0]))
+        for (stage, arm), alike in found.items()
+    )
+
+
+def _effort(setting: Setting, stage: str, place: Place) -> Effort:
+    recipe, rates = setting.recipe, setting.cluster.rates
+    lengths = setting.lengths[place.arm]
+    count = recipe.prompts_per_iteration
+    k = recipe.sampling.samples
+    fixed = Effort.of({"host": rates.stage})
+    match stage:
+        case "prompts":
+            return Effort.of({"host": rates.stage + _loaded(recipe) * rates.prompt})
+        case "rollouts":
+            drawn = _drawn(setting, lengths, count, k, recipe.sampling.part_size)
+            return drawn + Effort(disk=drawn.tokens * RECORD_BYTES)
+        case "judgements":
+            cost = judge_cost(recipe.judge, setting.cluster, lengths, prompts=count, responses=k)
+            return cost + fixed
+        case "pairs":
+            return fixed + Effort.of({"host": count * k * lengths.output * rates.token})
+        case "reference":
+            return reference_cost(setting, lengths)
+        case "training":
+            return training_cost(setting, lengths)
+        case "selection":
+            held = recipe.prompts.validation.count * recipe.selection.samples
+            return _answered(setting, lengths, held, recipe.training.epochs)
+        case "evaluation":
+            assert recipe.prompts.test is not None
+            held = recipe.prompts.test.count * recipe.evaluation.samples
+            return _answered(setting, lengths, held, 1)
+        case _:
+            return _measured(setting, stage, place)
+
+
+def _loaded(recipe: Recipe) -> int:
+    """Prompts that the sources give, or that are used where a source does not tell."""
+    held = recipe.prompts.test.count if recipe.prompts.test else 0
+    used = recipe.iterations * recipe.prompts_per_iteration
+    given = [question_count(source) for source in recipe.prompts.train]
+    there = sum(one for one in given if one is not None)
+    return max(used, there) + recipe.prompts.validation.count + held
+
+
+def _drawn(setting: Setting, lengths: Lengths, prompts: float, k: int, part: float) -> Effort:
+    return sample_cost(
+        setting.shape,
+        setting.recipe.sampling,
+        setting.cluster,
+        prompts=prompts,
+        k=k,
+        prompt=lengths.prompt,
+        output=lengths.output,
+        longest=lengths.longest(setting.recipe.sampling.max_new_tokens),
+        part_size=part,
+    )
+
+
+def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int) -> Effort:
+    """So many policies answer held-out prompts, then all answers are judged."""
+    one = _drawn(setting, lengths, prompts, 1, prompts)
+    relative = is_relative(setting.recipe.judge)
+    together = policies if policies > 1 or not relative else 2
+    judged = judge_cost(
+        setting.recipe.judge, setting.cluster, lengths, prompts=prompts, responses=together
+    )
+    drawn = one
+    for _ in range(policies - 1):
+        drawn = drawn + one
+    rates = setting.cluster.rates
+    return drawn + judged + Effort.of({"host": prompts * policies * rates.answer})
+
+
+def _measured(setting: Setting, stage: str, place: Place) -> Effort:
+    recipe, lengths = setting.recipe, setting.lengths[place.arm]
+    test = recipe.prompts.test.count if recipe.prompts.test else 0
+    if stage == "win_rate" and recipe.measures.win_rate is not None:
+        judged = judge_cost(recipe.judge, setting.cluster, lengths, prompts=test, responses=2)
+        if not recipe.measures.win_rate.equal_tokens:
+            return judged
+        direct = setting.lengths["direct"]
+        answers = min(MOST_ANSWERS, math.ceil(lengths.output / direct.output))
+        drawn = _drawn(setting, direct, test, answers, test)
+        shown = Effort.of({"host": 2 * test * setting.cluster.rates.answer})
+        return drawn + _drawn(setting, direct, test, 1, test) + judged + shown
+    if stage == "probe" and recipe.measures.probe is not None:
+        count = min(test, recipe.measures.probe.prompts)
+        drawn = _drawn(setting, lengths, count, 1, count)
+        # A variant's thought is given; the response is drawn, and again where there is none.
+        rest = replace(lengths, output=(lengths.output + lengths.response) / 2)
+        for _ in VARIANTS:
+            drawn = drawn + _drawn(setting, rest, count, 1, count)
+        judged = judge_cost(
+            recipe.judge, setting.cluster, lengths, prompts=count, responses=len(VARIANTS)
+        )
+        return drawn + judged
+    [row] = [one for one in plan(recipe) if one.label == place.label]
+    # A source that does not tell its questions is taken to be GSM8K, asked twice.
+    outputs = row.tokens / recipe.sampling.max_new_tokens or 2 * GSM8K_QUESTIONS
+    return _drawn(setting, lengths, outputs, 1, outputs)

@@ -1,0 +1,160 @@
+"""Refuse what cannot fit, and name the setting that would.
+
+Remedies are not guessed: each is tried in the same model of memory, the mildest first, and only one
+that fits is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from forethought.config import (
+    ArmoRMJudge,
+    LoraSettings,
+    Recipe,
+    RewardModelJudge,
+    TransformersSampling,
+    VllmSampling,
+)
+from forethought.planning.cluster import Setting
+from forethought.planning.costs import Costs, StageCost, stage_costs
+from forethought.planning.memory import RESERVE
+
+SAMPLING = ("rollouts", "selection", "evaluation", "win_rate", "probe", "gsm8k")
+Change = tuple[str, Recipe]
+
+
+def refuse_what_cannot_fit(costs: Costs) -> None:
+    """Raises: ValueError naming each stage that needs more memory than a device has, how much, and
+    the settings with which it fits."""
+    wrong = _too_large(costs.stages, costs.setting)
+    if not wrong:
+        return
+    device = costs.setting.cluster.device
+    room = device.memory * (1 - RESERVE)
+    lines = []
+    for stage, needed in wrong.items():
+        remedy = _remedy(costs.setting, stage)
+        lines.append(
+            f"{stage} needs {needed / 1e9:.3g} GB per device, and {room / 1e9:.3g} of the "
+            f"{device.memory / 1e9:.3g} GB of {device.name} can be used; {remedy}"
+        )
+    raise ValueError("plan: this cannot fit\n" + "\n".join(lines))
+
+
+def _too_large(stages: tuple[StageCost, ...], setting: Setting) -> dict[str, float]:
+    """Stages over the memory of a device, once each."""
+    room = setting.cluster.device.memory * (1 - RESERVE)
+    wrong: dict[str, float] = {}
+    for one in stages:
+        if one.effort.memory > room:
+            wrong[one.stage] = max(wrong.get(one.stage, 0), one.effort.memory)
+    return wrong
+
+
+def _remedy(setting: Setting, stage: str) -> str:
+    """What makes the stage fit, in words."""
+    found: list[str] = []
+    for words, recipe in _changes(setting, stage):
+        # A milder one of the same settings, or fewer of them, is enough.
+        if any(_fields(one) <= _fields(words) for one in found):
+            continue
+        if stage not in _too_large(*_tried(replace(setting, recipe=recipe))):
+            found.append(words)
+    more = _more_devices(setting, stage)
+    if more is not None:
+        found.append(f"--gpus {more}")
+    if not found:
+        return "no setting of this recipe would fit: take a device with more memory"
+    return "it fits with " + ", or with ".join(found[:3])
+
+
+def _fields(words: str) -> set[str]:
+    return set(re.findall(r"[\w.]+(?==)", words))
+
+
+def _tried(setting: Setting) -> tuple[tuple[StageCost, ...], Setting]:
+    return stage_costs(setting), setting
+
+
+def _changes(setting: Setting, stage: str) -> Iterator[Change]:
+    if stage == "training":
+        yield from _training_changes(setting.recipe)
+    elif stage == "reference":
+        yield from _token_budgets(setting.recipe)
+    elif stage == "judgements":
+        yield from _judge_changes(setting.recipe)
+    elif stage in SAMPLING:
+        yield from _sampling_changes(setting)
+
+
+def _training_changes(recipe: Recipe) -> Iterator[Change]:
+    """From the mildest: the result stays the same until LoRA comes in."""
+    checkpointed = recipe
+    before = ""
+    if not recipe.training.gradient_checkpointing:
+        checkpointed = _with_training(recipe, gradient_checkpointing=True)
+        before = "training.gradient_checkpointing=true"
+        yield before, checkpointed
+    smaller = next(
+        (change for change in _token_budgets(checkpointed) if "=4096" in change[0]), None
+    )
+    if smaller is not None:
+        yield " ".join(filter(None, [before, smaller[0]])), smaller[1]
+    if recipe.training.lora is None:
+        lora = {"lora": LoraSettings(), "gradient_checkpointing": True}
+        words = " ".join(filter(None, [before, "training.lora={rank: 16}"]))
+        yield words, _with_training(recipe, **lora)
+        if smaller is not None:
+            yield f"{words} {smaller[0]}", _with_training(smaller[1], **lora)
+
+
+def _token_budgets(recipe: Recipe) -> Iterator[Change]:
+    for budget in (8192, 4096, 2048):
+        if budget < recipe.training.tokens_per_microbatch:
+            words = f"training.tokens_per_microbatch={budget}"
+            yield words, _with_training(recipe, tokens_per_microbatch=budget)
+
+
+def _judge_changes(recipe: Recipe) -> Iterator[Change]:
+    judge = recipe.judge
+    if isinstance(judge, ArmoRMJudge | RewardModelJudge) and judge.tokens_per_batch > 2048:
+        smaller = judge.model_copy(update={"tokens_per_batch": 2048})
+        yield "judge.tokens_per_batch=2048", recipe.model_copy(update={"judge": smaller})
+
+
+def _sampling_changes(setting: Setting) -> Iterator[Change]:
+    recipe, sampling = setting.recipe, setting.recipe.sampling
+    if isinstance(sampling, TransformersSampling):
+        rows = sampling.rows // 2
+        while rows >= sampling.samples:
+            changed = sampling.model_copy(update={"rows": rows})
+            yield f"sampling.rows={rows}", recipe.model_copy(update={"sampling": changed})
+            rows //= 2
+    if isinstance(sampling, VllmSampling):
+        together = sampling.tensor_parallel * 2
+        while together <= setting.cluster.gpus:
+            changed = sampling.model_copy(update={"tensor_parallel": together})
+            words = f"sampling.tensor_parallel={together}"
+            yield words, recipe.model_copy(update={"sampling": changed})
+            together *= 2
+
+
+def _more_devices(setting: Setting, stage: str) -> int | None:
+    """The smallest larger power of two on which a sharded stage fits."""
+    if stage not in ("training", "reference") or setting.cluster.device.is_cpu:
+        return None
+    for power in range(1, 11):
+        gpus = 2**power
+        if gpus > setting.cluster.gpus:
+            cluster = replace(setting.cluster, gpus=gpus)
+            if stage not in _too_large(*_tried(replace(setting, cluster=cluster))):
+                return gpus
+    return None
+
+
+def _with_training(recipe: Recipe, **changes: object) -> Recipe:
+    training = recipe.training.model_copy(update=changes)
+    return recipe.model_copy(update={"training": training})

@@ -1,0 +1,87 @@
+"""Cost of the reference pass and of training.
+
+Training does a forward pass and twice that backward; with checkpointing one forward more. Adapters
+leave out the gradients of frozen weights, a third of it. Sharded weights are gathered for every
+forward and backward pass of a microbatch and gradients are exchanged in float32, while the devices
+compute: the slower of the two counts. What training writes is counted too: a resumable state every
+`save_every` steps and after each epoch, and each epoch's checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+
+from forethought.planning.cluster import Cluster, Effort, Setting
+from forethought.planning.lengths import Lengths
+from forethought.planning.memory import reference_memory, trained_parameters, training_memory
+from forethought.planning.work import forward_flops, pair
+
+OPTIMIZER_BYTES = 36
+"""Per trained weight and step: master, moments and gradient read, all but the gradient written, the
+working copy written, the gradient's norm read."""
+
+
+def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
+    """Log-probs of every pair under the starting policy."""
+    shape, cluster, training = setting.shape, setting.cluster, setting.recipe.training
+    tokens = pair(lengths.prompt, lengths.output)
+    count = setting.recipe.prompts_per_iteration * lengths.pairs
+    flops = count * forward_flops(shape, tokens)
+    passes = math.ceil(count * tokens.read / training.tokens_per_microbatch / cluster.gpus)
+    parts = {
+        **_exchanged(setting, flops, passes, 4, cluster.rates.forward),
+        "steps": passes * shape.layers * cluster.rates.layer,
+        "start": cluster.rates.start + cluster.rates.stage,
+        "storage": 2 * shape.parameters / cluster.rates.storage,
+    }
+    memory = reference_memory(shape, training, cluster.gpus)
+    return Effort.of(parts, flops=flops, memory=memory)
+
+
+def training_cost(setting: Setting, lengths: Lengths) -> Effort:
+    """All epochs over an iteration's pairs."""
+    shape, cluster, training = setting.shape, setting.cluster, setting.recipe.training
+    rates = cluster.rates
+    tokens = pair(lengths.prompt, lengths.output)
+    count = max(1.0, setting.recipe.prompts_per_iteration * lengths.pairs)
+    steps = training.epochs * math.ceil(count / training.batch_size)
+    passes = 3 if training.lora is None else 2
+    again = 1 if training.gradient_checkpointing else 0
+    flops = (passes + again) * training.epochs * count * forward_flops(shape, tokens)
+    batch = min(count, training.batch_size)
+    share = batch * tokens.read / cluster.gpus
+    microbatches = steps * math.ceil(share / training.tokens_per_microbatch)
+    trained = trained_parameters(shape, training)
+    moved = OPTIMIZER_BYTES * trained / cluster.gpus / cluster.device.bandwidth
+    saves = steps // training.save_every + training.epochs
+    # Checkpoints are written in two bytes a weight, after the original has been read.
+    written = saves * 12 * trained + training.epochs * 4 * shape.parameters
+    exchanged = 8 if training.lora is None else 4
+    parts = {
+        **_exchanged(setting, flops, microbatches, exchanged, rates.training),
+        "steps": microbatches * (passes + again) * shape.layers * rates.layer + steps * moved,
+        "start": rates.start + rates.stage,
+        "storage": (2 * shape.parameters + written) / rates.storage,
+    }
+    longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
+    memory = training_memory(shape, training, cluster.gpus, longest, cpu=cluster.device.is_cpu)
+    disk = training.epochs * 2 * shape.parameters + 12 * trained
+    return Effort.of(parts, flops=flops, memory=memory, disk=disk)
+
+
+def _exchanged(
+    setting: Setting, flops: float, microbatches: float, per_weight: float, share: float
+) -> dict[str, float]:
+    """Seconds of computing, or of moving weights where that is slower."""
+    cluster = setting.cluster
+    computing = flops / (_used(cluster, setting) * cluster.device.flops * share)
+    if cluster.gpus == 1:
+        return {"compute": computing}
+    others = (cluster.gpus - 1) / cluster.gpus
+    moving = microbatches * per_weight * setting.shape.parameters * others / cluster.link
+    return {"compute": computing} if computing > moving else {"network": moving}
+
+
+def _used(cluster: Cluster, setting: Setting) -> int:
+    """Processes beyond the pairs of a step have nothing to do."""
+    return min(cluster.gpus, setting.recipe.training.batch_size)

@@ -1,0 +1,119 @@
+"""How long prompts and outputs are: given, read from an earlier run, or assumed.
+
+Nothing decides a plan's seconds more. A small run of the same recipe tells best:
+`forethought plan RECIPE --gpu h200 --like runs/small`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forethought.config import Recipe
+from forethought.models import MICROWORLD
+from forethought.recipe import load_run
+from forethought.stages.place import Place
+from forethought.store import read_manifest, read_records
+from forethought.thoughts import DIRECT, load_format
+from forethought.types import Arm, PreferencePair
+
+LETTERS_PER_TOKEN = 4.5
+"""Of English under today's vocabularies: how long a thought instruction is in tokens."""
+SPREAD = 1.33
+"""Mean of the squared output length over the square of its mean: 1 + (400 / 700) ** 2."""
+LONGEST = 3.0
+"""The longest outputs, in means (quickstart: 89 of 29.6 tokens, 24 of 7.8)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Mean tokens of one arm.
+
+    Example: `Lengths(prompt=305, output=700, response=400, pairs=0.9, source="assumed")`
+    """
+
+    prompt: float
+    """A rendered prompt, thought instruction included."""
+    output: float
+    """Thought and response."""
+    response: float
+    """What the judge reads."""
+    pairs: float
+    """Share of prompts that give a pair."""
+    source: str
+    """Where the figures come from."""
+
+    def longest(self, limit: int) -> float:
+        """The longest output under a token limit."""
+        return min(LONGEST * self.output, limit)
+
+
+ASSUMED = Lengths(prompt=250, output=700, response=400, pairs=0.9, source="assumed")
+"""UltraFeedback-like prompts (250 ± 200 tokens) and outputs (700 ± 400)."""
+MEASURED: dict[Arm, Lengths] = {
+    "thought": Lengths(
+        prompt=33.6, output=29.6, response=6.3, pairs=0.877, source="measured of the seed model"
+    ),
+    "direct": Lengths(
+        prompt=24.8, output=7.8, response=6.8, pairs=0.466, source="measured of the seed model"
+    ),
+}
+"""The microworld's seed model on 640 prompts, seed 0."""
+
+
+def expected_lengths(
+    recipe: Recipe,
+    *,
+    like: Path | None = None,
+    prompt: float | None = None,
+    output: float | None = None,
+) -> dict[Arm, Lengths]:
+    """Lengths of each arm; `prompt` (without a thought instruction) and `output` go first.
+
+    Raises: ValueError if `like` is no run or has no rollouts.
+    """
+    found: dict[Arm, Lengths] = {arm: _lengths(recipe, arm, like, prompt) for arm in recipe.arms}
+    limit = recipe.sampling.max_new_tokens
+    for arm, one in found.items():
+        wanted = min(limit, one.output if output is None else output)
+        given = one.source if prompt is None and output is None else "given"
+        share = wanted / one.output
+        found[arm] = replace(one, output=wanted, response=one.response * share, source=given)
+    return found
+
+
+def _lengths(recipe: Recipe, arm: Arm, like: Path | None, prompt: float | None) -> Lengths:
+    if like is not None:
+        return _of_run(like, arm)
+    if recipe.model.path == MICROWORLD and prompt is None:
+        return MEASURED[arm]
+    thought_format = DIRECT if arm == "direct" else load_format(recipe.thought_format)
+    instruction = len(thought_format.instruction or "") / LETTERS_PER_TOKEN
+    before = ASSUMED.prompt if prompt is None else prompt
+    if arm == "direct":
+        return replace(ASSUMED, prompt=before, output=ASSUMED.response)
+    return replace(ASSUMED, prompt=before + instruction)
+
+
+def _of_run(run: Path, arm: Arm) -> Lengths:
+    """What the last iteration with pairs had."""
+    recipe = load_run(run)
+    for index in reversed(range(recipe.iterations)):
+        rollouts = Place(recipe=recipe, stage="rollouts", arm=arm, index=index).folder
+        pairs = Place(recipe=recipe, stage="pairs", arm=arm, index=index).folder
+        if (pairs / "manifest.json").is_file():
+            counts = read_manifest(rollouts).counts
+            kept = read_records(pairs, PreferencePair, "pairs")
+            if kept:
+                outputs = float(str(counts["outputs"]))
+                return Lengths(
+                    prompt=sum(len(one.prompt_token_ids) for one in kept) / len(kept),
+                    output=float(str(counts["new_tokens"])) / outputs,
+                    response=float(str(counts["mean_response_tokens"])),
+                    pairs=len(kept) / recipe.prompts_per_iteration,
+                    source=f"measured in {run}",
+                )
+    raise ValueError(
+        f"--like: {run} has no finished pairs of the {arm} arm; run one iteration of it first, or "
+        "give --prompt-tokens and --output-tokens"
+    )

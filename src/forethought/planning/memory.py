@@ -1,0 +1,101 @@
+"""Bytes on one device, by stage.
+
+Training, per trained weight: 4 bytes of float32 master, 8 of Adam's moments, 4 of gradient, divided
+by the processes (FSDP2 shards them); with one process also 2 + 2 for the bfloat16 working copy and
+its gradient. Sharded, two layers and the embeddings are whole at a time instead.
+
+Activations, per token and layer: `20 h + 4 k + 8 i` bytes (h hidden, k width of keys, i width of
+the MLP), counted on transformers' Llama in bfloat16 with hooks on saved tensors, to 1 %. With
+checkpointing 2 h, and one layer's worth. Attention is counted without its scores, as the
+variable-length kernels of GPUs keep none; on CPU `CPU_ACTIVATIONS` stands for them. Logits are
+never whole.
+"""
+
+from __future__ import annotations
+
+from forethought.config import TrainingConfig
+from forethought.planning.lengths import SPREAD
+from forethought.planning.model_shape import ModelShape
+
+CPU_ACTIVATIONS = 1.7
+"""On CPU, of the counted activations: 550 and 1,147 MiB in benchmarks/README.md, counted 320 and
+640."""
+LOGIT_COPIES = 4
+"""Float32 copies of a step's logits that the nucleus needs."""
+CHUNK_BYTES = 3 * 4 * 2**22
+"""A chunk of logits, its softmax and its gradient."""
+PREFILL_TOKENS = 16384
+"""Padded prompt tokens per pass of the embedded engine."""
+RESERVE = 0.08
+"""Share of a device's memory for CUDA, kernels' workspace and fragments. Assumed."""
+
+
+def inference_activations(shape: ModelShape, tokens: float) -> float:
+    """A layer's temporaries while nothing is kept for a backward pass."""
+    return tokens * 2 * (6 * shape.hidden + 3 * shape.inner)
+
+
+def sampling_memory(shape: ModelShape, rows: float, prompt: float, output: float, k: int) -> float:
+    """The embedded engine: weights, keys and values of its rows, logits of a step.
+
+    A row in steady state holds SPREAD / 2 of the mean output; twice that, for the copies while a
+    cohort grows. The prompt is there once for its k outputs.
+    """
+    cached = rows * (prompt / k + SPREAD * output) * shape.cache_bytes
+    logits = rows * shape.vocabulary * 4 * LOGIT_COPIES
+    return 2 * shape.parameters + cached + logits + inference_activations(shape, PREFILL_TOKENS)
+
+
+def judge_memory(shape: ModelShape, tokens_per_batch: int) -> float:
+    """A reward model: weights and a batch's temporaries."""
+    return 2 * shape.parameters + inference_activations(shape, tokens_per_batch)
+
+
+def reference_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
+    """The starting policy; one process loads it in float32 before it is rounded."""
+    tokens = training.tokens_per_microbatch
+    work = inference_activations(shape, tokens) + tokens * 2 * shape.hidden + CHUNK_BYTES
+    if processes == 1:
+        return max(4 * shape.parameters, 2 * shape.parameters + work)
+    return 4 * shape.parameters / processes + _gathered(shape) + work
+
+
+def training_memory(
+    shape: ModelShape, training: TrainingConfig, processes: int, longest: float, *, cpu: bool
+) -> float:
+    """Peak of a step on one of `processes` devices; `longest` is the longest packed pair."""
+    tokens = max(training.tokens_per_microbatch, longest)
+    keys = shape.key_heads * shape.head_size
+    layer = tokens * (20 * shape.hidden + 4 * keys + 8 * shape.inner)
+    kept = shape.layers * layer
+    if training.gradient_checkpointing:
+        kept = shape.layers * tokens * 2 * shape.hidden + layer
+    if cpu:
+        kept *= CPU_ACTIVATIONS
+    return state_memory(shape, training, processes) + kept + CHUNK_BYTES
+
+
+def state_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
+    """Weights, gradients and optimizer."""
+    total = shape.parameters
+    if training.lora is not None:
+        adapters = shape.adapter_parameters(training.lora.rank)
+        if processes == 1:
+            return max(4 * total, 2 * total + 20 * adapters)
+        return (4 * total + 16 * adapters) / processes + _gathered(shape)
+    if processes == 1:
+        # The gradient of the head is added up in float32 beside the others.
+        return 20 * total + 4 * shape.head_matrix
+    return 16 * total / processes + _gathered(shape) + 4 * shape.head_matrix
+
+
+def trained_parameters(shape: ModelShape, training: TrainingConfig) -> int:
+    """Weights that the optimizer moves."""
+    if training.lora is None:
+        return shape.parameters
+    return shape.adapter_parameters(training.lora.rank)
+
+
+def _gathered(shape: ModelShape) -> float:
+    """Two layers and the embeddings, whole, in bfloat16, with gradients of a layer in float32."""
+    return 2 * 2 * shape.layer_matrices + 6 * shape.layer_matrices + 2 * 2 * shape.head_matrix

@@ -1,0 +1,119 @@
+"""Cost of judging: reward models read, judge models read and write, verifiers compute.
+
+All devices judge, each with a judge of its own. A mixture is counted at its most expensive route.
+The time of a judge at a server is that server's; its calls cost money where the recipe has a price.
+"""
+
+from __future__ import annotations
+
+from forethought.config import (
+    ArmoRMJudge,
+    CustomJudge,
+    JudgeConfig,
+    MixtureJudge,
+    OpenAIEngine,
+    PairwiseJudge,
+    RatingJudge,
+    RewardModelJudge,
+    ScriptedEngine,
+    VerifierJudge,
+)
+from forethought.judging.describe import calls_per_group
+from forethought.planning.answering import sample_cost
+from forethought.planning.cluster import Cluster, Effort
+from forethought.planning.lengths import Lengths
+from forethought.planning.memory import judge_memory
+from forethought.planning.model_shape import model_shape
+from forethought.planning.work import forward_flops, outputs_after
+
+TEMPLATE = 20
+"""Tokens of a chat template around a prompt and a response."""
+INSTRUCTION = 400
+"""Tokens of a judge model's own instruction. Assumed."""
+VERDICT = 400
+"""Tokens of a judge model's reasoning and verdict. Assumed."""
+
+
+def judge_cost(
+    judge: JudgeConfig, cluster: Cluster, lengths: Lengths, *, prompts: float, responses: int
+) -> Effort:
+    """`responses` scored for each of `prompts`, the judge loaded once."""
+    match judge:
+        case MixtureJudge():
+            routes = [
+                [
+                    judge_cost(member.judge, cluster, lengths, prompts=prompts, responses=responses)
+                    for member in route.members
+                ]
+                for route in judge.routes
+            ]
+            summed = [sum(route[1:], route[0]) for route in routes]
+            return max(summed, key=lambda one: one.seconds)
+        case VerifierJudge() | CustomJudge():
+            return Effort.of({"host": prompts * responses * cluster.rates.verdict})
+        case ArmoRMJudge() | RewardModelJudge():
+            return _reward_cost(judge, cluster, lengths, prompts, responses)
+        case PairwiseJudge() | RatingJudge():
+            return _model_cost(judge, cluster, lengths, prompts, responses)
+
+
+def _reward_cost(
+    judge: ArmoRMJudge | RewardModelJudge,
+    cluster: Cluster,
+    lengths: Lengths,
+    prompts: float,
+    responses: int,
+) -> Effort:
+    """ArmoRM reads a prompt once for its responses, other reward models once for each."""
+    shape, rates = model_shape(judge.path), cluster.rates
+    before, each = lengths.prompt + TEMPLATE, lengths.response
+    if isinstance(judge, ArmoRMJudge):
+        read = outputs_after(before, each, responses, predicted=False)
+    else:
+        read = outputs_after(before, each, 1, predicted=False) * responses
+    flops = prompts * forward_flops(shape, read)
+    passes = prompts * read.read / judge.tokens_per_batch / cluster.gpus
+    parts = {
+        "compute": flops / (cluster.gpus * cluster.device.flops * rates.forward),
+        "steps": passes * shape.layers * rates.layer,
+        "start": rates.start,
+        "storage": 2 * shape.parameters / rates.storage,
+        "host": prompts * responses * rates.output / cluster.gpus,
+    }
+    return Effort.of(parts, flops=flops, memory=judge_memory(shape, judge.tokens_per_batch))
+
+
+def _model_cost(
+    judge: PairwiseJudge | RatingJudge,
+    cluster: Cluster,
+    lengths: Lengths,
+    prompts: float,
+    responses: int,
+) -> Effort:
+    calls = prompts * calls_per_group(judge, responses)
+    shown = 2 if isinstance(judge, PairwiseJudge) else 1
+    prompt = INSTRUCTION + lengths.prompt + shown * lengths.response
+    verdict = min(VERDICT, judge.max_new_tokens)
+    if isinstance(judge.engine, OpenAIEngine):
+        price = judge.engine.price
+        usd = (
+            0.0
+            if price is None
+            else calls * (price.prompt * prompt + price.completion * verdict) / 1e6
+        )
+        return Effort(usd=usd, seconds=0.0, bound="server")
+    if isinstance(judge.engine, ScriptedEngine) or judge.model is None:
+        return Effort.of({"host": calls * cluster.rates.output})
+    drawn = sample_cost(
+        model_shape(judge.model.path),
+        judge.engine,
+        cluster,
+        prompts=calls,
+        k=1,
+        prompt=prompt,
+        output=verdict,
+        longest=judge.max_new_tokens,
+        part_size=calls,
+    )
+    # Its tokens are not the policy's.
+    return Effort(seconds=drawn.seconds, bound=drawn.bound, flops=drawn.flops, memory=drawn.memory)

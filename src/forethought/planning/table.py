@@ -1,0 +1,126 @@
+"""Costs on a terminal and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from forethought.planning.costs import Costs, StageCost
+
+
+def cost_table(costs: Costs) -> Table:
+    """One row per kind of stage; sums over the times it runs."""
+    cluster = costs.setting.cluster
+    table = Table(
+        title=f"Costs on {cluster.gpus} x {cluster.device.name}",
+        title_justify="left",
+        show_footer=True,
+        caption=caption(costs),
+        caption_justify="left",
+    )
+    stages = costs.stages
+    tokens = sum(one.times * one.effort.tokens for one in stages)
+    flops = sum(one.times * one.effort.flops for one in stages)
+    peak = max(one.effort.memory for one in stages)
+    table.add_column("stage", footer="in all", no_wrap=True)
+    table.add_column("times", justify="right")
+    table.add_column("GB per device", justify="right", footer=_gigabytes(peak))
+    table.add_column("time each", justify="right", footer=duration(costs.seconds))
+    table.add_column("bound by")
+    table.add_column("new tokens", justify="right", footer=_number(tokens))
+    table.add_column("FLOPs", justify="right", footer=f"{flops:.2g}")
+    table.add_column("disk", justify="right", footer=_gigabytes(_disk(costs)))
+    table.add_column("USD", justify="right", footer=f"{costs.usd:,.2f}")
+    for one in stages:
+        effort = one.effort
+        table.add_row(
+            " ".join(filter(None, [one.arm, one.stage])),
+            str(one.times),
+            _gigabytes(effort.memory) if effort.memory else "",
+            duration(effort.seconds),
+            effort.bound,
+            _number(one.times * effort.tokens) if effort.tokens else "",
+            f"{one.times * effort.flops:.2g}" if effort.flops else "",
+            _gigabytes(one.times * effort.disk) if effort.disk else "",
+            f"{_usd(costs, one):,.2f}",
+        )
+    return table
+
+
+def caption(costs: Costs) -> str:
+    """What the figures stand on."""
+    cluster, shape = costs.setting.cluster, costs.setting.shape
+    lines = [
+        f"{arm}: prompts of {one.prompt:.0f} tokens, outputs of {one.output:.0f}, "
+        f"{one.pairs:.0%} of prompts give a pair ({one.source})"
+        for arm, one in costs.setting.lengths.items()
+    ]
+    lines.append(f"model: {shape.name}, {shape.parameters / 1e9:.3g} billion parameters")
+    if cluster.rates.calibrated:
+        rate = cluster.device.flops / 1e9
+        lines.append(f"measured here: {rate:.0f} GFLOP/s in products as wide as the model's")
+    else:
+        lines.append("not calibrated: no GPU was measured; the rates reached are assumptions")
+    lines.append(
+        f"{cluster.device.price} USD per device and hour (--price); lengths by --like RUN, "
+        "--prompt-tokens, --output-tokens"
+    )
+    return "\n".join(lines)
+
+
+def cost_json(costs: Costs) -> dict[str, Any]:
+    """All figures, in seconds, bytes, operations and USD; of a stage, of each time it runs."""
+    cluster = costs.setting.cluster
+    return {
+        "device": asdict(cluster.device),
+        "gpus": cluster.gpus,
+        "calibrated": cluster.rates.calibrated,
+        "rates": asdict(cluster.rates),
+        "model": asdict(costs.setting.shape) | {"parameters": costs.setting.shape.parameters},
+        "lengths": {arm: asdict(one) for arm, one in costs.setting.lengths.items()},
+        "stages": [
+            {"stage": one.stage, "arm": one.arm, "times": one.times}
+            | {"memory_per_device": one.effort.memory}
+            | {
+                name: value
+                for name, value in asdict(one.effort).items()
+                if name not in ("memory", "usd")
+            }
+            | {"usd": _usd(costs, one) / one.times}
+            for one in costs.stages
+        ],
+        "seconds": costs.seconds,
+        "disk": _disk(costs),
+        "usd": costs.usd,
+    }
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `12 min`, `3.4 h`, `5.1 d`."""
+    for unit, size, least in (("d", 86400, 2), ("h", 3600, 2), ("min", 60, 2)):
+        if seconds >= least * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _usd(costs: Costs, one: StageCost) -> float:
+    cluster = costs.setting.cluster
+    hours = one.times * one.effort.seconds / 3600
+    return hours * cluster.gpus * cluster.device.price + one.times * one.effort.usd
+
+
+def _disk(costs: Costs) -> float:
+    return sum(one.times * one.effort.disk for one in costs.stages)
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.3g}" if count >= 1e7 else f"{count / 1e9:.1g}"
+
+
+def _number(count: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:,.0f}"
