@@ -51,7 +51,7 @@ def show_policies(runs: list[list[str]]) -> int:
             shown = " ".join(f"{row['test_score']:.3f}" for row in rows)
             thoughts = " ".join(f"{row['thought_tokens']:.1f}" for row in rows)
             print(f"{run.name} {arm:<8} score {shown}   thought tokens {thoughts}")
-            last = len(rows) - 1
+            last = rows[-1]["iteration"]
         print(f"{run.name} seconds {summary['seconds']}")
     return last
 

@@ -37,10 +37,18 @@ SMALL = [
     "launch.threads=1",
 ]
 KILLS = 25
+NEAR_ONLINE = [
+    "iterations=4",
+    "prompts_per_iteration=16",
+    "training.checkpoint_dtype=float32",
+    "measures.probe=null",
+    "measures.win_rate=null",
+    "evaluation.every=2",
+]
 
 
-def small_recipe(run):
-    return load_recipe([str(ROOT / "recipes" / "quickstart.yaml"), f"run={run}", *SMALL])
+def small_recipe(run, *words):
+    return load_recipe([str(ROOT / "recipes" / "quickstart.yaml"), f"run={run}", *SMALL, *words])
 
 
 def start(recipe):
@@ -91,6 +99,28 @@ def content(run):
         for folder in sorted(run.glob("measures/*/*/policy_*"))
     }
     return pairs, weights, figures
+
+
+@pytest.mark.slow
+def test_killed_with_engines_kept_and_policies_dropped_gives_the_same_run(tmp_path):
+    """What is in memory when it is killed is never what the next attempt needs."""
+    calm = small_recipe(tmp_path / "calm", *NEAR_ONLINE)
+    began = time.monotonic()
+    finish(calm)
+    whole = time.monotonic() - began
+    near_online = [*NEAR_ONLINE, "launch.keep_engines=true", "keep={every: 2}"]
+    stormy = small_recipe(tmp_path / "stormy", *near_online)
+    kills = run_in_a_storm(stormy, random.Random(21), 8, whole / 8)
+    assert kills > 1
+    expected, found = content(tmp_path / "calm")[0], content(tmp_path / "stormy")[0]
+    assert len(found) == 8
+    assert found == expected
+    for arm in ("thought", "direct"):
+        for policy in (2, 4):
+            name = f"{arm}/iteration_{policy - 1}/selection/policy/model.safetensors"
+            ours, calms = load_file(stormy.run / name), load_file(calm.run / name)
+            assert all(tensor.equal(calms[key]) for key, tensor in ours.items()), name
+        assert len(list(stormy.run.glob(f"{arm}/iteration_*/selection/policy"))) == 2
 
 
 @pytest.mark.slow

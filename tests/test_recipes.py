@@ -28,6 +28,7 @@ DEVICES = {
     "single-gpu-8b-lora.yaml": ["--gpu", "h100"],
     "qwen3-tags.yaml": ["--gpu", "l40s"],
     "maths-and-chat.yaml": ["--gpu", "h100", "--gpus", "2"],
+    "near-online.yaml": ["--gpu", "cpu"],
 }
 """The least that a recipe's header says it needs."""
 SMALL = [

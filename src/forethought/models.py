@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from forethought.control_tokens import broken, control_tokens
-from forethought.store import content_hash
+from forethought.kept import keeping, kept
+from forethought.store import content_hash, sha256_file
 from forethought.types import Message
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 GLANCES, GLANCE_BYTES = 64, 16384
 """Blocks of a file that are looked at, and their size: 1 MiB of a file of any size."""
+TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".py")
+"""What may belong to a tokenizer; a folder with other ones is another tokenizer."""
 MICROWORLD = "microworld"
 MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
 
@@ -58,6 +61,16 @@ def load_tokenizer(
 
     Raises: ValueError if there is no tokenizer, no end token or no chat template.
     """
+    if not keeping():
+        return _load_tokenizer(name, trust_remote_code, chat)
+    folder = Path(resolve(name))
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in TOKENIZER_FILES]
+    content = content_hash([[path.name, sha256_file(path)] for path in files]) if files else name
+    key = ("tokenizer", content, trust_remote_code, chat)
+    return kept(key, lambda: _load_tokenizer(name, trust_remote_code, chat))
+
+
+def _load_tokenizer(name: str, trust_remote_code: bool, chat: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     source = resolve(name)
@@ -133,8 +146,9 @@ def free_memory() -> None:
     """Give the accelerator back what nothing refers to any more."""
     import torch
 
-    # Modules refer to each other in circles; without this a GPU stays full.
-    gc.collect()
+    # Modules refer to each other in circles; without this a GPU stays full. Kept ones stay.
+    if not keeping():
+        gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

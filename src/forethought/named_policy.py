@@ -75,6 +75,7 @@ def weights_and_format(
         place = Place(
             recipe=load_run(found.run), stage="evaluation", arm=found.arm, index=found.index
         )
+        place.refuse_dropped_policy()
         return place.policy, place.thought_format
     own = Path(models.resolve(word)) / FORMAT_FILE
     return word, load_format(str(own) if own.is_file() else otherwise)

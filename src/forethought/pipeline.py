@@ -12,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from forethought.config import Recipe
+from forethought.kept import keep_engines
 from forethought.launch import launch
 from forethought.progress import Reporter
+from forethought.pruning import drop_weights
 from forethought.recipe import dump
 from forethought.stages.measured import measured_places
 from forethought.stages.place import Place
@@ -46,8 +49,9 @@ def places(recipe: Recipe) -> Iterator[Place]:
         for arm in recipe.arms:
             for stage in ITERATION:
                 yield Place(recipe=recipe, stage=stage, arm=arm, index=iteration)
-        yield from _evaluations(recipe, iteration + 1)
-        yield from measured_places(recipe, iteration + 1)
+        if iteration + 1 in recipe.evaluated:
+            yield from _evaluations(recipe, iteration + 1)
+            yield from measured_places(recipe, iteration + 1)
 
 
 def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
@@ -63,19 +67,27 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
         reporter.log_to(recipe.run / "log" / f"attempt_{attempt.number}.log")
         trackers = Trackers(recipe, reporter)
         try:
-            for place in places(recipe):
-                if not (place.folder / "manifest.json").is_file():
-                    attempt.worked = True
-                    launch(place, reporter)
-                    if place.stage == "evaluation":
-                        write_summary(recipe)
-                    trackers.look()
-                if place.stage == "prompts":
-                    _refuse_too_few_prompts(recipe, place)
+            _run_places(recipe, reporter, attempt, trackers)
         finally:
             attempt.end()
             trackers.close()
         write_summary(recipe)
+
+
+def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers: Trackers) -> None:
+    with keep_engines() if recipe.launch.keep_engines else nullcontext():
+        for place in places(recipe):
+            if not (place.folder / "manifest.json").is_file():
+                attempt.worked = True
+                launch(place, reporter)
+                if place.stage == "evaluation":
+                    write_summary(recipe)
+                if place.stage == "selection":
+                    drop_weights(recipe)
+                trackers.look()
+            if place.stage == "prompts":
+                _refuse_too_few_prompts(recipe, place)
+    drop_weights(recipe)
 
 
 def refuse_changed_recipe(recipe: Recipe) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -34,7 +34,9 @@ def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
         raise ValueError(
             f"columns {table.column_names} are not those of {record_type.__name__}: {expected}"
         )
-    return [_decode(row, record_type) for row in table.to_pylist()]
+    decode = _decoder(record_type)
+    assert decode is not None, "a record is a dataclass"
+    return [decode(row) for row in table.to_pylist()]
 
 
 @cache
@@ -79,22 +81,33 @@ def _encode(value: Any) -> Any:
     return str(value) if isinstance(value, StrEnum) else value
 
 
-def _decode(value: Any, hint: Any) -> Any:
-    if value is None:
-        return None
-    hint = _without_none(hint)
+Decoder = Callable[[Any], Any]
+
+
+@cache
+def _decoder(hint: Any) -> Decoder | None:
+    """Makes a value of Arrow one of this type; `None` where they are the same."""
+    decode = _decoder_of_some(_without_none(hint))
+    if decode is None or _without_none(hint) is hint:
+        return decode
+    return lambda value: None if value is None else decode(value)
+
+
+def _decoder_of_some(hint: Any) -> Decoder | None:
     if dataclasses.is_dataclass(hint):
-        hints = _hints(hint)  # type: ignore[arg-type]
-        fields = {name: _decode(value[name], one) for name, one in hints.items()}
-        return hint(**fields)  # type: ignore[operator]
+        fields = [(name, _decoder(one)) for name, one in _hints(hint).items()]  # type: ignore[arg-type]
+        return partial(_decode_record, hint, fields)
     if get_origin(hint) is tuple:
-        return _decode_tuple(value, get_args(hint)[0])
+        item = _decoder(get_args(hint)[0])
+        return tuple if item is None else lambda value: tuple(map(item, value))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return hint(value)
-    return value
+        return hint
+    return None
 
 
-def _decode_tuple(value: Sequence[Any], item: Any) -> tuple[Any, ...]:
-    if item in (int, float, str):
-        return tuple(value)
-    return tuple(_decode(one, item) for one in value)
+def _decode_record(
+    record_type: Any, fields: Sequence[tuple[str, Decoder | None]], row: dict[str, Any]
+) -> Any:
+    return record_type(
+        **{name: row[name] if decode is None else decode(row[name]) for name, decode in fields}
+    )

@@ -259,8 +259,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise StageError(f"{path} is damaged; {_redo(folder)}") from error
 
 
-def read_records(folder: Path, record_type: type[Record], prefix: str = "") -> list[Record]:
+def read_records(
+    folder: Path, record_type: type[Record], prefix: str = "", rows: slice | None = None
+) -> list[Record]:
     """All records of a sealed stage's parts whose names begin with `prefix`, in part order.
+
+    `rows`, with a start and a stop, are those wanted of each part; there is mostly one.
 
     Raises: StageError if the stage is not sealed, or a part is missing or damaged.
     """
@@ -268,7 +272,10 @@ def read_records(folder: Path, record_type: type[Record], prefix: str = "") -> l
     for part in read_manifest(folder).parts:
         if part.name.endswith(".parquet") and part.name.startswith(prefix):
             check_part(folder, part)
-            records.extend(from_table(pq.read_table(folder / part.name), record_type))
+            table = pq.read_table(folder / part.name)
+            if rows is not None:
+                table = table.slice(rows.start, rows.stop - rows.start)
+            records.extend(from_table(table, record_type))
     return records
 
 

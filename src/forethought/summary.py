@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ def write_summary(recipe: Recipe) -> None:
 
 
 def summarise(recipe: Recipe) -> dict[str, Any]:
-    """Figures of every evaluated policy; list index 0 is the seed."""
+    """Figures of every evaluated policy; 0 is the seed."""
     arms = {arm: _policies(recipe, arm) for arm in recipe.arms}
     rows = {
-        arm: [{"iteration": i, **{f: counts[f] for f in FIELDS}} for i, counts in enumerate(each)]
+        arm: [{"iteration": i, **{f: counts[f] for f in FIELDS}} for i, counts in each.items()]
         for arm, each in arms.items()
     }
     return {
@@ -43,11 +44,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.add_column("arm")
     for column in ("score", "95 % interval", "thought", "response", "unparsed"):
         table.add_column(column, justify="right", no_wrap=True)
-    policies = max((len(rows) for rows in summary["arms"].values()), default=0)
-    for policy in range(policies):
-        for arm, rows in summary["arms"].items():
-            if policy < len(rows):
-                table.add_row(str(policy), arm, *_cells(rows[policy]))
+    rows = [(row["iteration"], arm, row) for arm, each in summary["arms"].items() for row in each]
+    for policy, group in groupby(sorted(rows, key=lambda one: one[0]), key=lambda one: one[0]):
+        for _, arm, row in group:
+            table.add_row(str(policy), arm, *_cells(row))
         table.add_section()
     table.caption = "thought and response: mean tokens"
     if summary["score_of"] != BY_JUDGE:
@@ -89,20 +89,21 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _policies(recipe: Recipe, arm: Any) -> list[dict[str, Any]]:
-    found = []
-    for policy in range(recipe.iterations + 1):
+def _policies(recipe: Recipe, arm: Any) -> dict[int, dict[str, Any]]:
+    found = {}
+    for policy in recipe.evaluated:
         folder = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy).folder
         if not (folder / "manifest.json").is_file():
             break
-        found.append(dict(read_manifest(folder).counts))
+        found[policy] = dict(read_manifest(folder).counts)
     return found
 
 
-def _difference(arms: dict[Any, list[dict[str, Any]]]) -> dict[str, Any] | None:
+def _difference(arms: dict[Any, dict[int, dict[str, Any]]]) -> dict[str, Any] | None:
     if set(arms) != {"thought", "direct"}:
         return None
-    last = min(len(each) for each in arms.values()) - 1
+    both = arms["thought"].keys() & arms["direct"].keys()
+    last = max(both, default=-1)
     if last < 0 or not all(each[last]["scores"] for each in arms.values()):
         return None
     result = paired_difference(

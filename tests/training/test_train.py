@@ -157,19 +157,19 @@ def test_gradient_checkpointing_changes_nothing(llama: str, tmp_path: Path):
 
 def test_reference_of_slices_is_the_reference_of_the_whole(llama: str):
     pairs, config = make_pairs(9), settings()
-    policy = open_reference(llama, config, "cpu")
-    whole = reference_logprobs(llama, pairs, config, device="cpu", policy=policy)
-    parts = [
-        record
-        for start in (0, 4)
-        for record in reference_logprobs(
-            llama,
-            pairs[start : start + 4] if start == 0 else pairs[4:],
-            config,
-            device="cpu",
-            policy=policy,
-        )
-    ]
+    with open_reference(llama, config, "cpu") as policy:
+        whole = reference_logprobs(llama, pairs, config, device="cpu", policy=policy)
+        parts = [
+            record
+            for start in (0, 4)
+            for record in reference_logprobs(
+                llama,
+                pairs[start : start + 4] if start == 0 else pairs[4:],
+                config,
+                device="cpu",
+                policy=policy,
+            )
+        ]
     assert [record.prompt_id for record in whole] == [pair.prompt_id for pair in pairs]
     for one, other in zip(whole, parts, strict=True):
         assert dataclasses.astuple(one)[1:] == pytest.approx(
@@ -248,8 +248,8 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(
 
 def test_packing_rows_never_mix_pairs(llama: str):
     """A pair's log-probs do not depend on its neighbours, bit for bit but for float rounding."""
-    policy = open_reference(llama, settings(), "cpu")
     pairs = make_pairs(5)
-    together = sequence_sums(policy(pack(pairs)), pack(pairs))
-    alone = torch.stack([sequence_sums(policy(pack([pair])), pack([pair])) for pair in pairs])
+    with open_reference(llama, settings(), "cpu") as policy:
+        together = sequence_sums(policy(pack(pairs)), pack(pairs))
+        alone = torch.stack([sequence_sums(policy(pack([pair])), pack([pair])) for pair in pairs])
     torch.testing.assert_close(together.view(2, -1).t(), alone, atol=1e-4, rtol=1e-5)

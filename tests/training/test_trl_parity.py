@@ -80,9 +80,10 @@ def our_gradients(
 ) -> tuple[float, dict[str, torch.Tensor], MasterWeights]:
     config = settings(batch_size=len(pairs), **options)
     reference = reference_logprobs(reference_path, pairs, config, device="cpu")
-    policy, masters, _ = open_policy(policy_path, config, "cpu")
-    run = _Run(policy, masters, pairs, reference, config, seed=0, ranks=ALONE)
-    statistics = run._backward(pairs, pairs)
+    with open_policy(policy_path, config, "cpu") as trainee:
+        masters = trainee.masters
+        run = _Run(trainee.policy, masters, pairs, reference, config, seed=0, ranks=ALONE)
+        statistics = run._backward(pairs, pairs)
     gradients = {
         name: p.grad
         for name, p in zip(masters.names, masters.masters, strict=True)

@@ -52,6 +52,7 @@ from forethought.config.prompts import (
 from forethought.config.recipe import (
     EvaluatePart,
     JudgePart,
+    KeepEvery,
     LaunchConfig,
     Recipe,
     SamplePart,

@@ -31,18 +31,26 @@ class AnswersConfig(DrawConfig):
 
 
 class SelectionConfig(AnswersConfig):
-    """Which epoch becomes the next policy: best mean judge score on validation prompts."""
+    """Which epoch becomes the next policy."""
+
+    by: Literal["judge", "last"] = "judge"
+    """`judge`: the best mean judge score on validation prompts. `last`: the last epoch, and nothing
+    is sampled; for small iterations."""
 
 
 class EvaluationConfig(AnswersConfig):
-    """How each policy is scored on test prompts."""
+    """How policies are scored on test prompts."""
+
+    every: Annotated[int, Operational] = Field(default=1, ge=1)
+    """Iterations from one evaluated policy to the next; the seed and the last always are. Measures
+    are of evaluated policies."""
 
 
 class MeasureConfig(DrawConfig):
     """What all measures share."""
 
     after: Annotated[Literal["every", "last"], Operational] = "every"
-    """Measure every policy of a run, the seed included, or the last one only."""
+    """Measure every evaluated policy of a run, the seed included, or the last one only."""
 
 
 class WinRateMeasure(MeasureConfig):

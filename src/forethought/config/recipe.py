@@ -30,11 +30,23 @@ class LaunchConfig(Shape):
     """How many train together, one for each GPU; for `torchrun` and `ray`."""
     process_per_stage: bool = False
     """A process of its own for each stage returns its memory by ending."""
+    keep_engines: bool = False
+    """Keep policy, judge and masters of training in memory between stages. Small iterations then
+    cost what they compute; memory must hold all of them."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch in each process; its own default otherwise. Results repeat bit for bit
     at equal threads."""
     ray: RayConfig = RayConfig()
     """The cluster of `sampling.workers`, `judge.workers` and `type: ray`."""
+
+    @model_validator(mode="after")
+    def _engines_have_a_process(self) -> Self:
+        if self.keep_engines and self.process_per_stage:
+            raise ValueError(
+                "keep_engines keeps what process_per_stage throws away with each process; leave "
+                "one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _processes_fit_the_type(self) -> Self:
@@ -49,6 +61,13 @@ class LaunchConfig(Shape):
                 "together: one for each GPU"
             )
         return self
+
+
+class KeepEvery(Shape):
+    """Keep some policies for good."""
+
+    every: int = Field(ge=1)
+    """Iterations from one kept policy to the next."""
 
 
 class Recipe(Shape):
@@ -78,6 +97,10 @@ class Recipe(Shape):
     selection: SelectionConfig = SelectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     measures: MeasuresConfig = MeasuresConfig()
+    keep: Annotated[Literal["all", "last", "best"] | KeepEvery, Operational] = "all"
+    """Whose weights stay on disk; the last policy's always do. `all`: those of every epoch. `last`:
+    no others. `best`: also those of each arm's highest validation score. `every: n`: also every
+    n-th policy's. Outputs, judgements, pairs and logs always stay."""
     trackers: Annotated[tuple[TrackerConfig, ...], Operational] = ()
     """Show the run in TensorBoard, Weights & Biases, MLflow or trackio while it goes on."""
     launch: LaunchConfig = LaunchConfig()
@@ -86,6 +109,37 @@ class Recipe(Shape):
     def baseline_arm(self) -> Arm:
         """The arm whose seed others are compared with by a judge without a scale."""
         return "direct" if "direct" in self.arms else self.arms[0]
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The policies that are scored on the test prompts, 0 being the seed."""
+        every = self.evaluation.every
+        return tuple(
+            index
+            for index in range(self.iterations + 1)
+            if index % every == 0 or index == self.iterations
+        )
+
+    @model_validator(mode="after")
+    def _best_has_a_score(self) -> Recipe:
+        if self.keep == "best" and self.selection.by != "judge":
+            raise ValueError(
+                f"keep: best is the highest validation score, and selection.by {self.selection.by} "
+                "takes none; use keep: last or every: n, or selection.by: judge"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_keep_no_engine(self) -> Recipe:
+        if not self.launch.keep_engines:
+            return self
+        for name, section in (("sampling", self.sampling), ("judge", self.judge)):
+            if section.model_dump().get("workers") is not None:
+                raise ValueError(
+                    f"launch.keep_engines keeps those of this process, and {name}.workers load one "
+                    f"for each stage; leave {name}.workers or launch.keep_engines out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _arms_are_distinct(self) -> Recipe:

@@ -72,6 +72,9 @@ class TrainingConfig(Shape):
     out and counted."""
     dtype: DType = "bfloat16"
     """Number type of the matrix products; master weights and optimizer stay float32."""
+    checkpoint_dtype: DType | Literal["original"] = "original"
+    """Number type of checkpoints, from which the next iteration starts. A small iteration changes
+    weights by less than a step of bfloat16: give `float32` there, or its work is rounded away."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     lora: LoraSettings | None = None

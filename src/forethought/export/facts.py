@@ -89,9 +89,8 @@ def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
             place = Place(recipe=recipe, stage=stage, arm=arm, index=number)
             row[stage] = dict(read_manifest(place.folder).counts)
         scores = row["selection"]["scores"]
-        row["score"] = next(
-            one["score"] for one in scores if one["epoch"] == row["selection"]["chosen_epoch"]
-        )
+        chosen = row["selection"]["chosen_epoch"]
+        row["score"] = next((one["score"] for one in scores if one["epoch"] == chosen), None)
         rows.append(row)
     return rows
 

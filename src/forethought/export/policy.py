@@ -38,6 +38,7 @@ def export_policy(
     the policy does not match its seal.
     """
     chosen = choose(run, arm=arm, which=policy)
+    chosen.place.refuse_dropped_policy()
     with whole_target(target) as folder:
         if chosen.policy == 0:
             _copy_seed(chosen.recipe.model, folder)

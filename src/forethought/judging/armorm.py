@@ -35,6 +35,7 @@ from forethought.judging.conversations import (
 )
 from forethought.judging.objectives import PARTS, evidence, rounded
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
+from forethought.kept import kept
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED_GATE = {
@@ -66,10 +67,13 @@ class ArmoRM:
         self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
         models.quiet_loading()
-        self._model: ArmoRMModel | None = load(
-            config.path,
-            dtype=getattr(torch, config.dtype),
-            device=models.pick_device(config.device),
+        self._model: ArmoRMModel | None = kept(
+            ("judge", config),
+            lambda: load(
+                config.path,
+                dtype=getattr(torch, config.dtype),
+                device=models.pick_device(config.device),
+            ),
         )
         tokenizer = load_tokenizer(config.path)
         self._pattern = gate_pattern(tokenizer)

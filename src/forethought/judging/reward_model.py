@@ -37,6 +37,7 @@ from forethought.judging.conversations import (
     source,
 )
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
+from forethought.kept import kept
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 BIAS = "score.bias"
@@ -59,7 +60,7 @@ class RewardModel:
         self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
         tokenizer = load_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
-        self._model: PreTrainedModel | None = _load_model(config)
+        self._model: PreTrainedModel | None = kept(("judge", config), lambda: _load_model(config))
         limit = length_limit(config.path, config.max_length, self._model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
         self._declared_pad = self._model.config.get_text_config().pad_token_id

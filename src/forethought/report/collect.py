@@ -200,7 +200,7 @@ def _missing(folder: Path, recipe: Recipe) -> Iterator[str]:
         for number in range(recipe.iterations):
             wanted += [f"{arm}/iteration_{number}/{stage}" for stage in ITERATION_STAGES]
         if recipe.prompts.test is not None:
-            wanted += [f"evaluation/{arm}/policy_{j}" for j in range(recipe.iterations + 1)]
+            wanted += [f"evaluation/{arm}/policy_{j}" for j in recipe.evaluated]
     wanted += wanted_measures(recipe)
     for name in wanted:
         if not is_sealed(folder / name):

@@ -66,8 +66,7 @@ def wanted_measures(recipe: Recipe) -> Iterator[str]:
     for name, config in recipe.measures:
         if config is None:
             continue
-        last = recipe.iterations
-        policies = range(last + 1) if config.after == "every" else (last,)
+        policies = recipe.evaluated if config.after == "every" else (recipe.iterations,)
         for arm in ("thought",) if name in OF_THOUGHTS else recipe.arms:
             yield from (f"measures/{name}/{arm}/policy_{policy}" for policy in policies)
 

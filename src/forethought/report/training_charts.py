@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forethought.judging.describe import is_relative
-from forethought.report.collect import ArmData, LogEntry, Run
+from forethought.report.collect import ArmData, LogEntry, Run, Selection
 from forethought.report.figures import (
     ARM_NAMES,
     Cell,
@@ -163,7 +163,9 @@ def training_charts(run: Run) -> list[Chart]:
 def selection_chart(run: Run, scale: Scale) -> Chart | None:
     """Validation score by epoch, the chosen one marked."""
     numbers = [
-        n for n in range(run.recipe.iterations) if any(a.iterations[n].selection for a in run.arms)
+        number
+        for number in range(run.recipe.iterations)
+        if any(_has_scores(arm.iterations[number].selection) for arm in run.arms)
     ]
     if not numbers:
         return None
@@ -177,6 +179,11 @@ def selection_chart(run: Run, scale: Scale) -> Chart | None:
         views=tuple(_selection_view(run.arms, number, scale) for number in numbers),
         wide=True,
     )
+
+
+def _has_scores(selection: Selection | None) -> bool:
+    """Not where the last epoch is taken as it is."""
+    return selection is not None and bool(selection.scores)
 
 
 def _thinned(steps: Sequence[LogEntry]) -> Sequence[LogEntry]:
@@ -254,7 +261,7 @@ def _selection_view(arms: Sequence[ArmData], number: int, scale: Scale) -> View:
     epochs: list[int] = []
     for arm in arms:
         selection = arm.iterations[number].selection
-        if selection is None:
+        if selection is None or not _has_scores(selection):
             continue
         x = [one.epoch for one in selection.scores]
         y = [None if one.score is None else one.score * scale.factor for one in selection.scores]

@@ -98,12 +98,14 @@ def open_sampler(
     params: SamplingParams,
     cache: Cache | None = None,
     token_ids: bool = True,
+    policy: bool = False,
 ) -> Sampler:
     """The engine of a recipe, with a model. `params` are given apart because uses draw otherwise.
 
     `model` is the policy or a judge's model; a judge at a server or from a file has none. With a
     `cache` an output that is there is not drawn again, and each new one is kept as it arrives.
-    With `token_ids`, completions carry the model's own ids; without, a text is enough.
+    With `token_ids`, completions carry the model's own ids; without, a text is enough. `policy`
+    says that the model is one of a run's, which take turns in one engine where engines are kept.
 
     Raises: ValueError if the model cannot be loaded or the engine cannot be used so.
     """
@@ -112,13 +114,14 @@ def open_sampler(
             from forethought.sampling.transformers import TransformersSampler
 
             assert model is not None
-            sampler = TransformersSampler.load(model, params=params, rows=config.rows)
+            rows = config.rows
+            sampler = TransformersSampler.load(model, params=params, rows=rows, policy=policy)
             return _cached(sampler, config, model, params, cache)
         case VllmEngine():
             from forethought.sampling.vllm import VllmSampler
 
             assert model is not None
-            sampler = VllmSampler(config, model, params=params)
+            sampler = VllmSampler(config, model, params=params, policy=policy)
             return _cached(sampler, config, model, params, cache)
         case OpenAISampling(command=str()):
             from forethought.sampling.launched import LaunchedSampler

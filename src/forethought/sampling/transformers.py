@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from forethought import models
 from forethought.config import ModelConfig
+from forethought.kept import kept
+from forethought.policy_module import policy_module
 from forethought.sampling import engine, nucleus, shared_prefix
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.expanded import ExpandedDecoder
@@ -47,20 +49,23 @@ class TransformersSampler:
         self._rows = rows
         self._name = name
         self._end_ids = models.end_token_ids(tokenizer, model.generation_config)
-        with _borrowed(model):
-            self._reason = shared_prefix.unsupported(model)
+        self._reason = kept(("decoder", model), lambda: _reason_against(model))
         if self._reason is not None:
             log.warning("sampling from %s the slow way: %s", name, self._reason)
 
     @classmethod
-    def load(cls, model: ModelConfig, *, params: SamplingParams, rows: int) -> Self:
+    def load(
+        cls, model: ModelConfig, *, params: SamplingParams, rows: int, policy: bool = False
+    ) -> Self:
+        """While engines are kept, the run's policies share a module, and each other model has its
+        own."""
         tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
-        loaded = models.load_model(
-            model.path,
-            dtype=model.dtype,
-            device=model.device,
-            trust_remote_code=model.trust_remote_code,
-        )
+        if policy:
+            trust = model.trust_remote_code
+            module = policy_module(model.dtype, model.device, trust_remote_code=trust)
+            loaded = module.at(model.path)
+        else:
+            loaded = kept(("model", model), lambda: _load(model))
         return cls(loaded, tokenizer, params=params, rows=rows, name=model.path)
 
     def __enter__(self) -> Self:
@@ -124,6 +129,20 @@ class TransformersSampler:
             token_ids=tuple(ids),
             finish_reason="stop" if ids[-1] in self._end_ids else "length",
         )
+
+
+def _reason_against(model: PreTrainedModel) -> str | None:
+    with _borrowed(model):
+        return shared_prefix.unsupported(model)
+
+
+def _load(model: ModelConfig) -> PreTrainedModel:
+    return models.load_model(
+        model.path,
+        dtype=model.dtype,
+        device=model.device,
+        trust_remote_code=model.trust_remote_code,
+    )
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from forethought import models
 from forethought.config import ModelConfig, VllmEngine
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.jobs import Job, job_for
-from forethought.sampling.vllm_engine import find_weights, reason, running
+from forethought.sampling.vllm_engine import find_weights, reason
+from forethought.sampling.vllm_kept import kept_vllm
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 LOWEST_TEMPERATURE = 0.01
@@ -26,6 +27,8 @@ LOWEST_TEMPERATURE = 0.01
 class VllmSampler:
     """Samples the model folder or hub name of `model`; every sampler reads the weights anew.
 
+    While engines are kept, policies take turns in one engine (vllm_kept.py).
+
     Example::
 
         with VllmSampler(VllmEngine(gpu_memory=0.8), model, params=params) as sampler:
@@ -33,7 +36,14 @@ class VllmSampler:
                 ...
     """
 
-    def __init__(self, config: VllmEngine, model: ModelConfig, *, params: SamplingParams) -> None:
+    def __init__(
+        self,
+        config: VllmEngine,
+        model: ModelConfig,
+        *,
+        params: SamplingParams,
+        policy: bool = False,
+    ) -> None:
         """Start the engine and load the model.
 
         Raises: ValueError if vLLM is not installed or cannot start, or the model cannot be loaded.
@@ -52,8 +62,9 @@ class VllmSampler:
         )
         weights = find_weights(model, adapters=config.adapters)
         with ExitStack() as opened:
-            self._llm: Any = opened.enter_context(running(config, model, weights))
-            self._lora: Any = weights.request()
+            self._engine = opened.enter_context(kept_vllm(config, model, policy=policy))
+            self._llm: Any = None
+            self._llm, self._lora = self._engine.at(model, weights)
             self._context: int = self._llm.model_config.max_model_len
             self._opened = opened.pop_all()
 
@@ -95,6 +106,7 @@ class VllmSampler:
             return self._llm.generate(prompts, settings, use_tqdm=False, lora_request=self._lora)
         # Errors of many types come out of vLLM, and after any it may never answer again.
         except Exception as error:
+            self._engine.close()
             self.__exit__(None, None, None)
             raise ValueError(
                 f"model: vLLM stopped while sampling {self._name}: {reason(error)}. If memory "

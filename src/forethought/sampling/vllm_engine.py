@@ -60,13 +60,11 @@ class Weights:
         limit = min(limit for limit in LORA_RANKS if limit >= self.rank)
         return {"model": self.source, "enable_lora": True, "max_loras": 1, "max_lora_rank": limit}
 
-    def request(self) -> Any:
-        """How a prompt asks vLLM for the adapter; `None` without one."""
-        if self.adapter is None:
-            return None
+    def request(self, number: int) -> Any:
+        """How a prompt asks vLLM for the adapter; an engine knows adapters by number, from 1."""
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
-        return LoRARequest(ADAPTER, 1, str(self.adapter))
+        return LoRARequest(f"{ADAPTER}_{number}", number, str(self.adapter))
 
 
 def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:

@@ -58,9 +58,13 @@ def configure_evaluation(place: Place) -> dict[str, Any]:
 def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Answer with every epoch's checkpoint, judge, choose, keep the chosen one as `policy/`.
 
+    With `selection.by: last` nothing is sampled.
+
     The judge sees a prompt's answers of all epochs at once, so that one which compares can choose.
     """
     epochs = range(1, place.recipe.training.epochs + 1)
+    if place.recipe.selection.by == "last":
+        return _take_last(stage, place, epochs[-1])
     prompts = place.prompts("validation")
     policy, draw = Policy.of(place), place.recipe.selection
     with reporter.task(place.label, len(epochs), "epochs") as task:
@@ -95,6 +99,14 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     write_json(stage.folder / "choice.json", choice)
     tokens = sum(map(_tokens, answers.values()))
     return choice | {"new_tokens": tokens} | judged.counts() | server_counts(stage, policy)
+
+
+def _take_last(stage: Stage, place: Place, epoch: int) -> dict[str, Count]:
+    _keep_policy(place.beside("training") / f"epoch_{epoch}", stage.folder / "policy")
+    reason = "the last epoch, without a comparison (selection.by: last)"
+    choice: dict[str, Count] = {"chosen_epoch": epoch, "scores": [], "reason": reason}
+    write_json(stage.folder / "choice.json", choice)
+    return choice
 
 
 def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
@@ -192,7 +204,7 @@ def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
         del sampling[field]
     return {
         "seed": recipe.seed,
-        "answers": answers.model_dump(mode="json"),
+        "answers": answers.identity(),
         "engine": sampling,
         "dtype": recipe.model.dtype,
         "judge": identity(recipe.judge),

@@ -33,7 +33,7 @@ OWN_QUESTIONS = ("gsm8k", "alpaca_eval", "arena_hard")
 
 
 def measured_places(recipe: Recipe, index: int) -> Iterator[Place]:
-    """The measures of policy `index` that a recipe asks for.
+    """The measures of an evaluated policy `index` that a recipe asks for.
 
     Raises: ValueError if it asks for one that its arms or prompts do not allow.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forethought.config import MeasuresConfig, Recipe
-from forethought.store import read_records
+from forethought.store import StageError, read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt
 
@@ -71,6 +71,18 @@ class Place:
         selection = self.policy_stage
         return self.recipe.model.path if selection is None else str(selection / "policy")
 
+    def refuse_dropped_policy(self) -> None:
+        """Raises: StageError if the weights that this place samples are not kept."""
+        selection = self.policy_stage
+        if selection is None or (selection / "policy").is_dir():
+            return
+        if (selection / "manifest.json").is_file():
+            raise StageError(
+                f"{self.label}: the weights of {self.arm} policy {self.index} were dropped (keep: "
+                f"{self.recipe.keep}); leave out what asks for them, or make them again: remove "
+                f"{selection.parent} and what came after it, and run the same command"
+            )
+
     @property
     def baseline(self) -> Place:
         """The evaluation of the policy that a judge without a scale compares others with: the
@@ -88,8 +100,6 @@ class Place:
 
     def prompts(self, kind: str) -> list[Prompt]:
         """`train` (this iteration's slice), `validation` or `test` prompts."""
-        prompts = read_records(self.beside("prompts"), Prompt, kind)
-        if kind != "train":
-            return prompts
         count = self.recipe.prompts_per_iteration
-        return prompts[self.index * count : (self.index + 1) * count]
+        rows = slice(self.index * count, (self.index + 1) * count) if kind == "train" else None
+        return read_records(self.beside("prompts"), Prompt, kind, rows)

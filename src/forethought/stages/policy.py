@@ -135,7 +135,12 @@ def policy_sampler(stage: Stage, policy: Policy, params: SamplingParams) -> Iter
         if policy.sampling.type == "openai":
             replies = opened.enter_context(Cache(_replies(stage), account=policy.name))
         engine = partial(
-            open_sampler, policy.sampling, model=policy.model, params=params, cache=replies
+            open_sampler,
+            policy.sampling,
+            model=policy.model,
+            params=params,
+            cache=replies,
+            policy=True,
         )
         if policy.workers is None:
             yield opened.enter_context(engine())

@@ -101,6 +101,8 @@ def run_stage(place: Place, reporter: Reporter) -> None:
     Raises: StageError if its folder holds other work or an input is not sealed.
     """
     kind = STAGES[place.stage]
+    if "policy" in kind.reads:
+        place.refuse_dropped_policy()
     stage = Stage(
         place.folder,
         name=place.stage,

@@ -76,13 +76,14 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
             _reference_by_processes(stage, place, task, {i: len(parts[i]) for i in owed})
             return {"pairs": len(pairs)}
         device = str(pick_device(place.recipe.model.device))
-        policy = open_reference(place.policy, training, device) if owed else None
-        for index in owed:
-            part = reference_logprobs(
-                place.policy, parts[index], training, device=device, policy=policy
-            )
-            stage.write_records(f"part_{index:05d}", part, ReferenceLogprobs)
-            task.advance(len(parts[index]))
+        if owed:
+            with open_reference(place.policy, training, device) as policy:
+                for index in owed:
+                    part = reference_logprobs(
+                        place.policy, parts[index], training, device=device, policy=policy
+                    )
+                    stage.write_records(f"part_{index:05d}", part, ReferenceLogprobs)
+                    task.advance(len(parts[index]))
     return {"pairs": len(pairs)}
 
 

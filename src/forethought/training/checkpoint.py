@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from forethought.config import TrainingConfig
-from forethought.models import load_model, load_tokenizer, resolve
+from forethought.models import generation_config, load_model, load_tokenizer, resolve
 from forethought.store import content_hash, sync_folder, write_bytes, write_json
 from forethought.training.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
@@ -98,8 +99,9 @@ class TrainingDirectory:
     def finish(self, result: TrainingResult) -> None:
         """Mark the training done, then drop its state."""
         if self.ranks.first:
+            self._sync_log()
             write_json(self.result_path, dataclasses.asdict(result))
-            shutil.rmtree(self.state_folder)
+            shutil.rmtree(self.state_folder, ignore_errors=True)
 
     def append(self, log: StepLog) -> None:
         """Add a step to the log; `save_state` makes it durable."""
@@ -110,12 +112,15 @@ class TrainingDirectory:
     def save_state(self, state: TrainingState) -> None:
         """Replace the resumable state, after the log that leads to it is on disk."""
         if self.ranks.first:
-            with self.steps_path.open("rb") as file:
-                os.fsync(file.fileno())
+            self._sync_log()
         if self.ranks.mesh is None:
             save_whole(self.state_folder, state)
         else:
             save_sharded(self.state_folder, state, self.ranks)
+
+    def _sync_log(self) -> None:
+        with self.steps_path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def newest_state(self) -> Path | None:
         """Where the last sealed state is; `None` before the first."""
@@ -139,8 +144,9 @@ class TrainingDirectory:
         model_path: str,
         masters: dict[str, torch.Tensor],
         adapter: PeftModel | None,
+        dtype: str,
     ) -> None:
-        """Write an ordinary model folder in the original checkpoint's number type.
+        """Write an ordinary model folder; `dtype` may be `original`, that of `model_path`.
 
         `masters` are whole, and needed by the first process alone. An epoch that is already there
         was written by a killed run from the same weights.
@@ -151,7 +157,8 @@ class TrainingDirectory:
         partial = self.folder / f".epoch_{epoch}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_checkpoint(partial, model_path, masters, adapter)
+        kind = stored_dtype(model_path) if dtype == "original" else dtype
+        _write_checkpoint(partial, model_path, masters, adapter, kind)
         _sync_files(partial)
         os.replace(partial, target)
         sync_folder(self.folder)
@@ -199,14 +206,22 @@ def stored_dtype(model_path: str) -> str:
 
 @torch.no_grad()
 def _write_checkpoint(
-    folder: Path, model_path: str, masters: dict[str, torch.Tensor], adapter: PeftModel | None
+    folder: Path,
+    model_path: str,
+    masters: dict[str, torch.Tensor],
+    adapter: PeftModel | None,
+    dtype: str,
 ) -> None:
-    dtype = stored_dtype(model_path)
-    if adapter is None:
+    if adapter is None and masters.keys() == stored_names(model_path):
+        kind = getattr(torch, dtype)
+        weights = {name: master.to(device="cpu", dtype=kind) for name, master in masters.items()}
+        _skeleton(model_path, dtype).save_pretrained(folder, state_dict=weights)
+    elif adapter is None:
         model = load_model(model_path, dtype=dtype, device="cpu")
         parameters = dict(model.named_parameters())
         for name, master in masters.items():
             parameters[name].copy_(master)
+        model.save_pretrained(folder)
     else:
         from peft import PeftModel
 
@@ -214,9 +229,26 @@ def _write_checkpoint(
         # Merged in float32: in bfloat16 a small update would be rounded away twice.
         base = load_model(model_path, dtype="float32", device="cpu")
         merged = PeftModel.from_pretrained(base, str(folder / ADAPTER)).merge_and_unload()  # pyright: ignore[reportCallIssue]
-        model = merged.to(getattr(torch, dtype))
-    model.save_pretrained(folder)
+        merged.to(getattr(torch, dtype)).save_pretrained(folder)
     _copy_tokenizer(model_path, folder)
+
+
+def stored_names(model_path: str) -> set[str]:
+    """Names of the tensors in a folder's safetensors files; none for a model that is elsewhere."""
+    names: set[str] = set()
+    for path in Path(resolve(model_path)).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names.update(file.keys())
+    return names
+
+
+def _skeleton(model_path: str, dtype: str) -> PreTrainedModel:
+    """The model without memory for its weights, for one whose names are the file's own."""
+    config = AutoConfig.from_pretrained(resolve(model_path))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.generation_config = generation_config(model_path)
+    return model.eval()
 
 
 def _copy_tokenizer(model_path: str, folder: Path) -> None:

@@ -114,10 +114,7 @@ class PolicyLogprobs(nn.Module):
     @classmethod
     def open(cls, model: PreTrainedModel) -> PolicyLogprobs:
         """Wrap a float32 model in the fastest way that gives its own log-probs."""
-        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-            # The fused kernel that transformers picks by default leaves softcapping out.
-            model.set_attn_implementation("eager")
-        policy = cls(model, "plain")
+        policy = cls.in_way(model, "plain")
         with torch.no_grad():
             probe = pack(_probe_pairs(model)).to(model.device)
             expected_M = policy(probe)
@@ -125,6 +122,17 @@ class PolicyLogprobs(nn.Module):
                 if policy._agrees(way, probe, expected_M):
                     return policy
         policy.way = "plain"
+        return policy
+
+    @classmethod
+    def in_way(cls, model: PreTrainedModel, way: Way) -> PolicyLogprobs:
+        """Wrap a model of an architecture whose way is known."""
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            # The fused kernel that transformers picks by default leaves softcapping out.
+            model.set_attn_implementation("eager")
+        policy = cls(model, way)
+        if way == "packed":
+            model.set_attn_implementation(PACKED)
         return policy
 
     def _agrees(self, way: Way, probe: PackedPairs, expected_M: torch.Tensor) -> bool:

@@ -59,6 +59,20 @@ class MasterWeights:
         if self.copies:
             torch.ops.aten._foreach_copy_(self.working, self.masters)
 
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Take the masters from the working copies."""
+        if self.copies:
+            torch.ops.aten._foreach_copy_(self.masters, self.working)
+
+    @torch.no_grad()
+    def round(self, dtype: torch.dtype) -> None:
+        """Round the masters as a checkpoint of this number type does, and publish them."""
+        for master in self.masters:
+            master.copy_(master.to(dtype))
+            master.grad = None
+        self.publish()
+
     def state(self) -> dict[str, torch.Tensor]:
         """Master weights by parameter name."""
         return {name: p.detach() for name, p in zip(self.names, self.masters, strict=True)}

@@ -1,19 +1,28 @@
 """Load a model for training or as the reference: the same numbers in the same number types.
 
 Both are loaded in float32, tried, and then rounded to the products' number type, so that before
-the first update policy and reference differ by float rounding across batches only.
+the first update policy and reference differ by float rounding across batches only. While engines
+are kept, both are the module that also samples, with equal numbers; the float32 masters of one
+training are there for the next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
+from forethought.kept import keeping, kept
 from forethought.models import context_length, load_model
-from forethought.training.logprobs import PolicyLogprobs
+from forethought.policy_module import Files, PolicyModule, policy_module, weight_files
+from forethought.training.checkpoint import stored_dtype
+from forethought.training.logprobs import PolicyLogprobs, Way
 from forethought.training.optimizer import MasterWeights, cast_parameters
 
 if TYPE_CHECKING:
@@ -25,25 +34,107 @@ def length_limit(policy: PolicyLogprobs, config: TrainingConfig) -> int | None:
     return config.max_length or context_length(policy.model.config)
 
 
-def open_reference(model_path: str, config: TrainingConfig, device: str) -> PolicyLogprobs:
+@dataclass(slots=True)
+class Trainee:
+    """What is trained.
+
+    Example: `with open_policy(path, config, "cpu") as trainee: trainee.masters.whole(keep=True)`
+    """
+
+    policy: PolicyLogprobs
+    masters: MasterWeights
+    adapter: PeftModel | None
+    kept: _KeptMasters | None = None
+
+    def settle(self, checkpoint: Path) -> None:
+        """Be what this checkpoint says: that of the last epoch, just written from the masters."""
+        if self.kept is not None:
+            self.kept.settle(checkpoint)
+
+
+@contextmanager
+def open_reference(
+    model_path: str, config: TrainingConfig, device: str
+) -> Iterator[PolicyLogprobs]:
     """The starting policy, frozen, in the number type of the training forward."""
+    if keeping():
+        with _kept_policy(policy_module(config.dtype, device), model_path, device) as policy:
+            policy.requires_grad_(False)
+            yield policy
+        return
     policy = PolicyLogprobs.open(load_model(model_path, dtype="float32", device=device))
     policy.requires_grad_(False)
     cast_parameters(policy, getattr(torch, config.dtype))
-    return policy
+    yield policy
 
 
-def open_policy(
-    model_path: str, config: TrainingConfig, device: str
-) -> tuple[PolicyLogprobs, MasterWeights, PeftModel | None]:
+@contextmanager
+def open_policy(model_path: str, config: TrainingConfig, device: str) -> Iterator[Trainee]:
     """The model to train, its master weights, and the adapter around it if there is one."""
+    dtype = getattr(torch, config.dtype)
+    # An adapter changes the module itself.
+    if keeping() and config.lora is None:
+        module = policy_module(config.dtype, device)
+        with _kept_policy(module, model_path, device) as policy:
+            policy.requires_grad_(True)
+            recompute_activations(policy, config)
+            masters = kept(("masters", policy.model), lambda: _KeptMasters(module, policy, dtype))
+            masters.take(model_path)
+            module.changes()
+            try:
+                yield Trainee(policy, masters.weights, None, masters)
+            finally:
+                store_activations(policy, config)
+        return
     policy = PolicyLogprobs.open(load_model(model_path, dtype="float32", device=device))
     adapter = add_adapter(policy, config)
     recompute_activations(policy, config)
     named = (adapter or policy.model).named_parameters()
-    masters = MasterWeights(named, getattr(torch, config.dtype))
-    cast_parameters(policy, getattr(torch, config.dtype))
-    return policy, masters, adapter
+    masters = MasterWeights(named, dtype)
+    cast_parameters(policy, dtype)
+    yield Trainee(policy, masters, adapter)
+
+
+class _KeptMasters:
+    """Master weights that stay from one training to the next."""
+
+    def __init__(self, module: PolicyModule, policy: PolicyLogprobs, dtype: torch.dtype) -> None:
+        self.weights = MasterWeights(policy.model.named_parameters(), dtype)
+        self._module = module
+        self._dtype = str(dtype).removeprefix("torch.")
+        self._holds: Files | None = None
+
+    def take(self, model_path: str) -> None:
+        """Be the float32 weights of a checkpoint whose rounded ones the module has."""
+        files = weight_files(model_path)
+        if self.weights.copies and (files is None or files != self._holds):
+            if stored_dtype(model_path) == self._dtype:
+                self.weights.gather()
+            else:
+                exact = load_model(model_path, dtype="float32", device="cpu")
+                self.weights.load(dict(exact.named_parameters()))
+        self._holds = None
+
+    def settle(self, checkpoint: Path) -> None:
+        """Be what was written, which may be rounded."""
+        self.weights.round(getattr(torch, stored_dtype(str(checkpoint))))
+        self._module.became(str(checkpoint))
+        self._holds = weight_files(str(checkpoint))
+
+
+@contextmanager
+def _kept_policy(module: PolicyModule, model_path: str, device: str) -> Iterator[PolicyLogprobs]:
+    """The run's module in the way that suits it, afterwards as it was."""
+    way: Way = kept(
+        ("way", module),
+        lambda: PolicyLogprobs.open(load_model(model_path, dtype="float32", device=device)).way,
+    )
+    model = module.at(model_path)
+    before = model.config._attn_implementation or "eager"
+    try:
+        yield PolicyLogprobs.in_way(model, way)
+    finally:
+        model.set_attn_implementation(before)
 
 
 def add_adapter(policy: PolicyLogprobs, config: TrainingConfig) -> PeftModel | None:
@@ -84,6 +175,13 @@ def recompute_activations(policy: PolicyLogprobs, config: TrainingConfig) -> Non
     policy.model.gradient_checkpointing_enable({"use_reentrant": False})
     for module in layers(policy):
         module.training = True
+
+
+def store_activations(policy: PolicyLogprobs, config: TrainingConfig) -> None:
+    """Undo `recompute_activations`."""
+    if config.gradient_checkpointing:
+        policy.model.gradient_checkpointing_disable()
+        policy.model.eval()
 
 
 def layers(policy: PolicyLogprobs) -> list[GradientCheckpointingLayer]:

@@ -41,7 +41,11 @@ def reference_logprobs(
     Give the `policy` of `open_reference` to use one loaded model for many slices of the pairs.
     Several processes call this together, each with its `ranks`, and get the same records.
     """
-    policy = policy or open_reference(model_path, config, device)
+    if policy is None:
+        with open_reference(model_path, config, device) as opened:
+            return reference_logprobs(
+                model_path, pairs, config, device=device, policy=opened, ranks=ranks
+            )
     kept, _ = usable_pairs(pairs, length_limit(policy, config))
     found: dict[str, ReferenceLogprobs] = {}
     for groups in rounds(kept, config.tokens_per_microbatch, ranks.size):

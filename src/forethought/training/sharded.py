@@ -12,8 +12,6 @@ runs; the others hold no memory for it and are sent each parameter, of which the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -26,17 +24,12 @@ from forethought.models import load_model, resolve
 from forethought.training.attention import PACKED
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.optimizer import MasterWeights
-from forethought.training.policy import add_adapter, layers, recompute_activations
+from forethought.training.policy import Trainee, add_adapter, layers, recompute_activations
 from forethought.training.ranks import Ranks
 from forethought.training.states import put
 
-if TYPE_CHECKING:
-    from peft import PeftModel
 
-
-def open_sharded_policy(
-    model_path: str, config: TrainingConfig, ranks: Ranks
-) -> tuple[PolicyLogprobs, MasterWeights, PeftModel | None]:
+def open_sharded_policy(model_path: str, config: TrainingConfig, ranks: Ranks) -> Trainee:
     """The model to train, its sharded master weights, and the adapter if there is one.
 
     Raises: ValueError if the model cannot be loaded.
@@ -47,7 +40,7 @@ def open_sharded_policy(
     _shard(policy, config, ranks)
     named = (adapter or policy.model).named_parameters()
     # The shards themselves are the masters: FSDP2 makes the working copies.
-    return policy, MasterWeights(named, torch.float32), adapter
+    return Trainee(policy, MasterWeights(named, torch.float32), adapter)
 
 
 def open_sharded_reference(model_path: str, config: TrainingConfig, ranks: Ranks) -> PolicyLogprobs:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from forethought.training.optimizer import (
     prepare_moments,
 )
 from forethought.training.packing import pack
-from forethought.training.policy import length_limit, open_policy
+from forethought.training.policy import Trainee, length_limit, open_policy
 from forethought.training.ranks import ALONE, Ranks
 from forethought.training.reference import sequence_sums
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
@@ -107,42 +108,60 @@ def train(
     if (result := folder.claim()) is not None:
         return result
     torch.manual_seed(seed)
-    if ranks.mesh is None:
-        policy, masters, adapter = open_policy(model_path, config, device)
-    else:
-        from forethought.training.sharded import open_sharded_policy
+    with ExitStack() as opened:
+        if ranks.mesh is None:
+            trainee = opened.enter_context(open_policy(model_path, config, device))
+        else:
+            from forethought.training.sharded import open_sharded_policy
 
-        policy, masters, adapter = open_sharded_policy(model_path, config, ranks)
-    kept, left_out = _usable(pairs, length_limit(policy, config))
-    run = _Run(policy, masters, kept, reference, config, seed, ranks)
-    run.resume(folder.newest_state())
-    folder.cut_log(run.step)
-
-    for epoch in range(1, config.epochs + 1):
-        batches = epoch_batches(len(kept), config.batch_size, seed=seed, epoch=epoch)
-        first = (epoch - 1) * len(batches)
-        for step, batch in enumerate(batches, start=first):
-            if step < run.step:
-                continue
-            log = run.one_step(epoch, [kept[i] for i in batch])
-            folder.append(log)
-            if on_step is not None:
-                on_step(log)
-            if run.step == first + len(batches):
-                weights = masters.whole(keep=ranks.first)
-                folder.save_epoch(epoch, model_path, weights, adapter)
-            if run.step % config.save_every == 0 or run.step == first + len(batches):
-                folder.save_state(run.state())
+            trainee = open_sharded_policy(model_path, config, ranks)
+        kept, left_out = _usable(pairs, length_limit(trainee.policy, config))
+        run = _Run(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
+        run.resume(folder.newest_state())
+        folder.cut_log(run.step)
+        _run_epochs(run, trainee, kept, folder, model_path, on_step)
     result = TrainingResult(
         pairs=len(kept),
         left_out=left_out,
         steps=run.step,
         epochs=config.epochs,
         tokens=run.tokens,
-        way=policy.way,
+        way=trainee.policy.way,
     )
     folder.finish(result)
     return result
+
+
+def _run_epochs(
+    run: _Run,
+    trainee: Trainee,
+    pairs: Sequence[PreferencePair],
+    folder: TrainingDirectory,
+    model_path: str,
+    on_step: Callable[[StepLog], None] | None,
+) -> None:
+    """The steps that are owed, with a checkpoint after each epoch."""
+    config = run.config
+    for epoch in range(1, config.epochs + 1):
+        batches = epoch_batches(len(pairs), config.batch_size, seed=run.seed, epoch=epoch)
+        first = (epoch - 1) * len(batches)
+        for step, batch in enumerate(batches, start=first):
+            if step < run.step:
+                continue
+            log = run.one_step(epoch, [pairs[i] for i in batch])
+            folder.append(log)
+            if on_step is not None:
+                on_step(log)
+            if run.step == first + len(batches):
+                weights = run.masters.whole(keep=run.ranks.first)
+                folder.save_epoch(
+                    epoch, model_path, weights, trainee.adapter, config.checkpoint_dtype
+                )
+            # After the last step the epoch's checkpoint is all there is to save.
+            ends_epoch = run.step == first + len(batches)
+            if run.step < run.total_steps and (run.step % config.save_every == 0 or ends_epoch):
+                folder.save_state(run.state())
+    trainee.settle(folder.epoch_folder(config.epochs))
 
 
 def _usable(pairs: Sequence[PreferencePair], limit: int | None) -> tuple[list[PreferencePair], int]:

@@ -1,0 +1,102 @@
+"""One module for all policies of a run, its weights replaced as the run goes on.
+
+While engines are kept (`kept.py`), sampling, the reference pass and training use the same module in
+turn. After training its weights are the new policy's already; weights of another checkpoint are
+read into it in place. Which checkpoint it holds is known by the weight files themselves (device,
+inode, size and time), so that the hard link under which selection keeps a checkpoint is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from forethought import models
+from forethought.kept import kept
+
+Files = frozenset[tuple[int, ...]]
+
+
+class PolicyModule:
+    """A module that holds now this policy, now that.
+
+    Example: `PolicyModule("bfloat16", "cpu").at("runs/a/thought/iteration_3/selection/policy")`
+    """
+
+    def __init__(self, dtype: str, device: str, *, trust_remote_code: bool = False) -> None:
+        self._dtype = dtype
+        self._device = device
+        self._trust = trust_remote_code
+        self._model: PreTrainedModel | None = None
+        self._holds: Files | None = None
+        """The files whose weights it has; `None` while it has those of none."""
+
+    def at(self, name: str) -> PreTrainedModel:
+        """The module with the weights of a folder or hub name.
+
+        Raises: ValueError if it cannot be loaded.
+        """
+        if (model := self.held(name)) is not None:
+            return model
+        self._holds = None
+        if self._model is None or not read_weights(self._model, name):
+            self._model = None
+            self._model = models.load_model(
+                name, dtype=self._dtype, device=self._device, trust_remote_code=self._trust
+            )
+        self._holds = weight_files(name)
+        return self._model
+
+    def held(self, name: str) -> PreTrainedModel | None:
+        """The module if it has these weights now."""
+        files = weight_files(name)
+        return self._model if files is not None and files == self._holds else None
+
+    def changes(self) -> None:
+        """Its weights are about to be those of no checkpoint."""
+        self._holds = None
+
+    def became(self, name: str) -> None:
+        """Its weights are now those of this checkpoint, bit for bit."""
+        self._holds = weight_files(name)
+
+
+def policy_module(dtype: str, device: str, *, trust_remote_code: bool = False) -> PolicyModule:
+    """The run's module of this number type; a new one where engines are not kept."""
+    place = str(models.pick_device(device))
+    key: Hashable = ("policy", dtype, place, trust_remote_code)
+    return kept(key, lambda: PolicyModule(dtype, place, trust_remote_code=trust_remote_code))
+
+
+def weight_files(name: str) -> Files | None:
+    """What tells a checkpoint's weights from all others; `None` for one that is not on disk."""
+    folder = Path(models.resolve(name))
+    if not folder.is_dir():
+        return None
+    stats = [path.stat() for path in folder.glob("*.safetensors")]
+    found = frozenset((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+    return found or None
+
+
+@torch.no_grad()
+def read_weights(model: PreTrainedModel, name: str) -> bool:
+    """Read a checkpoint's weights into a module of the same architecture; whether that was so.
+
+    Where it was not, the module may be left with some weights of each.
+    """
+    folder = Path(models.resolve(name))
+    state = model.state_dict()
+    read: set[int] = set()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118  a file has no other way to name its tensors
+                if key not in state or list(state[key].shape) != file.get_slice(key).get_shape():
+                    return False
+                state[key].copy_(file.get_tensor(key))
+                read.add(state[key].data_ptr())
+    # Tied weights stand in the file once.
+    return all(tensor.data_ptr() in read for tensor in state.values())

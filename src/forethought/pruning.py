@@ -1,0 +1,78 @@
+"""Drop the weights that a run needs no more (`keep`); what was sampled, judged and paired stays.
+
+A policy is needed until the next one of its arm is chosen: by then it has been evaluated, and what
+is trained from it is trained. Folders are renamed before they are removed, so that a process killed
+here leaves no half of a model under its name. The paper says nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from forethought.config import KeepEvery, Recipe
+from forethought.stages.place import Place
+from forethought.store import read_manifest
+from forethought.types import Arm
+
+DROPPED = ".dropped"
+"""End of the name of a folder that is being removed."""
+
+
+def drop_weights(recipe: Recipe) -> None:
+    """Remove the weights that the recipe's `keep` does not name."""
+    if recipe.keep == "all":
+        return
+    for arm in recipe.arms:
+        chosen = [place for place in _selections(recipe, arm) if _is_sealed(place)]
+        wanted = _wanted(recipe, chosen)
+        for place in chosen:
+            for epoch in range(1, recipe.training.epochs + 1):
+                _remove(place.beside("training") / f"epoch_{epoch}")
+            if place.index not in wanted:
+                _remove(place.folder / "policy")
+
+
+def _selections(recipe: Recipe, arm: Arm) -> list[Place]:
+    return [
+        Place(recipe=recipe, stage="selection", arm=arm, index=index)
+        for index in range(recipe.iterations)
+    ]
+
+
+def _wanted(recipe: Recipe, chosen: list[Place]) -> set[int]:
+    """Iterations whose policy stays."""
+    if not chosen:
+        return set()
+    wanted = {chosen[-1].index}
+    match recipe.keep:
+        case KeepEvery(every=every):
+            wanted |= {place.index for place in chosen if (place.index + 1) % every == 0}
+        case "best":
+            scored = [(place, _score(place)) for place in chosen]
+            scores = [score for _, score in scored if score is not None]
+            wanted |= {place.index for place, score in scored if scores and score == max(scores)}
+        case _:
+            pass
+    return wanted
+
+
+def _score(place: Place) -> float | None:
+    counts: Any = read_manifest(place.folder).counts
+    return next(
+        (one["score"] for one in counts["scores"] if one["epoch"] == counts["chosen_epoch"]), None
+    )
+
+
+def _is_sealed(place: Place) -> bool:
+    return (place.folder / "manifest.json").is_file()
+
+
+def _remove(folder: Path) -> None:
+    gone = folder.with_name(folder.name + DROPPED)
+    if folder.is_dir():
+        shutil.rmtree(gone, ignore_errors=True)
+        os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)

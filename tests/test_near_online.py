@@ -1,0 +1,231 @@
+"""Small iterations: engines that are kept, policies that are dropped, evaluations now and then."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from small_run import small_recipe, small_run
+from test_pipeline import run, write_recipe
+from typer.testing import CliRunner
+
+from forethought.cli.main import app
+from forethought.config import Recipe
+from forethought.kept import keep_engines, keeping, kept, kept_open
+from forethought.models import load_model
+from forethought.pipeline import places
+from forethought.policy_module import PolicyModule, policy_module, weight_files
+from forethought.pruning import drop_weights
+from forethought.store import read_manifest
+
+LONG = [
+    "prompts.train=[{type: microworld, split: train, count: 120}]",
+    "iterations=5",
+    "prompts_per_iteration=16",
+]
+
+
+def digests(recipe: Recipe) -> dict[str, str]:
+    """Of every stage, which say what is in all its files."""
+    return {place.label: read_manifest(place.folder).digest for place in places(recipe)}
+
+
+def policies(recipe: Recipe, arm: str) -> list[int]:
+    """Those whose weights are there."""
+    found = recipe.run.glob(f"{arm}/iteration_*/selection/policy/model.safetensors")
+    return sorted(int(path.parents[2].name.removeprefix("iteration_")) + 1 for path in found)
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("llama", ["arms=[thought, direct]", "prompts.test={count: 4}"]),
+        ("gemma", ["training.dtype=bfloat16", "model.dtype=bfloat16"]),
+        ("qwen3", ["training.dtype=bfloat16", "training.checkpoint_dtype=bfloat16"]),
+        ("mistral", ["training.gradient_checkpointing=true", "selection.by=last"]),
+        ("llama", ["training.lora={rank: 4}", "training.learning_rate=1e-2"]),
+    ],
+)
+def test_kept_engines_change_no_bit(tmp_path: Path, family: str, words: list[str]):
+    """Policies, answers, scores and everything else, with a reward model that is kept, too."""
+    recipe_path = write_recipe(tmp_path, family)
+    small = ["iterations=2", "prompts_per_iteration=11", "pairs.max_unparsable=1"]
+    more = [*small, "arms=[thought]", "prompts.test=null", *words]
+    alone = digests(run(recipe_path, *more))
+    # An adapter names its base by its path, so both runs stand in one place.
+    (tmp_path / "run").rename(tmp_path / "alone")
+    assert digests(run(recipe_path, *more, "launch.keep_engines=true")) == alone
+
+
+def test_with_engines_kept_a_model_is_loaded_once(tmp_path: Path, monkeypatch):
+    import forethought.policy_module as module
+    import forethought.training.policy as training
+
+    loaded = []
+    for place in (module.models, training):
+
+        def counted(name, *arguments, load=place.load_model, **options):
+            loaded.append(name)
+            return load(name, *arguments, **options)
+
+        monkeypatch.setattr(place, "load_model", counted)
+    small_run(tmp_path / "run", *LONG, "launch.keep_engines=true", "arms=[thought]")
+    # The module, and the same in float32 to see which way it trains.
+    assert loaded == ["microworld", "microworld"]
+
+
+def test_policies_are_kept_by_rule(tmp_path: Path):
+    words = [*LONG, "selection.by=last", "evaluation.every=2"]
+    recipe = small_run(tmp_path / "run", *words, "keep={every: 2}")
+    for arm in ("thought", "direct"):
+        assert policies(recipe, arm) == [2, 4, 5]
+        evaluated = sorted(path.name for path in (recipe.run / "evaluation" / arm).iterdir())
+        assert evaluated == ["policy_0", "policy_2", "policy_4", "policy_5"]
+    assert not list(recipe.run.glob("*/iteration_*/training/epoch_*"))
+    assert not list(recipe.run.rglob("*.dropped"))
+    assert len(list(recipe.run.glob("*/iteration_*/pairs/manifest.json"))) == 10
+    summary = json.loads((recipe.run / "summary.json").read_text())
+    for rows in summary["arms"].values():
+        assert [row["iteration"] for row in rows] == [0, 2, 4, 5]
+    assert summary["difference"]["iteration"] == 5
+
+    # The same command finds nothing to do, and one with another rule drops what it does not name.
+    before = digests(recipe)
+    again = small_run(tmp_path / "run", *words, "keep=last")
+    assert digests(again) == before
+    assert policies(again, "thought") == [5]
+
+    # What is not there is said, wherever it is asked for.
+    for words in (
+        ["vllm-plugin", f"{recipe.run}/thought/2", str(tmp_path / "hide.py")],
+        ["export", "policy", str(recipe.run), str(tmp_path / "out"), "--policy", "2"],
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code != 0, words
+        assert "dropped (keep: last)" in " ".join(result.output.split()), result.output
+        assert "Traceback" not in result.output
+    report = CliRunner().invoke(app, ["report", str(recipe.run)])
+    assert report.exit_code == 0, report.output
+
+
+def test_the_best_policy_is_kept(tmp_path: Path):
+    words = ["keep=best", "prompts.test=null", "arms=[thought]", *LONG]
+    recipe = small_run(tmp_path / "run", *words)
+    scores = {}
+    for place in places(recipe):
+        if place.stage == "selection":
+            counts = read_manifest(place.folder).counts
+            rows = counts["scores"]
+            assert isinstance(rows, list)
+            scores[place.index + 1] = max(row["score"] for row in rows)
+    best = {index for index, score in scores.items() if score == max(scores.values())}
+    assert set(policies(recipe, "thought")) == best | {5}
+
+
+def test_a_kill_while_dropping_leaves_no_half_of_a_model(tmp_path: Path, monkeypatch):
+    recipe = small_run(tmp_path / "run", "arms=[thought]", "prompts.test=null")
+    dropping = small_recipe(tmp_path / "run", "arms=[thought]", "prompts.test=null", "keep=last")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: os._exit(9))
+        pid = os.fork()
+        if pid == 0:
+            drop_weights(dropping)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    drop_weights(dropping)
+    assert policies(recipe, "thought") == [2]
+    assert not list(recipe.run.rglob("*.dropped"))
+    assert not list(recipe.run.glob("*/iteration_*/training/epoch_*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["keep=some"], "keep"),
+        (["keep={every: 0}"], "keep"),
+        (["keep=best", "selection.by=last"], "keep: best is the highest validation score"),
+        (["launch={keep_engines: true, process_per_stage: true}"], "process_per_stage"),
+        (["launch.keep_engines=true", "sampling.workers=2"], "sampling.workers"),
+        (["launch.keep_engines=true", "judge.workers=2"], "judge.workers"),
+        (["evaluation.every=0"], "evaluation.every"),
+        (["training.checkpoint_dtype=int8"], "training.checkpoint_dtype"),
+    ],
+)
+def test_settings_that_do_not_go_together(tmp_path: Path, words: list[str], says: str):
+    with pytest.raises(ValueError, match=says):
+        small_recipe(tmp_path / "run", *words)
+
+
+def test_small_updates_survive_in_float32_checkpoints_only(tmp_path: Path):
+    """At this learning rate no weight moves by half a step of bfloat16."""
+    changed = {}
+    for dtype in ("float32", "bfloat16"):
+        words = [
+            "iterations=1",
+            "training.learning_rate=1e-9",
+            f"training.checkpoint_dtype={dtype}",
+        ]
+        recipe = small_run(tmp_path / dtype, *words, "arms=[thought]", "prompts.test=null")
+        policy = recipe.run / "thought/iteration_0/selection/policy"
+        new = load_model(str(policy), dtype="float32", device="cpu").state_dict()
+        old = load_model("microworld", dtype="float32", device="cpu").state_dict()
+        changed[dtype] = sum(int((new[key] != old[key]).sum()) for key in old)
+        assert json.loads((policy / "config.json").read_text())["dtype"] == dtype
+    # Some weights are almost zero, where bfloat16 is fine enough.
+    assert changed["bfloat16"] < 100
+    assert changed["float32"] > 100_000
+
+
+def test_what_is_kept_and_for_how_long():
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(len(made))
+        return made[-1]
+
+    assert [kept("a", make), kept("a", make)] == [0, 1]
+    with keep_engines():
+        assert keeping()
+        assert [kept("a", make), kept("a", make), kept("b", make)] == [2, 2, 3]
+    assert not keeping()
+    assert kept("a", make) == 4
+
+    class Door:
+        open = False
+
+        def __enter__(self) -> "Door":
+            self.open = True
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.open = False
+
+    with kept_open("door", Door) as alone:
+        assert alone.open
+    assert not alone.open
+    with keep_engines():
+        with kept_open("door", Door) as first:
+            pass
+        with kept_open("door", Door) as second:
+            assert second is first
+            assert first.open
+    assert not first.open
+
+
+def test_a_module_knows_whose_weights_it_has(tmp_path: Path):
+    module = PolicyModule("float32", "cpu")
+    first = module.at("microworld")
+    assert module.at("microworld") is first
+    first.save_pretrained(tmp_path / "a")
+    other = module.at(str(tmp_path / "a"))
+    assert other is first, "the same architecture is read in place"
+    (tmp_path / "b").mkdir()
+    os.link(tmp_path / "a" / "model.safetensors", tmp_path / "b" / "model.safetensors")
+    (tmp_path / "b" / "config.json").write_text((tmp_path / "a" / "config.json").read_text())
+    assert module.held(str(tmp_path / "b")) is first, "a hard link is the same checkpoint"
+    module.changes()
+    assert module.held(str(tmp_path / "a")) is None
+    module.became(str(tmp_path / "b"))
+    assert module.held(str(tmp_path / "a")) is first
+    assert weight_files("organisation/model") is None
+    assert policy_module("float32", "cpu") is not policy_module("float32", "cpu")
