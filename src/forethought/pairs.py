@@ -15,7 +15,7 @@ a hash of (seed, prompt_id) decides who gets a place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, fsum, isinf, sqrt
@@ -61,42 +61,91 @@ def build_pairs(
     seed: int,
 ) -> tuple[list[PreferencePair], list[PairDecision]]:
     """At most one pair per prompt, and for every prompt, in input order, what became of it."""
-    candidates = [
-        _Candidate.of(prompt_id, rollouts, scored.get(prompt_id), config.rho)
-        for prompt_id, rollouts in rollouts_by_prompt.items()
-    ]
-    places = _unparsable_places(candidates, config.max_unparsable, seed)
+    offers, possible = possible_pairs(rollouts_by_prompt, scored, config.rho)
+    decisions = decide(offers, config.max_unparsable, seed)
+    return list(chosen_pairs(possible, outcomes(decisions))), decisions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a prompt could give, before it is known what the others can.
+
+    Example: `Offer(prompt_id="9f2c…", outcome="judged", judged=7, unparsable=1, pair=(3, 0),
+    unparsable_pair=(3, 5))`
+    """
+
+    prompt_id: str
+    outcome: str
+    """What becomes of it without an unparsable pair."""
+    judged: int
+    unparsable: int
+    pair: tuple[int, int] | None
+    """Chosen and rejected sample of its judged outputs."""
+    unparsable_pair: tuple[int, int] | None
+    """Its best judged output and the first without a response."""
+
+
+def possible_pairs(
+    rollouts_by_prompt: Mapping[str, Sequence[Rollout]],
+    scored: Mapping[str, ScoredGroup],
+    rho: float,
+) -> tuple[list[Offer], list[PreferencePair]]:
+    """What each prompt could give, in input order, and the pairs, up to two of a prompt.
+
+    Prompts do not depend on each other here, so that an iteration may be done part by part.
+    """
+    offers: list[Offer] = []
     pairs: list[PreferencePair] = []
+    for prompt_id, rollouts in rollouts_by_prompt.items():
+        offer, found = _offer(prompt_id, rollouts, scored.get(prompt_id), rho)
+        offers.append(offer)
+        pairs += found
+    return offers, pairs
+
+
+def decide(offers: Sequence[Offer], max_unparsable: float, seed: int) -> list[PairDecision]:
+    """What becomes of every prompt of an iteration, given what all of them could give."""
+    places = _unparsable_places(offers, max_unparsable, seed)
     decisions: list[PairDecision] = []
-    for candidate in candidates:
-        pair = candidate.pair
-        outcome = candidate.outcome
-        if candidate.prompt_id in places:
-            pair, outcome = candidate.unparsable_pair, "unparsable"
-        elif pair is None and candidate.unparsable_pair is not None:
+    for offer in offers:
+        pair, outcome = offer.pair, offer.outcome
+        if offer.prompt_id in places:
+            pair, outcome = offer.unparsable_pair, "unparsable"
+        elif pair is None and offer.unparsable_pair is not None:
             outcome = "unparsable_quota"
-        if pair is not None:
-            pairs.append(pair)
+        chosen, rejected = pair or (None, None)
         decisions.append(
             PairDecision(
-                prompt_id=candidate.prompt_id,
+                prompt_id=offer.prompt_id,
                 outcome=outcome,
-                judged=candidate.judged,
-                unparsable=candidate.unparsable,
-                chosen_index=pair.chosen.sample_index if pair else None,
-                rejected_index=pair.rejected.sample_index if pair else None,
+                judged=offer.judged,
+                unparsable=offer.unparsable,
+                chosen_index=chosen,
+                rejected_index=rejected,
             )
         )
-    return pairs, decisions
+    return decisions
 
 
-def _unparsable_places(candidates: Sequence[_Candidate], share: float, seed: int) -> set[str]:
+def outcomes(decisions: Iterable[PairDecision]) -> dict[str, str]:
+    """What became of each prompt."""
+    return {one.prompt_id: one.outcome for one in decisions}
+
+
+def chosen_pairs(
+    possible: Iterable[PreferencePair], outcome: Mapping[str, str]
+) -> Iterator[PreferencePair]:
+    """Those of the possible pairs that were decided for: a pair's kind is its outcome's name."""
+    return (pair for pair in possible if outcome[pair.prompt_id] == pair.kind)
+
+
+def _unparsable_places(offers: Sequence[Offer], share: float, seed: int) -> set[str]:
     """Prompts whose pair rejects an output without a response."""
-    able = [one for one in candidates if one.unparsable_pair is not None]
+    able = [one for one in offers if one.unparsable_pair is not None]
     able.sort(key=lambda one: content_hash([seed, "unparsable", one.prompt_id]))
     without = [one.prompt_id for one in able if one.pair is None]
     instead = [one.prompt_id for one in able if one.pair is not None]
-    judged = sum(one.pair is not None for one in candidates)
+    judged = sum(one.pair is not None for one in offers)
     added = unparsable_quota(judged, share, len(without))
     replaced = floor(Fraction(str(share)) * (judged + added)) - added
     return {*without[:added], *instead[: max(replaced, 0)]}
@@ -125,63 +174,81 @@ def length_summary(pairs: Iterable[PreferencePair]) -> dict[str, float | None]:
     the means are `None`. `against_judge` counts pairs that length control turned round: the judge
     scored the chosen response no higher than the rejected one.
     """
-    judged = [pair for pair in pairs if pair.kind == "judged"]
-
-    def mean(length: Callable[[PreferencePair], int]) -> float | None:
-        return fsum(map(length, judged)) / len(judged) if judged else None
-
-    return {
-        "chosen_response_tokens": mean(lambda pair: pair.chosen.response_tokens),
-        "rejected_response_tokens": mean(lambda pair: pair.rejected.response_tokens),
-        "chosen_output_tokens": mean(lambda pair: len(pair.chosen.token_ids)),
-        "rejected_output_tokens": mean(lambda pair: len(pair.rejected.token_ids)),
-        "against_judge": sum(pair.margin is not None and pair.margin <= 0 for pair in judged),
-    }
+    sums = LengthSums()
+    for pair in pairs:
+        sums.add(pair)
+    return sums.summary()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """What a prompt could give before the quota is known."""
+@dataclass(slots=True)
+class LengthSums:
+    """`length_summary` of pairs that come one by one."""
 
-    prompt_id: str
-    outcome: str
-    judged: int
-    unparsable: int
-    pair: PreferencePair | None
-    """Of judged outputs alone."""
-    unparsable_pair: PreferencePair | None
-    """Of the best judged output and the first without a response."""
+    judged: int = 0
+    tokens: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Of responses, chosen and rejected, and of whole outputs."""
+    against_judge: int = 0
 
-    @classmethod
-    def of(
-        cls,
-        prompt_id: str,
-        rollouts: Sequence[Rollout],
-        group: ScoredGroup | None,
-        rho: float,
-    ) -> _Candidate:
-        ordered = sorted(rollouts, key=lambda rollout: rollout.sample_index)
-        complete = [r for r in ordered if r.parsed.status is ParseStatus.COMPLETE]
-        unparsable = [r for r in ordered if r.parsed.status is not ParseStatus.COMPLETE]
-        sides = _judged_sides(complete, group, rho) if group is not None else []
-        ends = _best_and_worst(sides, rho)
-        pair, outcome = None, _why_none(len(complete), len(sides))
-        unparsable_pair = None
-        if ends is not None:
-            pair, outcome = _pair(ordered[0], *ends, kind="judged"), "judged"
-        if sides and unparsable:
-            # Without a judged pair all are equal; `max` takes the first of equal ones.
-            best = ends[0] if ends is not None else max(sides, key=_judge_score)
-            worst = _side(unparsable[0], None, None)
-            unparsable_pair = _pair(ordered[0], best, worst, kind="unparsable")
-        return cls(
-            prompt_id=prompt_id,
-            outcome=outcome,
-            judged=len(sides),
-            unparsable=len(unparsable),
-            pair=pair,
-            unparsable_pair=unparsable_pair,
+    def add(self, pair: PreferencePair) -> None:
+        """Count a pair."""
+        if pair.kind != "judged":
+            return
+        chosen, rejected = pair.chosen, pair.rejected
+        responses, outputs = self.tokens[:2], self.tokens[2:]
+        self.judged += 1
+        self.tokens = (
+            responses[0] + chosen.response_tokens,
+            responses[1] + rejected.response_tokens,
+            outputs[0] + len(chosen.token_ids),
+            outputs[1] + len(rejected.token_ids),
         )
+        self.against_judge += pair.margin is not None and pair.margin <= 0
+
+    def summary(self) -> dict[str, float | None]:
+        """What `length_summary` gives."""
+        means = [tokens / self.judged if self.judged else None for tokens in self.tokens]
+        return {
+            "chosen_response_tokens": means[0],
+            "rejected_response_tokens": means[1],
+            "chosen_output_tokens": means[2],
+            "rejected_output_tokens": means[3],
+            "against_judge": self.against_judge,
+        }
+
+
+def _offer(
+    prompt_id: str, rollouts: Sequence[Rollout], group: ScoredGroup | None, rho: float
+) -> tuple[Offer, list[PreferencePair]]:
+    ordered = sorted(rollouts, key=lambda rollout: rollout.sample_index)
+    complete = [r for r in ordered if r.parsed.status is ParseStatus.COMPLETE]
+    unparsable = [r for r in ordered if r.parsed.status is not ParseStatus.COMPLETE]
+    sides = _judged_sides(complete, group, rho) if group is not None else []
+    ends = _best_and_worst(sides, rho)
+    pairs: list[PreferencePair] = []
+    pair, outcome = None, _why_none(len(complete), len(sides))
+    unparsable_pair = None
+    if ends is not None:
+        pairs.append(_pair(ordered[0], *ends, kind="judged"))
+        pair, outcome = _indices(pairs[-1]), "judged"
+    if sides and unparsable:
+        # Without a judged pair all are equal; `max` takes the first of equal ones.
+        best = ends[0] if ends is not None else max(sides, key=_judge_score)
+        worst = _side(unparsable[0], None, None)
+        pairs.append(_pair(ordered[0], best, worst, kind="unparsable"))
+        unparsable_pair = _indices(pairs[-1])
+    offer = Offer(
+        prompt_id=prompt_id,
+        outcome=outcome,
+        judged=len(sides),
+        unparsable=len(unparsable),
+        pair=pair,
+        unparsable_pair=unparsable_pair,
+    )
+    return offer, pairs
+
+
+def _indices(pair: PreferencePair) -> tuple[int, int]:
+    return pair.chosen.sample_index, pair.rejected.sample_index
 
 
 def _why_none(complete: int, judged: int) -> str:

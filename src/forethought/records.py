@@ -1,27 +1,36 @@
 """Dataclass records to Parquet tables and back, by their type hints.
 
 Every noun of `types.py` is a row: numbers, strings, tuples and nested records, no code in a file.
+Columns are converted whole: token ids are most of all values, and one by one they would be most of
+the time that reading and writing take.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from functools import cache, partial
+from functools import cache
+from itertools import accumulate, chain, pairwise
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
 Record = TypeVar("Record")
+BATCH = 1024
+"""Rows converted at a time: their columns are in memory beside the records."""
 
 
 def to_table(records: Iterable[Any], record_type: type) -> pa.Table:
     """Rows of one record type as a table with an exact schema, also when there are none."""
-    rows = [_encode(record) for record in records]
-    schema = pa.schema(list(_struct(record_type)))
-    return pa.Table.from_pylist(rows, schema=schema)
+    columns = _encode_fields(list(records), record_type)
+    return pa.Table.from_arrays(columns, schema=table_schema(record_type))
+
+
+def table_schema(record_type: type) -> pa.Schema:
+    """Columns of a record type."""
+    return pa.schema(list(_struct(record_type)))
 
 
 def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
@@ -34,9 +43,10 @@ def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
         raise ValueError(
             f"columns {table.column_names} are not those of {record_type.__name__}: {expected}"
         )
-    decode = _decoder(record_type)
-    assert decode is not None, "a record is a dataclass"
-    return [decode(row) for row in table.to_pylist()]
+    records: list[Record] = []
+    for batch in table.to_batches(max_chunksize=BATCH):
+        records += _decode_fields(batch.columns, record_type)
+    return records
 
 
 @cache
@@ -71,43 +81,66 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def _encode(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {name: _encode(getattr(value, name)) for name in _hints(type(value))}
-    if isinstance(value, tuple):
-        if value and not isinstance(value[0], (int, float, str)):
-            return [_encode(item) for item in value]
-        return list(value)
-    return str(value) if isinstance(value, StrEnum) else value
+def _encode_fields(records: Sequence[Any], record_type: type) -> list[pa.Array]:
+    """A column per field; a record that is `None` has none."""
+    return [
+        _encode([None if one is None else getattr(one, name) for one in records], hint)
+        for name, hint in _hints(record_type).items()
+    ]
 
 
-Decoder = Callable[[Any], Any]
-
-
-@cache
-def _decoder(hint: Any) -> Decoder | None:
-    """Makes a value of Arrow one of this type; `None` where they are the same."""
-    decode = _decoder_of_some(_without_none(hint))
-    if decode is None or _without_none(hint) is hint:
-        return decode
-    return lambda value: None if value is None else decode(value)
-
-
-def _decoder_of_some(hint: Any) -> Decoder | None:
+def _encode(values: Sequence[Any], hint: Any) -> pa.Array:
+    hint = _without_none(hint)
     if dataclasses.is_dataclass(hint):
-        fields = [(name, _decoder(one)) for name, one in _hints(hint).items()]  # type: ignore[arg-type]
-        return partial(_decode_record, hint, fields)
+        columns = _encode_fields(values, hint)  # type: ignore[arg-type]
+        return pa.StructArray.from_arrays(columns, fields=list(_arrow(hint)), mask=_missing(values))
     if get_origin(hint) is tuple:
-        item = _decoder(get_args(hint)[0])
-        return tuple if item is None else lambda value: tuple(map(item, value))
+        lengths = (0 if one is None else len(one) for one in values)
+        items = list(chain.from_iterable(one for one in values if one is not None))
+        return pa.ListArray.from_arrays(
+            pa.array(accumulate(lengths, initial=0), pa.int32()),
+            _encode(items, get_args(hint)[0]),
+            type=_arrow(hint),
+            mask=_missing(values),
+        )
+    return pa.array(values, _arrow(hint))
+
+
+def _missing(values: Sequence[Any]) -> pa.Array | None:
+    missing = [one is None for one in values]
+    return pa.array(missing, pa.bool_()) if any(missing) else None
+
+
+def _decode_fields(columns: Sequence[pa.Array], record_type: type) -> list[Any]:
+    hints = _hints(record_type)
+    values = [_decode(one, hint) for one, hint in zip(columns, hints.values(), strict=True)]
+    return [record_type(**dict(zip(hints, row, strict=True))) for row in zip(*values, strict=True)]
+
+
+def _decode(column: pa.Array, hint: Any) -> list[Any]:
+    hint = _without_none(hint)
+    if dataclasses.is_dataclass(hint):
+        rows = _decode_fields(column.flatten(), hint)  # type: ignore[arg-type]
+        return _with_none(rows, column)
+    if get_origin(hint) is tuple:
+        return _with_none(_decode_tuples(column, get_args(hint)[0]), column)
+    if hint in (int, float) and column.null_count == 0:
+        return column.to_numpy().tolist()
+    values = column.to_pylist()
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return hint
-    return None
+        return [None if one is None else hint(one) for one in values]
+    return values
 
 
-def _decode_record(
-    record_type: Any, fields: Sequence[tuple[str, Decoder | None]], row: dict[str, Any]
-) -> Any:
-    return record_type(
-        **{name: row[name] if decode is None else decode(row[name]) for name, decode in fields}
-    )
+def _decode_tuples(column: pa.Array, item: Any) -> list[tuple[Any, ...]]:
+    ends = column.offsets.to_numpy().tolist()
+    items = _decode(column.values.slice(ends[0], ends[-1] - ends[0]), item)
+    return [tuple(items[start - ends[0] : stop - ends[0]]) for start, stop in pairwise(ends)]
+
+
+def _with_none(values: list[Any], column: pa.Array) -> list[Any]:
+    """`None` where the column has no value."""
+    if column.null_count == 0:
+        return values
+    present = column.is_valid().to_pylist()
+    return [one if there else None for one, there in zip(values, present, strict=True)]

@@ -19,15 +19,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from forethought.records import from_table, to_table
+from forethought.records import from_table, table_schema, to_table
 
 Record = TypeVar("Record")
+ROW_GROUP = 8192
+"""Rows that `Stage.write_pieces` holds before it writes them."""
 SCRATCH = "scratch"
 """Folder in an unsealed stage for what a resumed attempt may use; the seal removes it."""
 Count = int | float | str | None | list[Any] | dict[str, Any]
@@ -74,15 +76,24 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises: OSError if the disk is full; the target is then as it was.
     """
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """The file to write a path's new content to, which takes its place when the block ends; where
+    that raises, the target is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -191,6 +202,24 @@ class Stage:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         write_bytes(self.folder / f"{part}.parquet", sink.getvalue().to_pybytes())
 
+    def write_pieces(self, part: str, pieces: Iterable[Iterable[Any]], record_type: type) -> None:
+        """Write a Parquet part of one record type whose rows come piece by piece, whole or not at
+        all. Up to `ROW_GROUP` rows it has the bytes that `write_records` gives it.
+        """
+        schema = table_schema(record_type)
+        with (
+            replacing(self.folder / f"{part}.parquet") as file,
+            pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
+            held = [schema.empty_table()]
+            for piece in pieces:
+                held.append(to_table(piece, record_type))
+                if sum(table.num_rows for table in held) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(held).combine_chunks())
+                    held = []
+            if held:
+                writer.write_table(pa.concat_tables(held).combine_chunks())
+
     def read_records(self, part: str, record_type: type[Record]) -> list[Record]:
         """A part of this stage, before it is sealed."""
         return from_table(pq.read_table(self.folder / f"{part}.parquet"), record_type)
@@ -268,15 +297,41 @@ def read_records(
 
     Raises: StageError if the stage is not sealed, or a part is missing or damaged.
     """
-    records: list[Record] = []
-    for part in read_manifest(folder).parts:
-        if part.name.endswith(".parquet") and part.name.startswith(prefix):
-            check_part(folder, part)
-            table = pq.read_table(folder / part.name)
-            if rows is not None:
-                table = table.slice(rows.start, rows.stop - rows.start)
-            records.extend(from_table(table, record_type))
-    return records
+    parts = sealed_parts(folder, prefix)
+    return [one for part in parts for one in read_part(folder, part, record_type, rows)]
+
+
+def sealed_parts(folder: Path, prefix: str = "") -> list[Part]:
+    """The Parquet parts of a sealed stage whose names begin with `prefix`, in order.
+
+    Raises: StageError if the stage is not sealed.
+    """
+    parts = read_manifest(folder).parts
+    return [one for one in parts if one.name.endswith(".parquet") and one.name.startswith(prefix)]
+
+
+def read_part(
+    folder: Path, part: Part, record_type: type[Record], rows: slice | None = None
+) -> list[Record]:
+    """The records of one part of a sealed stage; `rows`, with a start and a stop, if not all.
+
+    Raises: StageError if the part is missing or damaged.
+    """
+    check_part(folder, part)
+    table = pq.read_table(folder / part.name)
+    if rows is not None:
+        table = table.slice(rows.start, rows.stop - rows.start)
+    return from_table(table, record_type)
+
+
+def read_columns(folder: Path, part: Part, columns: Sequence[str]) -> pa.Table:
+    """Some columns of one part of a sealed stage; dots reach into records.
+
+    Raises: StageError if the part is missing or damaged.
+    """
+    check_part(folder, part)
+    with pq.ParquetFile(folder / part.name) as file:
+        return file.read(columns=list(columns))
 
 
 def check_part(folder: Path, part: Part) -> None:

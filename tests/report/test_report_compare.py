@@ -183,7 +183,8 @@ def test_shares_of_wins_against_different_baselines_are_not_compared(
     for run in two:
         _edit(run, judge=judge | {"function": "microworld"})
         recipe = read_json(run / "config.json")
-        del recipe["judge"]["function"]
+        for field in ("function", "workers"):
+            del recipe["judge"][field]
         write_json(run / "config.json", recipe)
     page, html = _html(two, tmp_path / "same.html")
     assert "baseline of its own" not in html

@@ -2,7 +2,7 @@
 
 A step reads the weights once and each row's keys and values; it takes as long as the slower of that
 and its operations. A part ends when its longest output does, so that its last steps serve few rows.
-All devices sample: one engine for each `tensor_parallel` of them.
+One engine for each `tensor_parallel` devices.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ def sample_cost(
     output: float,
     longest: float,
     part_size: float,
+    even: bool = True,
 ) -> Effort:
-    """`k` outputs for each of `prompts`, in parts.
+    """`k` outputs for each of `prompts`, in parts: of equal size for all engines, or of `part_size`
+    where the parts are not `even`.
 
     Raises: ValueError if a model is spread over more devices than there are.
     """
     if not isinstance(engine, TransformersEngine | VllmEngine):
         # A server, or a file of replies: somebody else's time.
         return Effort(tokens=prompts * k * output, seconds=cluster.rates.stage, bound="host")
-    rates, device = cluster.rates, cluster.device
+    rates = cluster.rates
     together = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
     if together > cluster.gpus:
         raise ValueError(
@@ -44,11 +46,49 @@ def sample_cost(
             f"lower it or plan with --gpus {together}"
         )
     engines = cluster.gpus // together
-    part = min(part_size, math.ceil(prompts / engines))
-    rounds = math.ceil(prompts / part / engines)
+    part = min(part_size, math.ceil(prompts / engines) if even else prompts)
+    count = math.ceil(prompts / part)
+    rounds = math.ceil(count / engines)
+    # What is left over is a shorter part; it counts where it is a round of its own.
+    alone = (rounds - 1) * engines == count - 1
+    last = prompts - (count - 1) * part if alone else part
+
+    def seconds(size: float) -> dict[str, float]:
+        return _part_seconds(shape, engine, cluster, size, k, prompt, output, longest)
+
+    whole, rest = seconds(part), seconds(last)
+    start = rates.engine_start if isinstance(engine, VllmEngine) else rates.start
+    parts = {
+        **{name: (rounds - 1) * whole[name] + rest[name] for name in whole},
+        "host": prompts * k * rates.output / engines,
+        "start": start + rates.stage,
+        "storage": 2 * shape.parameters / rates.storage,
+    }
+    rows = min(_rows(engine), part * k)
+    drawn = outputs_after(prompt, output, k, predicted=True) * prompts
+    return Effort.of(
+        parts,
+        flops=forward_flops(shape, drawn),
+        tokens=prompts * k * output,
+        memory=_memory(shape, engine, cluster, rows, prompt, output, k),
+    )
+
+
+def _part_seconds(
+    shape: ModelShape,
+    engine: TransformersEngine | VllmEngine,
+    cluster: Cluster,
+    part: float,
+    k: int,
+    prompt: float,
+    output: float,
+    longest: float,
+) -> dict[str, float]:
+    """Seconds of an engine for the outputs of so many prompts, by what they are spent on."""
+    rates, device = cluster.rates, cluster.device
+    together = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
     rows = min(_rows(engine), part * k)
     steps = longest + max(0.0, part * k - rows) * output / rows
-
     reading = forward_flops(shape, Tokens(read=prompt, seen=prompt**2 / 2, predicted=1)) * part
     whole = forward_flops(shape, outputs_after(prompt, output, k, predicted=True)) * part
     fed = together * device.flops
@@ -58,21 +98,11 @@ def sample_cost(
     moved = steps * 2 * shape.parameters + cached
     carried = moved / (together * device.bandwidth * rates.bandwidth)
     waits = steps * (rates.step if isinstance(engine, VllmEngine) else rates.layer * shape.layers)
-    start = rates.engine_start if isinstance(engine, VllmEngine) else rates.start
-    parts = {
-        "compute": rounds * (reading / (fed * rates.forward) + (decode if decode > carried else 0)),
-        "bandwidth": rounds * (carried if carried >= decode else 0),
-        "steps": rounds * waits,
-        "host": prompts * k * rates.output / engines,
-        "start": start + rates.stage,
-        "storage": 2 * shape.parameters / rates.storage,
+    return {
+        "compute": reading / (fed * rates.forward) + (decode if decode > carried else 0),
+        "bandwidth": carried if carried >= decode else 0,
+        "steps": waits,
     }
-    return Effort.of(
-        parts,
-        flops=whole * prompts / part,
-        tokens=prompts * k * output,
-        memory=_memory(shape, engine, cluster, rows, prompt, output, k),
-    )
 
 
 def _rows(engine: TransformersEngine | VllmEngine) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forethought.config import Recipe
 from forethought.planning.devices import NETWORK, NODE, Device
@@ -55,13 +55,29 @@ class Effort:
     memory: float = 0.0
     """Bytes on one device."""
     disk: float = 0.0
+    """Bytes of records, and of results that are no policy's."""
+    weights: float = 0.0
+    """Bytes of policies."""
+    scratch: float = 0.0
+    """Bytes on disk that are gone when the stage is sealed."""
+    start: float = 0.0
+    """Of the seconds: until an engine, a judge or a trainer begins."""
     usd: float = 0.0
     """Paid to a server."""
 
     @classmethod
     def of(cls, parts: dict[str, float], **rest: float) -> Effort:
         """Seconds by what they are spent on; the largest names the bound."""
-        return cls(seconds=sum(parts.values()), bound=max(parts, key=lambda k: parts[k]), **rest)
+        return cls(
+            seconds=sum(parts.values()),
+            bound=max(parts, key=lambda k: parts[k]),
+            start=parts.get("start", 0.0),
+            **rest,
+        )
+
+    def beside(self, bound: str, seconds: float) -> Effort:
+        """With something that is done meanwhile, and has to be done too."""
+        return self if seconds <= self.seconds else replace(self, seconds=seconds, bound=bound)
 
     def __add__(self, other: Effort) -> Effort:
         longer = self if self.seconds >= other.seconds else other
@@ -72,5 +88,8 @@ class Effort:
             tokens=self.tokens + other.tokens,
             memory=max(self.memory, other.memory),
             disk=self.disk + other.disk,
+            weights=self.weights + other.weights,
+            scratch=max(self.scratch, other.scratch),
+            start=self.start + other.start,
             usd=self.usd + other.usd,
         )

@@ -1,7 +1,8 @@
 """A stage's cost, and a whole recipe's.
 
-Stages follow each other, each on all devices: sampling and judging with an engine per
-`tensor_parallel` devices, training with a process per device. Iterations are alike.
+Stages follow each other, each on its share of the devices (`shares.py`): sampling and judging with
+an engine per `tensor_parallel` devices, training with a process per device. One process takes in
+what the engines draw while they go on. Iterations are alike.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from forethought.planning.lengths import Lengths, expected_lengths
 from forethought.planning.model_shape import ModelShape, model_shape
 from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
 from forethought.planning.scoring import judge_cost
+from forethought.planning.shares import judging_share, sampling_share, training_share
+from forethought.stages.answering import PART as ANSWERS_PART
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.place import Place
 from forethought.types import Arm
@@ -37,13 +40,28 @@ RECORD_BYTES = 5
 class StageCost:
     """One kind of stage of one arm; figures of each time it runs.
 
-    Example: `StageCost(stage="training", arm="thought", times=4, effort=Effort(...))`
+    Example: `StageCost(stage="training", arm="direct", times=4, starts=4, kept=4, effort=Effort())`
     """
 
     stage: str
     arm: Arm | None
     times: int
+    starts: int
+    """How many of the times engines, judge or trainer start."""
+    kept: int
+    """Of how many of the times the policies stay on disk."""
     effort: Effort
+
+    @property
+    def seconds(self) -> float:
+        """Of all times together."""
+        return self.times * self.effort.seconds - (self.times - self.starts) * self.effort.start
+
+    @property
+    def disk(self) -> float:
+        """What all times leave, and one time needs meanwhile."""
+        effort = self.effort
+        return self.times * effort.disk + self.kept * effort.weights + effort.scratch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +74,18 @@ class Costs:
     @property
     def seconds(self) -> float:
         """Of all stages one after another."""
-        return sum(one.times * one.effort.seconds for one in self.stages)
+        return sum(one.seconds for one in self.stages)
+
+    @property
+    def starting(self) -> float:
+        """Of the seconds: until engines, judges and trainers begin."""
+        return sum(one.starts * one.effort.start for one in self.stages)
+
+    @property
+    def disk(self) -> float:
+        """What all stages leave, and the one that needs most meanwhile."""
+        left = sum(one.disk - one.effort.scratch for one in self.stages)
+        return left + max(one.effort.scratch for one in self.stages)
 
     @property
     def usd(self) -> float:
@@ -110,7 +139,14 @@ def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
         arm = None if place.stage == "prompts" else place.arm
         found.setdefault((place.stage, arm), []).append(place)
     return tuple(
-        StageCost(stage=stage, arm=arm, times=len(alike), effort=_effort(setting, stage, alike[0]))
+        StageCost(
+            stage=stage,
+            arm=arm,
+            times=len(alike),
+            starts=len(alike),
+            kept=len(alike),
+            effort=_effort(setting, stage, alike[0]),
+        )
         for (stage, arm), alike in found.items()
     )
 
@@ -126,16 +162,17 @@ def _effort(setting: Setting, stage: str, place: Place) -> Effort:
             return Effort.of({"host": rates.stage + _loaded(recipe) * rates.prompt})
         case "rollouts":
             drawn = _drawn(setting, lengths, count, k, recipe.sampling.part_size)
+            drawn = drawn.beside("host", _rollout_tokens(setting, lengths) * rates.record)
             return drawn + Effort(disk=drawn.tokens * RECORD_BYTES)
         case "judgements":
-            cost = judge_cost(recipe.judge, setting.cluster, lengths, prompts=count, responses=k)
-            return cost + fixed
+            return _judged(setting, lengths, count, k) + fixed
         case "pairs":
-            return fixed + Effort.of({"host": count * k * lengths.output * rates.token})
+            host = _rollout_tokens(setting, lengths) * rates.token
+            return fixed + Effort.of({"host": host})
         case "reference":
-            return reference_cost(setting, lengths)
+            return reference_cost(_trained(setting), lengths)
         case "training":
-            return training_cost(setting, lengths)
+            return training_cost(_trained(setting), lengths)
         case "selection":
             held = recipe.prompts.validation.count * recipe.selection.samples
             return _answered(setting, lengths, held, recipe.training.epochs)
@@ -156,28 +193,56 @@ def _loaded(recipe: Recipe) -> int:
     return max(used, there) + recipe.prompts.validation.count + held
 
 
-def _drawn(setting: Setting, lengths: Lengths, prompts: float, k: int, part: float) -> Effort:
-    return sample_cost(
+def _rollout_tokens(setting: Setting, lengths: Lengths) -> float:
+    """Tokens of an iteration's records: each output's has its prompt."""
+    recipe = setting.recipe
+    outputs = recipe.prompts_per_iteration * recipe.sampling.samples
+    return outputs * (lengths.prompt + lengths.output)
+
+
+def _trained(setting: Setting) -> Setting:
+    return replace(setting, cluster=training_share(setting.recipe, setting.cluster))
+
+
+def _drawn(
+    setting: Setting, lengths: Lengths, prompts: float, k: int, part: float = ANSWERS_PART
+) -> Effort:
+    share = sampling_share(setting.recipe, setting.cluster)
+    drawn = sample_cost(
         setting.shape,
         setting.recipe.sampling,
-        setting.cluster,
+        share.cluster,
         prompts=prompts,
         k=k,
         prompt=lengths.prompt,
         output=lengths.output,
         longest=lengths.longest(setting.recipe.sampling.max_new_tokens),
         part_size=part,
+        even=share.workers is None,
     )
+    return replace(drawn, memory=share.crowd * drawn.memory)
+
+
+def _judged(setting: Setting, lengths: Lengths, prompts: float, responses: int) -> Effort:
+    judge = setting.recipe.judge
+    share = judging_share(setting.recipe, setting.cluster)
+    cost = judge_cost(
+        judge,
+        share.cluster,
+        lengths,
+        prompts=prompts,
+        responses=responses,
+        processes=share.workers or 1,
+    )
+    return replace(cost, memory=share.crowd * cost.memory)
 
 
 def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int) -> Effort:
     """So many policies answer held-out prompts, then all answers are judged."""
-    one = _drawn(setting, lengths, prompts, 1, prompts)
+    one = _drawn(setting, lengths, prompts, 1)
     relative = is_relative(setting.recipe.judge)
     together = policies if policies > 1 or not relative else 2
-    judged = judge_cost(
-        setting.recipe.judge, setting.cluster, lengths, prompts=prompts, responses=together
-    )
+    judged = _judged(setting, lengths, prompts, together)
     drawn = one
     for _ in range(policies - 1):
         drawn = drawn + one
@@ -189,26 +254,23 @@ def _measured(setting: Setting, stage: str, place: Place) -> Effort:
     recipe, lengths = setting.recipe, setting.lengths[place.arm]
     test = recipe.prompts.test.count if recipe.prompts.test else 0
     if stage == "win_rate" and recipe.measures.win_rate is not None:
-        judged = judge_cost(recipe.judge, setting.cluster, lengths, prompts=test, responses=2)
+        judged = _judged(setting, lengths, test, 2)
         if not recipe.measures.win_rate.equal_tokens:
             return judged
         direct = setting.lengths["direct"]
         answers = min(MOST_ANSWERS, math.ceil(lengths.output / direct.output))
-        drawn = _drawn(setting, direct, test, answers, test)
+        drawn = _drawn(setting, direct, test, answers)
         shown = Effort.of({"host": 2 * test * setting.cluster.rates.answer})
-        return drawn + _drawn(setting, direct, test, 1, test) + judged + shown
+        return drawn + _drawn(setting, direct, test, 1) + judged + shown
     if stage == "probe" and recipe.measures.probe is not None:
         count = min(test, recipe.measures.probe.prompts)
-        drawn = _drawn(setting, lengths, count, 1, count)
+        drawn = _drawn(setting, lengths, count, 1)
         # A variant's thought is given; the response is drawn, and again where there is none.
         rest = replace(lengths, output=(lengths.output + lengths.response) / 2)
         for _ in VARIANTS:
-            drawn = drawn + _drawn(setting, rest, count, 1, count)
-        judged = judge_cost(
-            recipe.judge, setting.cluster, lengths, prompts=count, responses=len(VARIANTS)
-        )
-        return drawn + judged
+            drawn = drawn + _drawn(setting, rest, count, 1)
+        return drawn + _judged(setting, lengths, count, len(VARIANTS))
     [row] = [one for one in plan(recipe) if one.label == place.label]
     # A source that does not tell its questions is taken to be GSM8K, asked twice.
     outputs = row.tokens / recipe.sampling.max_new_tokens or 2 * GSM8K_QUESTIONS
-    return _drawn(setting, lengths, outputs, 1, outputs)
+    return _drawn(setting, lengths, outputs, 1)

@@ -63,9 +63,7 @@ def _remedy(setting: Setting, stage: str) -> str:
             continue
         if stage not in _too_large(*_tried(replace(setting, recipe=recipe))):
             found.append(words)
-    more = _more_devices(setting, stage)
-    if more is not None:
-        found.append(f"--gpus {more}")
+    found += _more_devices(setting, stage)
     if not found:
         return "no setting of this recipe would fit: take a device with more memory"
     return "it fits with " + ", or with ".join(found[:3])
@@ -136,23 +134,36 @@ def _sampling_changes(setting: Setting) -> Iterator[Change]:
     if isinstance(sampling, VllmSampling):
         together = sampling.tensor_parallel * 2
         while together <= setting.cluster.gpus:
-            changed = sampling.model_copy(update={"tensor_parallel": together})
+            changes: dict[str, object] = {"tensor_parallel": together}
             words = f"sampling.tensor_parallel={together}"
+            if sampling.workers is not None:
+                count = min(sampling.workers.count, setting.cluster.gpus // together)
+                changes["workers"] = sampling.workers.model_copy(
+                    update={"count": count, "gpus": None}
+                )
+                words += f" sampling.workers={{count: {count}}}"
+            changed = sampling.model_copy(update=changes)
             yield words, recipe.model_copy(update={"sampling": changed})
             together *= 2
 
 
-def _more_devices(setting: Setting, stage: str) -> int | None:
+def _more_devices(setting: Setting, stage: str) -> list[str]:
     """The smallest larger power of two on which a sharded stage fits."""
     if stage not in ("training", "reference") or setting.cluster.device.is_cpu:
-        return None
-    for power in range(1, 11):
-        gpus = 2**power
-        if gpus > setting.cluster.gpus:
-            cluster = replace(setting.cluster, gpus=gpus)
-            if stage not in _too_large(*_tried(replace(setting, cluster=cluster))):
-                return gpus
-    return None
+        return []
+    launch, there = setting.recipe.launch, setting.cluster.gpus
+    for processes in (2**power for power in range(1, 11)):
+        if processes <= (launch.processes or there):
+            continue
+        more = replace(setting, cluster=replace(setting.cluster, gpus=max(there, processes)))
+        words = [f"--gpus {processes}"] if processes > there else []
+        if launch.processes is not None:
+            changed = launch.model_copy(update={"processes": processes})
+            more = replace(more, recipe=setting.recipe.model_copy(update={"launch": changed}))
+            words = [f"launch.processes={processes}", *words]
+        if stage not in _too_large(*_tried(more)):
+            return [" ".join(words)]
+    return []
 
 
 def _with_training(recipe: Recipe, **changes: object) -> Recipe:

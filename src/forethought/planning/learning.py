@@ -65,8 +65,14 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     }
     longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
     memory = training_memory(shape, training, cluster.gpus, longest, cpu=cluster.device.is_cpu)
-    disk = training.epochs * 2 * shape.parameters + 12 * trained
-    return Effort.of(parts, flops=flops, memory=memory, disk=disk)
+    return Effort.of(
+        parts,
+        flops=flops,
+        memory=memory,
+        weights=training.epochs * 2 * shape.parameters,
+        # The new state is whole before the old one goes.
+        scratch=2 * 12 * trained,
+    )
 
 
 def _exchanged(

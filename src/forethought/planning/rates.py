@@ -53,8 +53,10 @@ class Rates:
     """Seconds of this process per held-out prompt beside its outputs: scores, intervals."""
     prompt: float
     """Seconds per prompt to load, deduplicate and cut."""
+    record: float
+    """Seconds per token of rollouts to take them in and write them, in one process."""
     token: float
-    """Seconds per sampled token to read rollouts back and choose pairs, in one process."""
+    """Seconds per token of rollouts to read them back and choose pairs, in one process."""
     start: float
     """Seconds of a stage that loads a model, beside reading its weights."""
     engine_start: float
@@ -77,9 +79,11 @@ GPU = Rates(
     output=1e-3,
     verdict=50e-6,
     answer=1e-3,
-    # This and the next were measured, on a CPU: 20,000 prompts of 1.1 kB, 800 rollouts.
+    # This and the next two were measured, on a CPU: 20,000 prompts of 1.1 kB; 20,000 rollouts of
+    # 250 and 700 tokens (benchmarks/large_iteration.py, and 50 microseconds to unpickle one).
     prompt=0.1e-3,
-    token=0.26e-6,
+    record=0.14e-6,
+    token=0.18e-6,
     start=15,
     engine_start=60,
     stage=1,
@@ -124,13 +128,14 @@ def cpu_rates(shape: ModelShape, speed: CpuSpeed) -> Rates:
         layer=LAYER_OPERATIONS * speed.dispatch,
         step=20e-3,
         output=0.1e-3 * slower,
-        verdict=35e-6 * slower,
+        verdict=5e-6 * slower,
         answer=1e-3 * slower,
-        prompt=0.4e-3 * slower,
-        token=0.5e-6 * slower,
-        start=0.06 * slower,
+        prompt=0.3e-3 * slower,
+        record=0.2e-6 * slower,
+        token=0.3e-6 * slower,
+        start=0.1 * slower,
         engine_start=5 * slower,
-        stage=0.1 * slower,
+        stage=0.06 * slower,
         storage=200e6,
     )
 

@@ -1,6 +1,6 @@
 """Cost of judging: reward models read, judge models read and write, verifiers compute.
 
-All devices judge, each with a judge of its own. A mixture is counted at its most expensive route.
+Each device has a judge of its own. A mixture is counted at its most expensive route.
 The time of a judge at a server is that server's; its calls cost money where the recipe has a price.
 """
 
@@ -35,14 +35,28 @@ VERDICT = 400
 
 
 def judge_cost(
-    judge: JudgeConfig, cluster: Cluster, lengths: Lengths, *, prompts: float, responses: int
+    judge: JudgeConfig,
+    cluster: Cluster,
+    lengths: Lengths,
+    *,
+    prompts: float,
+    responses: int,
+    processes: int = 1,
 ) -> Effort:
-    """`responses` scored for each of `prompts`, the judge loaded once."""
+    """`responses` scored for each of `prompts`, the judge loaded once on each device, or in so many
+    `processes` where it computes without one."""
     match judge:
         case MixtureJudge():
             routes = [
                 [
-                    judge_cost(member.judge, cluster, lengths, prompts=prompts, responses=responses)
+                    judge_cost(
+                        member.judge,
+                        cluster,
+                        lengths,
+                        prompts=prompts,
+                        responses=responses,
+                        processes=processes,
+                    )
                     for member in route.members
                 ]
                 for route in judge.routes
@@ -50,7 +64,7 @@ def judge_cost(
             summed = [sum(route[1:], route[0]) for route in routes]
             return max(summed, key=lambda one: one.seconds)
         case VerifierJudge() | CustomJudge():
-            return Effort.of({"host": prompts * responses * cluster.rates.verdict})
+            return Effort.of({"host": prompts * responses * cluster.rates.verdict / processes})
         case ArmoRMJudge() | RewardModelJudge():
             return _reward_cost(judge, cluster, lengths, prompts, responses)
         case PairwiseJudge() | RatingJudge():

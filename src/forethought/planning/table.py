@@ -31,7 +31,7 @@ def cost_table(costs: Costs) -> Table:
     table.add_column("bound by")
     table.add_column("new tokens", justify="right", footer=_number(tokens))
     table.add_column("FLOPs", justify="right", footer=f"{flops:.2g}")
-    table.add_column("disk", justify="right", footer=_gigabytes(_disk(costs)))
+    table.add_column("disk", justify="right", footer=_gigabytes(costs.disk))
     table.add_column("USD", justify="right", footer=f"{costs.usd:,.2f}")
     for one in stages:
         effort = one.effort
@@ -43,7 +43,7 @@ def cost_table(costs: Costs) -> Table:
             effort.bound,
             _number(one.times * effort.tokens) if effort.tokens else "",
             f"{one.times * effort.flops:.2g}" if effort.flops else "",
-            _gigabytes(one.times * effort.disk) if effort.disk else "",
+            _gigabytes(one.disk) if one.disk else "",
             f"{_usd(costs, one):,.2f}",
         )
     return table
@@ -63,6 +63,7 @@ def caption(costs: Costs) -> str:
         lines.append(f"measured here: {rate:.0f} GFLOP/s in products as wide as the model's")
     else:
         lines.append("not calibrated: no GPU was measured; the rates reached are assumptions")
+    lines.append(f"starting engines, judges and trainers takes {duration(costs.starting)} of it")
     lines.append(
         f"{cluster.device.price} USD per device and hour (--price); lengths by --like RUN, "
         "--prompt-tokens, --output-tokens"
@@ -82,6 +83,7 @@ def cost_json(costs: Costs) -> dict[str, Any]:
         "lengths": {arm: asdict(one) for arm, one in costs.setting.lengths.items()},
         "stages": [
             {"stage": one.stage, "arm": one.arm, "times": one.times}
+            | {"starts": one.starts, "kept": one.kept}
             | {"memory_per_device": one.effort.memory}
             | {
                 name: value
@@ -92,7 +94,8 @@ def cost_json(costs: Costs) -> dict[str, Any]:
             for one in costs.stages
         ],
         "seconds": costs.seconds,
-        "disk": _disk(costs),
+        "starting": costs.starting,
+        "disk": costs.disk,
         "usd": costs.usd,
     }
 
@@ -107,12 +110,8 @@ def duration(seconds: float) -> str:
 
 def _usd(costs: Costs, one: StageCost) -> float:
     cluster = costs.setting.cluster
-    hours = one.times * one.effort.seconds / 3600
+    hours = one.seconds / 3600
     return hours * cluster.gpus * cluster.device.price + one.times * one.effort.usd
-
-
-def _disk(costs: Costs) -> float:
-    return sum(one.times * one.effort.disk for one in costs.stages)
 
 
 def _gigabytes(count: float) -> str:

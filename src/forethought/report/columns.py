@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from forethought.store import check_part, read_manifest
+from forethought import store
+from forethought.store import read_manifest, sealed_parts
 
 
 def is_sealed(folder: Path) -> bool:
@@ -27,11 +27,8 @@ def read_columns(folder: Path, columns: Sequence[str], prefix: str = "") -> Iter
 
     Raises: StageError if the stage is not sealed, or a part is missing or damaged.
     """
-    for part in read_manifest(folder).parts:
-        if part.name.endswith(".parquet") and part.name.startswith(prefix):
-            check_part(folder, part)
-            with pq.ParquetFile(folder / part.name) as file:
-                yield file.read(columns=list(columns))
+    for part in sealed_parts(folder, prefix):
+        yield store.read_columns(folder, part, columns)
 
 
 def read_rows(

@@ -6,6 +6,7 @@ written as they arrive; what is written is the same.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +18,16 @@ from forethought.judging.crew import judging_crew
 from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter
 from forethought.stages.place import Place
-from forethought.store import Count, Stage, StageError, read_manifest, read_records
+from forethought.store import (
+    Count,
+    Part,
+    Stage,
+    StageError,
+    read_columns,
+    read_manifest,
+    read_records,
+    sealed_parts,
+)
 from forethought.types import (
     Judgement,
     Prompt,
@@ -42,10 +52,11 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """
     rollouts = place.beside("rollouts")
     _refuse_if_nothing_parses(place)
-    parts = [part.name for part in read_manifest(rollouts).parts]
+    parts = sealed_parts(rollouts)
     prompts = {prompt.prompt_id: prompt for prompt in place.prompts("train")}
     owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
-    scored: list[ScoredGroup] = []
+    groups = 0
+    scores = array("d")
     missing: list[Unjudged] = []
     with (
         reporter.task(place.label, len(parts), "parts") as task,
@@ -61,9 +72,10 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                     stage.write_records(f"unjudged_{index:05d}", bad, Unjudged)
                     task.advance()
         for index in range(len(parts)):
-            scored += stage.read_records(f"scored_{index:05d}", ScoredGroup)
+            for group in stage.read_records(f"scored_{index:05d}", ScoredGroup):
+                groups += 1
+                scores.extend(group.scores)
             missing += stage.read_records(f"unjudged_{index:05d}", Unjudged)
-        scores = [score for group in scored for score in group.scores]
         if not scores:
             raise StageError(
                 f"{place.label}: the judge scored none of {len(missing)} prompts, the first "
@@ -74,7 +86,7 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         task.note = "" if mean is None else f"mean score {mean:.3f}"
         spent = cache.counts() if asks_a_model(place.recipe.judge) else None
     return {
-        "groups": len(scored),
+        "groups": groups,
         "responses": len(scores),
         "mean_score": mean,
         "judge_calls": spent,
@@ -97,7 +109,7 @@ def verdict_cache_file(recipe: Recipe) -> Path:
 class _Shown:
     """The groups of each part, and whose responses stand in them; no thought leaves this class."""
 
-    def __init__(self, rollouts: Path, parts: Sequence[str], prompts: dict[str, Prompt]) -> None:
+    def __init__(self, rollouts: Path, parts: Sequence[Part], prompts: dict[str, Prompt]) -> None:
         self._rollouts = rollouts
         self._parts = parts
         self._prompts = prompts
@@ -105,10 +117,14 @@ class _Shown:
 
     def groups(self, index: int) -> list[ResponseGroup]:
         """Every prompt of a part that has a response."""
-        records = read_records(self._rollouts, Rollout, self._parts[index])
+        columns = ("prompt_id", "sample_index", "parsed.response")
+        rows = read_columns(self._rollouts, self._parts[index], columns).flatten().to_pylist()
         candidates = [
-            (self._prompts[prompt_id], {one.sample_index: one.parsed.response for one in outputs})
-            for prompt_id, outputs in groupby(records, key=lambda one: one.prompt_id)
+            (
+                self._prompts[prompt_id],
+                {one["sample_index"]: one["parsed.response"] for one in outputs},
+            )
+            for prompt_id, outputs in groupby(rows, key=lambda one: one["prompt_id"])
         ]
         self._indices[index], groups = response_groups(candidates)
         return groups

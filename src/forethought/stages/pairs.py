@@ -1,13 +1,26 @@
-"""Stage `pairs`: length-controlled best and worst of each prompt."""
+"""Stage `pairs`: length-controlled best and worst of each prompt.
+
+Part *i* of `rollouts` and of `judgements` is read, its possible pairs are set aside, and it is let
+go; of each prompt a few numbers are kept. When all are known it is decided which pairs stay.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from forethought.pairs import build_pairs, length_summary, pair_counts
-from forethought.progress import Reporter
+from forethought.pairs import (
+    LengthSums,
+    Offer,
+    chosen_pairs,
+    decide,
+    outcomes,
+    pair_counts,
+    possible_pairs,
+)
+from forethought.progress import Reporter, Task
 from forethought.stages.place import Place
-from forethought.store import Count, Stage, read_records
+from forethought.store import SCRATCH, Count, Stage, read_part, sealed_parts
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 
 
@@ -18,14 +31,43 @@ def configure(place: Place) -> dict[str, Any]:
 
 def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Write the pairs and, for every prompt, why it gave one or none."""
-    rollouts: dict[str, list[Rollout]] = {}
-    for one in read_records(place.beside("rollouts"), Rollout):
-        rollouts.setdefault(one.prompt_id, []).append(one)
-    groups = read_records(place.beside("judgements"), ScoredGroup, "scored")
-    scored = {group.prompt_id: group for group in groups}
-    with reporter.task(place.label, len(rollouts), "prompts") as task:
-        pairs, decisions = build_pairs(rollouts, scored, place.recipe.pairs, seed=place.recipe.seed)
-        stage.write_records("pairs", pairs, PreferencePair)
+    recipe, sums = place.recipe, LengthSums()
+    with reporter.task(place.label, recipe.prompts_per_iteration, "prompts") as task:
+        parts = list(_offered(stage, place, task))
+        offers = [one for part in parts for one in part]
+        decisions = decide(offers, recipe.pairs.max_unparsable, recipe.seed)
+        outcome = outcomes(decisions)
+
+        def kept() -> Iterator[list[PreferencePair]]:
+            for index in range(len(parts)):
+                possible = stage.read_records(_possible(index), PreferencePair)
+                pairs = list(chosen_pairs(possible, outcome))
+                for pair in pairs:
+                    sums.add(pair)
+                yield pairs
+
+        stage.write_pieces("pairs", kept(), PreferencePair)
         stage.write_records("decisions", decisions, PairDecision)
-        task.advance(len(rollouts), note=f"{len(pairs)} pairs")
-    return {"pairs": len(pairs), **pair_counts(decisions), **length_summary(pairs)}
+        count = sum(one.chosen_index is not None for one in decisions)
+        task.note = f"{count} pairs"
+    return {"pairs": count, **pair_counts(decisions), **sums.summary()}
+
+
+def _offered(stage: Stage, place: Place, task: Task) -> Iterator[list[Offer]]:
+    """What the prompts of each part could give; the pairs themselves are set aside."""
+    sampled, judged = place.beside("rollouts"), place.beside("judgements")
+    both = zip(sealed_parts(sampled), sealed_parts(judged, "scored"), strict=True)
+    for index, (outputs, scores) in enumerate(both):
+        rollouts: dict[str, list[Rollout]] = {}
+        for one in read_part(sampled, outputs, Rollout):
+            rollouts.setdefault(one.prompt_id, []).append(one)
+        groups = read_part(judged, scores, ScoredGroup)
+        scored = {group.prompt_id: group for group in groups}
+        offers, pairs = possible_pairs(rollouts, scored, place.recipe.pairs.rho)
+        stage.write_records(_possible(index), pairs, PreferencePair)
+        task.advance(len(rollouts))
+        yield offers
+
+
+def _possible(index: int) -> str:
+    return f"{SCRATCH}/possible_{index:05d}"

@@ -7,7 +7,8 @@ written as they arrive; what is written is the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -46,6 +47,10 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     ]
     owed = [index for index in range(len(parts)) if not stage.has(f"part_{index:05d}")]
     params = SamplingParams.of(sampling)
+    counts = _Counts()
+    for index in range(len(parts)):
+        if index not in owed:
+            counts.add(stage.read_records(f"part_{index:05d}", Rollout))
     with reporter.task(place.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
             with drawing_crew(stage, policy, params) as crew:
@@ -54,11 +59,9 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                 ):
                     rollouts = list(chain.from_iterable(drawn))
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
-                    tokens = sum(len(one.completion.token_ids) for one in rollouts)
-                    task.advance(len(drawn), tokens=tokens)
-        counts = _counts(stage, len(parts))
-        task.note = f"{counts['parse_failures']:.1%} without a response"
-    return counts | server_counts(stage, policy)
+                    task.advance(len(drawn), tokens=counts.add(rollouts))
+        task.note = f"{counts.parse_failures:.1%} without a response"
+    return counts.summary() | server_counts(stage, policy)
 
 
 def _request(policy: Policy, prompt: Prompt) -> SampleRequest:
@@ -70,20 +73,37 @@ def _request(policy: Policy, prompt: Prompt) -> SampleRequest:
     )
 
 
-def _counts(stage: Stage, parts: int) -> dict[str, Count]:
-    rollouts = list(_read_parts(stage, range(parts)))
-    statuses = Counter(str(one.parsed.status) for one in rollouts)
-    outputs = max(len(rollouts), 1)
-    return {
-        "outputs": len(rollouts),
-        "statuses": dict(sorted(statuses.items())),
-        "parse_failures": 1 - statuses["complete"] / outputs,
-        "new_tokens": sum(len(one.completion.token_ids) for one in rollouts),
-        "mean_thought_tokens": sum(one.response_start for one in rollouts) / outputs,
-        "mean_response_tokens": sum(one.response_tokens for one in rollouts) / outputs,
-    }
+@dataclass(slots=True)
+class _Counts:
+    """What parts hold, added up part by part: all of them at once may be more than fits."""
 
+    statuses: Counter[str] = field(default_factory=Counter)
+    new_tokens: int = 0
+    thought_tokens: int = 0
+    response_tokens: int = 0
 
-def _read_parts(stage: Stage, parts: Sequence[int] | range) -> Iterator[Rollout]:
-    for index in parts:
-        yield from stage.read_records(f"part_{index:05d}", Rollout)
+    def add(self, rollouts: Sequence[Rollout]) -> int:
+        """Count a part; returns its new tokens."""
+        tokens = sum(len(one.completion.token_ids) for one in rollouts)
+        self.new_tokens += tokens
+        self.statuses.update(str(one.parsed.status) for one in rollouts)
+        self.thought_tokens += sum(one.response_start for one in rollouts)
+        self.response_tokens += sum(one.response_tokens for one in rollouts)
+        return tokens
+
+    @property
+    def parse_failures(self) -> float:
+        """Share of outputs without a response."""
+        return 1 - self.statuses["complete"] / max(self.statuses.total(), 1)
+
+    def summary(self) -> dict[str, Count]:
+        """Statuses, tokens and their means."""
+        outputs = max(self.statuses.total(), 1)
+        return {
+            "outputs": self.statuses.total(),
+            "statuses": {name: count for name, count in sorted(self.statuses.items()) if count},
+            "parse_failures": self.parse_failures,
+            "new_tokens": self.new_tokens,
+            "mean_thought_tokens": self.thought_tokens / outputs,
+            "mean_response_tokens": self.response_tokens / outputs,
+        }

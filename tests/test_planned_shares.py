@@ -1,0 +1,163 @@
+"""The plan uses the processes and workers that a recipe names, and refuses more than there are."""
+
+from pathlib import Path
+
+import pytest
+
+from forethought.planning.costs import Costs, StageCost, recipe_costs
+from forethought.planning.devices import find_device
+from forethought.planning.fitting import refuse_what_cannot_fit
+from forethought.recipe import load_recipe
+
+PAPER = str(Path(__file__).parent.parent / "recipes" / "paper-llama3-8b.yaml")
+QUICKSTART = str(Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
+
+
+def costs(gpus: int, *words: str) -> Costs:
+    return recipe_costs(load_recipe([PAPER, "arms=[thought]", *words]), find_device("h200"), gpus)
+
+
+def row(found: Costs, stage: str) -> StageCost:
+    [one] = [one for one in found.stages if one.stage == stage]
+    return one
+
+
+def test_training_has_the_processes_that_are_named():
+    whole = costs(8)
+    named = costs(8, "launch={type: torchrun, processes: 4}")
+    for stage in ("reference", "training"):
+        assert row(named, stage) == row(costs(4), stage)
+        assert row(named, stage).effort.seconds > row(whole, stage).effort.seconds
+    assert row(named, "rollouts") == row(whole, "rollouts")
+    # All devices are paid for as long as the run takes.
+    assert named.usd == pytest.approx(named.seconds / 3600 * 8 * 3.5)
+
+
+def test_sampling_has_the_workers_that_are_named():
+    whole = costs(8)
+    named = costs(8, "sampling.workers=4")
+    for stage in ("rollouts", "selection"):
+        assert row(named, stage).effort.seconds > row(whole, stage).effort.seconds
+    for stage in ("judgements", "training"):
+        assert row(named, stage) == row(whole, stage)
+    pairs = costs(8, "sampling.workers=4", "sampling.tensor_parallel=2")
+    assert row(pairs, "rollouts").effort.flops == row(named, "rollouts").effort.flops
+
+
+def test_workers_beyond_the_parts_have_nothing_to_do():
+    """5,000 prompts are 20 parts of 256; validation's 1,500 are three of 512."""
+    twenty, forty = (costs(64, f"sampling.workers={count}") for count in (20, 40))
+    bound = {n: row(found, "rollouts").effort.bound for n, found in ((20, twenty), (40, forty))}
+    assert bound == {20: "bandwidth", 40: "bandwidth"}
+    decoding = [row(found, "selection").effort.seconds for found in (twenty, forty)]
+    assert decoding[0] == pytest.approx(decoding[1], rel=0.1)
+    few = row(costs(64, "sampling.workers=10"), "rollouts").effort.seconds
+    assert few > 1.5 * row(twenty, "rollouts").effort.seconds
+
+
+def test_the_judge_has_the_workers_that_are_named():
+    whole, named = costs(8), costs(8, "judge.workers={count: 2, gpus: 1}")
+    assert row(named, "judgements") == row(costs(2), "judgements")
+    assert row(named, "rollouts") == row(whole, "rollouts")
+
+
+def test_workers_that_share_a_device_share_its_memory():
+    one, two = (
+        costs(8, f"judge.workers={{count: 8, gpus: {gpus}}}", "judge.tokens_per_batch=1024")
+        for gpus in (1, 0.5)
+    )
+    memory = [row(found, "judgements").effort.memory for found in (one, two)]
+    assert memory[1] == 2 * memory[0]
+    assert row(two, "judgements").effort.seconds > row(one, "judgements").effort.seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["launch={type: ray, processes: 16}"], "launch.processes: 16 .* plan with --gpus 16"),
+        (["sampling.workers=9"], "sampling.workers: 9 workers of 1 GPUs .* --gpus 9"),
+        (
+            ["sampling.workers=5", "sampling.tensor_parallel=2"],
+            "sampling.workers: 5 workers of 2 GPUs each need 10 devices, and the plan has 8",
+        ),
+        (["judge.workers={count: 9, gpus: 1}"], "judge.workers: 9 .* lower judge.workers.count"),
+        (["judge.workers=8"], "judge.workers.gpus: .* give judge.workers.gpus=1"),
+        (["judge.workers={count: 8, gpus: 0}"], "judge.workers.gpus: workers without a GPU"),
+        (["sampling={type: transformers, workers: 8}"], "sampling.workers.gpus: "),
+    ],
+)
+def test_more_than_there_are_is_refused_by_the_settings_name(words, message):
+    with pytest.raises(ValueError, match=message):
+        costs(8, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "stage", "remedy", "gpus"),
+    [
+        (["launch={type: torchrun, processes: 1}"], "training", "launch.processes=2", 8),
+        (
+            [
+                "launch={type: torchrun, processes: 8}",
+                "training.tokens_per_microbatch=1024",
+                "model.path=meta-llama/Meta-Llama-3-70B-Instruct",
+                "sampling.tensor_parallel=2",
+            ],
+            "training",
+            "launch.processes=16 --gpus 16",
+            16,
+        ),
+        (
+            ["model.path=meta-llama/Meta-Llama-3-70B-Instruct", "sampling.workers=8"],
+            "rollouts",
+            "sampling.tensor_parallel=2 sampling.workers={count: 4}",
+            8,
+        ),
+    ],
+)
+def test_remedies_name_the_recipes_own_settings(words, stage, remedy, gpus):
+    with pytest.raises(ValueError, match=stage) as error:
+        refuse_what_cannot_fit(costs(8, *words))
+    [line] = [one for one in str(error.value).splitlines() if one.startswith(f"{stage} needs")]
+    assert remedy in line
+    given = remedy.removesuffix(f" --gpus {gpus}")
+    given = [given] if "{" not in given else given.split(" ", 1)
+    changed = row(costs(gpus, *words, *given), stage)
+    assert changed.effort.memory < find_device("h200").memory
+
+
+def test_a_verifiers_workers_need_no_device():
+    words = [QUICKSTART, "judge.workers=16", "iterations=1"]
+    found = recipe_costs(load_recipe(words), find_device("h200"), 1)
+    alone = recipe_costs(load_recipe(words[:1] + words[2:]), find_device("h200"), 1)
+    [many, one] = [
+        next(row for row in each.stages if row.stage == "judgements") for each in (found, alone)
+    ]
+    assert many.effort.seconds < one.effort.seconds
+
+
+def test_a_processor_is_one_device_whoever_shares_it():
+    words = [QUICKSTART, "sampling.workers=2", "launch={type: torchrun, processes: 2, threads: 1}"]
+    found = recipe_costs(load_recipe(words), find_device("cpu"), 1)
+    assert found.setting.cluster.gpus == 1
+    assert found.seconds > 0
+
+
+def test_states_to_resume_from_are_gone_when_a_training_ends():
+    one, four = costs(8, "iterations=1"), costs(8)
+    training = row(four, "training").effort
+    assert training.weights == pytest.approx(10 * 2 * 8.03e9, rel=0.01)
+    assert training.scratch == pytest.approx(24 * 8.03e9, rel=0.01)
+    assert four.disk - one.disk == pytest.approx(3 * 1.606e11, rel=0.01)
+
+
+def test_starting_is_a_part_of_the_time():
+    found = costs(8)
+    selection = row(found, "selection").effort
+    assert 10 * 60 < selection.start < selection.seconds
+    assert selection.start < found.starting < found.seconds
+
+
+def test_what_is_drawn_faster_than_one_process_writes_waits_for_it():
+    words = ("prompts_per_iteration=1000000", "iterations=1", "training.batch_size=2048")
+    [fast, slow] = [row(costs(gpus, *words), "rollouts").effort for gpus in (1000, 100)]
+    assert (fast.bound, slow.bound) == ("host", "bandwidth")
