@@ -11,7 +11,16 @@ import yaml
 from pydantic import TypeAdapter
 from tiny import save_armorm, save_policy, save_reward_model
 
-from forethought.config import JudgeConfig, MeasuresConfig, ModelConfig, SamplingConfig
+from forethought.config import (
+    ArmoRMJudge,
+    JudgeConfig,
+    LaunchConfig,
+    MeasuresConfig,
+    ModelConfig,
+    SamplingConfig,
+    VllmSampling,
+    Workers,
+)
 from forethought.judging.base import checked, open_judge
 from forethought.judging.prompt_file import load_prompt
 from forethought.sampling.base import SamplingParams, open_sampler
@@ -170,3 +179,15 @@ def test_every_kind_has_its_fragment(name, section, adapter):
     kinds = set(adapter.json_schema()["discriminator"]["mapping"])
     shown = {fragment.values[0]["type"] for fragment in fragments(name, section)}
     assert shown == kinds
+
+
+def test_the_sections_of_the_scaling_page_are_valid():
+    blocks = [yaml.safe_load(text) for text in FRAGMENT.findall((DOCS / "scaling.md").read_text())]
+    launches = [LaunchConfig.model_validate(block["launch"]) for block in blocks]
+    assert {one.type for one in launches} == {"torchrun", "ray"}
+    [cluster] = [block for block in blocks if "sampling" in block]
+    sampling = VllmSampling.model_validate(cluster["sampling"])
+    judge = ArmoRMJudge.model_validate(cluster["judge"])
+    assert sampling.workers == judge.workers == Workers(count=8, gpus=1)
+    recipe = yaml.safe_load((DOCS.parent / "recipes" / "ray-cluster.yaml").read_text())
+    assert recipe["launch"].items() <= cluster["launch"].items()

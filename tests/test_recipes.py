@@ -7,6 +7,9 @@ Qwen3 models in which the closing tag is likely.
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,7 @@ DEVICES = {
     "qwen3-tags.yaml": ["--gpu", "l40s"],
     "maths-and-chat.yaml": ["--gpu", "h100", "--gpus", "2"],
     "near-online.yaml": ["--gpu", "cpu"],
+    "ray-cluster.yaml": ["--gpu", "h100", "--gpus", "8"],
 }
 """The least that a recipe's header says it needs."""
 SMALL = [
@@ -159,3 +163,41 @@ def test_maths_and_chat(folder, tmp_path):
     policy_of(done)
     assert (done / "measures/gsm8k/thought/policy_1/manifest.json").is_file()
     assert not (done / "measures/gsm8k/thought/policy_0").exists()
+
+
+@pytest.mark.scale
+def test_a_ray_cluster(folder, tmp_path):
+    """A process of its own belongs to the cluster, as one that was submitted to it does.
+
+    Its two nodes have three CPUs: workers that sample and judge leave none to the training.
+    """
+    ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    pytest.importorskip("ray.train", reason="the extra `ray` is not installed")
+    from ray.cluster_utils import Cluster
+
+    memory = 80 * 2**20
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": memory}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        cluster.add_node(num_cpus=2, object_store_memory=memory)
+        words = [
+            *(str(RECIPES / "ray-cluster.yaml"), f"run={tmp_path}/run", *SMALL[:-1]),
+            f"cache={tmp_path}/cache.sqlite",
+            "model.path=microworld",
+            f"prompts.train=[{chat(folder)}]",
+            "arms=[thought]",
+            "sampling.part_size=2",
+            "sampling.workers=2",
+            f"judge.path={folder}/armorm",
+            "judge.workers=1",
+            "launch.processes=2",
+            "launch.threads=1",
+        ]
+        command = [sys.executable, "-m", "forethought.cli", "run", *words]
+        environment = os.environ | {"RAY_ADDRESS": str(cluster.address)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        cluster.shutdown()
+    assert not ray.is_initialized()
+    policy_of(tmp_path / "run")

@@ -3,26 +3,37 @@
 `forethought sample prompts.jsonl outputs.jsonl recipe.yaml` and `forethought judge outputs.jsonl
 scores.jsonl recipe.yaml`. A line of input is kept and gets more fields, so that one command's
 output is the next one's input. The output is named last: until it is whole its lines stand in
-`OUTPUT.partial`, and the same command goes on from there.
+`OUTPUT.partial`, and the same command goes on from there. With `sampling.workers` and
+`judge.workers` many parts are done at a time; the lines are the same, in the same order.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from forethought.cache import Cache
-from forethought.config import ColumnsConfig, JudgePart, SamplePart
+from forethought.config import (
+    ColumnsConfig,
+    JudgePart,
+    OpenAISampling,
+    SamplePart,
+    TransformersSampling,
+    VllmSampling,
+)
 from forethought.control_tokens import without_well_known
-from forethought.judging.base import Judge, checked, open_judge
+from forethought.judging.crew import Verdicts, judging_crew
 from forethought.judging.describe import asks_a_model, identity
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, json_records, prompt_of
-from forethought.sampling.base import SamplingParams, open_sampler, stable_seed
+from forethought.sampling.base import Sampler, SamplingParams, open_sampler, stable_seed
+from forethought.sampling.pooled import Sampled
 from forethought.store import read_json, sha256_file, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import (
@@ -33,6 +44,8 @@ from forethought.types import (
     Unjudged,
     Unsampled,
 )
+from forethought.workers.base import Crew, Here, in_order
+from forethought.workers.pool import Pool
 
 GROUPS = 64
 """Groups a judge is shown at a time: what is judged again at most after a kill."""
@@ -60,28 +73,25 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     thought_format = load_format(part.thought_format)
     lines = read_lines(source, thought_format)
     settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
-    sampling = part.sampling
-    params = SamplingParams.of(sampling)
     output = Output(target, source, settings)
-    owed = lines[output.done :]
+    size = part.sampling.part_size
+    starts = range(output.done, len(lines), size)
     with reporter.task("sample", len(lines), "prompts") as task, output:
         task.advance(output.done)
-        if owed:
+        if starts:
+
+            def requests(start: int) -> list[SampleRequest]:
+                these = lines[start : start + size]
+                return [_request(part, thought_format, line.prompt) for line in these]
+
             with (
                 Cache(output.beside("replies.sqlite")) as cache,
-                open_sampler(
-                    sampling,
-                    model=part.model,
-                    params=params,
-                    cache=cache if sampling.type == "openai" else None,
-                    token_ids=False,
-                ) as sampler,
+                _sampling_crew(part, cache) as crew,
             ):
-                for start in range(0, len(owed), sampling.part_size):
-                    these = owed[start : start + sampling.part_size]
-                    requests = [_request(part, thought_format, line.prompt) for line in these]
+                for start, results in in_order(starts, crew.each(starts, requests)):
+                    these = lines[start : start + size]
                     rows = []
-                    for line, result in zip(these, sampler.sample(requests), strict=True):
+                    for line, result in zip(these, results, strict=True):
                         if isinstance(result, Unsampled):
                             raise ValueError(f"{line.where}: {result.reason}")
                         outputs = [_output(thought_format, one) for one in result.completions]
@@ -89,6 +99,46 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
                     output.add(rows)
                     task.advance(len(these))
         output.finish()
+
+
+def _sampling_crew(part: SamplePart, cache: Cache) -> Crew[Sequence[SampleRequest], Sampled]:
+    """Who samples: an engine in this process, or workers that hold one each."""
+    sampling = part.sampling
+    engine = partial(
+        open_sampler,
+        sampling,
+        model=part.model,
+        params=SamplingParams.of(sampling),
+        token_ids=False,
+    )
+    match sampling:
+        case TransformersSampling() | VllmSampling() if sampling.workers is not None:
+            gpus = sampling.tensor_parallel if sampling.type == "vllm" else None
+            opening = partial(_open_sampling, engine)
+            return Pool(opening, sampling.workers, part.launch, name="sample", gpus=gpus)
+        case OpenAISampling():
+            engine = partial(engine, cache=cache)
+        case _:
+            pass
+    return Here(partial(_open_sampling, engine))
+
+
+@contextmanager
+def _open_sampling(
+    engine: Callable[[], AbstractContextManager[Sampler]],
+) -> Iterator[Callable[[Sequence[SampleRequest]], Sampled]]:
+    with engine() as sampler:
+
+        def sample(requests: Sequence[SampleRequest]) -> Sampled:
+            results: Sampled = []
+            for one in sampler.sample(requests):
+                results.append(one)
+                # It ends the command; what a server would still be asked is not worth it.
+                if isinstance(one, Unsampled):
+                    break
+            return results
+
+        yield sample
 
 
 def judge_file(
@@ -110,10 +160,16 @@ def judge_file(
         if output.done < len(lines):
             keeps = asks_a_model(part.judge)
             path = part.cache or (output.beside("cache.sqlite") if keeps else None)
-            with Cache(path) as cache, open_judge(part.judge, cache) as judge:
-                for start in range(output.done, len(lines), GROUPS):
+            starts = range(output.done, len(lines), GROUPS)
+
+            def groups(start: int) -> list[ResponseGroup]:
+                here = slice(start, start + GROUPS)
+                return _groups(lines[here], responses[here])
+
+            with Cache(path) as cache, judging_crew(part.judge, cache, part.launch) as crew:
+                for start, verdicts in in_order(starts, crew.each(starts, groups)):
                     here = slice(start, start + GROUPS)
-                    rows = _judged(judge, lines[here], responses[here])
+                    rows = _judged(verdicts, lines[here], responses[here])
                     output.add(rows)
                     task.advance(len(rows))
                 spent = cache.counts()
@@ -270,17 +326,23 @@ def _output(thought_format: ThoughtFormat, completion: Completion) -> dict[str, 
     }
 
 
-def _judged(
-    judge: Judge, lines: Sequence[Line], responses: Sequence[Sequence[str | None]]
-) -> list[dict[str, Any]]:
-    """The lines with what the judge says of each; one without any response is not shown to it."""
+def _groups(
+    lines: Sequence[Line], responses: Sequence[Sequence[str | None]]
+) -> list[ResponseGroup]:
+    """What the judge is shown; a line without any response is not."""
     shown = [tuple(text for text in texts if text is not None) for texts in responses]
-    groups = [
+    return [
         ResponseGroup(prompt=line.prompt, responses=texts)
         for line, texts in zip(lines, shown, strict=True)
         if texts
     ]
-    answers = checked(judge, groups)
+
+
+def _judged(
+    verdicts: Verdicts, lines: Sequence[Line], responses: Sequence[Sequence[str | None]]
+) -> list[dict[str, Any]]:
+    """The lines with what the judge says of each."""
+    answers = iter(verdicts.answers)
     rows = []
     for line, texts in zip(lines, responses, strict=True):
         scores, evidence, missing = None, None, "no output has a response"
@@ -292,8 +354,8 @@ def _judged(
                 given = iter(answer.scores)
                 scores = [None if text is None else next(given) for text in texts]
                 evidence, missing = answer.evidence, None
-        said = {"judge": judge.name, "scores": scores, "evidence": evidence, "missing": missing}
-        rows.append(line.row | said)
+        said = {"judge": verdicts.judge, "scores": scores, "evidence": evidence}
+        rows.append(line.row | said | {"missing": missing})
     return rows
 
 

@@ -104,6 +104,13 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """`write_bytes` of Parquet whose damage would be noticed."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the folder's entries survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -198,9 +205,7 @@ class Stage:
 
     def write_table(self, part: str, table: pa.Table) -> None:
         """Write a Parquet part, whole or not at all."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        write_bytes(self.folder / f"{part}.parquet", sink.getvalue().to_pybytes())
+        write_table(self.folder / f"{part}.parquet", table)
 
     def write_pieces(self, part: str, pieces: Iterable[Iterable[Any]], record_type: type) -> None:
         """Write a Parquet part of one record type whose rows come piece by piece, whole or not at
@@ -223,6 +228,10 @@ class Stage:
     def read_records(self, part: str, record_type: type[Record]) -> list[Record]:
         """A part of this stage, before it is sealed."""
         return from_table(pq.read_table(self.folder / f"{part}.parquet"), record_type)
+
+    def read_columns(self, part: str, columns: Sequence[str]) -> pa.Table:
+        """Some columns of a part of this stage, before it is sealed; dots reach into records."""
+        return _columns(self.folder / f"{part}.parquet", columns)
 
     def add_seconds(self) -> float:
         """Wall-clock seconds of this stage over all attempts, kept beside the parts."""
@@ -330,7 +339,11 @@ def read_columns(folder: Path, part: Part, columns: Sequence[str]) -> pa.Table:
     Raises: StageError if the part is missing or damaged.
     """
     check_part(folder, part)
-    with pq.ParquetFile(folder / part.name) as file:
+    return _columns(folder / part.name, columns)
+
+
+def _columns(path: Path, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
         return file.read(columns=list(columns))
 
 

@@ -16,10 +16,15 @@ from sharded_cases import CASES, prepare
 from test_sharded import assert_alike, train_alone
 from test_sharded_ends import ENDS_WITHIN, LONG, done_steps
 
+from forethought.config import LaunchConfig, RayConfig, Workers
+from forethought.training.checkpoint import read_result
 from forethought.training.processes import ProcessesError
 from forethought.training.ray_processes import ray_device, run_on_ray
+from forethought.workers.actor import Worker
+from forethought.workers.pool import Pool
 
 pytestmark = pytest.mark.scale
+CLUSTER = RayConfig(address="auto")
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +61,39 @@ def test_two_nodes_train_the_same_also_after_a_kill(cluster: Any, tmp_path: Path
             os.kill(train_workers(cluster)[0], signal.SIGKILL)
 
     with pytest.raises(ProcessesError, match=r"^rank \d is gone: it was killed, or its node"):
-        run_on_ray(job, scratch, kill_one)
+        run_on_ray(job, scratch, kill_one, CLUSTER)
     assert time.monotonic() - killed[0] < ENDS_WITHIN
     assert 6 <= done_steps(job) < 60
 
-    run_on_ray(job, scratch, lambda: None)
+    run_on_ray(job, scratch, lambda: None, CLUSTER)
     assert_alike(alone.directory, directory, 1e-5)
 
 
 def test_what_the_cluster_has_not(cluster: Any, tmp_path: Path):
     job = prepare(tmp_path, CASES["few_pairs"]).model_copy(update={"processes": 3})
     with pytest.raises(ValueError, match="3 processes with 1 CPU each do not fit a cluster with 2"):
-        run_on_ray(job, tmp_path, lambda: None)
-    assert ray_device("auto") == "cpu"
+        run_on_ray(job, tmp_path, lambda: None, CLUSTER)
+    assert ray_device("auto", CLUSTER) == "cpu"
+
+
+def test_idle_workers_hold_no_room_and_others_are_named(cluster: Any, tmp_path: Path):
+    import ray
+
+    job = prepare(tmp_path, CASES["few_pairs"]).model_copy(update={"processes": 2})
+    with Pool(here, Workers(count=2), LaunchConfig(), name="here") as pool:
+        assert dict(pool.each(range(8), str))[7] == "7"
+    run_on_ray(job, tmp_path, lambda: None, RayConfig(patience=30))
+    assert read_result(job.directory).steps > 0
+    other: Any = ray.remote(num_cpus=1)(Worker).remote(1, [])
+    ray.get(other.place.remote())
+    with pytest.raises(ProcessesError, match="for 2 seconds the cluster had no room for 2 process"):
+        run_on_ray(job, tmp_path, lambda: None, RayConfig(patience=2))
+    ray.kill(other)
+
+
+@contextlib.contextmanager
+def here():
+    yield lambda part: part
 
 
 def train_workers(cluster: Any) -> list[int]:

@@ -227,8 +227,11 @@ def sample(prompts: Source, output: Target, words: Parts) -> None:
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.files import sample_file
+        from forethought.launch import use_threads
 
-        sample_file(load_part(SamplePart, words), prompts, output, reporter)
+        part = load_part(SamplePart, words)
+        use_threads(part.launch.threads)
+        sample_file(part, prompts, output, reporter)
 
 
 @app.command()
@@ -244,8 +247,11 @@ def judge(
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.files import judge_file
+        from forethought.launch import use_threads
 
-        judge_file(load_part(JudgePart, words), responses, output, reporter, explain=explain)
+        part = load_part(JudgePart, words)
+        use_threads(part.launch.threads)
+        judge_file(part, responses, output, reporter, explain=explain)
 
 
 def _run(recipe: Recipe, reporter: Reporter) -> None:

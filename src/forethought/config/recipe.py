@@ -173,6 +173,8 @@ class SamplePart(Shape):
     thought_format: str = "direct"
     """`direct`, `generic`, `specific`, `tags`, or a YAML file with a format of your own."""
     sampling: SamplingConfig
+    launch: Annotated[LaunchConfig, Operational] = LaunchConfig()
+    """Threads, and the cluster of `sampling.workers`; nothing is trained."""
 
     @model_validator(mode="after")
     def _engine_has_its_model(self) -> Self:
@@ -187,6 +189,8 @@ class JudgePart(Shape):
     judge: JudgeConfig
     cache: Path | None = None
     """File of verdicts already paid for, kept and shared when named."""
+    launch: Annotated[LaunchConfig, Operational] = LaunchConfig()
+    """Threads, and the cluster of `judge.workers`; nothing is trained."""
 
 
 class EvaluatePart(Shape):

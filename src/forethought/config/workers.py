@@ -33,11 +33,12 @@ OptionalWorkers = Annotated[Workers | None, BeforeValidator(_workers)]
 
 
 class RayConfig(Shape):
-    """The Ray cluster of the workers."""
+    """The Ray cluster of the workers, and of `launch.type: ray`."""
 
     address: str | None = None
     """`auto` for the cluster that this process belongs to, as with `ray job submit`, or
     `HOST:PORT` of its head. Without one, a small cluster of this machine alone is started, and
     ended with this process."""
     patience: float = Field(default=600, gt=0)
-    """Seconds in which the cluster must have room for a worker when there is none at all."""
+    """Seconds in which the cluster must have room for a worker when there is none at all, and for
+    all processes that train."""

@@ -7,7 +7,7 @@ batches as this process would, which decides the last bits of a score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +25,12 @@ from forethought.config import (
     Workers,
 )
 from forethought.judging.base import checked, open_judge
-from forethought.judging.describe import title
+from forethought.judging.describe import identity, title
 from forethought.judging.mixture import fits
 from forethought.judging.scoring import find_kept, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
 from forethought.workers.base import Crew, Here
+from forethought.workers.feed import Feed
 from forethought.workers.pool import Pool
 
 
@@ -37,18 +38,23 @@ from forethought.workers.pool import Pool
 class Verdicts:
     """What a judge says of a part.
 
-    Example: `Verdicts(answers=[Judgement(…)], floor=0.0)`
+    Example: `Verdicts(answers=[Judgement(…)], judge="verifier:gsm8k", floor=0.0, found=0)`
     """
 
     answers: list[Judgement | Unjudged]
     """One per group, in their order."""
+    judge: str
+    """The judge's name."""
     floor: float | None
-    """The judge's worst possible score."""
+    """Its worst possible score."""
+    found: int
+    """Answers that were in the cache."""
 
 
 JudgingCrew = Crew[Sequence[ResponseGroup], Verdicts]
 Known = dict[str, Any]
 """Answers of a cache by its keys."""
+_Sent = tuple[Sequence[ResponseGroup], Known]
 
 
 def judging_crew(config: JudgeConfig, cache: Cache, launch: LaunchConfig) -> JudgingCrew:
@@ -59,7 +65,7 @@ def judging_crew(config: JudgeConfig, cache: Cache, launch: LaunchConfig) -> Jud
     workers = judge_workers(config)
     if workers is None:
         return Here(partial(_open_here, config, cache))
-    return _Pooled(config, workers, cache, launch)
+    return PooledJudge(config, workers, cache, launch)
 
 
 def judge_workers(config: JudgeConfig) -> Workers | None:
@@ -71,12 +77,30 @@ def judge_workers(config: JudgeConfig) -> Workers | None:
             return None
 
 
-class _Pooled:
+def verdict_identity(config: JudgeConfig) -> dict[str, Any]:
+    """What names verdicts in a hash: the judge's settings, and the weights that gave them.
+
+    Raises: ValueError if there is no such model.
+    """
+    named: dict[str, Any] = {"judge": identity(config)}
+    match config:
+        case RewardModelJudge() | ArmoRMJudge():
+            named["scoring"] = scoring_identity(config)
+        case MixtureJudge():
+            members = [member.judge for route in config.routes for member in route.members]
+            named["members"] = [verdict_identity(judge) for judge in members]
+        case _:
+            pass
+    return named
+
+
+class PooledJudge:
     """Workers, and the cache on this side."""
 
     def __init__(
         self, config: JudgeConfig, workers: Workers, cache: Cache, launch: LaunchConfig
     ) -> None:
+        """Raises: ValueError if the judge's model cannot be found, or its workers not be had."""
         self._cache = cache
         self._find = _kept_answers(config)
         # A function in Python makes no use of a GPU.
@@ -100,11 +124,22 @@ class _Pooled:
     def each(
         self, numbers: Sequence[int], part: Callable[[int], Sequence[ResponseGroup]]
     ) -> Iterator[tuple[int, Verdicts]]:
-        def sent(number: int) -> tuple[Sequence[ResponseGroup], Known]:
-            groups = part(number)
-            return groups, self._find(self._cache, groups)
+        return self._keep(self._pool.each(numbers, partial(self._sent, part)))
 
-        for number, (verdicts, computed) in self._pool.each(numbers, sent):
+    def follow(
+        self, feed: Feed, part: Callable[[int], Sequence[ResponseGroup]]
+    ) -> Generator[tuple[int, Verdicts]]:
+        """Verdicts on parts that are made while these are judged; see `Pool.follow`."""
+        return self._keep(self._pool.follow(feed, partial(self._sent, part)))
+
+    def _sent(self, part: Callable[[int], Sequence[ResponseGroup]], number: int) -> _Sent:
+        groups = part(number)
+        return groups, self._find(self._cache, groups)
+
+    def _keep(
+        self, results: Iterator[tuple[int, tuple[Verdicts, Known]]]
+    ) -> Generator[tuple[int, Verdicts]]:
+        for number, (verdicts, computed) in results:
             self._cache.keep_all(computed)
             yield number, verdicts
 
@@ -116,7 +151,11 @@ def _open_here(
     with open_judge(config, cache) as judge:
 
         def score(groups: Sequence[ResponseGroup]) -> Verdicts:
-            return Verdicts(answers=list(checked(judge, groups)), floor=judge.floor)
+            before = cache.hits
+            answers = list(checked(judge, groups))
+            return Verdicts(
+                answers=answers, judge=judge.name, floor=judge.floor, found=cache.hits - before
+            )
 
         yield score
 
@@ -124,10 +163,10 @@ def _open_here(
 @contextmanager
 def _open_worker(
     config: JudgeConfig,
-) -> Iterator[Callable[[tuple[Sequence[ResponseGroup], Known]], tuple[Verdicts, Known]]]:
+) -> Iterator[Callable[[_Sent], tuple[Verdicts, Known]]]:
     with Cache() as cache, _open_here(config, cache) as score:
 
-        def score_with(part: tuple[Sequence[ResponseGroup], Known]) -> tuple[Verdicts, Known]:
+        def score_with(part: _Sent) -> tuple[Verdicts, Known]:
             groups, known = part
             # What a part left that failed half-way is not another's.
             cache.take_all()
@@ -145,8 +184,8 @@ def _kept_answers(
     """Finds what a cache holds of groups that this judge would be shown."""
     match config:
         case RewardModelJudge() | ArmoRMJudge():
-            identity = scoring_identity(config)
-            return lambda cache, groups: find_kept(cache, identity, groups)
+            model = scoring_identity(config)
+            return lambda cache, groups: find_kept(cache, model, groups)
         case MixtureJudge():
             routes = [
                 (route, [_kept_answers(member.judge) for member in route.members])

@@ -18,7 +18,7 @@ from forethought.config import JudgeConfig, LaunchConfig
 from forethought.evaluation.win_share import win_shares
 from forethought.judging.crew import judging_crew
 from forethought.judging.describe import asks_a_model, is_relative
-from forethought.stages.judgements import response_groups
+from forethought.stages.shown import response_groups
 from forethought.types import Answer, ParseStatus, Prompt, Unjudged
 
 PART = 512

@@ -1,23 +1,25 @@
 """Stage `judgements`: show the judge each prompt's bare responses and keep its scores.
 
 Part *i* judges part *i* of `rollouts`. With `judge.workers` parts are done many at a time and
-written as they arrive; what is written is the same.
+written as they arrive, and those judged while sampling went on are taken over; what is written is
+the same.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Hashable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from forethought.cache import Cache
 from forethought.config import Recipe
-from forethought.judging.crew import judging_crew
+from forethought.judging.crew import judge_workers, judging_crew
 from forethought.judging.describe import asks_a_model, identity, is_relative
-from forethought.progress import Reporter
+from forethought.progress import Reporter, Task
+from forethought.stages.kept_verdicts import KeptVerdicts
 from forethought.stages.place import Place
+from forethought.stages.shown import RESPONSES, Shown
 from forethought.store import (
     Count,
     Part,
@@ -28,16 +30,7 @@ from forethought.store import (
     read_records,
     sealed_parts,
 )
-from forethought.types import (
-    Judgement,
-    Prompt,
-    ResponseGroup,
-    Rollout,
-    ScoredGroup,
-    Unjudged,
-)
-
-Key = TypeVar("Key", bound=Hashable)
+from forethought.types import Rollout, ScoredGroup, Unjudged
 
 
 def configure(place: Place) -> dict[str, Any]:
@@ -53,7 +46,6 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     rollouts = place.beside("rollouts")
     _refuse_if_nothing_parses(place)
     parts = sealed_parts(rollouts)
-    prompts = {prompt.prompt_id: prompt for prompt in place.prompts("train")}
     owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
     groups = 0
     scores = array("d")
@@ -62,14 +54,15 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         reporter.task(place.label, len(parts), "parts") as task,
         verdict_cache(place) as cache,
     ):
+        owed = _take_over(stage, place, parts, owed, cache, task)
         if owed:
-            shown = _Shown(rollouts, parts, prompts)
+            shown = Shown(
+                lambda index: read_columns(rollouts, parts[index], RESPONSES),
+                place.prompts("train"),
+            )
             with judging_crew(place.recipe.judge, cache, place.recipe.launch) as crew:
                 for index, verdicts in crew.each(owed, shown.groups):
-                    good, bad = shown.records(index, verdicts.answers)
-                    stage.write_records(f"scored_{index:05d}", good, ScoredGroup)
-                    # Written last: this part stands for both.
-                    stage.write_records(f"unjudged_{index:05d}", bad, Unjudged)
+                    _write(stage, index, *shown.records(index, verdicts.answers))
                     task.advance()
         for index in range(len(parts)):
             for group in stage.read_records(f"scored_{index:05d}", ScoredGroup):
@@ -94,6 +87,33 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     }
 
 
+def _write(
+    stage: Stage, index: int, scored: Sequence[ScoredGroup], unjudged: Sequence[Unjudged]
+) -> None:
+    stage.write_records(f"scored_{index:05d}", scored, ScoredGroup)
+    # Written last: this part stands for both.
+    stage.write_records(f"unjudged_{index:05d}", unjudged, Unjudged)
+
+
+def _take_over(
+    stage: Stage, place: Place, parts: Sequence[Part], owed: list[int], cache: Cache, task: Task
+) -> list[int]:
+    """Write what was judged while sampling went on; the parts that are still owed."""
+    if judge_workers(place.recipe.judge) is None:
+        return owed
+    kept = KeptVerdicts(place)
+    left = []
+    for index in owed:
+        verdicts = kept.find(parts[index].sha256)
+        if verdicts is None:
+            left.append(index)
+            continue
+        _write(stage, index, verdicts.scored, verdicts.unjudged)
+        cache.hits += verdicts.found
+        task.advance()
+    return left
+
+
 def verdict_cache(place: Place) -> Cache:
     """The run's kept answers of judge models, or those that several runs share."""
     recipe = place.recipe
@@ -104,65 +124,6 @@ def verdict_cache(place: Place) -> Cache:
 def verdict_cache_file(recipe: Recipe) -> Path:
     """Where a run keeps what judge models said."""
     return recipe.cache or recipe.run / "cache.sqlite"
-
-
-class _Shown:
-    """The groups of each part, and whose responses stand in them; no thought leaves this class."""
-
-    def __init__(self, rollouts: Path, parts: Sequence[Part], prompts: dict[str, Prompt]) -> None:
-        self._rollouts = rollouts
-        self._parts = parts
-        self._prompts = prompts
-        self._indices: dict[int, list[tuple[int, ...]]] = {}
-
-    def groups(self, index: int) -> list[ResponseGroup]:
-        """Every prompt of a part that has a response."""
-        columns = ("prompt_id", "sample_index", "parsed.response")
-        rows = read_columns(self._rollouts, self._parts[index], columns).flatten().to_pylist()
-        candidates = [
-            (
-                self._prompts[prompt_id],
-                {one["sample_index"]: one["parsed.response"] for one in outputs},
-            )
-            for prompt_id, outputs in groupby(rows, key=lambda one: one["prompt_id"])
-        ]
-        self._indices[index], groups = response_groups(candidates)
-        return groups
-
-    def records(
-        self, index: int, answers: Sequence[Judgement | Unjudged]
-    ) -> tuple[list[ScoredGroup], list[Unjudged]]:
-        """What is written of a part's answers."""
-        scored: list[ScoredGroup] = []
-        missing: list[Unjudged] = []
-        for shown, answer in zip(self._indices.pop(index), answers, strict=True):
-            if isinstance(answer, Unjudged):
-                missing.append(answer)
-                continue
-            scored.append(
-                ScoredGroup(
-                    prompt_id=answer.prompt_id,
-                    judge=answer.judge,
-                    sample_indices=shown,
-                    scores=answer.scores,
-                    evidence=answer.evidence,
-                )
-            )
-        return scored, missing
-
-
-def response_groups(
-    candidates: Sequence[tuple[Prompt, Mapping[Key, str | None]]],
-) -> tuple[list[tuple[Key, ...]], list[ResponseGroup]]:
-    """For each prompt that has a response: whose are shown, and what the judge is shown."""
-    keys: list[tuple[Key, ...]] = []
-    groups: list[ResponseGroup] = []
-    for prompt, named in candidates:
-        responses = {key: text for key, text in named.items() if text is not None}
-        if responses:
-            keys.append(tuple(responses))
-            groups.append(ResponseGroup(prompt=prompt, responses=tuple(responses.values())))
-    return keys, groups
 
 
 def _refuse_if_nothing_parses(place: Place) -> None:

@@ -151,7 +151,8 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
     assert recipe.launch.processes is not None
     model = Path(models.resolve(place.policy))
     on_ray = recipe.launch.type == "ray"
-    device = ray_device(recipe.model.device) if on_ray else pick_device(recipe.model.device).type
+    asked = recipe.model.device
+    device = ray_device(asked, recipe.launch.ray) if on_ray else pick_device(asked).type
     assert device in ("cpu", "cuda")
     return Job(
         kind=kind,
@@ -168,8 +169,11 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
 
 
 def _run_job(place: Place, job: Job, scratch: Path, watch: Callable[[], None]) -> None:
-    run = run_on_ray if place.recipe.launch.type == "ray" else run_processes
-    run(job, scratch.absolute(), watch)
+    launch = place.recipe.launch
+    if launch.type == "ray":
+        run_on_ray(job, scratch.absolute(), watch, launch.ray)
+    else:
+        run_processes(job, scratch.absolute(), watch)
 
 
 def _scratch(stage: Stage) -> Path:

@@ -6,7 +6,6 @@ must see the run directory under the same path.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,33 +14,48 @@ from typing import Any, Literal
 
 import torch
 
+from forethought.config import RayConfig
 from forethought.training.job import Job, take_part
 from forethought.training.processes import POLL, ProcessesError
 from forethought.training.ranks import PATIENCE, backend
 from forethought.training.worker import failure
+from forethought.workers.cluster import connect
+from forethought.workers.pool import dismiss_idle
+
+START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Ray Train's setting for how long it waits for room."""
 
 
-def ray_device(device: str) -> Literal["cpu", "cuda"]:
+def ray_device(device: str, cluster: RayConfig) -> Literal["cpu", "cuda"]:
     """What the cluster's processes train on: `auto` is a GPU where the cluster has one.
 
     Raises: ValueError as `connect` does.
     """
     if device == "auto":
-        return "cuda" if connect().cluster_resources().get("GPU", 0) else "cpu"
+        return "cuda" if connect(cluster).cluster_resources().get("GPU", 0) else "cpu"
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
-def run_on_ray(job: Job, folder: Path, watch: Callable[[], None]) -> None:
+def run_on_ray(job: Job, folder: Path, watch: Callable[[], None], cluster: RayConfig) -> None:
     """Do a job by `job.processes` processes; `folder` takes Ray's notes, `watch` is called often.
 
-    Raises: ProcessesError if one of them fails or its node is lost; ValueError if the cluster has
-    no room for them.
-    """
-    ray = connect()
-    _refuse_without_room(ray, job)
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    Idle workers of earlier stages end first: they hold the room that the processes need.
 
+    Raises: ProcessesError if one of them fails or its node is lost; ValueError if Ray Train is not
+    installed, or the cluster has no room for them.
+    """
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as error:
+        raise ValueError(
+            f"launch.type: ray needs Ray Train ({error}); install it with pip install "
+            "'forethought[ray]', or use launch.type torchrun"
+        ) from error
+    ray = connect(cluster)
+    _refuse_without_room(ray, job)
+    dismiss_idle(ray)
+    os.environ[START_SECONDS] = f"{cluster.patience:g}"
     path = folder / "job.json"
     job.write(path)
     trainer = TorchTrainer(
@@ -55,7 +69,12 @@ def run_on_ray(job: Job, folder: Path, watch: Callable[[], None]) -> None:
             use_gpu=job.device == "cuda",
             resources_per_worker=_resources(job),
         ),
-        run_config=RunConfig(name="processes", storage_path=str(folder / "ray")),
+        run_config=RunConfig(
+            name="processes",
+            storage_path=str(folder / "ray"),
+            # Without it Ray Train would wait for room without end.
+            failure_config=FailureConfig(controller_failure_limit=0),
+        ),
     )
     failed: list[Exception] = []
 
@@ -72,31 +91,7 @@ def run_on_ray(job: Job, folder: Path, watch: Callable[[], None]) -> None:
         thread.join(POLL)
         watch()
     if failed:
-        raise ProcessesError(_reason(failed[0])) from failed[0]
-
-
-def connect() -> Any:
-    """The `ray` module, connected to the cluster that this process belongs to.
-
-    Raises: ValueError if Ray is not installed or there is no cluster.
-    """
-    try:
-        import ray
-        import ray.train
-    except ImportError as error:
-        raise ValueError(
-            f"launch.type: ray needs Ray Train ({error}); install it with pip install "
-            "'forethought[ray]', or use launch.type torchrun"
-        ) from error
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError as error:
-            raise ValueError(
-                "launch.type: ray finds no cluster that this process belongs to; start one (ray "
-                "start --head) or submit the run to one (ray job submit)"
-            ) from error
-    return ray
+        raise ProcessesError(_reason(failed[0], job, cluster)) from failed[0]
 
 
 def _take_part(config: dict[str, Any]) -> None:
@@ -112,6 +107,10 @@ def _resources(job: Job) -> dict[str, float]:
     return needed
 
 
+def _asked(job: Job) -> str:
+    return ", ".join(f"{each:g} {name}" for name, each in _resources(job).items())
+
+
 def _refuse_without_room(ray: Any, job: Job) -> None:
     there = ray.cluster_resources()
     for name, each in _resources(job).items():
@@ -123,10 +122,18 @@ def _refuse_without_room(ray: Any, job: Job) -> None:
             )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, job: Job, cluster: RayConfig) -> str:
     """What the process that failed by itself says; others follow it."""
-    from ray.train import WorkerGroupError
+    from ray.train import ControllerError, WorkerGroupError
 
+    if isinstance(error, ControllerError):
+        error = error.controller_failure
+        if type(error).__name__ == "WorkerGroupStartupTimeoutError":
+            return (
+                f"launch.processes: for {cluster.patience:g} seconds the cluster had no room for "
+                f"{job.processes} processes with {_asked(job)} each; others may use it. Lower "
+                "launch.processes, add nodes, or raise launch.ray.patience"
+            )
     if not isinstance(error, WorkerGroupError):
         return f"Ray Train: {(str(error).splitlines() or [''])[0]}"
     causes = []

@@ -14,7 +14,7 @@ Results come in any order, each as soon as it is there, and only the stage write
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
@@ -51,6 +51,20 @@ class Crew(Protocol[In, Out]):
         trace: TracebackType | None,
         /,
     ) -> None: ...
+
+
+def in_order(
+    numbers: Sequence[int], results: Iterable[tuple[int, Result]]
+) -> Iterator[tuple[int, Result]]:
+    """The same results in the order of their numbers; those that come too early wait in memory."""
+    early: dict[int, Result] = {}
+    owed = iter(numbers)
+    wanted = next(owed, None)
+    for number, result in results:
+        early[number] = result
+        while wanted in early:
+            yield wanted, early.pop(wanted)
+            wanted = next(owed, None)
 
 
 class Here(Generic[Part, Result]):

@@ -1,7 +1,8 @@
 """The connection to Ray: a cluster that exists, or a small one of this machine alone.
 
 A process has one connection, Ray's own; it stays open until the process ends, so that the stages of
-a run share it. A cluster of this machine ends with the process, also where that is killed.
+a run share it, those that have workers and those that train. A cluster of this machine ends with
+the process, also where that is killed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def import_ray() -> Any:
         import ray
     except ImportError as error:
         raise ValueError(
-            "workers: they run on Ray, which is not installed; pip install 'forethought[ray]', or "
-            "leave workers out"
+            "launch.ray: Ray is not installed, and sampling.workers, judge.workers and launch.type "
+            "ray need it; pip install 'forethought[ray]', or leave them out"
         ) from error
     return ray
 

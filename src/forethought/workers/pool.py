@@ -7,6 +7,11 @@ joins, and says when one is gone. A part whose worker or node dies, or raises an
 asked for in its place. Nothing but parts and results travels: no worker reads or writes the run
 directory, and a policy's weights must be readable under the same path on every node.
 
+Two pools may be at work at once, the second as a guest that follows what the first has done
+(`Pool.follow`). Ray divides the room between them; two rules keep the guest from harm: it leaves at
+once when the first has no worker at all, and where it waits for room itself, it gets that of
+workers for whom the first has no part left.
+
 A worker is a process of its own and takes seconds to import torch. So one which left its engine
 well stays for the next stage, until a stage wants workers of another shape, or this process ends.
 
@@ -18,6 +23,7 @@ as the order to spread over Ray's actors of its own. A model wider than a node d
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +34,12 @@ from forethought.config import LaunchConfig, Workers
 from forethought.workers.actor import Mistake, Worker
 from forethought.workers.base import Opening, Part, Result
 from forethought.workers.cluster import LOCAL, connect, refuse_without_room
+from forethought.workers.feed import Feed
 
 LEAVE_SECONDS = 10.0
 """What engines have to end by themselves before their processes are killed."""
+SETTLED = 5.0
+"""Seconds after which a worker without a place is one for which there is no room."""
 LONGEST_CAUSE = 600
 """Characters of what Ray says of a death."""
 
@@ -47,7 +56,11 @@ class _Shape:
 
 
 _idle: dict[_Shape, list[Any]] = {}
-"""Actors without an engine, of one shape at a time: they hold their CPUs and GPUs."""
+"""Actors without an engine: they hold their CPUs and GPUs."""
+_guests: list[Pool[Any, Any]] = []
+"""Pools that follow a feed at the moment."""
+_lock = threading.Lock()
+"""Of these two."""
 
 
 @dataclass(slots=True)
@@ -68,8 +81,23 @@ class _Seat:
 class _Work(Generic[Part]):
     owed: deque[int]
     part: Callable[[int], Part]
-    left: int
     tries: Counter[int] = field(default_factory=Counter)
+
+
+def dismiss_idle(ray: Any, but: _Shape | None = None) -> None:
+    """End idle workers, but those of one shape: they hold room that others need."""
+    here = _driver(ray)
+    with _lock:
+        ended = {shape: _idle.pop(shape) for shape in list(_idle) if shape != but}
+    for shape, actors in ended.items():
+        for actor in actors:
+            # Those of an earlier connection ended with it.
+            if shape.driver == here:
+                ray.kill(actor)
+
+
+def _driver(ray: Any) -> str:
+    return ray.get_runtime_context().get_worker_id()
 
 
 class Pool(Generic[Part, Result]):
@@ -100,7 +128,7 @@ class Pool(Generic[Part, Result]):
         refuse_without_room(ray, workers, wanted, launch.ray.address in (None, LOCAL))
         self._opening = ray.put(opening)
         self._shape = _Shape(
-            driver=ray.get_runtime_context().get_worker_id(),
+            driver=_driver(ray),
             cpus=workers.cpus,
             gpus=wanted or 0,
             threads=launch.threads or max(1, int(workers.cpus)),
@@ -110,19 +138,23 @@ class Pool(Generic[Part, Result]):
         )
         self._lost_openings = 0
         self._seats: list[_Seat] = []
+        self._feed: Feed | None = None
+        self._settled = time.monotonic()
+        """When every seat had its place, the last time."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # After an error a worker may be in the middle of a part, and nobody waits for it.
-        free = [seat for seat in self._seats if seat.ready and kind is None]
+        # One may be in the middle of a part for which nobody waits any more.
+        free = [seat for seat in self._seats if seat.ready and seat.task is None and kind is None]
         leaving = {seat.actor.close.remote(): seat for seat in free}
         left: list[Any] = []
         if leaving:
             left, _ = self._ray.wait(list(leaving), num_returns=len(leaving), timeout=LEAVE_SECONDS)
         stay = [leaving[task].actor for task in left if self._left_well(task)]
-        _idle.setdefault(self._shape, []).extend(stay)
+        with _lock:
+            _idle.setdefault(self._shape, []).extend(stay)
         for seat in self._seats:
             if seat.actor not in stay:
                 self._ray.kill(seat.actor)
@@ -136,29 +168,81 @@ class Pool(Generic[Part, Result]):
         Raises: ValueError for a user's mistake; where a part's workers died too often, naming it
         and the last cause; where the cluster has had no room for a worker for too long.
         """
-        work = _Work(owed=deque(numbers), part=part, left=len(numbers))
-        self._dismiss_others()
-        while len(self._seats) < min(self._workers.count, work.left):
-            self._seats.append(self._seat())
-        placed = time.monotonic()
-        while work.left:
+        return self._do(_Work(owed=deque(numbers), part=part))
+
+    def follow(self, feed: Feed, part: Callable[[int], Part]) -> Iterator[tuple[int, Result]]:
+        """Results of the parts that a feed tells of, until it is stopped; as a guest.
+
+        Without room for a worker it waits, however long.
+
+        Raises: ValueError as `each` does otherwise.
+        """
+        self._feed = feed
+        with _lock:
+            _guests.append(self)
+        try:
+            yield from self._do(_Work(owed=deque(), part=part))
+        finally:
+            with _lock:
+                _guests.remove(self)
+
+    def _do(self, work: _Work[Part]) -> Iterator[tuple[int, Result]]:
+        dismiss_idle(self._ray, self._shape)
+        placed = self._settled = time.monotonic()
+        while self._goes_on(work):
+            self._take_seats(work)
             self._hand_out(work)
             tasks = {seat.task: seat for seat in self._seats if seat.task is not None}
-            done, _ = self._ray.wait(list(tasks), num_returns=1, timeout=1.0)
+            done: list[Any] = []
+            if tasks:
+                done, _ = self._ray.wait(list(tasks), num_returns=1, timeout=1.0)
+            elif self._feed is not None:
+                self._feed.wait(1.0)
             for task in done:
                 yield from self._take(tasks[task], work)
-            if any(seat.node is not None for seat in self._seats):
-                placed = time.monotonic()
-            elif time.monotonic() - placed > self._patience:
+            now = time.monotonic()
+            if all(seat.node is not None for seat in self._seats):
+                self._settled = now
+            if any(seat.node is not None for seat in self._seats) or self._feed is not None:
+                placed = now
+            elif now - placed > self._patience:
                 raise ValueError(self._no_room())
+            if self._feed is None:
+                self._share_room(work, starved=now - placed > SETTLED)
 
-    def _dismiss_others(self) -> None:
-        """End idle workers that nobody of this pool can be."""
-        for shape in [shape for shape in _idle if shape != self._shape]:
-            for actor in _idle.pop(shape):
-                # Those of an earlier connection ended with it.
-                if shape.driver == self._shape.driver:
-                    self._ray.kill(actor)
+    def _goes_on(self, work: _Work[Part]) -> bool:
+        """Whether there is anything left to do, or may still come."""
+        busy = self._busy()
+        if self._feed is None:
+            return bool(work.owed or busy)
+        work.owed.extend(self._feed.take())
+        if not self._feed.stopped:
+            return True
+        work.owed.clear()
+        return bool(busy) and not self._feed.cut_short
+
+    def _busy(self) -> int:
+        return sum(seat.part is not None for seat in self._seats)
+
+    def _take_seats(self, work: _Work[Part]) -> None:
+        """Ask for workers, never more of them than parts."""
+        wanted = min(self._workers.count, len(work.owed) + self._busy())
+        while len(self._seats) < wanted:
+            self._seats.append(self._seat())
+
+    def _share_room(self, work: _Work[Part], *, starved: bool) -> None:
+        """Have guests leave where this pool has no worker; else give them what it does not use."""
+        with _lock:
+            guests = list(_guests)
+        now = time.monotonic()
+        for guest in guests:
+            assert guest._feed is not None
+            if starved:
+                guest._feed.stop(at_once=True)
+            elif not work.owed and now - guest._settled > SETTLED:
+                for seat in [seat for seat in self._seats if seat.task is None]:
+                    self._seats.remove(seat)
+                    self._ray.kill(seat.actor)
 
     def _left_well(self, task: Any) -> bool:
         try:
@@ -169,8 +253,11 @@ class Pool(Generic[Part, Result]):
         return True
 
     def _seat(self) -> _Seat:
-        idle = _idle.get(self._shape)
-        actor = idle.pop() if idle else self._kind.remote(self._shape.threads, sys.path)
+        with _lock:
+            idle = _idle.get(self._shape)
+            actor = idle.pop() if idle else None
+        if actor is None:
+            actor = self._kind.remote(self._shape.threads, sys.path)
         return _Seat(actor=actor, task=actor.place.remote())
 
     def _hand_out(self, work: _Work[Part]) -> None:
@@ -196,7 +283,6 @@ class Pool(Generic[Part, Result]):
         seat.task, seat.part, seat.ready = None, None, True
         self._lost_openings = 0
         if number is not None:
-            work.left -= 1
             yield number, found
 
     def _replace(self, seat: _Seat, cause: str, work: _Work[Part]) -> None:

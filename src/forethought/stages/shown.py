@@ -1,0 +1,79 @@
+"""What the judge is shown of rollouts, and what is written of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+import pyarrow as pa
+
+from forethought.types import (
+    Judgement,
+    Prompt,
+    ResponseGroup,
+    ScoredGroup,
+    Unjudged,
+)
+
+Key = TypeVar("Key", bound=Hashable)
+RESPONSES = ("prompt_id", "sample_index", "parsed.response")
+"""Columns of rollouts: token ids and thoughts are not even read."""
+
+
+class Shown:
+    """The groups of each part, and whose responses stand in them; no thought leaves this class."""
+
+    def __init__(self, read: Callable[[int], pa.Table], prompts: Sequence[Prompt]) -> None:
+        """`read` gives the columns `RESPONSES` of a part of rollouts."""
+        self._read = read
+        self._prompts = {prompt.prompt_id: prompt for prompt in prompts}
+        self._indices: dict[int, list[tuple[int, ...]]] = {}
+
+    def groups(self, index: int) -> list[ResponseGroup]:
+        """Every prompt of a part that has a response."""
+        rows = self._read(index).flatten().to_pylist()
+        candidates = [
+            (
+                self._prompts[prompt_id],
+                {one["sample_index"]: one["parsed.response"] for one in outputs},
+            )
+            for prompt_id, outputs in groupby(rows, key=lambda one: one["prompt_id"])
+        ]
+        self._indices[index], groups = response_groups(candidates)
+        return groups
+
+    def records(
+        self, index: int, answers: Sequence[Judgement | Unjudged]
+    ) -> tuple[list[ScoredGroup], list[Unjudged]]:
+        """What is written of a part's answers."""
+        scored: list[ScoredGroup] = []
+        missing: list[Unjudged] = []
+        for shown, answer in zip(self._indices.pop(index), answers, strict=True):
+            if isinstance(answer, Unjudged):
+                missing.append(answer)
+                continue
+            scored.append(
+                ScoredGroup(
+                    prompt_id=answer.prompt_id,
+                    judge=answer.judge,
+                    sample_indices=shown,
+                    scores=answer.scores,
+                    evidence=answer.evidence,
+                )
+            )
+        return scored, missing
+
+
+def response_groups(
+    candidates: Sequence[tuple[Prompt, Mapping[Key, str | None]]],
+) -> tuple[list[tuple[Key, ...]], list[ResponseGroup]]:
+    """For each prompt that has a response: whose are shown, and what the judge is shown."""
+    keys: list[tuple[Key, ...]] = []
+    groups: list[ResponseGroup] = []
+    for prompt, named in candidates:
+        responses = {key: text for key, text in named.items() if text is not None}
+        if responses:
+            keys.append(tuple(responses))
+            groups.append(ResponseGroup(prompt=prompt, responses=tuple(responses.values())))
+    return keys, groups
