@@ -18,19 +18,23 @@ from forethought.evaluation.probe import VARIANTS
 from forethought.judging.describe import calls_per_group, is_relative
 from forethought.models import resolve
 from forethought.pipeline import places
+from forethought.pruning import policies_that_stay
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.place import Place
+
+SEPARATE = 8
+"""With more iterations than these, stages that do the same are one row of the table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
     """What one stage will do, at most.
 
-    Example: `StagePlan(label="thought iteration 0 rollouts", work="192 prompts x 8 outputs",
-    tokens=196608, calls=0, disk=0)`
+    Example: `StagePlan(place=Place(…), work="192 prompts x 8 outputs", tokens=196608, calls=0,
+    disk=0)`
     """
 
-    label: str
+    place: Place
     work: str
     tokens: int
     """New tokens of the policy at most."""
@@ -62,12 +66,30 @@ def plan_table(rows: list[StagePlan]) -> Table:
         table.caption = "calls: of the judge model, without retries"
         table.caption_justify = "left"
     table.add_column("disk", justify="right", footer=_size(sum(row.disk for row in rows)))
-    for row in rows:
-        shown = [f"{row.tokens:,}" if row.tokens else ""]
+    for alike in _alike(rows):
+        each = {what: sum(getattr(row, what) for row in alike) for what in ("tokens", "calls")}
+        shown = [f"{each['tokens']:,}" if each["tokens"] else ""]
         if calls:
-            shown.append(f"{row.calls:,}" if row.calls else "")
-        table.add_row(row.label, row.work, *shown, _size(row.disk) if row.disk else "")
+            shown.append(f"{each['calls']:,}" if each["calls"] else "")
+        disk = sum(row.disk for row in alike)
+        times = f"{len(alike)} x " if len(alike) > 1 else ""
+        table.add_row(_label(alike), times + alike[0].work, *shown, _size(disk) if disk else "")
     return table
+
+
+def _alike(rows: list[StagePlan]) -> list[list[StagePlan]]:
+    """Rows to be shown as one; each by itself where there are few."""
+    if max(row.place.index for row in rows) <= SEPARATE:
+        return [[row] for row in rows]
+    found: dict[tuple[str, str, str], list[StagePlan]] = {}
+    for row in rows:
+        found.setdefault((row.place.stage, row.place.arm, row.work), []).append(row)
+    return list(found.values())
+
+
+def _label(alike: list[StagePlan]) -> str:
+    place, last = alike[0].place, alike[-1].place.index
+    return place.label if len(alike) == 1 else place.label_of(f"{place.index} to {last}")
 
 
 def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
@@ -95,6 +117,10 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             steps = training.epochs * -(-prompts // training.batch_size)
             work = f"{training.epochs} epochs, {steps} steps of {training.batch_size} pairs"
             disk = training.epochs * checkpoint
+            if recipe.keep != "all":
+                disk = checkpoint if place.index + 1 in policies_that_stay(recipe) else 0
+        case "selection" if recipe.selection.by == "last":
+            work = "the last epoch"
         case "selection":
             count = recipe.prompts.validation.count * recipe.selection.samples
             work = f"{recipe.training.epochs} epochs x {count} answers"
@@ -111,7 +137,7 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
                 calls = held_out.count * calls_per_group(recipe.judge, together)
         case _:
             return _measure_plan(place)
-    return StagePlan(label=place.label, work=work, tokens=tokens, calls=calls, disk=disk)
+    return StagePlan(place=place, work=work, tokens=tokens, calls=calls, disk=disk)
 
 
 def _measure_plan(place: Place) -> StagePlan:
@@ -142,7 +168,7 @@ def _measure_plan(place: Place) -> StagePlan:
         outputs = len(read_questions(measures.arena_hard.questions))
         work, calls = f"{outputs} questions, two games", 2 * outputs
     tokens = outputs * recipe.sampling.max_new_tokens
-    return StagePlan(label=place.label, work=work, tokens=tokens, calls=calls, disk=0)
+    return StagePlan(place=place, work=work, tokens=tokens, calls=calls, disk=0)
 
 
 def question_count(source: PromptSource) -> int | None:

@@ -21,6 +21,20 @@ DROPPED = ".dropped"
 """End of the name of a folder that is being removed."""
 
 
+def policies_that_stay(recipe: Recipe) -> list[int]:
+    """Those of one arm at the end of a run, from 1; which one is best is not known beforehand."""
+    every, last = recipe.iterations + 1, recipe.iterations
+    match recipe.keep:
+        case "all":
+            every = 1
+        case KeepEvery(every=given):
+            every = given
+        case _:
+            pass
+    named = set(range(every, last + 1, every)) | {last}
+    return sorted(named | ({1} if recipe.keep == "best" else set()))
+
+
 def drop_weights(recipe: Recipe) -> None:
     """Remove the weights that the recipe's `keep` does not name."""
     if recipe.keep == "all":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from rich.table import Table
 
 from forethought.config import Recipe
 from forethought.pipeline import places
+from forethought.plan import SEPARATE
 from forethought.stages.place import Place
 from forethought.store import Count, read_manifest
 
@@ -24,9 +27,31 @@ def status_table(recipe: Recipe) -> Table:
     table.add_column("state")
     table.add_column("seconds", justify="right")
     table.add_column("says")
-    for place in places(recipe):
-        table.add_row(place.label, *_state(place))
+    rows = [(place, *_state(place)) for place in places(recipe)]
+    long_ago = {
+        (place.stage, place.arm): _done(rows, place)
+        for place, *_ in rows
+        if recipe.iterations > SEPARATE and place.stage != "prompts"
+    }
+    for place, state, seconds, says in rows:
+        done = long_ago.get((place.stage, place.arm), [])
+        if place.index not in done[:-1]:
+            table.add_row(place.label, state, seconds, says)
+        elif place.index == done[0]:
+            numbers = f"{done[0]} to {done[-2]}" if len(done) > 2 else str(done[0])
+            spent = sum(float(row[2]) for row in rows if row[0].label in _labels(place, done[:-1]))
+            table.add_row(place.label_of(numbers), state, f"{spent:.1f}", "")
     return table
+
+
+def _done(rows: Sequence[tuple[Place, str, str, str]], like: Place) -> list[int]:
+    """The indices of a kind of stage that are sealed, up to the first that is not."""
+    alike = [row for row in rows if (row[0].stage, row[0].arm) == (like.stage, like.arm)]
+    return [row[0].index for row in takewhile(lambda row: row[2], alike)]
+
+
+def _labels(place: Place, indices: Sequence[int]) -> set[str]:
+    return {place.label_of(str(index)) for index in indices}
 
 
 def _state(place: Place) -> tuple[str, str, str]:

@@ -25,6 +25,7 @@ from forethought.planning.model_shape import ModelShape, model_shape
 from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
 from forethought.planning.scoring import judge_cost
 from forethought.planning.shares import judging_share, sampling_share, training_share
+from forethought.pruning import policies_that_stay
 from forethought.stages.answering import PART as ANSWERS_PART
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.place import Place
@@ -48,8 +49,8 @@ class StageCost:
     times: int
     starts: int
     """How many of the times engines, judge or trainer start."""
-    kept: int
-    """Of how many of the times the policies stay on disk."""
+    kept: float
+    """Of how many of the times the weights stay on disk."""
     effort: Effort
 
     @property
@@ -143,12 +144,26 @@ def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
             stage=stage,
             arm=arm,
             times=len(alike),
-            starts=len(alike),
-            kept=len(alike),
+            starts=_starts(setting.recipe, stage, len(alike)),
+            kept=_kept(setting.recipe, len(alike)),
             effort=_effort(setting, stage, alike[0]),
         )
         for (stage, arm), alike in found.items()
     )
+
+
+def _starts(recipe: Recipe, stage: str, times: int) -> int:
+    """How often engines are started, in this process or in others."""
+    launch = recipe.launch
+    elsewhere = launch.type != "local" and stage in ("reference", "training")
+    return 1 if launch.keep_engines and not elsewhere else times
+
+
+def _kept(recipe: Recipe, times: int) -> float:
+    """Where not all weights stay, one epoch's does for some policies."""
+    if recipe.keep == "all":
+        return times
+    return len(policies_that_stay(recipe)) / recipe.training.epochs
 
 
 def _effort(setting: Setting, stage: str, place: Place) -> Effort:
@@ -173,6 +188,8 @@ def _effort(setting: Setting, stage: str, place: Place) -> Effort:
             return reference_cost(_trained(setting), lengths)
         case "training":
             return training_cost(_trained(setting), lengths)
+        case "selection" if recipe.selection.by == "last":
+            return fixed
         case "selection":
             held = recipe.prompts.validation.count * recipe.selection.samples
             return _answered(setting, lengths, held, recipe.training.epochs)
@@ -270,7 +287,7 @@ def _measured(setting: Setting, stage: str, place: Place) -> Effort:
         for _ in VARIANTS:
             drawn = drawn + _drawn(setting, rest, count, 1)
         return drawn + _judged(setting, lengths, count, len(VARIANTS))
-    [row] = [one for one in plan(recipe) if one.label == place.label]
+    [row] = [one for one in plan(recipe) if one.place.label == place.label]
     # A source that does not tell its questions is taken to be GSM8K, asked twice.
     outputs = row.tokens / recipe.sampling.max_new_tokens or 2 * GSM8K_QUESTIONS
     return _drawn(setting, lengths, outputs, 1)

@@ -4,7 +4,7 @@ Training does a forward pass and twice that backward; with checkpointing one for
 leave out the gradients of frozen weights, a third of it. Sharded weights are gathered for every
 forward and backward pass of a microbatch and gradients are exchanged in float32, while the devices
 compute: the slower of the two counts. What training writes is counted too: a resumable state every
-`save_every` steps and after each epoch, and each epoch's checkpoint.
+`save_every` steps and after each epoch but the last, and each epoch's checkpoint.
 """
 
 from __future__ import annotations
@@ -53,9 +53,12 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     microbatches = steps * math.ceil(share / training.tokens_per_microbatch)
     trained = trained_parameters(shape, training)
     moved = OPTIMIZER_BYTES * trained / cluster.gpus / cluster.device.bandwidth
-    saves = steps // training.save_every + training.epochs
-    # Checkpoints are written in two bytes a weight, after the original has been read.
-    written = saves * 12 * trained + training.epochs * 4 * shape.parameters
+    saves = steps // training.save_every + training.epochs - 1
+    stored = 4 if training.checkpoint_dtype == "float32" else 2
+    # An adapter is merged into the original, which is read for it.
+    read = 0 if training.lora is None else 2
+    written = saves * 12 * trained + training.epochs * (read + stored) * shape.parameters
+    waiting = 0 if setting.recipe.keep == "all" else training.epochs * stored * shape.parameters
     exchanged = 8 if training.lora is None else 4
     parts = {
         **_exchanged(setting, flops, microbatches, exchanged, rates.training),
@@ -69,9 +72,9 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
         parts,
         flops=flops,
         memory=memory,
-        weights=training.epochs * 2 * shape.parameters,
-        # The new state is whole before the old one goes.
-        scratch=2 * 12 * trained,
+        weights=training.epochs * stored * shape.parameters,
+        # The new state is whole before the old one goes; then the epochs wait for the choice.
+        scratch=2 * 12 * trained + waiting,
     )
 
 

@@ -25,9 +25,9 @@ from forethought.judging.describe import identity, is_relative
 from forethought.progress import Reporter
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, prompt_scores, worst_score
-from forethought.stages.judgements import verdict_cache
 from forethought.stages.place import Place
 from forethought.stages.policy import Policy, server_counts
+from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import (
     SCRATCH,
     Count,

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from forethought.config import Recipe, VerifierJudge
 from forethought.judging.crew import PooledJudge, judge_workers
 from forethought.progress import Reporter
-from forethought.stages.judgements import verdict_cache
 from forethought.stages.kept_verdicts import KeptVerdicts, PartVerdicts
 from forethought.stages.place import Place
 from forethought.stages.shown import RESPONSES, Shown
+from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import Stage, sha256_file
 from forethought.workers.feed import Feed
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from forethought.cache import Cache
-from forethought.config import Recipe
 from forethought.judging.crew import judge_workers, judging_crew
 from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter, Task
 from forethought.stages.kept_verdicts import KeptVerdicts
 from forethought.stages.place import Place
 from forethought.stages.shown import RESPONSES, Shown
+from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import (
     Count,
     Part,
@@ -112,18 +111,6 @@ def _take_over(
         cache.hits += verdicts.found
         task.advance()
     return left
-
-
-def verdict_cache(place: Place) -> Cache:
-    """The run's kept answers of judge models, or those that several runs share."""
-    recipe = place.recipe
-    path = verdict_cache_file(recipe) if asks_a_model(recipe.judge) else None
-    return Cache(path, account=f"{recipe.run.resolve()} {place.label}")
-
-
-def verdict_cache_file(recipe: Recipe) -> Path:
-    """Where a run keeps what judge models said."""
-    return recipe.cache or recipe.run / "cache.sqlite"
 
 
 def _refuse_if_nothing_parses(place: Place) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from forethought import models
 from forethought.config import JudgeConfig, MeasureConfig, MeasuresConfig, Recipe
 from forethought.progress import Reporter
-from forethought.stages.judgements import verdict_cache_file
 from forethought.stages.measures import win_rate
 from forethought.stages.measures.base import Subject, settings_identity
 from forethought.stages.place import MEASURES, Place
 from forethought.stages.policy import Policy
+from forethought.stages.verdict_cache import verdict_cache_file
 from forethought.store import Count, Stage, read_records
 from forethought.types import Answer, Arm, Prompt
 

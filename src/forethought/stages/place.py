@@ -43,10 +43,14 @@ class Place:
     @property
     def label(self) -> str:
         """What a progress line calls it."""
+        return self.label_of(str(self.index))
+
+    def label_of(self, numbers: str) -> str:
+        """The same of several iterations or policies."""
         if self.stage == "prompts":
             return "prompts"
         what = "policy" if self.stage in ("evaluation", *MEASURES) else "iteration"
-        return f"{self.arm} {what} {self.index} {self.stage}"
+        return f"{self.arm} {what} {numbers} {self.stage}"
 
     def beside(self, stage: str) -> Path:
         """Folder of another stage of the same arm and iteration."""

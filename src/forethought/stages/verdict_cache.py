@@ -1,0 +1,22 @@
+"""Where the answers of a run's judge models are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forethought.cache import Cache
+from forethought.config import Recipe
+from forethought.judging.describe import asks_a_model
+from forethought.stages.place import Place
+
+
+def verdict_cache(place: Place) -> Cache:
+    """The run's kept answers of judge models, or those that several runs share."""
+    recipe = place.recipe
+    path = verdict_cache_file(recipe) if asks_a_model(recipe.judge) else None
+    return Cache(path, account=f"{recipe.run.resolve()} {place.label}")
+
+
+def verdict_cache_file(recipe: Recipe) -> Path:
+    """Where a run keeps what judge models said."""
+    return recipe.cache or recipe.run / "cache.sqlite"
