@@ -94,7 +94,7 @@ def test_an_engine_that_does_not_take_the_weights_is_started_anew(
     policies: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """Here it is told to read others than those asked for."""
-    from vllm import LLM
+    from vllm import LLM  # pyright: ignore[reportMissingImports]
 
     told = LLM.collective_rpc
     monkeypatch.setattr(LLM, "collective_rpc", lambda self, *_, **__: told(self, "check_health"))

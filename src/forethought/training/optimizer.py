@@ -151,7 +151,7 @@ def require_8bit(config: TrainingConfig, device: str) -> None:
 
 def adamw_8bit(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW of bitsandbytes: moments in 8 bits by blocks (Dettmers et al. 2022), paged if asked."""
-    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    from bitsandbytes.optim.adamw import AdamW8bit  # pyright: ignore[reportMissingImports]
 
     return AdamW8bit(
         groups,
