@@ -19,9 +19,10 @@ from forethought.pruning import drop_weights
 from forethought.store import read_manifest
 
 LONG = [
-    "prompts.train=[{type: microworld, split: train, count: 120}]",
+    "prompts.train=[{type: microworld, split: train, count: 60}]",
     "iterations=5",
-    "prompts_per_iteration=16",
+    "prompts_per_iteration=8",
+    "sampling.max_new_tokens=32",
 ]
 
 
@@ -39,11 +40,19 @@ def policies(recipe: Recipe, arm: str) -> list[int]:
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("llama", ["arms=[thought, direct]", "prompts.test={count: 4}"]),
-        ("gemma", ["training.dtype=bfloat16", "model.dtype=bfloat16"]),
+        pytest.param(
+            "llama", ["arms=[thought, direct]", "prompts.test={count: 4}"], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "gemma", ["training.dtype=bfloat16", "model.dtype=bfloat16"], marks=pytest.mark.slow
+        ),
         ("qwen3", ["training.dtype=bfloat16", "training.checkpoint_dtype=bfloat16"]),
         ("mistral", ["training.gradient_checkpointing=true", "selection.by=last"]),
-        ("llama", ["training.lora={rank: 4}", "training.learning_rate=1e-2"]),
+        pytest.param(
+            "llama",
+            ["training.lora={rank: 4}", "training.learning_rate=1e-2"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_kept_engines_change_no_bit(tmp_path: Path, family: str, words: list[str]):
@@ -98,7 +107,7 @@ def test_policies_are_kept_by_rule(tmp_path: Path):
     # What is not there is said, wherever it is asked for.
     for words in (
         ["vllm-plugin", f"{recipe.run}/thought/2", str(tmp_path / "hide.py")],
-        ["export", "policy", str(recipe.run), str(tmp_path / "out"), "--policy", "2"],
+        ["export", str(recipe.run), str(tmp_path / "out"), "--policy", "2"],
     ):
         result = CliRunner().invoke(app, words)
         assert result.exit_code != 0, words
@@ -108,6 +117,7 @@ def test_policies_are_kept_by_rule(tmp_path: Path):
     assert report.exit_code == 0, report.output
 
 
+@pytest.mark.slow
 def test_the_best_policy_is_kept(tmp_path: Path):
     words = ["keep=best", "prompts.test=null", "arms=[thought]", *LONG]
     recipe = small_run(tmp_path / "run", *words)

@@ -177,7 +177,7 @@ def test_a_thought_cut_by_its_budget_does_not_leak(output, data, budget):
         assert thought.startswith(parsed.thought or "")
         own = [one for one in thought_format.response_starts_after if one in after]
         if own:
-            assert response(deltas) == min((after.split(one, 1)[1] for one in own), key=len).strip()
+            assert response(deltas) == max((after.split(one, 1)[1] for one in own), key=len).strip()
         else:
             assert response(deltas) == (parsed.response or "")
 
