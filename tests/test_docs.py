@@ -17,12 +17,14 @@ from forethought.config import (
     LaunchConfig,
     MeasuresConfig,
     ModelConfig,
+    Recipe,
     SamplingConfig,
     VllmSampling,
     Workers,
 )
 from forethought.judging.base import checked, open_judge
 from forethought.judging.prompt_file import load_prompt
+from forethought.recipe import load_recipe
 from forethought.sampling.base import SamplingParams, open_sampler
 from forethought.types import (
     Judgement,
@@ -191,3 +193,16 @@ def test_the_sections_of_the_scaling_page_are_valid():
     assert sampling.workers == judge.workers == Workers(count=8, gpus=1)
     recipe = yaml.safe_load((DOCS.parent / "recipes" / "ray-cluster.yaml").read_text())
     assert recipe["launch"].items() <= cluster["launch"].items()
+
+
+def test_the_near_online_page_is_the_recipe_in_small():
+    [text] = FRAGMENT.findall((DOCS / "near-online.md").read_text())
+    recipe = load_recipe([str(DOCS.parent / "recipes" / "near-online.yaml")])
+    shown = Recipe.model_validate(
+        {**recipe.model_dump(exclude={"training", "selection", "evaluation", "keep", "launch"})}
+        | yaml.safe_load(text)
+    )
+    assert shown.launch == recipe.launch
+    assert shown.selection == recipe.selection
+    assert shown.training.checkpoint_dtype == recipe.training.checkpoint_dtype == "float32"
+    assert (shown.iterations, len(shown.evaluated)) == (200, 11)

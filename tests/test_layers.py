@@ -22,8 +22,8 @@ LAYERS = [
     {"launch", "summary", "files", "named_policy", "pruning"},
     {"export", "trackers"},
     {"pipeline", "evaluate"},
-    {"plan", "status"},
-    {"planning"},
+    {"plan"},
+    {"planning", "status"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from forethought.plan import plan, plan_table
 from forethought.planning.costs import Costs, StageCost, recipe_costs
 from forethought.planning.devices import find_device
 from forethought.planning.fitting import refuse_what_cannot_fit
 from forethought.recipe import load_recipe
+from forethought.status import status_table
 
 PAPER = str(Path(__file__).parent.parent / "recipes" / "paper-llama3-8b.yaml")
+NEAR_ONLINE = str(Path(__file__).parent.parent / "recipes" / "near-online.yaml")
 QUICKSTART = str(Path(__file__).parent.parent / "recipes" / "quickstart.yaml")
 
 
@@ -161,3 +164,38 @@ def test_what_is_drawn_faster_than_one_process_writes_waits_for_it():
     words = ("prompts_per_iteration=1000000", "iterations=1", "training.batch_size=2048")
     [fast, slow] = [row(costs(gpus, *words), "rollouts").effort for gpus in (1000, 100)]
     assert (fast.bound, slow.bound) == ("host", "bandwidth")
+
+
+def test_small_iterations_are_planned_without_what_they_leave_out():
+    near_online = ["iterations=8", "selection.by=last", "evaluation.every=4"]
+    known = row(costs(8, *near_online), "selection")
+    assert known.effort.tokens == 0
+    kept_engines = costs(8, *near_online, "launch={keep_engines: true, process_per_stage: false}")
+    assert row(kept_engines, "rollouts").starts == 1
+    assert kept_engines.starting < costs(8, *near_online).starting / 4
+    apart = "launch={keep_engines: true, process_per_stage: false, type: torchrun, processes: 8}"
+    assert row(costs(8, *near_online, apart), "training").starts == 8
+
+    # Of ten epochs of eight iterations one epoch of two policies stays.
+    whole, few = (costs(8, *near_online, f"keep={keep}") for keep in ("all", "{every: 4}"))
+    assert row(few, "training").kept == pytest.approx(0.2)
+    assert row(whole, "training").kept == 8
+    left = [
+        row(found, "training").disk - row(found, "training").effort.scratch
+        for found in (few, whole)
+    ]
+    assert left[0] == pytest.approx(left[1] / 40)
+    double = costs(8, *near_online, "training.checkpoint_dtype=float32")
+    assert row(double, "training").effort.weights == 2 * row(whole, "training").effort.weights
+
+
+def test_long_plans_and_statuses_have_few_rows(tmp_path: Path):
+    recipe = load_recipe([NEAR_ONLINE, f"run={tmp_path}/run", "iterations=40"])
+    rows = plan(recipe)
+    table = plan_table(rows)
+    assert table.row_count < 20
+    assert len(rows) > 400
+    labels = list(table.columns[0].cells)
+    assert "thought iteration 0 to 39 rollouts" in labels
+    assert "direct policy 0 to 40 evaluation" in labels
+    assert status_table(recipe).row_count == len(rows), "nothing is done yet"

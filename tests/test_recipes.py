@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_run
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
@@ -163,6 +164,24 @@ def test_maths_and_chat(folder, tmp_path):
     policy_of(done)
     assert (done / "measures/gsm8k/thought/policy_1/manifest.json").is_file()
     assert not (done / "measures/gsm8k/thought/policy_0").exists()
+
+
+def test_near_online(tmp_path):
+    words = [
+        *small_run.SMALL[1:],
+        "iterations=3",
+        "prompts_per_iteration=16",
+        "evaluation.every=2",
+        "keep={every: 2}",
+        "launch={keep_engines: true, threads: 1}",
+    ]
+    recipe = str(RECIPES / "near-online.yaml")
+    result = CliRunner().invoke(app, ["run", recipe, f"run={tmp_path}/run", *words])
+    assert result.exit_code == 0, result.output
+    there = sorted((tmp_path / "run").glob("*/iteration_*/selection/policy/model.safetensors"))
+    assert [one.relative_to(tmp_path / "run").parts[:2] for one in there] == [
+        (arm, f"iteration_{number}") for arm in ("direct", "thought") for number in (1, 2)
+    ]
 
 
 @pytest.mark.scale
