@@ -292,7 +292,20 @@ def test_device_time_counts_shared_gpus(two: list[Path], tmp_path: Path):
     rows = {(row[0], row[1]): row[2:] for row in _rows(page, "device-hours")}
     assert rows["sampling", "Thought arm"] == [9.5, 4, pytest.approx(38 / 3600)]
     assert rows["training", "Direct arm"] == [21.0, 1, pytest.approx(21 / 3600)]
-    assert "vLLM shares a model over up to 4 GPUs" in html
+    assert "vLLM shares a model over GPUs: up to 4 devices" in html
+
+
+def test_device_time_counts_processes_and_workers(two: list[Path], tmp_path: Path):
+    _edit(
+        two[0],
+        sampling={"type": "transformers", "workers": {"count": 3}},
+        launch={"type": "torchrun", "processes": 2},
+    )
+    page, _ = _html(two[:1], tmp_path / "page.html")
+    rows = {(row[0], row[1]): row[2:] for row in _rows(page, "device-hours")}
+    assert rows["sampling", "Thought arm"][1] == 3
+    assert rows["training", "Direct arm"] == [21.0, 2, pytest.approx(42 / 3600)]
+    assert rows["judging", "Direct arm"][1] == 1
 
 
 def test_paid_calls_have_a_chart_and_money(two: list[Path], tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from forethought.report.collect import Run
@@ -9,6 +10,9 @@ from forethought.report.costs import Calls, StageCost
 from forethought.report.figures import ARM_NAMES, Cell, Chart, Column, Json, bars, view
 from forethought.report.stages import STAGES
 from forethought.types import Arm
+
+MOST_ROWS = 20
+"""Of an arm's iterations in a chart; more of them share rows."""
 
 
 def cost_charts(run: Run) -> list[Chart]:
@@ -25,8 +29,9 @@ def cost_charts(run: Run) -> list[Chart]:
 
 def _time(run: Run) -> Chart:
     rows_of: dict[str, dict[str, float]] = {}
+    together = math.ceil(run.recipe.iterations / MOST_ROWS)
     for one in sorted(run.costs, key=lambda one: _row_order(run, one)):
-        seconds = rows_of.setdefault(_row_name(one), {})
+        seconds = rows_of.setdefault(_row_name(one, together, run.recipe.iterations), {})
         seconds[one.stage] = seconds.get(one.stage, 0.0) + one.seconds
     found = [stage for stage in STAGES if any(stage in each for each in rows_of.values())]
     unit, size = time_unit(max(sum(each.values()) for each in rows_of.values()))
@@ -65,10 +70,15 @@ def _row_order(run: Run, one: StageCost) -> tuple[int, int, int]:
     return (late, run.recipe.arms.index(one.arm), 0 if late else one.index)
 
 
-def _row_name(one: StageCost) -> str:
+def _row_name(one: StageCost, together: int, iterations: int) -> str:
+    """So many iterations share a row."""
     if one.stage in ("evaluation", "measures"):
         return f"{ARM_NAMES[one.arm]}, {one.stage}"
-    return f"{ARM_NAMES[one.arm]}, iteration {one.index}"
+    if together == 1:
+        return f"{ARM_NAMES[one.arm]}, iteration {one.index}"
+    first = one.index // together * together
+    last = min(first + together, iterations) - 1
+    return f"{ARM_NAMES[one.arm]}, iterations {first} to {last}"
 
 
 def _devices(run: Run) -> Chart:
@@ -122,8 +132,9 @@ def _device_words(run: Run) -> str:
     words = "Every stage is one process on one device: its GPU, or the CPU."
     if most > 1:
         words = (
-            "Every stage is one process on one device (its GPU, or the CPU), but where vLLM shares "
-            f"a model over up to {most} GPUs."
+            "A stage is one process on one device (its GPU, or the CPU), but where processes train "
+            "together, workers share the parts, or vLLM shares a model over GPUs: up to "
+            f"{most} devices."
         )
     if any(one.judge or one.sampling for one in run.costs):
         words += " The devices of a server are not known and not counted."

@@ -1,7 +1,7 @@
 """What every sealed stage cost: seconds, devices, calls of models that are paid by the token.
 
-A stage is one process. It holds one device (a GPU, or the CPU), or as many GPUs as vLLM shares a
-model over; the devices of a server are the server's and are not counted.
+A stage holds one device (a GPU, or the CPU), or as many as its processes, its workers, and vLLM
+sharing a model over several GPUs make; those of a server are the server's and are not counted.
 """
 
 from __future__ import annotations
@@ -11,13 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought.config import JudgeConfig, MixtureJudge, PairwiseJudge, RatingJudge, Recipe
+from forethought.config import (
+    ArmoRMJudge,
+    JudgeConfig,
+    MixtureJudge,
+    PairwiseJudge,
+    RatingJudge,
+    Recipe,
+    RewardModelJudge,
+    TransformersSampling,
+    VerifierJudge,
+    VllmSampling,
+    Workers,
+)
 from forethought.report.columns import is_sealed
 from forethought.report.stages import ITERATION_STAGES
 from forethought.store import read_manifest
 from forethought.types import Arm
 
 SAMPLED = frozenset({"rollouts", "selection", "evaluation", "measures"})
+TRAINED = ("reference", "training")
 JUDGED = frozenset({"judgements", "selection", "evaluation", "measures"})
 
 
@@ -109,8 +122,11 @@ def _calls(counts: Mapping[str, Any], key: str) -> Calls | None:
 def _devices(recipe: Recipe, stage: str) -> int:
     sampling = recipe.sampling
     held = [1]
-    if stage in SAMPLED and sampling.type == "vllm":
-        held.append(sampling.tensor_parallel)
+    if stage in TRAINED:
+        held.append(recipe.launch.processes or 1)
+    if stage in SAMPLED and isinstance(sampling, TransformersSampling | VllmSampling):
+        together = sampling.tensor_parallel if isinstance(sampling, VllmSampling) else 1
+        held.append(together * _count(sampling.workers))
     if stage in JUDGED:
         held.append(_judge_devices(recipe.judge))
     return max(held)
@@ -122,6 +138,12 @@ def _judge_devices(judge: JudgeConfig) -> int:
             return judge.engine.tensor_parallel if judge.engine.type == "vllm" else 1
         case MixtureJudge():
             members = [one.judge for route in judge.routes for one in route.members]
-            return max(_judge_devices(one) for one in members)
+            return _count(judge.workers) * max(_judge_devices(one) for one in members)
+        case VerifierJudge() | RewardModelJudge() | ArmoRMJudge():
+            return _count(judge.workers)
         case _:
             return 1
+
+
+def _count(workers: Workers | None) -> int:
+    return 1 if workers is None else workers.count

@@ -108,6 +108,8 @@ class Scale:
 
 
 PERCENT = Scale(factor=100.0, digits=1, unit="%", points="points")
+MOST_TICKS = 13
+"""Of an axis of whole numbers; with more, some are left out at equal distances."""
 TOKENS = Scale(factor=1.0, digits=1, unit="", points="tokens")
 RAW = Scale(factor=1.0, digits=3, unit="", points="of the judge's score")
 PUBLISHED = Scale(factor=1.0, digits=1, unit="%", points="points")
@@ -197,10 +199,11 @@ def bars(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **extra: An
 def whole_number_axis(title: str, values: Sequence[int], labels: dict[int, str]) -> Json:
     """An axis whose ticks are iterations, epochs or policies."""
     ticks = sorted(set(values))
+    shown = ticks[:: -(-len(ticks) // MOST_TICKS)] if ticks else []
     return {
         "title": {"text": title},
-        "tickvals": ticks,
-        "ticktext": [labels.get(one, str(one)) for one in ticks],
+        "tickvals": shown,
+        "ticktext": [labels.get(one, str(one)) for one in shown],
         "range": [ticks[0] - 0.25, ticks[-1] + 0.25] if ticks else None,
         "zeroline": False,
     }
