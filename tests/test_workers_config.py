@@ -1,11 +1,14 @@
-"""What a recipe may say of workers, before any of them runs; it needs no Ray."""
+"""What a recipe may say of workers, before any of them runs; without a cluster."""
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from small_run import small_recipe
 
 from forethought.config import (
     JudgeConfig,
@@ -19,6 +22,8 @@ from forethought.config import (
 )
 from forethought.judging.crew import judge_workers
 from forethought.judging.describe import identity
+from forethought.pipeline import run_recipe
+from forethought.progress import Reporter
 from forethought.workers.cluster import connect
 
 SAMPLING = TypeAdapter[Any](SamplingConfig)
@@ -115,3 +120,14 @@ def test_which_cluster_is_meant_is_not_guessed(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(ValueError, match=r"RAY_ADDRESS is 10.0.0.1:6379.*launch.ray.address=auto"):
         connect(RayConfig())
+
+
+def test_a_closed_port_is_named_at_once_and_before_any_work(tmp_path: Path):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    launch = "launch={type: ray, processes: 2, ray: {address: '127.0.0.1:9'}}"
+    recipe = small_recipe(tmp_path / "run", launch)
+    with pytest.raises(
+        ValueError, match=r"no Ray cluster could be reached at 127.0.0.1:9.*ray start"
+    ):
+        run_recipe(recipe, Reporter(Console(quiet=True)))
+    assert not (tmp_path / "run" / "prompts").exists()

@@ -21,6 +21,7 @@ from forethought.stages.place import Place
 from forethought.stages.table import run_stage
 from forethought.store import StageError
 from forethought.training.optimizer import require_8bit
+from forethought.workers.cluster import connect
 
 
 def launch(place: Place, reporter: Reporter) -> None:
@@ -47,6 +48,9 @@ def _refuse_what_is_missing(recipe: Recipe) -> None:
 
     launch = recipe.launch
     if launch.type == "ray":
+        if not launch.process_per_stage:
+            # One connection for all stages; those in processes of their own have each theirs.
+            connect(launch.ray)
         return
     device = pick_device(recipe.model.device).type
     require_8bit(recipe.training, device)

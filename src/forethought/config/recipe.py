@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from forethought.config.evaluation import EvaluationConfig, MeasuresConfig, SelectionConfig
 from forethought.config.judges import JudgeConfig
@@ -69,6 +69,16 @@ class KeepEvery(Shape):
     every: int = Field(ge=1)
     """Iterations from one kept policy to the next."""
 
+    def __str__(self) -> str:
+        return f"{{every: {self.every}}}"
+
+
+def _keep(given: Any) -> Any:
+    """One clear error for what is neither a word nor a number of iterations."""
+    if isinstance(given, dict | KeepEvery) or given in ("all", "last", "best"):
+        return given
+    raise ValueError("give all, last, best, or {every: n}")
+
 
 class Recipe(Shape):
     """Everything that defines a run."""
@@ -97,7 +107,9 @@ class Recipe(Shape):
     selection: SelectionConfig = SelectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     measures: MeasuresConfig = MeasuresConfig()
-    keep: Annotated[Literal["all", "last", "best"] | KeepEvery, Operational] = "all"
+    keep: Annotated[
+        Literal["all", "last", "best"] | KeepEvery, BeforeValidator(_keep), Operational
+    ] = "all"
     """Whose weights stay on disk; the last policy's always do. `all`: those of every epoch. `last`:
     no others. `best`: also those of each arm's highest validation score. `every: n`: also every
     n-th policy's. Outputs, judgements, pairs and logs always stay."""

@@ -82,8 +82,8 @@ class Place:
             return
         if (selection / "manifest.json").is_file():
             raise StageError(
-                f"{self.label}: the weights of {self.arm} policy {self.index} were dropped (keep: "
-                f"{self.recipe.keep}); leave out what asks for them, or make them again: remove "
+                f"the weights of {self.arm} policy {self.index} were dropped (keep: "
+                f"{self.recipe.keep}); ask for one that is there, or make them again: remove "
                 f"{selection.parent} and what came after it, and run the same command"
             )
 

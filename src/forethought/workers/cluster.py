@@ -8,12 +8,15 @@ the process, also where that is killed.
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 from forethought.config import RayConfig, Workers
 
 OBJECT_STORE = 256 * 2**20
 """Bytes of shared memory of a cluster of our own; what workers return is a few megabytes."""
+LISTENS = 10.0
+"""Seconds in which a cluster's head must take a connection."""
 LOCAL = "local"
 """Ray's name for a new cluster; without any address it would look for one by itself."""
 
@@ -54,6 +57,7 @@ def connect(config: RayConfig) -> Any:
                 address=LOCAL, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet
             )
         else:
+            _refuse_a_closed_port(address)
             ray.init(address=address, **quiet)
     # Ray's many ways to fail share no base class.
     except Exception as error:
@@ -63,6 +67,16 @@ def connect(config: RayConfig) -> Any:
             "this machine alone"
         ) from error
     return ray
+
+
+def _refuse_a_closed_port(address: str) -> None:
+    """At once; Ray itself tries for minutes.
+
+    Raises: OSError if nothing listens at `HOST:PORT`; other forms are Ray's to judge.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=LISTENS).close()
 
 
 def refuse_without_room(ray: Any, workers: Workers, gpus: float | None, local: bool) -> None:

@@ -97,7 +97,9 @@ def dismiss_idle(ray: Any, but: _Shape | None = None) -> None:
 
 
 def _driver(ray: Any) -> str:
-    return ray.get_runtime_context().get_worker_id()
+    # The first driver of every cluster has the same id; a node's is its own.
+    here = ray.get_runtime_context()
+    return f"{here.get_node_id()} {here.get_worker_id()}"
 
 
 class Pool(Generic[Part, Result]):
