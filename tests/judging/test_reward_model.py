@@ -32,6 +32,7 @@ from forethought.config import RewardModelJudge
 from forethought.judging.base import checked, open_judge
 from forethought.judging.conversations import Conversations, Refused
 from forethought.judging.reward_model import RewardModel, batches
+from forethought.kept import keep_engines
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 
@@ -99,6 +100,20 @@ def test_an_undeclared_pad_token_is_one_that_the_batch_does_not_hold(tmp_path: P
     assert judge._pad_token([(0, 1, 3), (2, 5)]) == 4
     assert judge._model.config.get_text_config().pad_token_id == 4
     assert judge._pad_token([(1, 0)]) == 2
+
+
+def test_a_kept_model_does_not_take_another_judges_pad_token_for_its_own(tmp_path: Path) -> None:
+    """What a batch was padded with may be a word of the next."""
+    folder = save_reward_model(tmp_path, pad_token_id=None)
+    with keep_engines():
+        first = opened(folder)
+        model = first._model
+        assert first._pad_token([(0, 1, 3)]) == 2
+        with first, opened(folder) as second:
+            assert second._model is model
+            assert second._pad_token([(0, 2, 3)]) == 1
+        [scores] = judged(folder, [group(*RESPONSES)])
+    assert scores == pytest.approx(alone(folder, RESPONSES), rel=1e-4, abs=1e-5)
 
 
 def encoded(template: str, *responses: str, query: str = "Hi", tokenizer: Any = None) -> list[str]:

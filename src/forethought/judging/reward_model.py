@@ -60,10 +60,10 @@ class RewardModel:
         self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
         tokenizer = load_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
-        self._model: PreTrainedModel | None = kept(("judge", config), lambda: _load_model(config))
+        self._model: PreTrainedModel | None
+        self._model, self._declared_pad = kept(("judge", config), lambda: _model_and_pad(config))
         limit = length_limit(config.path, config.max_length, self._model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
-        self._declared_pad = self._model.config.get_text_config().pad_token_id
         self._identity = scoring_identity(config)
 
     def __enter__(self) -> Self:
@@ -136,6 +136,12 @@ def batches(conversations: Sequence[TokenIds], budget: int) -> Iterator[list[Tok
         batch.append(ids)
     if batch:
         yield batch
+
+
+def _model_and_pad(config: RewardModelJudge) -> tuple[PreTrainedModel, int | None]:
+    """The model, and the pad token that its checkpoint declares, before batches choose theirs."""
+    model = _load_model(config)
+    return model, model.config.get_text_config().pad_token_id
 
 
 def _load_model(config: RewardModelJudge) -> PreTrainedModel:
