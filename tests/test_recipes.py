@@ -211,6 +211,7 @@ def test_a_ray_cluster(folder, tmp_path):
             "judge.workers=1",
             "launch.processes=2",
             "launch.threads=1",
+            "selection.by=last",
         ]
         command = [sys.executable, "-m", "forethought.cli", "run", *words]
         environment = os.environ | {"RAY_ADDRESS": str(cluster.address)}
