@@ -4,15 +4,21 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt
 VLLM_BIN := .venv-vllm/bin
 VLLM_PIP := $(VLLM_BIN)/pip install --quiet --disable-pip-version-check -c .venv-vllm/constraints.txt
 THREADS ?= 2
 # Whole modules go to a process, in the order of their names.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-.venv/ready: pyproject.toml constraints-cpu.txt
+# What a run needs; `.venv/ready` adds the developers' tools.
+.venv/run-ready: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[dev]'
+	$(PIP) -e .
+	touch $@
+
+.venv/ready: .venv/run-ready
+	$(PIP) -e '.[dev]'
 	touch $@
 
 # Tests of pages need Chromium. Where apt may be used it is installed, elsewhere they are skipped.
@@ -38,7 +44,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-l
 
 .PHONY: quickstart test test-slow check vllm-env test-vllm
 
-quickstart: .venv/ready
+quickstart: .venv/run-ready
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/forethought run recipes/quickstart.yaml
 
 check: .venv/ready

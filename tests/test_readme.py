@@ -1,6 +1,8 @@
 """What the README says is what there is: its commands, its recipes, its files."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,22 @@ def test_ci_runs_the_readmes_test_command():
 @pytest.mark.parametrize("target", ["quickstart", "test"])
 def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", MAKEFILE, flags=re.MULTILINE)
+
+
+def test_the_quickstart_installs_what_a_run_needs_and_no_more(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints-cpu.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def installs(target: str) -> list[str]:
+        words = ["make", "--dry-run", "--no-print-directory", "-C", str(tmp_path), target]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        return [line.split("install")[1] for line in shown.splitlines() if "/pip install" in line]
+
+    [run] = installs("quickstart")
+    assert run.endswith("-c constraints-cpu.txt -e .")
+    before, developers = installs("test")
+    assert before == run
+    assert developers.endswith("-c constraints-cpu.txt -e '.[dev]'")
 
 
 def test_every_command_of_the_readme_exists():
