@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from forethought.config import VerifierJudge
 from forethought.judging.base import checked, open_judge
-from forethought.judging.verifier import Verifier, final_number
+from forethought.judging.final_number import final_number
+from forethought.judging.verifier import Verifier
 from forethought.microworld.tasks import generate
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged
 
@@ -75,7 +76,7 @@ def forgets_to_return(prompt: Prompt, response: str) -> Any:
         ("**Answer:** 42 (not 43)", 42),
         ("Answer: \\boxed{42} and 7", 42),
         ("the answer is 5\n#### 6 apples, 7 pears", 6),
-        ("The answer is unclear. 3 or 4", 3),
+        ("The answer is unclear. 3 or 4", 4),
         ("1,234,567.50", Fraction(2469135, 2)),
         ("$1,000", 1000),
         ("-5", -5),
@@ -105,6 +106,96 @@ def test_the_number_a_text_ends_on(text: str, number: Fraction | int | None) -> 
     assert final_number(text) == number
 
 
+SHE_HAS = "Answer: She has 3 boxes with 5 apples each, which gives 15 apples."
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (r"\boxed{9{,}500}", 9500),
+        (r"So $9\,500$.", 9500),
+        (r"\boxed{9\,500}", 9500),
+        (r"\boxed{9,\!500}", 9500),
+        (r"\boxed{9{\,}500\,\text{kg}}", 9500),
+        (r"\boxed{9 500}", 9500),
+        ("It is 9\u202f500 in all.", 9500),
+        ("It is 1\u00a0234\u00a0567.", 1234567),
+        ("9'500", 9500),
+        ("9_500", 9500),
+        (r"3{,}14", Fraction(157, 50)),
+        (r"In 2024\,500 came.", 500),
+        (r"\boxed{\frac{5}{2}}", Fraction(5, 2)),
+        (r"\boxed{\frac{1}{2}}", Fraction(1, 2)),
+        (r"\boxed{\dfrac{1}{2}}", Fraction(1, 2)),
+        (r"\boxed{\tfrac12}", Fraction(1, 2)),
+        (r"\boxed{-\frac{1}{2}}", Fraction(-1, 2)),
+        (r"\boxed{\frac{-1}{2}}", Fraction(-1, 2)),
+        (r"\boxed{\frac{2.5}{5}}", Fraction(1, 2)),
+        (r"\boxed{2\frac{1}{2}}", Fraction(5, 2)),
+        (r"\boxed{-2\dfrac{1}{2}}", Fraction(-5, 2)),
+        ("2 1/2 hours", Fraction(5, 2)),
+        ("2½ hours", Fraction(5, 2)),
+        ("½", Fraction(1, 2)),
+        (r"\boxed{\frac{x + 1}{2}}", None),
+        (r"\boxed{\frac{10}{4} = 2.5}", Fraction(5, 2)),
+        (r"\boxed{\boxed{5}}", 5),
+        (r"\boxed{\text{Total: }\$1{,}000}", 1000),
+        (r"\boxed{15\text{ apples}}", 15),
+        (r"\boxed{\text{15 apples}}", 15),
+        (r"\boxed{\mathbf{15}}", 15),
+        (r"\boxed{15~\mathrm{cm}^2}", 15),
+        (r"\boxed{90^\circ}", 90),
+        (r"\boxed{50\%}", 50),
+        (r"\boxed{-5}", -5),
+        (r"\boxed{- 5}", -5),
+        (r"\boxed{-\$5}", -5),
+        (r"\boxed{x = 5}", 5),
+        (r"\boxed{3 \times 5 = 15}", 15),
+        (r"\boxed{15 \approx 15.0}", 15),
+        (r"\boxed{3 + 4}", None),
+        (r"\boxed{3, 4}", None),
+        (r"\boxed{5\pi}", None),
+        (r"\boxed{\sqrt{4}}", None),
+        (r"\boxed{10^3}", 1000),
+        (r"\boxed{1.5e3}", 1500),
+        (r"\boxed 7", 7),
+        (r"\boxed{15}. It took 3 steps.", 15),
+        (r"Put it in \boxed{}. The answer is 15.", 15),
+        (r"$$\boxed{15}$$", 15),
+        (r"\[ \boxed{15.} \]", 15),
+        ("x = 15 cm^2", 15),
+        (SHE_HAS, 15),
+        ("Answer: She makes 9 * 2 = $18 every day", 18),
+        ("The answer is: **$18**", 18),
+        ("The answer is about 18 dollars a day for 2 weeks", 18),
+        (r"The answer is \(x = 18\) and not 3", 18),
+        ("The answer is 6 boxes * 7 apples = 42 apples, not 3", 42),
+        ("The answer is 42 = 6 * 7", 42),
+        ("The answer is -18", -18),
+        ("#### -18", -18),
+        ("#### $1,018.50.", Fraction(2037, 2)),
+        ("#### Step 2\nso 3 * 5 = 15", 15),
+    ],
+)
+def test_latex_units_and_words_around_a_number(text: str, number: Fraction | int | None) -> None:
+    assert final_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("response", "reference", "right"),
+    [
+        (r"\boxed{9{,}500}", "9500", 1.0),
+        (r"\boxed{9{,}500}", "9", 0.0),
+        (r"\boxed{\frac{5}{2}}", "5", 0.0),
+        (r"\boxed{\frac{1}{2}}", "0.5", 1.0),
+        (SHE_HAS, "15", 1.0),
+        (SHE_HAS, "3", 0.0),
+    ],
+)
+def test_gsm8k_reads_latex_and_sentences(response: str, reference: str, right: float) -> None:
+    assert scores("gsm8k", group(response, reference=f"#### {reference}")) == (right,)
+
+
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["{}", "{:,}", "{}.", "{}.00", "#### {:,}"]))
 def test_a_number_is_read_however_it_is_written(number: int, form: str) -> None:
     assert final_number(f"It took 3 steps.\n{form.format(number)}") == number
@@ -115,7 +206,31 @@ def test_any_text_is_read(text: str) -> None:
     final_number(text)
 
 
-@pytest.mark.parametrize("piece", ["answer is ", "9,", "#### 1 = ", "- ", "1/", "(", "\\boxed{"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "answer is ",
+        "9,",
+        "#### 1 = ",
+        "- ",
+        "1/",
+        "(",
+        "\\boxed{",
+        "\\boxed{1",
+        "\\frac{",
+        "\\frac12",
+        "answer is 1 = a ",
+        "#### 1 + ",
+        "{",
+        "\\text{",
+        "\\",
+        "1 ",
+        "1'000",
+        "a",
+        "#### ",
+        "#### (",
+    ],
+)
 def test_degenerate_outputs_are_read_in_linear_time(piece: str) -> None:
     start = time.perf_counter()
     final_number(piece * 10_000)

@@ -26,7 +26,7 @@ from forethought.store import (
 )
 from forethought.types import ScoredGroup, Unjudged
 
-VERSION = 1
+VERSION = 2
 """Moves when a judge is shown something else of a part, or something else of its answer is kept."""
 
 

@@ -36,7 +36,7 @@ STAGES = {
         version=1, configure=rollouts.configure, reads=("prompts", "policy"), work=rollouts.work
     ),
     "judgements": StageKind(
-        version=1,
+        version=2,
         configure=judgements.configure,
         reads=("prompts", "rollouts"),
         work=judgements.work,
@@ -57,20 +57,20 @@ STAGES = {
         work=training.run_training,
     ),
     "selection": StageKind(
-        version=2,
+        version=3,
         configure=answers.configure_selection,
         reads=("prompts", "training"),
         work=answers.select,
     ),
     "evaluation": StageKind(
-        version=2,
+        version=3,
         configure=answers.configure_evaluation,
         reads=("prompts", "policy", "baseline"),
         work=answers.evaluate,
     ),
 } | {
     name: StageKind(
-        version=1, configure=measured.configure, reads=measured.READS[name], work=measured.measure
+        version=2, configure=measured.configure, reads=measured.READS[name], work=measured.measure
     )
     for name in MEASURES
 }
