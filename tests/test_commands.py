@@ -3,12 +3,16 @@
 import json
 
 import pytest
-from small_run import small_run
+from small_run import ROOT, SMALL, small_run
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
+from forethought.microworld.tasks import generate
+from forethought.report.live import View
 from forethought.store import read_records
 from forethought.types import PreferencePair
+
+QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,28 @@ def test_exported_pairs_are_the_runs(runs, tmp_path):
     loaded = load_dataset(str(tmp_path / "pairs"), split="train", cache_dir=str(tmp_path / "cache"))
     pairs = read_records(runs[0] / "direct/iteration_0/pairs", PreferencePair, "pairs")
     assert len(loaded) == len(pairs)
+
+
+def test_a_run_from_a_file_of_ones_own_ends_with_a_page(tmp_path):
+    rows = [
+        {"prompt": task.query, "reference": task.reference, "kind": task.category}
+        for task in generate("train", 48, seed=1)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = "{reference: reference, category: kind}"
+    source = f"{{type: file, path: {tmp_path}/p.jsonl, columns: {columns}}}"
+    run = tmp_path / "run"
+    words = [*SMALL, f"run={run}", "iterations=1", f"prompts.train=[{source}]"]
+    held = ["prompts.validation={count: 8}", "prompts.test={count: 8}"]
+    done = forethought("run", QUICKSTART, *words, *held)
+    assert done.exit_code == 0, done.output
+    assert "report: " in done.output
+    again = forethought("report", run, "--output", tmp_path / "page.html")
+    assert again.exit_code == 0, again.output
+    assert "p.jsonl" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '"error": null' in View(run).page().replace('"error":null', '"error": null')
+    assert forethought("status", run).exit_code == 0
+    assert forethought("export", run, tmp_path / "policy").exit_code == 0
 
 
 @pytest.mark.parametrize(

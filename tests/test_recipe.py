@@ -1,5 +1,6 @@
 """Recipes: merging, overrides, and errors that name the field and the way out."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,47 @@ QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
 def test_every_recipe_resolves_and_survives_the_round_trip(path):
     recipe = load_recipe([str(path)])
     assert Recipe.model_validate(yaml.safe_load(yaml.safe_dump(dump(recipe)))) == recipe
+    assert Recipe.model_validate_json(json.dumps(dump(recipe))) == recipe
+
+
+ENGINE = "{type: openai, base_url: 'http://localhost:1/v1', price: {prompt: 1, completion: 0.1}}"
+OWN = ["model.path=~/models/mine", "run=~/runs/mine", "cache=~/verdicts.sqlite"]
+VARIANTS = [
+    *([f"prompts.train=[{{type: file, path: '{path}'}}]"] for path in ("p.jsonl", "~/p.parquet")),
+    *(
+        [f"prompts.train=[{{type: file, path: '{path}'}}]"]
+        for path in ("/a/p.json", "s3://a/b.jsonl")
+    ),
+    ["prompts.train=[{type: file, path: ../p.jsonl, source: mine, limit: 3}]", *OWN],
+    ["prompts.train=[{type: datasets, name: ./mine, columns: {prompt: q, input: i}}]"],
+    ["prompts.train=[{type: datasets, name: a/b, subset: main, split: test}]", *OWN],
+    ["prompts.train=[{type: microworld, count: 9}, {type: file, path: p.jsonl}]"],
+    ["prompts.test={count: 3, sources: [{type: file, path: t.jsonl}]}"],
+    ["measures.gsm8k={sources: [{type: file, path: g.jsonl, columns: {reference: a}}]}"],
+    [f"measures.alpaca_eval={{instructions: a.json, baseline: ~/b.json, annotator: {ENGINE}}}"],
+    [f"measures.arena_hard={{questions: ./q.jsonl, baseline: /b.jsonl, judge: {ENGINE}}}"],
+    ["judge={type: reward_model, path: ./reward}", "launch={type: torchrun, processes: 2}"],
+    ["judge={type: armorm, workers: {count: 2}}", "launch.ray.address=null"],
+    [f"judge={{type: pairwise, comparisons: {{rounds: 3}}, engine: {ENGINE}}}"],
+    ["judge={type: rating, prompt: mine.yaml, engine: {type: scripted, path: ~/r.jsonl}}"],
+    ["judge={type: rating, engine: {type: vllm}, model: {path: a/b}}"],
+    ["judge={type: custom, import_path: 'a:B', options: {x: [1, {y: null}]}}"],
+    ["judge={type: mixture, routes: [{source: [a], members: [{judge: {type: armorm}}]}]}"],
+    ["sampling={type: vllm, samples: 2, max_model_len: 99}"],
+    ["sampling={type: openai, base_url: 'http://h:{port}/v1', command: 'x {model} {port}'}"],
+    ["sampling={type: scripted, path: replies.jsonl}"],
+    ["keep={every: 3}", "training.lora={}", "selection.by=last", "thought_format=./mine.yaml"],
+    ["trackers=[{type: tensorboard, options: {a: {b: [1.5, true]}}}]", "keep=best"],
+]
+
+
+@pytest.mark.parametrize("words", VARIANTS, ids=lambda words: words[0][:60])
+def test_every_variant_of_a_recipe_is_read_back_from_its_run(words, tmp_path):
+    recipe = load_recipe([QUICKSTART, *words])
+    write_json(tmp_path / "config.json", dump(recipe))
+    assert load_run(tmp_path) == recipe.model_copy(update={"run": tmp_path})
+    assert Recipe.model_validate_json((tmp_path / "config.json").read_bytes()) == recipe
+    assert dump(load_run(tmp_path)) == dump(recipe) | {"run": str(tmp_path)}
 
 
 def test_later_files_and_overrides_win_field_by_field(tmp_path):
@@ -88,6 +130,21 @@ def test_a_run_directory_gives_its_recipe_back(tmp_path):
     assert load_run(tmp_path) == recipe
     with pytest.raises(ValueError, match="is not a run directory"):
         load_run(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not readable JSON"),
+        ("[1]", "is not a recipe: a mapping of fields is wanted, got [1]"),
+        ('{"model_type": "llama"}', "is not a recipe: model"),
+    ],
+)
+def test_a_folder_whose_config_is_no_recipe_is_named(text, says, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config") as error:
+        load_run(tmp_path)
+    assert says in str(error.value)
 
 
 def test_an_overrides_value_may_be_a_file_and_a_files_name_may_have_an_equals_sign(

@@ -54,17 +54,27 @@ def load_part(
 def load_run(run: Path, arguments: Sequence[str] = ()) -> Recipe:
     """The resolved recipe that a run directory holds, the arguments laid over it.
 
+    Everything that reads a run's recipe reads it here: the stages, resuming, report, view, export.
+
     Raises: ValueError if it is not a run directory, or an argument is wrong.
     """
     path = run / "config.json"
     if not path.is_file():
-        raise ValueError(f"{run} is not a run directory: it has no config.json")
+        what = "it has no config.json" if run.is_dir() else "there is no such folder"
+        raise ValueError(
+            f"run: {run} is not a run directory: {what}. Give one that `forethought run` wrote: it "
+            "holds config.json, run.json, prompts/, and a folder per arm"
+        )
     try:
         held = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} is not a recipe: a mapping of fields is wanted, got {held!r:.60}")
+    try:
         recipe = Recipe.model_validate(held | {"run": str(run)})
-    except (ValueError, ValidationError) as error:
-        reason = explain(error) if isinstance(error, ValidationError) else str(error)
-        raise ValueError(f"{path}: {reason}") from error
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a recipe: {explain(error)}") from error
     if not arguments:
         return recipe
     over = _merge(held, _merged(arguments)) | {"run": str(run)}

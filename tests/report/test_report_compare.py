@@ -274,7 +274,7 @@ def test_several_runs_need_a_place_of_their_own(two: list[Path]):
 
 
 def test_a_folder_that_is_no_run_among_runs_is_refused(two: list[Path], tmp_path: Path):
-    with pytest.raises(ValueError, match=r"nowhere is not a folder"):
+    with pytest.raises(ValueError, match="nowhere is not a run directory: there is no such"):
         write_report([*two, tmp_path / "nowhere"], tmp_path / "page.html")
 
 

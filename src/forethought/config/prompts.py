@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from forethought.config.shape import Shape
 
@@ -33,11 +33,13 @@ def path_or_url(given: str) -> Path | str:
     return given if URL.match(given) else Path(given)
 
 
-def _as_given(given: Any) -> Any:
+def _as_given(given: Path | str) -> Path | str:
     return path_or_url(given) if isinstance(given, str) else given
 
 
-PathOrUrl = Annotated[Path | str, BeforeValidator(_as_given)]
+# Text first, and looked at afterwards: JSON knows no paths, so what has been made one too early is
+# refused there.
+PathOrUrl = Annotated[str | Path, AfterValidator(_as_given)]
 
 
 class FilePrompts(Shape):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from forethought.config import Recipe, explain
+from forethought.config import Recipe
+from forethought.recipe import load_run
 from forethought.report.columns import is_sealed, read_columns, read_rows
 from forethought.report.costs import StageCost, read_costs
 from forethought.report.measures import Measured, read_measures, wanted_measures
@@ -146,7 +146,7 @@ def collect(folder: Path) -> Run:
 
     Raises: ValueError if it is not one; StageError if a sealed stage is damaged.
     """
-    recipe = read_recipe(folder)
+    recipe = load_run(folder)
     summary = _optional(folder / "summary.json")
     policies = read_policies(folder, recipe)
     arms = tuple(
@@ -170,24 +170,6 @@ def collect(folder: Path) -> Run:
         provenance=_optional(folder / "run.json"),
         missing=tuple(_missing(folder, recipe)),
     )
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run directory.
-
-    Raises: ValueError if there is none.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        what = "holds no config.json" if folder.is_dir() else "is not a folder"
-        raise ValueError(
-            f"run: {folder} {what}. A run directory is what `forethought run` writes: it holds "
-            "config.json, run.json, prompts/, and a folder per arm such as thought/iteration_0/"
-        )
-    try:
-        return Recipe.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is not a recipe: {explain(error)}") from error
 
 
 def _optional(path: Path) -> dict[str, Any]:
