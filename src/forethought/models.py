@@ -189,14 +189,20 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> t
         encoded: Any = tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=True, return_dict=True
         )
-    except TemplateError as error:
+    # A template is a program of its maker's; it may raise anything.
+    except Exception as error:
         roles = [message.role for message in messages]
         raise ValueError(
-            f"prompts: the model's chat template refuses a conversation of roles {roles}: {error}; "
-            "the conversation begins "
+            f"prompts: the model's chat template refuses a conversation of roles {roles}: "
+            f"{template_error(error)}; the conversation begins "
             f"{messages[0].content!r:.120}; drop or rewrite such prompts, or use another template"
         ) from error
     return tuple(encoded["input_ids"])
+
+
+def template_error(error: Exception) -> str:
+    """What a chat template raised, in words: its own are clear, others need their kind."""
+    return str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
 
 
 def as_turns(

@@ -245,6 +245,19 @@ def test_a_conversation_that_cannot_be_written(reward_model: Path) -> None:
     assert third.reason.startswith("the conversation is no valid text: 'utf-8' codec")
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("'a' + 1", "TypeError: can only concatenate str"), ("1 / 0", "ZeroDivisionError: division")],
+)
+def test_a_template_that_raises_refuses_that_group_alone(code: str, said: str) -> None:
+    template = f"{{% if 'boom' in messages | string %}}{{{{ {code} }}}}{{% endif %}}text"
+    conversations = Conversations(byte_tokenizer(template), limit=None)
+    refused = conversations.encode(group("a", query="boom"))
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith(f"the chat template refuses the conversation: {said}")
+    assert not isinstance(conversations.encode(group("a")), Refused)
+
+
 def test_a_template_that_writes_nothing() -> None:
     refused = Conversations(byte_tokenizer("{{ '' }}"), limit=None).encode(group("a"))
     assert refused == Refused(reason="the chat template leaves nothing of the conversation")

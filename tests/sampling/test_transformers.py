@@ -216,6 +216,10 @@ def test_a_prompt_without_room_is_unsampled_and_the_others_are_sampled(words):
     ("template", "words"),
     [
         ("{{ raise_exception('no such role') }}", "chat template refuses .*no such role"),
+        ("{{ 'a' + 1 }}", "chat template refuses .*TypeError: can only concatenate str"),
+        ("{{ 1 / 0 }}", "chat template refuses .*ZeroDivisionError: division by zero; the conv"),
+        ("{{ [][3].x }}", "chat template refuses .*list object has no element 3"),
+        ("{{ messages[0]['content'].encode('no') }}", "chat template refuses .*unknown encoding"),
         ("", "empty once rendered"),
     ],
 )

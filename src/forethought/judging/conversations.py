@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from forethought.models import as_turns, context_length
+from forethought.models import as_turns, context_length, template_error
 from forethought.types import Message, ResponseGroup
 
 TokenIds = tuple[int, ...]
@@ -54,9 +53,12 @@ class Conversations:
         """The conversation with each response, one or more, or why the group cannot be scored."""
         try:
             texts = self._rendered(group)
+        # A template is a program of its maker's; it may raise anything.
+        except Exception as error:
+            said = template_error(error)
+            return Refused(reason=f"the chat template refuses the conversation: {said}")
+        try:
             "".join(texts).encode()
-        except TemplateError as error:
-            return Refused(reason=f"the chat template refuses the conversation: {error}")
         except UnicodeEncodeError as error:
             return Refused(reason=f"the conversation is no valid text: {error}")
         tokens: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
