@@ -203,7 +203,7 @@ def test_a_model_folder_brings_its_own_format(run, tmp_path):
         (["probe", "RUN"], "is a run; name a policy of it"),
         (["probe", "RUN/thought/7"], "has policies [0, 1], and '7' is none"),
         (["probe", "RUN/direct/1"], "has no thoughts to probe"),
-        (["gsm8k", "microworld"], "sources: Field required"),
+        (["gsm8k", "microworld"], "measures.gsm8k.sources is missing"),
         (["probe", "microworld", "--prompts", "PROMPTS"], "has no thoughts to probe"),
         (["probe", "microworld", "thought_format=generic"], "--prompts: give a JSONL file"),
         (["win-rate", "RUN/thought", "RUN/direct"], "--output: name a folder"),

@@ -219,8 +219,8 @@ def test_a_bad_line_is_named(folder, row, problem):
 def test_mistakes_in_the_command_are_one_clear_message(folder):
     for words, problem in [
         (["judge.type=verifier", "judge.function=gsm8k", "colour=red"], "colour: there is no such"),
-        (["judge.type=verifier"], "judge.function: Field required"),
-        (["cache=x"], "judge: Field required"),
+        (["judge.type=verifier"], "judge.function is missing"),
+        (["cache=x"], "judge is missing"),
     ]:
         done = forethought("judge", folder / "prompts.jsonl", folder / "o.jsonl", *words)
         assert done.exit_code == 1

@@ -7,8 +7,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from forethought.config import Recipe
-from forethought.recipe import dump, load_recipe, load_run
+from forethought.config import (
+    RatingJudge,
+    Recipe,
+    SamplePart,
+    TransformersEngine,
+    TransformersSampling,
+)
+from forethought.recipe import dump, load_part, load_recipe, load_run
 from forethought.store import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -89,13 +95,13 @@ def test_a_section_of_another_type_is_replaced_whole(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("pairs.roh=0.1", "pairs.roh: there is no such field (given: 0.1)"),
-        ("iterations=many", "iterations: Input should be a valid integer"),
-        ("sampling.samples=1", "sampling.samples: Input should be greater than or equal to 2"),
+        ("pairs.roh=0.1", "pairs.roh: there is no such field; did you mean rho? (given: 0.1)"),
+        ("iterations=many", 'iterations: give a whole number of at least 1 (given: "many")'),
+        ("sampling.samples=1", "sampling.samples: give a whole number of at least 2"),
         ("sampling.type=tgi", "tgi"),
         ("arms=[thought, thought]", "names an arm twice"),
         ("thought_format=direct", "leave the arm out"),
-        ("training.beta=-1", "training.beta: Input should be greater than 0 (given: -1)"),
+        ("training.beta=-1", "training.beta: give a number greater than 0 (given: -1)"),
     ],
 )
 def test_a_wrong_field_is_named_with_what_was_given(override, message):
@@ -107,7 +113,11 @@ def test_a_wrong_field_is_named_with_what_was_given(override, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("run: [1", "not readable YAML"), ("- run", "must be a mapping"), ("run: x", "model: Field")],
+    [
+        ("run: [1", "not readable YAML"),
+        ("- run", "must be a mapping"),
+        ("run: x", "model is missing"),
+    ],
 )
 def test_a_wrong_file_is_named(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
@@ -122,6 +132,51 @@ def test_missing_files_are_named():
         load_recipe(["nope.yaml"])
     with pytest.raises(ValueError, match="no recipe file is given"):
         load_recipe(["seed=1"])
+
+
+LEAST = {
+    "run": "runs/x",
+    "model": {"path": "some/model"},
+    "prompts": {"train": [{"type": "file", "path": "p.jsonl"}], "validation": {"count": 2}},
+    "judge": {"type": "verifier", "function": "gsm8k"},
+}
+
+
+@pytest.mark.parametrize("words", [["sampling.samples=4"], ["sampling.type=transformers"], []])
+def test_transformers_samples_where_no_type_is_given(tmp_path, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(LEAST))
+    samples = 4 if "sampling.samples=4" in words else 8
+    spelled = LEAST | {"sampling": {"type": "transformers", "samples": samples}}
+    assert dump(load_recipe([str(path), *words])) == dump(Recipe.model_validate(spelled))
+    part = load_part(SamplePart, ["model.path=some/model", *words])
+    assert part.sampling == TransformersSampling(samples=samples)
+    judge = {"type": "rating", "model": {"path": "some/model"}}
+    for engine in ({}, {"engine": {"rows": 7}}):
+        recipe = Recipe.model_validate(LEAST | {"judge": judge | engine})
+        assert isinstance(recipe.judge, RatingJudge)
+        assert recipe.judge.engine == TransformersEngine(rows=7 if engine else 512)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_overrides_are_one_layer_in_any_order(first):
+    """A type given after another override must not silently throw that away."""
+    words = ["sampling.type=vllm", "sampling.samples=4"]
+    recipe = load_recipe([QUICKSTART, *(words if first else reversed(words))])
+    assert (recipe.sampling.type, recipe.sampling.samples) == ("vllm", 4)
+
+
+def test_a_section_without_a_type_is_not_dropped_by_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(LEAST | {"sampling": {"samples": 4}}))
+    assert load_recipe([str(path), "sampling.type=vllm"]).sampling.samples == 4
+
+
+def test_only_what_looks_like_a_number_is_one():
+    words = ["training.learning_rate=1e-4", "thought_format=nan", "run=infinity"]
+    recipe = load_recipe([QUICKSTART, *words])
+    assert recipe.training.learning_rate == 1e-4
+    assert (recipe.thought_format, recipe.run) == ("nan", Path("infinity"))
 
 
 def test_a_run_directory_gives_its_recipe_back(tmp_path):

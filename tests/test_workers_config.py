@@ -66,7 +66,11 @@ def test_workers_are_no_part_of_what_names_a_judge():
     [
         (SAMPLING, {"type": "openai", "base_url": "http://x/v1", "workers": 2}, "`concurrency`"),
         (SAMPLING, {"type": "scripted", "path": "x", "workers": 2}, "for transformers and vllm"),
-        (SAMPLING, {"type": "transformers", "workers": 0}, "greater than or equal to 1"),
+        (
+            SAMPLING,
+            {"type": "transformers", "workers": 0},
+            "workers.count: give a whole number of at least 1",
+        ),
         (
             SAMPLING,
             {"type": "vllm", "tensor_parallel": 4, "workers": {"count": 2, "gpus": 1}},
@@ -92,7 +96,7 @@ def test_workers_are_no_part_of_what_names_a_judge():
 def test_what_has_no_workers_says_so(adapter, config, problem):
     with pytest.raises(ValidationError) as caught:
         adapter.validate_python(config)
-    assert problem in explain(caught.value)
+    assert problem in explain(caught.value, SamplingConfig if adapter is SAMPLING else JudgeConfig)
 
 
 def test_gpus_may_be_shared_or_hidden():

@@ -147,14 +147,12 @@ def _with_default(measures: MeasuresConfig, name: str) -> MeasuresConfig:
     try:
         return MeasuresConfig.model_validate({**measures.model_dump(), name: {}})
     except ValidationError as error:
-        raise ValueError(f"measures.{explain(error)}; give it, as {name} has no default") from error
+        raise ValueError(explain(error, MeasuresConfig, "measures")) from error
 
 
 def _part(name: str, request: Request, found: RunPolicy | None) -> EvaluatePart:
     """The settings: the run's, where a run's policy is measured, and the arguments over them."""
-    below = {"sampling": {"type": "transformers"}}
-    if found is not None:
-        below = dump(load_run(found.run))
+    below = None if found is None else dump(load_run(found.run))
     part = load_part(EvaluatePart, request.words, below)
     use_threads(part.launch.threads)
     return part.model_copy(update={"measures": _with_default(part.measures, name)})

@@ -2,12 +2,12 @@
 
 `forethought run a.yaml b.yaml pairs.rho=0.2`: later files and overrides win field by field. Where
 a section's `type` changes, the section is replaced whole, for the fields of another type mean
-nothing. There is no interpolation and no inheritance.
+nothing; overrides are one layer, whichever of them names the type. There is no interpolation and no
+inheritance.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -23,6 +23,8 @@ Part = TypeVar("Part", bound=Shape)
 
 OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*=")
 """How an override begins; a file's name may, too."""
+EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+"""A number that YAML 1.1 takes for text."""
 
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:
@@ -74,7 +76,7 @@ def load_run(run: Path, arguments: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(held | {"run": str(run)})
     except ValidationError as error:
-        raise ValueError(f"{path} is not a recipe: {explain(error)}") from error
+        raise ValueError(f"{path} is not a recipe: {explain(error, Recipe)}") from error
     if not arguments:
         return recipe
     over = _merge(held, _merged(arguments)) | {"run": str(run)}
@@ -91,17 +93,18 @@ def _merged(arguments: Sequence[str]) -> dict[str, Any]:
     for one in arguments:
         if not _is_override(one):
             merged = _merge(merged, _read(Path(one)))
+    overrides: dict[str, Any] = {}
     for one in arguments:
         if _is_override(one):
-            merged = _merge(merged, _override(one))
-    return merged
+            overrides = _merge(overrides, _override(one), types_change=False)
+    return _merge(merged, overrides)
 
 
 def _validated(shape: type[Part], merged: dict[str, Any], arguments: Sequence[str]) -> Part:
     try:
         return shape.model_validate(merged)
     except ValidationError as error:
-        raise ValueError(f"recipe {' + '.join(arguments)}:\n{explain(error)}") from error
+        raise ValueError(f"recipe {' + '.join(arguments)}:\n{explain(error, shape)}") from error
 
 
 def _is_override(argument: str) -> bool:
@@ -127,9 +130,8 @@ def _override(argument: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"override {argument!r}: the value is not readable YAML") from error
     # YAML 1.1 reads 1e-4 as a string.
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        value = float(value)
     *sections, field = name.split(".")
     nested: dict[str, Any] = {field: value}
     for section in reversed(sections):
@@ -137,12 +139,17 @@ def _override(argument: str) -> dict[str, Any]:
     return nested
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    if "type" in above and above["type"] != below.get("type"):
+def _merge(
+    below: dict[str, Any], above: dict[str, Any], *, types_change: bool = True
+) -> dict[str, Any]:
+    """Without a `type` of its own a section has a default one, or none yet: nothing is dropped."""
+    if types_change and "type" in below and "type" in above and above["type"] != below["type"]:
         return above
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value, types_change=types_change)
+        else:
+            merged[key] = value
     return merged

@@ -151,7 +151,7 @@ def load_format(name: str) -> ThoughtFormat:
     try:
         return ThoughtFormat.model_validate(fields)
     except ValidationError as error:
-        raise ValueError(f"thought_format: {path}: {explain(error)}") from error
+        raise ValueError(f"thought_format: {path}: {explain(error, ThoughtFormat)}") from error
 
 
 def save_format(thought_format: ThoughtFormat, folder: Path) -> None:

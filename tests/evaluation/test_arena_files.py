@@ -72,7 +72,7 @@ def test_a_line_separator_in_a_text_ends_no_line(tmp_path):
         ([], "is empty"),
         ([{"question_id": "q1", "turns": []}], "line 1: it has 0 turns"),
         ([{"question_id": "q1", "turns": [{"content": "a"}, {"content": "b"}]}], "it has 2 turns"),
-        ([{"turns": [{"content": "a"}]}], "line 1: question_id: Field required"),
+        ([{"turns": [{"content": "a"}]}], "line 1: question_id is missing"),
         ([OLD_QUESTION, ["no", "object"]], "line 2: it is no JSON object"),
         ([OLD_QUESTION, OLD_QUESTION], "line 2: question q1 stands there twice"),
         ([{"question_id": "q1", "turns": [{"content": 3}]}], r"turns\.0\.content: .*given: 3"),
@@ -97,7 +97,7 @@ def test_a_file_that_is_not_there(tmp_path):
         ([OLD_ANSWER, {**OLD_ANSWER, "question_id": "q2", "choices": []}], "lacks an answer to 1"),
         ([OLD_ANSWER, {**NEW_ANSWER, "uid": "q2", "model": "n"}], "answers of gpt-4-0314, n"),
         ([OLD_ANSWER, OLD_ANSWER], "line 2: question q1 stands there twice"),
-        ([{"question_id": "q1", "choices": []}], "model_id: Field required"),
+        ([{"question_id": "q1", "choices": []}], "model_id is missing"),
     ],
 )
 def test_answers_that_are_refused(tmp_path, records, message):
@@ -161,7 +161,7 @@ def test_a_single_judgment_is_not_taken_for_plain_labels(tmp_path):
         ('{"q1": ["A>B", "tie"]}', r"'tie' is no label; the labels are A>>B, A>B, A=B, B>A, B>>A"),
         ('{"q1": ["A>B", "A>B"], "q1": ["B>A", "A=B"]}', "'q1' stands there twice"),
         (json.dumps(judgment(games=[{"score": "A>B"}])), "line 1: 1 games; give two"),
-        (json.dumps(judgment(games=[{"score": "A>B"}, {}])), r"games\.1\.score: Field required"),
+        (json.dumps(judgment(games=[{"score": "A>B"}, {}])), r"games\.1\.score is missing"),
         (json.dumps(judgment(games=[{"score": "A>B"}, {"score": 2}])), r"games\.1\.score"),
         (f"{json.dumps(judgment())}\n" * 2, "line 2, model m: question q1 stands there twice"),
         (f"{json.dumps(judgment())}\n{{", "line 2: "),

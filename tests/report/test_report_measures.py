@@ -212,7 +212,7 @@ def test_measures_that_the_recipe_asks_for_are_missing_until_sealed(changeable: 
     [
         ("absent", "counts has no results"),
         ("text", "counts.results is not a list of figures"),
-        ([{"name": "gsm8k", "value": 1.0, "count": 3}], "0.interval: Field required"),
+        ([{"name": "gsm8k", "value": 1.0, "count": 3}], "counts.results.0.interval is missing"),
         ([{"name": "gsm8k", "value": "high", "interval": [0, 1], "count": 3}], "0.value"),
         ([{"name": "gsm8k", "value": float("nan"), "interval": [0, 1], "count": 3}], "is nan"),
     ],

@@ -36,8 +36,11 @@ QUICKSTART = str(Path(__file__).parent.parent.parent / "recipes" / "quickstart.y
         (["launch.processes=2"], "launch: processes 2 needs a launcher: give launch.type torchrun"),
         (["launch={type: torchrun}"], "launch: type torchrun needs launch.processes"),
         (["launch={type: ray}"], "launch: type ray needs launch.processes"),
-        (["launch={type: torchrun, processes: 0}"], "launch.processes: .*greater than or equal"),
-        (["launch={type: slurm}"], "launch.type: Input should be 'local', 'torchrun' or 'ray'"),
+        (
+            ["launch={type: torchrun, processes: 0}"],
+            "launch.processes: give a whole number of at least 1",
+        ),
+        (["launch={type: slurm}"], "launch.type: give one of local, torchrun, ray"),
         (
             ["launch={type: torchrun, processes: 2}", "training.optimizer=adamw_8bit"],
             "training.optimizer: adamw_8bit works in one process; use adamw",

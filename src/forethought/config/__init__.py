@@ -39,6 +39,7 @@ from forethought.config.judges import (
     SingleJudge,
     VerifierJudge,
 )
+from forethought.config.mistakes import explain
 from forethought.config.prompts import (
     ColumnsConfig,
     DatasetPrompts,
@@ -56,7 +57,6 @@ from forethought.config.recipe import (
     LaunchConfig,
     Recipe,
     SamplePart,
-    explain,
 )
 from forethought.config.sampling import (
     OpenAISampling,

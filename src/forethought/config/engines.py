@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from forethought.config.shape import Operational, Shape
+from forethought.config.shape import Operational, Shape, default_type
 
 
 class TransformersEngine(Shape):
@@ -83,5 +83,7 @@ class ScriptedEngine(Shape):
 
 
 EngineConfig = Annotated[
-    TransformersEngine | VllmEngine | OpenAIEngine | ScriptedEngine, Field(discriminator="type")
+    TransformersEngine | VllmEngine | OpenAIEngine | ScriptedEngine,
+    Field(discriminator="type"),
+    default_type("transformers"),
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from forethought.config.engines import EngineConfig
+from forethought.config.engines import EngineConfig, TransformersEngine
 from forethought.config.shape import Device, DType, ModelConfig, Operational, Shape
 from forethought.config.workers import OptionalWorkers
 
@@ -63,7 +63,7 @@ class ArmoRMJudge(Shape):
 class LLMJudge(Shape):
     """What all judges share that are a chat model with a prompt file."""
 
-    engine: EngineConfig
+    engine: EngineConfig = TransformersEngine()
     """Where the judge model runs."""
     model: ModelConfig | None = None
     """The judge model, for engines that load one themselves; a server has its own."""
@@ -148,6 +148,12 @@ class CustomJudge(Shape):
     """Its scores compare the responses of one prompt only and mean nothing across prompts."""
 
 
+SingleJudge = Annotated[
+    VerifierJudge | RewardModelJudge | ArmoRMJudge | PairwiseJudge | RatingJudge | CustomJudge,
+    Field(discriminator="type"),
+]
+
+
 class Member(Shape):
     """One judge of a panel."""
 
@@ -201,10 +207,6 @@ def _workers_of(judge: Any) -> Any:
     return judge.workers if isinstance(judge, LocalJudge) else None
 
 
-SingleJudge = Annotated[
-    VerifierJudge | RewardModelJudge | ArmoRMJudge | PairwiseJudge | RatingJudge | CustomJudge,
-    Field(discriminator="type"),
-]
 JudgeConfig = Annotated[
     VerifierJudge
     | RewardModelJudge

@@ -1,15 +1,15 @@
-"""A whole recipe, the parts of one, and its mistakes in words."""
+"""A whole recipe, and the parts of one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from forethought.config.evaluation import EvaluationConfig, MeasuresConfig, SelectionConfig
 from forethought.config.judges import JudgeConfig
-from forethought.config.prompts import PromptsConfig, PromptSource
+from forethought.config.prompts import PromptsConfig
 from forethought.config.sampling import SamplingConfig, TransformersSampling
 from forethought.config.shape import ModelConfig, Operational, Shape
 from forethought.config.trackers import TrackerConfig
@@ -97,7 +97,7 @@ class Recipe(Shape):
     prompts_per_iteration: int = Field(default=5000, ge=1)
     """Fresh prompts of each round; no prompt is used twice."""
     prompts: PromptsConfig
-    sampling: SamplingConfig
+    sampling: SamplingConfig = TransformersSampling()
     judge: JudgeConfig
     cache: Path | None = None
     """File of verdicts already paid for, which runs may share; `cache.sqlite` in the run directory
@@ -184,7 +184,7 @@ class SamplePart(Shape):
     """The model, for engines that load one themselves."""
     thought_format: str = "direct"
     """`direct`, `generic`, `specific`, `tags`, or a YAML file with a format of your own."""
-    sampling: SamplingConfig
+    sampling: SamplingConfig = TransformersSampling()
     launch: Annotated[LaunchConfig, Operational] = LaunchConfig()
     """Threads, and the cluster of `sampling.workers`; nothing is trained."""
 
@@ -222,24 +222,3 @@ class EvaluatePart(Shape):
     """File of verdicts already paid for, kept and shared when named."""
     measures: MeasuresConfig = MeasuresConfig()
     launch: LaunchConfig = LaunchConfig()
-
-
-TYPES = {
-    one.model_fields["type"].default
-    for union in (PromptSource, SamplingConfig, JudgeConfig)
-    for one in get_args(get_args(union)[0])
-}
-"""The words that choose among variants; pydantic puts them into an error's place."""
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error as one line per mistake: field, what was given, what is allowed."""
-    lines = []
-    for mistake in error.errors():
-        place = ".".join(str(step) for step in mistake["loc"] if step not in TYPES) or "recipe"
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"] == "extra_forbidden":
-            message = "there is no such field"
-        given = "" if mistake["type"] == "missing" else f" (given: {mistake['input']!r:.80})"
-        lines.append(f"{place}: {message}{given}")
-    return "\n".join(lines)

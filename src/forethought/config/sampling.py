@@ -12,7 +12,7 @@ from forethought.config.engines import (
     TransformersEngine,
     VllmEngine,
 )
-from forethought.config.shape import Operational, Shape
+from forethought.config.shape import Operational, Shape, default_type
 from forethought.config.workers import OptionalWorkers
 
 
@@ -96,4 +96,5 @@ class ScriptedSampling(SamplingShape, ScriptedEngine):
 SamplingConfig = Annotated[
     TransformersSampling | VllmSampling | OpenAISampling | ScriptedSampling,
     Field(discriminator="type"),
+    default_type("transformers"),
 ]

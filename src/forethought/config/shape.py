@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 DType = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -22,7 +22,9 @@ Operational = _Operational()
 class Shape(BaseModel):
     """Base of all recipe sections: frozen, nothing unknown, fields documented below themselves."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def identity(self) -> dict[str, Any]:
         """The fields as JSON values, without operational ones: what names the work."""
@@ -39,6 +41,15 @@ def _identity(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_identity(one) for one in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def default_type(name: str) -> BeforeValidator:
+    """Of a union told apart by `type`: the variant that is meant where no `type` is given."""
+
+    def named(given: Any) -> Any:
+        return {"type": name} | given if isinstance(given, dict) else given
+
+    return BeforeValidator(named)
 
 
 class ModelConfig(Shape):

@@ -26,7 +26,11 @@ class Workers(Shape):
 
 def _workers(given: Any) -> Any:
     """`workers: 4` is `workers: {count: 4}`."""
-    return {"count": given} if isinstance(given, int) else given
+    if isinstance(given, dict | Workers | None):
+        return given
+    if isinstance(given, int) and not isinstance(given, bool):
+        return {"count": given}
+    raise ValueError("give a number of workers, or a mapping with count")
 
 
 OptionalWorkers = Annotated[Workers | None, BeforeValidator(_workers)]

@@ -196,7 +196,7 @@ def _from_json(path: Path, value: dict[str, Any]) -> list[ModelLabels]:
     try:
         games = BY_MODEL.validate_python(models)
     except ValidationError as error:
-        first, *others = explain(error).splitlines()
+        first, *others = explain(error, dict[str, dict[str, list[str | None]]]).splitlines()
         more = f" (and {len(others)} more)" if others else ""
         raise ValueError(f"{path}: {first}{more}; the layouts are {LAYOUTS}") from error
     try:
@@ -270,7 +270,7 @@ def _records(path: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
                 raise ValueError("it is no JSON object")
             record = kind.model_validate(value)
         except ValidationError as error:
-            raise ValueError(f"{where}: {explain(error)}") from error
+            raise ValueError(f"{where}: {explain(error, kind)}") from error
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         yield where, record

@@ -240,7 +240,7 @@ def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
     try:
         prompt = _SHAPES[kind].model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{path}:\n{explain(error)}") from error
+        raise ValueError(f"{path}:\n{explain(error, _SHAPES[kind])}") from error
     if (mistake := _mistake(prompt)) is not None:
         raise ValueError(f"{path}: {mistake}")
     return prompt

@@ -140,7 +140,7 @@ def _results(folder: Path, counts: Mapping[str, Any]) -> list[EvaluationResult]:
     except ValidationError as error:
         raise StageError(
             f"{folder / 'manifest.json'}: counts.results is not a list of figures:\n"
-            f"{explain(error)}\n{redo}"
+            f"{explain(error, list[EvaluationResult], 'counts.results')}\n{redo}"
         ) from error
     for one in results:
         if not math.isfinite(one.value):

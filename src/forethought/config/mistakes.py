@@ -1,0 +1,173 @@
+"""A validation error in a user's words: the field as a recipe names it, what was given, what is
+allowed.
+
+Pydantic names the branches of a union in an error's place and its own types in the message. Here
+the place is followed through the annotations instead, and what is allowed is read from them, so
+that every field says it by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from forethought.config.allowed import (
+    Spot,
+    allowed,
+    fields_of,
+    is_tagged,
+    item_of,
+    members_of,
+    model_of,
+    spot_of,
+    tag_of,
+    tags_of,
+    variant_of,
+)
+
+LONGEST = 80
+"""Characters of what was given that a message repeats."""
+
+
+def explain(error: ValidationError, shape: Any, at: str = "") -> str:
+    """A validation error as one line per mistake: field, what was given, what is allowed.
+
+    `shape` is what was validated: a model, or any annotation. `at` is the dotted place of the whole
+    in the user's file, such as `measures`.
+    """
+    mistakes = error.errors(include_url=False)
+    # A list whose entries are wrong is also called too short, for wanting right ones.
+    above = {one["loc"][:end] for one in mistakes for end in range(len(one["loc"]))}
+    mistakes = [one for one in mistakes if one["type"] != "too_short" or one["loc"] not in above]
+    traced = [_trace(shape, one) for one in mistakes]
+    deeper = {place for one in traced for place in one.passed}
+    lines = [_line(one, at) for one in traced if one.ended_at not in deeper]
+    return "\n".join(dict.fromkeys(lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Traced:
+    """A mistake and where it is.
+
+    Example: `_Traced(mistake={…}, path=("judge", "comparisons"), spot=Spot(…), parent=Spot(…),
+    passed=(), ended_at=("judge", "pairwise", "comparisons"))`
+    """
+
+    mistake: Any
+    path: tuple[str, ...]
+    """Steps that a user writes."""
+    spot: Spot | None
+    """What is allowed there; `None` if the place is not of the shape."""
+    parent: Spot | None
+    """The section that the last step belongs to."""
+    passed: tuple[tuple[Any, ...], ...]
+    """Unions of which one branch was entered, as pydantic places them."""
+    ended_at: tuple[Any, ...] | None
+    """The union that did not take the value at all, if it is one."""
+
+
+def _trace(shape: Any, mistake: Any) -> _Traced:
+    location: tuple[Any, ...] = mistake["loc"]
+    spot: Spot | None = spot_of(shape)
+    parent: Spot | None = None
+    path: list[str] = []
+    passed: list[tuple[Any, ...]] = []
+    ended_at = None
+    for index, step in enumerate(location):
+        if spot is not None and is_tagged(spot):
+            spot = variant_of(spot, step)
+        elif spot is not None and len(members_of(spot)) > 1:
+            if index + 1 == len(location):
+                ended_at = location[:index]
+            else:
+                passed.append(location[:index])
+                spot = _branch(spot, str(step))
+        elif step != "[key]":
+            parent, spot = spot, item_of(spot, step)
+            path.append(str(step))
+    return _Traced(
+        mistake=mistake,
+        path=tuple(path),
+        spot=spot,
+        parent=parent,
+        passed=tuple(passed),
+        ended_at=ended_at,
+    )
+
+
+def _branch(union: Spot, label: str) -> Spot | None:
+    """The branch that pydantic calls so; a model's name stands in it, also within a validator's."""
+    for one in members_of(union):
+        model = model_of(one)
+        if model is not None and model.__name__ in label:
+            return one
+    lists = [one for one in members_of(union) if item_of(one, 0) is not None]
+    return lists[0] if lists and ("tuple" in label or "list" in label) else None
+
+
+def _line(traced: _Traced, at: str) -> str:
+    mistake, spot = traced.mistake, traced.spot
+    path = ".".join(one for one in (at, *traced.path) if one)
+    kind, value = mistake["type"], mistake["input"]
+    wanted = "another value" if spot is None else allowed(spot)
+    if kind == "missing":
+        return f"{path} is missing; give {wanted}"
+    if kind in ("union_tag_not_found", "union_tag_invalid") and spot is not None:
+        path = f"{path}.type".removeprefix(".")
+        tags = ", ".join(tags_of(spot))
+        if "type" not in value:
+            return f"{path} is missing; give one of {tags}"
+        return f"{path}: give one of {tags}{_given(value['type'])}"
+    if kind == "extra_forbidden":
+        message = f"there is no such field{_hint(traced)}"
+    elif kind in ("value_error", "assertion_error"):
+        # Of a section the message speaks for itself.
+        message = mistake["msg"].partition(", ")[2]
+        shown = "" if isinstance(value, dict | BaseModel) else _given(value)
+        return f"{path}: {message}{shown}".removeprefix(": ")
+    elif kind == "invalid_key":
+        message = "the name of a field is text"
+    elif kind == "json_invalid":
+        return f"{path}: it is not JSON: {mistake['ctx']['error']}".removeprefix(": ")
+    else:
+        if kind == "finite_number":
+            wanted = wanted.replace("a number", "a finite number")
+        message = f"give {wanted}"
+    return f"{path}: {message}{_given(value)}".removeprefix(": ")
+
+
+def _hint(traced: _Traced) -> str:
+    """The field that was probably meant, or all there are."""
+    section, name = traced.parent, traced.path[-1]
+    fields = () if section is None else fields_of(section)
+    if close := get_close_matches(name, fields, n=1):
+        return f"; did you mean {close[0]}?"
+    if section is None or not fields:
+        return ""
+    others = [one for one in section.siblings if name in fields_of(one)]
+    if others:
+        types = " or ".join(tag_of(one) for one in others)
+        return f" with type {tag_of(section)}; it is one of type {types}"
+    return f"; the fields are {', '.join(fields)}"
+
+
+def _given(value: Any) -> str:
+    """As a recipe would write it."""
+    text = json.dumps(_plain(value), ensure_ascii=False, default=str)
+    short = text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+    return f" (given: {short})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(one) for one in value]
+    return value
