@@ -36,7 +36,7 @@ SHOWN = re.compile(
 def microworld_prompts(**counts: int) -> list[Prompt]:
     """So many prompts of each split, those that a run with the same counts has."""
     sources = [MicroworldPrompts(split=split, count=n) for split, n in counts.items()]  # pyright: ignore[reportArgumentType]
-    return load_prompts(sources, lambda text: text)[0]
+    return load_prompts(sources, lambda text: text).prompts
 
 
 @cache

@@ -1,5 +1,9 @@
 """Prompts: what a record may hold, what is refused and how, and slices that never overlap."""
 
+import bz2
+import csv
+import gzip
+import io
 import json
 import re
 from decimal import Decimal
@@ -39,7 +43,7 @@ def write(path: Path, records: list[Any]) -> Path:
 
 def load(path: Path, columns: ColumnsConfig | None = None, **options: Any) -> list[Prompt]:
     source = FilePrompts(path=path, columns=columns or ColumnsConfig(), **options)
-    return load_prompts([source], keep)[0]
+    return load_prompts([source], keep).prompts
 
 
 def texts(prompts: list[Prompt]) -> list[str]:
@@ -85,7 +89,7 @@ def test_json_list_and_parquet_and_lines_give_the_same(tmp_path: Path) -> None:
     assert load(tmp_path / "a.parquet", FULL, source="s") == lines
     datasets.Dataset.from_list(full).save_to_disk(tmp_path / "saved")
     source = DatasetPrompts(name=str(tmp_path / "saved"), columns=FULL, source="s")
-    assert load_prompts([source], keep)[0] == lines
+    assert load_prompts([source], keep).prompts == lines
 
 
 def test_decimals_of_parquet_become_strings(tmp_path: Path) -> None:
@@ -98,12 +102,62 @@ def test_decimals_of_parquet_become_strings(tmp_path: Path) -> None:
 def test_a_folder_with_splits(tmp_path: Path) -> None:
     part = datasets.Dataset.from_list([{"prompt": "Hi"}])
     datasets.DatasetDict({"train": part, "dev": part}).save_to_disk(tmp_path / "d")
-    assert texts(load_prompts([DatasetPrompts(name=str(tmp_path / "d"))], keep)[0]) == ["Hi"]
+    assert texts(load_prompts([DatasetPrompts(name=str(tmp_path / "d"))], keep).prompts) == ["Hi"]
     with pytest.raises(ValueError, match=r"has splits \['train', 'dev'\], no 'test'"):
         load_prompts([DatasetPrompts(name=str(tmp_path / "d"), split="test")], keep)
     columns = ColumnsConfig(prompt="question")
     with pytest.raises(ValueError, match=r"no column 'question'; it has \['prompt'\]"):
         load_prompts([DatasetPrompts(name=str(tmp_path / "d"), columns=columns)], keep)
+
+
+def saved(folder: Path, **splits: int) -> str:
+    """A folder of splits, each with so many prompts named after it."""
+    parts: dict[str | datasets.NamedSplit, datasets.Dataset] = {
+        name: datasets.Dataset.from_list([{"prompt": f"{name} {n}"} for n in range(count)])
+        for name, count in splits.items()
+    }
+    datasets.DatasetDict(parts).save_to_disk(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ("test", ["test 0", "test 1"]),
+        ("train[:2]", ["train 0", "train 1"]),
+        ("train[75%:]", ["train 3"]),
+        ("test+train[3:]", ["test 0", "test 1", "train 3"]),
+        ("all", ["train 0", "train 1", "train 2", "train 3", "test 0", "test 1"]),
+    ],
+)
+def test_a_saved_folder_honours_its_split(tmp_path: Path, split: str, wanted: list[str]) -> None:
+    source = DatasetPrompts(name=saved(tmp_path / "d", train=4, test=2), split=split)
+    loaded = load_prompts([source], keep)
+    assert texts(loaded.prompts) == wanted
+    first = loaded.places[loaded.prompts[0].prompt_id]
+    assert first == f"{tmp_path}/d, {split}, row 1"
+
+
+def test_a_saved_folder_without_splits_honours_them_too(tmp_path: Path) -> None:
+    rows = [{"prompt": str(n)} for n in range(4)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "plain")
+    datasets.Dataset.from_list(rows, split=datasets.NamedSplit("test")).save_to_disk(
+        tmp_path / "named"
+    )
+    plain, named = str(tmp_path / "plain"), str(tmp_path / "named")
+    assert len(load_prompts([DatasetPrompts(name=plain)], keep).prompts) == 4
+    sliced = load_prompts([DatasetPrompts(name=plain, split="train[1:3]")], keep)
+    assert texts(sliced.prompts) == ["1", "2"]
+    assert len(load_prompts([DatasetPrompts(name=named, split="test")], keep).prompts) == 4
+    for name, split, problem in (
+        (plain, "test", r"has splits \['train'\], no 'test'; correct `split`"),
+        (named, "train", r"has splits \['test'\], no 'train'; correct `split`"),
+        (plain, "train[x:]", r"split 'train\[x:\]' cannot be read .* train\[:100\]"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            load_prompts([DatasetPrompts(name=name, split=split)], keep)
+    with pytest.raises(ValueError, match=r"has no subsets; leave `subset` \(main\) out"):
+        load_prompts([DatasetPrompts(name=plain, subset="main")], keep)
 
 
 def test_a_folder_of_files_is_read_by_load_dataset(
@@ -112,7 +166,7 @@ def test_a_folder_of_files_is_read_by_load_dataset(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "d").mkdir()
     write(tmp_path / "d" / "train.jsonl", [{"prompt": "Hi"}])
-    assert texts(load_prompts([DatasetPrompts(name=str(tmp_path / "d"))], keep)[0]) == ["Hi"]
+    assert texts(load_prompts([DatasetPrompts(name=str(tmp_path / "d"))], keep).prompts) == ["Hi"]
 
 
 def test_a_data_set_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +185,16 @@ def test_conversations(tmp_path: Path) -> None:
         {"role": "user", "content": "Bye"},
     ]
     path = write(tmp_path / "c.jsonl", [{"prompt": turns}])
-    prompt = load_prompts([FilePrompts(path=path)], lambda text: text.split("</think>")[-1])[0][0]
+    prompt = load_prompts(
+        [FilePrompts(path=path)], lambda text: text.split("</think>")[-1]
+    ).prompts[0]
     assert [m.role for m in prompt.messages] == ["system", "user", "assistant", "user"]
     assert prompt.messages[2].content == "Hello"
     assert "secret" not in repr(prompt)
     empty = [{"role": "system", "content": " \n"}, *turns[1:2]]
     path = write(tmp_path / "e.jsonl", [{"prompt": empty}, {"prompt": "Hi"}])
-    prompts, duplicates = load_prompts([FilePrompts(path=path)], keep)
+    loaded = load_prompts([FilePrompts(path=path)], keep)
+    prompts, duplicates = loaded.prompts, loaded.duplicates
     assert ([m.role for m in prompts[0].messages], duplicates) == (["user"], 1)
 
 
@@ -145,6 +202,135 @@ def test_user_turns_become_one_message(tmp_path: Path) -> None:
     rows = [{"question_id": 81, "turns": ["Write a blog.", "Rewrite it."], "reference": []}]
     prompts = load(write(tmp_path / "mt_bench.jsonl", rows), ColumnsConfig(prompt="turns"))
     assert [m.content for m in prompts[0].messages] == ["Write a blog.\n\nRewrite it."]
+
+
+SHAREGPT = [
+    {"from": "system", "value": "Be brief."},
+    {"from": "human", "value": "Hi"},
+    {"from": "gpt", "value": "Hello"},
+    {"from": "human", "value": "Bye"},
+    {"from": "gpt", "value": "Bye-bye"},
+]
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Bye"},
+]
+
+
+def test_sharegpt_and_messages_as_json_give_the_same_as_messages(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": CHAT},
+        {"prompt": json.dumps(CHAT, indent=2)},
+        {"messages": CHAT},
+        {"messages": json.dumps(CHAT)},
+        {"conversations": SHAREGPT},
+        {"conversations": json.dumps(SHAREGPT)},
+        {"conversations": SHAREGPT[:-1], "id": "x_0"},
+    ]
+    loaded = load_prompts([FilePrompts(path=write(tmp_path / "a.jsonl", rows))], keep)
+    (prompt,) = loaded.prompts
+    assert [(m.role, m.content) for m in prompt.messages] == [
+        (turn["role"], turn["content"]) for turn in CHAT
+    ]
+    assert loaded.duplicates == len(rows) - 1
+    pq.write_table(
+        pa.Table.from_pylist([{"id": 1, "conversations": SHAREGPT}]), tmp_path / "a.parquet"
+    )
+    assert load(tmp_path / "a.parquet", source="a") == [prompt]
+    datasets.Dataset.from_list([{"id": 1, "conversations": SHAREGPT}]).save_to_disk(tmp_path / "d")
+    source = DatasetPrompts(name=str(tmp_path / "d"), source="a")
+    assert load_prompts([source], keep).prompts == [prompt]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['["a", "b"]', "[1, 2, 3] sort these", '[{"role": "user"}] is what?', '{"role": "x"}', "[]"],
+)
+def test_a_text_that_only_begins_like_json_is_a_text(tmp_path: Path, text: str) -> None:
+    (prompt,) = load(write(tmp_path / "a.jsonl", [{"prompt": text}]))
+    assert [m.content for m in prompt.messages] == [text]
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".zst"])
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+def test_every_ending_gives_the_same(tmp_path: Path, ending: str, packed: str) -> None:
+    rows = [{"q": 'Say "a, b"\tor\nc', "kind": "x"}, {"q": "Ho", "kind": ""}]
+    content = io.BytesIO()
+    if ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), content)
+    elif ending in (".csv", ".tsv"):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["q", "kind"], delimiter="\t" if ending == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+        content.write(b"\xef\xbb\xbf" + text.getvalue().encode())
+    else:
+        lines = json.dumps(rows) if ending == ".json" else "\n".join(map(json.dumps, rows))
+        content.write(lines.encode())
+    squeezed = content.getvalue()
+    if packed:
+        squeezed = {
+            ".gz": lambda: gzip.compress(squeezed[:9]) + gzip.compress(squeezed[9:]),
+            ".bz2": lambda: bz2.compress(squeezed),
+            ".zst": lambda: pa.compress(squeezed, "zstd", asbytes=True),
+        }[packed]()
+    path = tmp_path / f"mine.v2{ending}{packed}"
+    path.write_bytes(squeezed)
+    columns = ColumnsConfig(prompt="q", category="kind")
+    prompts = load(path, columns)
+    assert texts(prompts) == ['Say "a, b"\tor\nc', "Ho"]
+    assert [p.category for p in prompts] == ["x", None]
+    assert {p.source for p in prompts} == {"mine.v2"}
+    fsspec.filesystem("memory").pipe(f"/bucket/{path.name}", squeezed)
+    there = FilePrompts.model_validate({"path": f"memory://bucket/{path.name}", "columns": columns})
+    assert load_prompts([there], keep).prompts == prompts
+
+
+def test_places_name_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('prompt\n"one\nline"\n\ntwo\n')
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'\n{"prompt": "three"}\n'))
+    sources = [FilePrompts(path=tmp_path / name) for name in ("a.csv", "b.jsonl.gz")]
+    loaded = load_prompts(sources, keep)
+    assert [
+        loaded.places[one.prompt_id].removeprefix(f"{tmp_path}/") for one in loaded.prompts
+    ] == [
+        "a.csv, line 2",
+        "a.csv, line 5",
+        "b.jsonl.gz, line 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.csv", b"prompt,n\nfine,1\nx\n", "a.csv, line 3: 1 cells and 2 column names; quote"),
+        ("a.csv", b'prompt\n"fine"\n"open\n', "a.csv, line 3: not CSV (unexpected end of data)"),
+        ("a.csv", b"prompt,prompt\nx,y\n", "a.csv, line 1: two columns have one name"),
+        ("a.csv", b"prompt\n\xff\n", "a.csv, line 2: not UTF-8"),
+        ("a.csv", b"query\nx\n", "a.csv, line 2 has no column 'prompt'; it has ['query']"),
+        ("a.csv", b"prompt\n", "a.csv holds no records"),
+        ("a.jsonl.gz", b"plain", "a.jsonl.gz cannot be unpacked"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"prompt": "x"}' * 999)[:-30],
+            "a.jsonl.gz cannot be unpack",
+        ),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n{'), "a.jsonl.gz, line 2: not JSON"),
+        (
+            "a.xz",
+            b"",
+            "a.xz is of no kind that is read; give a file that ends in .jsonl, .json, .csv",
+        ),
+        ("a.gz", b"", "a.gz is of no kind that is read"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(
+    tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert problem in refusal(tmp_path / name)
 
 
 TURN = {"role": "user", "content": "Hi"}
@@ -166,7 +352,12 @@ REPLY = {"role": "assistant", "content": "Hello"}
         ([REPLY, TURN], "turn 1 must be of role system or user"),
         ([{"role": "tool", "content": "x"}], "turn 1 must be of role system or user"),
         ([TURN, REPLY, {"role": "system", "content": ""}], "turn 3 must be of role user"),
-        ([{"from": "human", "value": "x"}], "turn 1 must be of role"),
+        ([{"from": "gpt", "value": "x"}], "the last turn is not the user's"),
+        ([{"from": "tool", "value": "x"}], "turn 1 is from 'tool', which is none of human, user"),
+        ([{"from": "human", "value": 5}], "turn 1 is not text, got 5"),
+        ([{"from": "human", "value": "x"}] * 2, "turn 2 must be of role assistant"),
+        ("[{'role': 'user', 'content': 'Hi'}]", "it looks like messages and is not JSON"),
+        (json.dumps([{"role": "user", "content": ""}]), "turn 1 is empty"),
         ([{"role": "user", "content": None}], "turn 1 is not text, got None"),
         ([{"role": "user", "content": [{"type": "text"}]}], "turn 1 is not text"),
         ([TURN, REPLY], "the last turn is not the user's"),
@@ -215,8 +406,8 @@ def test_bad_lines_refuse_the_file(tmp_path: Path, line: bytes, problem: str) ->
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    assert "no .jsonl, .json or .parquet file at" in refusal(tmp_path / "none.jsonl")
-    assert "no .jsonl, .json or .parquet file at" in refusal(write(tmp_path / "a.csv", ["x"]))
+    assert "none.jsonl does not exist; correct `path`" in refusal(tmp_path / "none.jsonl")
+    assert "a.txt is of no kind that is read; give a" in refusal(write(tmp_path / "a.txt", ["x"]))
     assert "holds no records" in refusal(write(tmp_path / "a.jsonl", []))
     assert "no readable Parquet file" in refusal(write(tmp_path / "a.parquet", ["x"]))
     (tmp_path / "a.json").write_text('[{"prompt": "x"}, 5]')
@@ -263,7 +454,8 @@ def test_any_text_arrives_as_it_is(tmp_path_factory, prompts: list[str], ascii_o
 def test_duplicates_are_dropped_and_counted_within_and_across_sources(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", [{"prompt": text} for text in "aba"])
     two = write(tmp_path / "b.jsonl", [{"prompt": text} for text in ["b", "c", "c "]])
-    prompts, duplicates = load_prompts([FilePrompts(path=one), FilePrompts(path=two)], keep)
+    loaded = load_prompts([FilePrompts(path=one), FilePrompts(path=two)], keep)
+    prompts, duplicates = loaded.prompts, loaded.duplicates
     assert (texts(prompts), duplicates) == (["a", "b", "c", "c "], 2)
     assert prompts[1].source == "a"
 
@@ -298,7 +490,7 @@ def test_the_order_of_training_depends_on_the_seed_and_not_on_the_file(tmp_path:
         path=write(tmp_path / "b.jsonl", [{"prompt": f"Question {n}"} for n in range(19, -1, -1)]),
         source="a",
     )
-    held = {"validation": HeldOut(count=4), "test": HeldOut(count=2)}
+    held: dict[str, Any] = {"validation": HeldOut(count=4), "test": HeldOut(count=2)}
     result = split(PromptsConfig(train=(forth,), **held))
     assert split(PromptsConfig(train=(back,), **held)) == result
     assert everything(split(PromptsConfig(train=(forth,), **held), seed=1)) != everything(result)
@@ -337,7 +529,7 @@ def test_the_microworld_is_the_same_world_for_every_seed() -> None:
     assert prompt.source == "microworld"
     assert prompt.category
     assert prompt.reference
-    world = {prompt.prompt_id for prompt in load_prompts([source], keep)[0]}
+    world = {prompt.prompt_id for prompt in load_prompts([source], keep).prompts}
     assert set(everything(results[0])) | set(everything(results[1])) <= world
     assert results[0].train != results[1].train
 
@@ -359,7 +551,7 @@ def test_prompts_at_an_address(tmp_path: Path) -> None:
     ):
         source = FilePrompts.model_validate({"path": str(address), "columns": columns})
         assert FilePrompts.model_validate(source.model_dump(mode="json")) == source
-        loaded[str(address)] = load_prompts([source], keep)[0]
+        loaded[str(address)] = load_prompts([source], keep).prompts
     first, *others = loaded.values()
     assert [prompt.source for prompt in first] == ["p", "p"]
     assert all(other == first for other in others)
@@ -370,7 +562,7 @@ def test_prompts_at_an_address(tmp_path: Path) -> None:
     [
         ("memory://bucket/none.jsonl", "cannot be read: FileNotFoundError"),
         ("memory://bucket/bad.jsonl", "bad.jsonl, line 1: not JSON"),
-        ("memory://bucket/prompts.txt", "no .jsonl, .json or .parquet file at memory://"),
+        ("memory://bucket/prompts.txt", "prompts.txt is of no kind that is read"),
         ("nosuch://bucket/p.jsonl", "Protocol not known: nosuch"),
     ],
 )

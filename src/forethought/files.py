@@ -31,7 +31,7 @@ from forethought.control_tokens import without_well_known
 from forethought.judging.crew import Verdicts, judging_crew
 from forethought.judging.describe import asks_a_model, identity
 from forethought.progress import Reporter
-from forethought.prompts import PromptRecord, json_records, prompt_of
+from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import Sampler, SamplingParams, open_sampler, stable_seed
 from forethought.sampling.pooled import Sampled
 from forethought.store import read_json, sha256_file, write_json
@@ -181,13 +181,14 @@ def judge_file(
 
 
 def read_lines(source: Path, thought_format: ThoughtFormat) -> list[Line]:
-    """Prompts of a JSONL file under `prompt` or `messages`, with `category`, `reference`, `source`.
+    """Prompts of a JSONL or CSV file under `prompt`, `messages` or `conversations`, with
+    `category`, `reference`, `source`.
 
     Raises: ValueError that names the file, the line and the field.
     """
     if not source.is_file():
         raise ValueError(f"{source} does not exist; give a JSONL file with prompts")
-    lines = [_line(record, source, thought_format) for record in json_records(source)]
+    lines = [_line(record, source, thought_format) for record in text_records(source)]
     if not lines:
         raise ValueError(f"{source} holds no records; give a JSONL file with prompts")
     return lines
@@ -264,8 +265,7 @@ def _repair(path: Path) -> int:
 
 def _line(record: PromptRecord, source: Path, thought_format: ThoughtFormat) -> Line:
     row = dict(record.row)
-    column = "messages" if "messages" in row and "prompt" not in row else "prompt"
-    columns = ColumnsConfig(prompt=column, category="category", reference="reference")
+    columns = ColumnsConfig(category="category", reference="reference")
     name = row.get("source", source.stem)
     if not isinstance(name, str):
         raise record.wrong("source", "the source is not text", name, "give a string")
@@ -360,7 +360,7 @@ def _judged(
 
 
 def _explain(part: JudgePart, target: Path, reporter: Reporter) -> None:
-    for record in json_records(target):
+    for record in text_records(target):
         row = record.row
         reporter.say(f"{record.where}: {row['missing'] or row['scores']}")
         if row["evidence"] and part.judge.type == "armorm":

@@ -24,6 +24,7 @@ from forethought.pruning import drop_weights
 from forethought.recipe import dump
 from forethought.stages.measured import measured_places
 from forethought.stages.place import Place
+from forethought.stages.prompts import changed_sources
 from forethought.stages.table import ITERATION, STAGES
 from forethought.store import (
     StageError,
@@ -85,6 +86,8 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
                 if place.stage == "selection":
                     drop_weights(recipe)
                 trackers.look()
+            elif place.stage == "prompts":
+                _say_changed_sources(place, reporter)
             if place.stage == "prompts":
                 _refuse_too_few_prompts(recipe, place)
     drop_weights(recipe)
@@ -104,6 +107,14 @@ def _evaluations(recipe: Recipe, policy: int) -> Iterator[Place]:
         # A judge that only compares needs the baseline first.
         for arm in sorted(recipe.arms, key=lambda arm: arm != recipe.baseline_arm):
             yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+
+
+def _say_changed_sources(place: Place, reporter: Reporter) -> None:
+    for name in changed_sources(place):
+        reporter.say(
+            f"prompts: {name} has changed since this run read it; the run goes on with the prompts "
+            f"it has, in {place.folder}. To use the file as it is now, give another run=…"
+        )
 
 
 def _refuse_too_few_prompts(recipe: Recipe, place: Place) -> None:

@@ -101,6 +101,30 @@ class Unsampled:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A prompt that a stage went on without.
+
+    Example: `LeftOut(prompt_id="9f2c…", where="p.jsonl, line 3", reason="8411 tokens; …")`
+    """
+
+    prompt_id: str
+    where: str
+    """File and line, or what else names the record."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPlace:
+    """Where a prompt of a run came from.
+
+    Example: `PromptPlace(prompt_id="9f2c…", where="p.jsonl, line 3")`
+    """
+
+    prompt_id: str
+    where: str
+
+
 class ParseStatus(StrEnum):
     """What the splitter found. Only `COMPLETE` has a response."""
 

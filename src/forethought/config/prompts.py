@@ -15,7 +15,9 @@ class ColumnsConfig(Shape):
     """Which columns of a file or data set mean what."""
 
     prompt: str = "prompt"
-    """A string, a list of `{role, content}` messages, or a list of user turns."""
+    """A string, a list of messages (`{role, content}`, or ShareGPT's `{from, value}`), such a list
+    as JSON, or a list of user turns. Left at its default, `messages` or `conversations` is taken
+    where there is no `prompt`."""
     input: str | None = None
     """A second text column put below the prompt after a blank line, when it is not empty."""
     category: str | None = None
@@ -43,11 +45,12 @@ PathOrUrl = Annotated[str | Path, AfterValidator(_as_given)]
 
 
 class FilePrompts(Shape):
-    """JSONL or Parquet on disk, or at an address."""
+    """JSONL, CSV or Parquet on disk, or at an address."""
 
     type: Literal["file"] = "file"
     path: PathOrUrl
-    """A `.jsonl`, `.json` or `.parquet` file, or the address of one that fsspec opens, such as
+    """A `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, also with `.gz`, `.bz2` or `.zst`
+    behind it, or the address of one that fsspec opens, such as
     `s3://bucket/prompts.jsonl` (with `pip install s3fs`) or `gs://…` (`gcsfs`). Read once: the
     prompts are kept in the run directory."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -69,7 +72,8 @@ class DatasetPrompts(Shape):
     name: str
     """Hub name or folder."""
     split: str = "train"
-    """Split of the data set."""
+    """Split of the data set, also of a folder that `save_to_disk` wrote: a name, or a slice such as
+    `train[:100]`."""
     subset: str | None = None
     """Configuration name of the data set."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -112,3 +116,6 @@ class PromptsConfig(Shape):
     """Choose the epoch on these."""
     test: HeldOut | None = None
     """Reported, never used for a choice."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Leave out prompts of more tokens, rendered with the chat template and either arm's
+    instruction, before anything is set aside or sliced."""

@@ -1,22 +1,34 @@
-"""Stage `prompts`: load, deduplicate and split the prompts once for a whole run."""
+"""Stage `prompts`: load, deduplicate, filter and split the prompts once for a whole run.
+
+Every prompt is rendered here with the chat template, with and without the thought instruction. One
+that the template refuses, that fills the context, or that has more than `prompts.max_tokens` is
+left out before anything is set aside or sliced, so that both arms get the same prompts.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from forethought import models
+from forethought.config import Recipe
 from forethought.progress import Reporter
-from forethought.prompts import split_prompts
+from forethought.prompts import Refuse, source_digests, split_prompts
+from forethought.stages import left_out
 from forethought.stages.place import Place
-from forethought.store import Count, Stage
-from forethought.thoughts import load_format
-from forethought.types import Prompt
+from forethought.store import Count, Stage, StageError, read_json, write_json
+from forethought.thoughts import DIRECT, load_format
+from forethought.types import Prompt, PromptPlace
+
+SOURCES = "sources.json"
+"""Digests of the sources as they were read."""
 
 
 def configure(place: Place) -> dict[str, Any]:
     """What decides this stage's content.
 
     The number of iterations and the size of their slices are not in it: the training prompts are
-    kept in one fixed order, so that a run can be continued with more iterations.
+    kept in one fixed order, so that a run can be continued with more iterations. Nor are the arms:
+    the prompts are those that either of them can be asked.
     """
     recipe = place.recipe
     return {
@@ -24,6 +36,8 @@ def configure(place: Place) -> dict[str, Any]:
         "prompts": recipe.prompts.model_dump(mode="json"),
         # Both arms share these prompts: histories lose the thoughts of the arm that has any.
         "thought_format": load_format(recipe.thought_format).model_dump(mode="json"),
+        "model": models.identity(recipe.model.path),
+        "context": _engine_context(recipe),
     }
 
 
@@ -31,19 +45,85 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Write all training prompts in slice order, the validation and the test prompts."""
     recipe = place.recipe
     with reporter.task(place.label, 1, "sets") as task:
+        # First: what changes while it is read counts as changed.
+        digests = source_digests(recipe.prompts)
         split = split_prompts(
             recipe.prompts,
             seed=recipe.seed,
             strip_thought=load_format(recipe.thought_format).strip_thought,
+            refuse=_refuse(recipe),
         )
         stage.write_records("test", split.test, Prompt)
         stage.write_records("validation", split.validation, Prompt)
         stage.write_records("train", split.train, Prompt)
-        task.advance(note=f"{len(split.train)} to train on, {split.duplicates} duplicates dropped")
+        kept = [one.prompt_id for one in (*split.test, *split.validation, *split.train)]
+        places = [PromptPlace(prompt_id=key, where=split.places[key]) for key in kept]
+        stage.write_records(left_out.PLACES, places, PromptPlace)
+        write_json(stage.folder / SOURCES, digests)
+        left_out.note(stage, "prompts", split.left_out)
+        note = f"{len(split.train)} to train on, {split.duplicates} duplicates dropped"
+        task.advance(note=note)
+    if split.left_out:
+        reporter.say(
+            f"  {left_out.words(stage.folder)}; all in {stage.folder}/left_out_prompts.json"
+        )
     return {
         "train": len(split.train),
         "validation": len(split.validation),
         "test": len(split.test),
         "duplicates": split.duplicates,
         "overlap": split.overlap,
+        **left_out.counts(stage.folder),
     }
+
+
+def changed_sources(place: Place) -> list[str]:
+    """Sources whose content is not what the sealed stage has read; what is gone is not named."""
+    path = place.folder / SOURCES
+    try:
+        read = read_json(path)
+    except (FileNotFoundError, StageError):
+        return []
+    now = source_digests(place.recipe.prompts)
+    return [name for name, digest in read.items() if now.get(name, digest) != digest]
+
+
+def _refuse(recipe: Recipe) -> Refuse:
+    """Why a prompt cannot be put to the policy in either arm."""
+    tokenizer = models.load_tokenizer(
+        recipe.model.path, trust_remote_code=recipe.model.trust_remote_code
+    )
+    formats = (load_format(recipe.thought_format), DIRECT)
+    most, context = recipe.prompts.max_tokens, _context(recipe)
+
+    def refuse(prompt: Prompt) -> str | None:
+        try:
+            rendered = [models.render(tokenizer, one.apply(prompt.messages)) for one in formats]
+        except ValueError as error:
+            return str(error)
+        longest = max(map(len, rendered))
+        if not all(rendered):
+            return "it is empty once rendered with the chat template"
+        if most is not None and longest > most:
+            return f"it has {longest} tokens, prompts.max_tokens is {most}"
+        if context is not None and longest >= context:
+            return f"it has {longest} tokens and {context} are the whole context"
+        return None
+
+    return refuse
+
+
+def _context(recipe: Recipe) -> int | None:
+    """Longest sequence of the policy; `None` where only the engine knows."""
+    given = _engine_context(recipe)
+    if given is not None or recipe.sampling.type not in ("transformers", "vllm"):
+        return given
+    from transformers import AutoConfig
+
+    name, trust = models.resolve(recipe.model.path), recipe.model.trust_remote_code
+    return models.context_length(AutoConfig.from_pretrained(name, trust_remote_code=trust))
+
+
+def _engine_context(recipe: Recipe) -> int | None:
+    """What the recipe itself says of it."""
+    return recipe.sampling.max_model_len if recipe.sampling.type == "vllm" else None

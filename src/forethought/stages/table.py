@@ -31,7 +31,7 @@ class StageKind:
 
 
 STAGES = {
-    "prompts": StageKind(version=1, configure=prompts.configure, reads=(), work=prompts.work),
+    "prompts": StageKind(version=2, configure=prompts.configure, reads=(), work=prompts.work),
     "rollouts": StageKind(
         version=1, configure=rollouts.configure, reads=("prompts", "policy"), work=rollouts.work
     ),

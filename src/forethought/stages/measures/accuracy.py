@@ -38,14 +38,14 @@ def questions(config: AccuracyMeasure, subject: Subject) -> tuple[Prompt, ...]:
 
     Raises: ValueError if a source cannot be read, or a question has no reference.
     """
-    prompts, _ = load_prompts(config.sources, subject.policy.thought_format.strip_thought)
-    for prompt in prompts:
+    loaded = load_prompts(config.sources, subject.policy.thought_format.strip_thought)
+    for prompt in loaded.prompts:
         if prompt.reference is None:
             raise ValueError(
                 f"measures.gsm8k.sources: question {prompt.messages[-1].content!r:.80} of "
                 f"{prompt.source} has no reference; name its column in columns.reference"
             )
-    return tuple(prompts)
+    return tuple(loaded.prompts)
 
 
 def measure(
