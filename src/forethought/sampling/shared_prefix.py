@@ -22,10 +22,20 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from forethought import models
 from forethought.sampling.cohort import Cohort, Form
+from forethought.sampling.excerpt import excerpt, ordinary_tokens
 
 ATTENTION = "forethought_shared_prefix"
 PREFILL_TOKENS = 16384
 """Padded prompt tokens per forward pass: bounds the activations."""
+TRIAL = (
+    (1, 5, 2, 4, 3, 2, 5),
+    (1, 5, 2, 4, 3, 3, 1),
+    (9, 6, 8, 8, 7, 0, 6, 4, 4),
+    (9, 6, 8, 8, 7, 0, 6, 1, 2),
+)
+"""Which tokens a model is tried with: two samples of each of two prompts."""
+TOLERANCE = 1e-3
+"""Greatest distance of logits in float32, relative to their spread."""
 
 
 class _Phase(Protocol):
@@ -252,8 +262,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
     """Why the model cannot be decoded here, `None` if it can.
 
     The declarations of architectures do not tell everything (attention sinks, keys shared between
-    layers, arguments that are not handed on), so a few tokens are decoded and compared with the
-    model's own forward pass.
+    layers, arguments that are not handed on), so a few tokens are decoded: by the model itself, to
+    see that it runs, and by an excerpt of it in float32, to compare with its own forward pass.
     """
     if not model._supports_attention_backend:
         return "it does not take its attention from transformers' interface"
@@ -266,34 +276,43 @@ def unsupported(model: PreTrainedModel) -> str | None:
     if getattr(text_config, "attention_chunk_size", None) is not None:
         return "it attends in chunks"
     try:
-        difference = _probe(model)
+        _decode_some(model, ordinary_tokens(model))
+        difference = _difference(excerpt(model))
     except (TypeError, ValueError, AttributeError, RuntimeError, LookupError) as error:
         return f"a trial failed: {error}"
-    tolerance = 0.1 if model.dtype == torch.bfloat16 else 1e-3
-    if not difference < tolerance:
+    if not difference < TOLERANCE:
         return f"its logits would differ by {difference:.1%} from its own forward pass"
     return None
 
 
-def _probe(model: PreTrainedModel) -> float:
-    """Relative difference of logits after two prompts and two more tokens, as a median."""
-    prompts = [(1, 5, 2, 4, 3), (4, 1, 3, 3, 2, 5, 1)]
-    copies = (2, 2)
+def _decode_some(model: PreTrainedModel, tokens: Sequence[int]) -> tuple[list[list[int]], Tensor]:
+    """Sequences of these tokens and the logits at their last three, [4, 3, V].
+
+    Two prompts of two samples, then two more tokens of each.
+    """
+    trial = [[tokens[place % len(tokens)] for place in places] for places in TRIAL]
+    prompts = [tuple(trial[0][:-2]), tuple(trial[2][:-2])]
+    continuations = torch.tensor([one[-2:] for one in trial], device=model.device)
     with attached(model):
         decoder = SharedPrefixDecoder(model)
-        ours = [decoder.admit(prompts, copies).repeat_interleave(2, 0)]
-        continuations = torch.tensor([[2, 5], [3, 1], [4, 4], [1, 2]], device=model.device)
-        ours += [decoder.step(tokens) for tokens in continuations.unbind(1)]
+        logits = [decoder.admit(prompts, (2, 2)).repeat_interleave(2, 0)]
+        logits += [decoder.step(tokens_R) for tokens_R in continuations.unbind(1)]
+    return trial, torch.stack(logits, 1)
+
+
+def _difference(model: PreTrainedModel) -> float:
+    """Largest relative distance between these logits and those of the model's own attention."""
+    size = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    trial, ours = _decode_some(model, range(size))
     differences = []
-    for row, tail in enumerate(continuations.tolist()):
-        ids = torch.tensor([[*prompts[row // 2], *tail]], device=model.device)
+    for ids, ours_3V in zip(trial, ours, strict=True):
         # transformers' sdpa leaves out what eager computes, such as Gemma 2's soft cap.
         with attached(model, "eager"):
-            theirs = model(input_ids=ids, use_cache=False).logits[0, -3:].float()
-        for logits_RV, expected_V in zip(ours, theirs, strict=True):
-            error = (logits_RV[row].float() - expected_V).norm()
-            differences.append(float(error / (expected_V - expected_V.mean()).norm()))
-    return sorted(differences)[len(differences) // 2]
+            given = torch.tensor([ids], device=model.device)
+            theirs_3V = model(input_ids=given, use_cache=False).logits[0, -3:]
+        spread = theirs_3V - theirs_3V.mean(-1, keepdim=True)
+        differences.append(((ours_3V - theirs_3V).norm(dim=-1) / spread.norm(dim=-1)).max())
+    return float(torch.stack(differences).max())
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
