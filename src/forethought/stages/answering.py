@@ -18,7 +18,13 @@ from forethought.store import Stage
 from forethought.types import Answer, Prompt, Rollout, SampleRequest
 
 PART = 512
-"""Prompts of a part: what one worker answers at a time."""
+"""Most prompts of a part: what one worker answers at a time."""
+
+
+def answers_part(part_size: int) -> int:
+    """Prompts of a part, by `sampling.part_size`: a recipe that cuts rollouts finely for many
+    workers has few held-out prompts for each of them, too."""
+    return min(PART, 2 * part_size)
 
 
 def answer_prompts(
@@ -78,8 +84,9 @@ def _sample(
         if prompt.prompt_id in owed
     ]
     rollouts: list[Rollout] = []
-    starts = range(0, len(requests), PART)
-    drawn = dict(crew.each(starts, lambda start: requests[start : start + PART]))
+    part = answers_part(policy.sampling.part_size)
+    starts = range(0, len(requests), part)
+    drawn = dict(crew.each(starts, lambda start: requests[start : start + part]))
     for request, each in zip(
         requests, chain.from_iterable(drawn[start] for start in starts), strict=True
     ):

@@ -22,9 +22,16 @@ from forethought.stages.shown import response_groups
 from forethought.types import Answer, ParseStatus, Prompt, Unjudged
 
 PART = 512
-"""Prompts of a part: what one worker judges at a time."""
+"""Most prompts of a part: what one worker judges at a time."""
+PART_RESPONSES = 1024
+"""Responses of a part where prompts have several: ten epochs' answers are ten times the work."""
 
 Side = TypeVar("Side", bound=Hashable)
+
+
+def judged_part(responses: int) -> int:
+    """Prompts of a part where each has so many responses."""
+    return max(1, min(PART, PART_RESPONSES // max(responses, 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +75,10 @@ def judge_sides(
         ]
     )
     # Without any group, too, the judge is asked for its floor.
-    starts = range(0, max(len(groups), 1), PART)
+    part = judged_part(max((len(one) for one in by_prompt.values()), default=1))
+    starts = range(0, max(len(groups), 1), part)
     with judging_crew(config, cache, launch) as crew:
-        said = dict(crew.each(starts, lambda start: groups[start : start + PART]))
+        said = dict(crew.each(starts, lambda start: groups[start : start + part]))
     floor = 0.0 if is_relative(config) else said[0].floor
     verdicts = zip(keys, chain.from_iterable(said[start].answers for start in starts), strict=True)
     missing: list[dict[str, str]] = []
