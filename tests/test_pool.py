@@ -31,7 +31,7 @@ from forethought.store import read_manifest
 from forethought.types import Message, Prompt, ResponseGroup
 from forethought.workers.base import Here
 from forethought.workers.feed import Feed
-from forethought.workers.pool import Pool
+from forethought.workers.pool import Pool, give_back_gpus
 
 pytestmark = pytest.mark.scale
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -106,6 +106,20 @@ def test_workers_stay_for_the_next_stage(cluster, tmp_path):
     before = {pid for _, pid, _ in do_all(tmp_path).values()}
     after = {pid for _, pid, _ in do_all(tmp_path).values()}
     assert after & before
+
+
+def test_idle_workers_give_gpus_back_to_a_training_outside_ray(cluster, tmp_path):
+    node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=MEMORY)
+    try:
+        do_all(tmp_path, count=1, gpus=1)
+        assert ray.available_resources().get("GPU", 0) == 0
+        give_back_gpus()
+        end = time.monotonic() + 30
+        while ray.available_resources().get("GPU", 0) < 1:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+    finally:
+        cluster.remove_node(node)
 
 
 def test_a_part_whose_worker_dies_is_done_again(cluster, tmp_path):

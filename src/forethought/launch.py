@@ -22,6 +22,7 @@ from forethought.stages.table import run_stage
 from forethought.store import StageError
 from forethought.training.optimizer import require_8bit
 from forethought.workers.cluster import connect
+from forethought.workers.pool import give_back_gpus
 
 
 def launch(place: Place, reporter: Reporter) -> None:
@@ -32,6 +33,8 @@ def launch(place: Place, reporter: Reporter) -> None:
     """
     recipe = place.recipe
     _refuse_what_is_missing(recipe)
+    if place.stage in ("reference", "training"):
+        give_back_gpus()
     if not recipe.launch.process_per_stage:
         use_threads(recipe.launch.threads)
         run_stage(place, reporter)

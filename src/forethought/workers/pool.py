@@ -33,7 +33,7 @@ from typing import Any, Generic, Self
 from forethought.config import LaunchConfig, Workers
 from forethought.workers.actor import Mistake, Worker
 from forethought.workers.base import Opening, Part, Result
-from forethought.workers.cluster import LOCAL, connect, refuse_without_room
+from forethought.workers.cluster import LOCAL, connect, import_ray, refuse_without_room
 from forethought.workers.feed import Feed
 
 LEAVE_SECONDS = 10.0
@@ -84,16 +84,26 @@ class _Work(Generic[Part]):
     tries: Counter[int] = field(default_factory=Counter)
 
 
-def dismiss_idle(ray: Any, but: _Shape | None = None) -> None:
-    """End idle workers, but those of one shape: they hold room that others need."""
+def dismiss_idle(ray: Any, but: _Shape | None = None, *, gpus: bool = False) -> None:
+    """End idle workers, but those of one shape: they hold room that others need. With `gpus` only
+    those that hold any."""
     here = _driver(ray)
     with _lock:
-        ended = {shape: _idle.pop(shape) for shape in list(_idle) if shape != but}
+        leaving = [shape for shape in _idle if shape != but and (shape.gpus or not gpus)]
+        ended = {shape: _idle.pop(shape) for shape in leaving}
     for shape, actors in ended.items():
         for actor in actors:
             # Those of an earlier connection ended with it.
             if shape.driver == here:
                 ray.kill(actor)
+
+
+def give_back_gpus() -> None:
+    """End idle workers that hold GPUs, before a stage that takes GPUs without asking Ray."""
+    with _lock:
+        holding = any(shape.gpus for shape in _idle)
+    if holding:
+        dismiss_idle(import_ray(), gpus=True)
 
 
 def _driver(ray: Any) -> str:
