@@ -132,7 +132,11 @@ def test_the_counted_activations_are_what_a_forward_pass_saves():
 
 def test_costs_grow_with_the_work_and_shrink_with_the_devices():
     recipe = load_recipe([PAPER])
-    costs = {n: recipe_costs(recipe, find_device("h200"), n) for n in (4, 8)}
+    four = ["sampling.workers=4", "judge.workers={count: 4, gpus: 1}", "launch.processes=4"]
+    costs = {
+        4: recipe_costs(load_recipe([PAPER, *four]), find_device("h200"), 4),
+        8: recipe_costs(recipe, find_device("h200"), 8),
+    }
     half = recipe_costs(load_recipe([PAPER, "iterations=2"]), find_device("h200"), 8)
     assert costs[8].seconds < costs[4].seconds
     assert half.seconds == pytest.approx(costs[8].seconds / 2, rel=0.02)
@@ -142,19 +146,26 @@ def test_costs_grow_with_the_work_and_shrink_with_the_devices():
 
 
 def test_a_plan_that_cannot_fit_names_settings_that_do():
-    result = run_plan(PAPER, "--gpu", "h200")
+    alone = [PAPER, "--gpu", "h200", "sampling.workers=null", "judge.workers=null"]
+    alone += ["launch={type: local, processes: null}"]
+    result = run_plan(*alone)
     assert result.exit_code == 1
     assert "training needs" in result.output
     assert "training.lora={rank: 16}" in result.output
-    assert "--gpus 2" in result.output
-    assert run_plan(PAPER, "--gpu", "h200", "training.lora={rank: 16}").exit_code == 0
-    assert run_plan(PAPER, "--gpu", "h200", "--gpus", "2").exit_code == 0
+    assert "launch.type=torchrun launch.processes=2 --gpus 2" in result.output
+    assert run_plan(*alone, "training.lora={rank: 16}").exit_code == 0
+    assert run_plan(*alone, "launch.type=torchrun", "launch.processes=2").exit_code == 0
 
 
 @pytest.mark.parametrize(
     ("changes", "stage", "remedy"),
     [
-        (["sampling={type: transformers, rows: 4096}"], "rollouts", "sampling.rows=512"),
+        (
+            ["sampling={type: transformers, rows: 4096, workers: {count: 8, gpus: 1}}"],
+            "rollouts",
+            "sampling.rows=512",
+        ),
+        (["sampling.max_model_len=1000000"], "rollouts", "sampling.max_model_len=4096"),
         (
             [
                 "training.gradient_checkpointing=false",
@@ -164,7 +175,7 @@ def test_a_plan_that_cannot_fit_names_settings_that_do():
             "training.gradient_checkpointing=true",
         ),
         (
-            ["model.path=meta-llama/Meta-Llama-3-70B-Instruct"],
+            ["model.path=meta-llama/Meta-Llama-3-70B-Instruct", "sampling.workers=null"],
             "rollouts",
             "sampling.tensor_parallel=2",
         ),
@@ -195,7 +206,8 @@ def test_what_the_scaling_page_shows_is_what_the_command_prints():
 
 
 def test_a_device_that_nothing_fits_says_so():
-    result = run_plan(PAPER, "--gpu", "rtx4090")
+    words = [PAPER, "--gpu", "rtx4090", "launch={type: local, processes: null}"]
+    result = run_plan(*words)
     assert result.exit_code == 1
     assert "judgements needs" not in result.output
     assert "reference needs" in result.output
@@ -225,7 +237,16 @@ def test_the_table_says_what_it_stands_on():
         (["--gpu", "cpu", "--gpus", "2"], "1 is"),
         (["--gpu", "h200", "--price", "-1"], "negative"),
         (["--gpu", "h200", "--storage", "0"], "no rate"),
-        (["--gpu", "h200", "sampling.tensor_parallel=2"], "plan with --gpus 2"),
+        (
+            [
+                *("--gpu", "h200", "--gpus", "1", "sampling.tensor_parallel=2"),
+                *("sampling.workers=null", "judge.workers=null", "launch.processes=1"),
+            ],
+            "sampling.tensor_parallel: 2 devices share a model, and the plan has 1; lower it or "
+            "plan with --gpus 2",
+        ),
+        (["--gpu", "h200", "--gpus", "4"], "lower sampling.workers.count or plan with --gpus 8"),
+        (["--gpu", "h200", "model.path=none/such"], "the size of none/such is not known"),
         (["--json"], "name a device"),
         (["--gpu", "h200", "--like", "nowhere"], "nowhere"),
     ],

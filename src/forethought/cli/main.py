@@ -70,7 +70,10 @@ def plan(
             help="Also predict memory, time and money: h200, h100, a100-80gb, l40s, rtx4090, cpu",
         ),
     ] = None,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them")] = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", min=1, help="How many you have; by default what the recipe uses"),
+    ] = None,
     price: Annotated[
         float | None, typer.Option("--price", help="USD per device and hour instead of the table's")
     ] = None,

@@ -2,25 +2,24 @@
 
 A step reads the weights once and each row's keys and values; it takes as long as the slower of that
 and its operations. A part ends when its longest output does, so that its last steps serve few rows.
-One engine for each `tensor_parallel` devices.
+One engine for each `tensor_parallel` devices that the recipe gives to sampling.
 """
 
 from __future__ import annotations
 
-import math
-
-from forethought.config import EngineConfig, TransformersEngine, VllmEngine
+from forethought.config import DType, EngineConfig, TransformersEngine, VllmEngine
 from forethought.planning.cluster import Cluster, Effort
 from forethought.planning.lengths import SPREAD
-from forethought.planning.memory import sampling_memory
+from forethought.planning.memory import sampling_memory, vllm_least
 from forethought.planning.model_shape import ModelShape
-from forethought.planning.work import Tokens, forward_flops, outputs_after
+from forethought.planning.work import Tokens, forward_flops, outputs_after, rounds_of
 
 
 def sample_cost(
     shape: ModelShape,
     engine: EngineConfig,
     cluster: Cluster,
+    dtype: DType,
     *,
     prompts: float,
     k: int,
@@ -28,30 +27,15 @@ def sample_cost(
     output: float,
     longest: float,
     part_size: float,
-    even: bool = True,
 ) -> Effort:
-    """`k` outputs for each of `prompts`, in parts: of equal size for all engines, or of `part_size`
-    where the parts are not `even`.
-
-    Raises: ValueError if a model is spread over more devices than there are.
-    """
+    """`k` outputs for each of `prompts`, in parts of `part_size`: one engine does a part whole."""
     if not isinstance(engine, TransformersEngine | VllmEngine):
         # A server, or a file of replies: somebody else's time.
         return Effort(tokens=prompts * k * output, seconds=cluster.rates.stage, bound="host")
     rates = cluster.rates
     together = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
-    if together > cluster.gpus:
-        raise ValueError(
-            f"tensor_parallel: {together} devices share a model, and the plan has {cluster.gpus}; "
-            f"lower it or plan with --gpus {together}"
-        )
-    engines = cluster.gpus // together
-    part = min(part_size, math.ceil(prompts / engines) if even else prompts)
-    count = math.ceil(prompts / part)
-    rounds = math.ceil(count / engines)
-    # What is left over is a shorter part; it counts where it is a round of its own.
-    alone = (rounds - 1) * engines == count - 1
-    last = prompts - (count - 1) * part if alone else part
+    engines = max(1, cluster.gpus // together)
+    full, part, last = rounds_of(prompts, part_size, engines)
 
     def seconds(size: float) -> dict[str, float]:
         return _part_seconds(shape, engine, cluster, size, k, prompt, output, longest)
@@ -59,8 +43,8 @@ def sample_cost(
     whole, rest = seconds(part), seconds(last)
     start = rates.engine_start if isinstance(engine, VllmEngine) else rates.start
     parts = {
-        **{name: (rounds - 1) * whole[name] + rest[name] for name in whole},
-        "host": prompts * k * rates.output / engines,
+        **{name: full * whole[name] + rest[name] for name in whole},
+        "host": (full * part + last) * k * rates.output,
         "start": start + rates.stage,
         "storage": 2 * shape.parameters / rates.storage,
     }
@@ -70,7 +54,7 @@ def sample_cost(
         parts,
         flops=forward_flops(shape, drawn),
         tokens=prompts * k * output,
-        memory=_memory(shape, engine, cluster, rows, prompt, output, k),
+        memory=_memory(shape, engine, cluster, dtype, rows, prompt, output, k),
     )
 
 
@@ -113,15 +97,16 @@ def _memory(
     shape: ModelShape,
     engine: TransformersEngine | VllmEngine,
     cluster: Cluster,
+    dtype: DType,
     rows: float,
     prompt: float,
     output: float,
     k: int,
 ) -> float:
     if isinstance(engine, TransformersEngine):
-        return sampling_memory(shape, rows, prompt, output, k)
-    # vLLM takes its share whatever the model; it must hold the weights and one long sequence.
-    needed = 2 * shape.parameters + (prompt + output) * shape.cache_bytes
+        return sampling_memory(shape, dtype, rows, prompt, output, k)
+    # vLLM takes its share whatever the model, and does not start if that is too little.
     taken = cluster.device.memory * engine.gpu_memory
-    least = needed / engine.tensor_parallel
-    return max(taken, least / engine.gpu_memory if least > taken else taken)
+    longest = engine.max_model_len or shape.context or prompt + output
+    least = vllm_least(shape, dtype, engine.max_sequences, longest) / engine.tensor_parallel
+    return least / engine.gpu_memory if least > taken else taken

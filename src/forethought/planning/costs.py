@@ -1,8 +1,7 @@
 """A stage's cost, and a whole recipe's.
 
-Stages follow each other, each on its share of the devices (`shares.py`): sampling and judging with
-an engine per `tensor_parallel` devices, training with a process per device. One process takes in
-what the engines draw while they go on. Iterations are alike.
+Stages follow each other, each on the devices that the recipe launches something on (`shares.py`).
+One process takes in what the engines draw while they go on. Iterations are alike.
 """
 
 from __future__ import annotations
@@ -21,12 +20,20 @@ from forethought.planning.cluster import Cluster, Effort, Setting
 from forethought.planning.devices import Device
 from forethought.planning.learning import reference_cost, training_cost
 from forethought.planning.lengths import Lengths, expected_lengths
+from forethought.planning.memory import shared_memory
 from forethought.planning.model_shape import ModelShape, model_shape
 from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
 from forethought.planning.scoring import judge_cost
-from forethought.planning.shares import judging_share, sampling_share, training_share
+from forethought.planning.shares import (
+    Share,
+    devices_used,
+    judging_share,
+    sampling_share,
+    training_share,
+)
 from forethought.pruning import policies_that_stay
-from forethought.stages.answering import PART as ANSWERS_PART
+from forethought.stages.answering import answers_part
+from forethought.stages.joint_judging import judged_part
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.place import Place
 from forethought.types import Arm
@@ -99,7 +106,7 @@ class Costs:
 def recipe_costs(
     recipe: Recipe,
     device: Device,
-    gpus: int,
+    gpus: int | None = None,
     *,
     like: Path | None = None,
     prompt_tokens: float | None = None,
@@ -108,13 +115,16 @@ def recipe_costs(
 ) -> Costs:
     """What every stage costs; on `cpu` this machine is measured first.
 
-    `storage` is in GB per second, to and from the run directory.
+    Without `gpus` there are as many devices as the recipe uses at a time. `storage` is in GB per
+    second, to and from the run directory.
 
     Raises: ValueError if a model's size or a run's lengths cannot be read, or a number of devices
     or a rate makes no sense.
     """
     if storage is not None and storage <= 0:
         raise ValueError(f"--storage: {storage} GB per second is no rate; give one above 0")
+    if gpus is None:
+        gpus = 1 if device.is_cpu else max(1, *devices_used(recipe).values())
     if gpus < 1 or (device.is_cpu and gpus != 1):
         raise ValueError(f"--gpus: {gpus} is not possible with --gpu {device.name}; 1 is")
     shape = model_shape(recipe.model.path)
@@ -146,10 +156,26 @@ def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
             times=len(alike),
             starts=_starts(setting.recipe, stage, len(alike)),
             kept=_kept(setting.recipe, len(alike)),
-            effort=_effort(setting, stage, alike[0]),
+            effort=_beside_held(setting, stage, _effort(setting, stage, alike[0])),
         )
         for (stage, arm), alike in found.items()
     )
+
+
+def _beside_held(setting: Setting, stage: str, effort: Effort) -> Effort:
+    """With `launch.keep_engines` a stage has its memory beside what the others keep loaded."""
+    recipe, shape = setting.recipe, setting.shape
+    if not recipe.launch.keep_engines or not effort.memory:
+        return effort
+    held = {"judging": _judged(setting, setting.lengths[recipe.arms[0]], 1, 1).memory}
+    if recipe.launch.type == "local" and recipe.training.lora is None:
+        held["training"] = 4 * shape.parameters
+    if recipe.sampling.type == "vllm":
+        held["sampling"] = setting.cluster.device.memory * recipe.sampling.gpu_memory
+    # The embedded engine samples with the module that is trained.
+    own = {"judgements": "judging", "reference": "training", "training": "training"}
+    rest = sum(size for kind, size in held.items() if kind != own.get(stage, "sampling"))
+    return replace(effort, memory=effort.memory + rest)
 
 
 def _starts(recipe: Recipe, stage: str, times: int) -> int:
@@ -180,7 +206,7 @@ def _effort(setting: Setting, stage: str, place: Place) -> Effort:
             drawn = drawn.beside("host", _rollout_tokens(setting, lengths) * rates.record)
             return drawn + Effort(disk=drawn.tokens * RECORD_BYTES)
         case "judgements":
-            return _judged(setting, lengths, count, k) + fixed
+            return _judged(setting, lengths, count, k, recipe.sampling.part_size) + fixed
         case "pairs":
             host = _rollout_tokens(setting, lengths) * rates.token
             return fixed + Effort.of({"host": host})
@@ -222,36 +248,43 @@ def _trained(setting: Setting) -> Setting:
 
 
 def _drawn(
-    setting: Setting, lengths: Lengths, prompts: float, k: int, part: float = ANSWERS_PART
+    setting: Setting, lengths: Lengths, prompts: float, k: int, part: float | None = None
 ) -> Effort:
+    sampling = setting.recipe.sampling
     share = sampling_share(setting.recipe, setting.cluster)
     drawn = sample_cost(
         setting.shape,
-        setting.recipe.sampling,
+        sampling,
         share.cluster,
+        setting.recipe.model.dtype,
         prompts=prompts,
         k=k,
         prompt=lengths.prompt,
         output=lengths.output,
-        longest=lengths.longest(setting.recipe.sampling.max_new_tokens),
-        part_size=part,
-        even=share.workers is None,
+        longest=lengths.longest(sampling.max_new_tokens),
+        part_size=answers_part(sampling.part_size) if part is None else part,
     )
-    return replace(drawn, memory=share.crowd * drawn.memory)
+    return _crowded(drawn, share)
 
 
-def _judged(setting: Setting, lengths: Lengths, prompts: float, responses: int) -> Effort:
-    judge = setting.recipe.judge
+def _judged(
+    setting: Setting, lengths: Lengths, prompts: float, responses: int, part: float | None = None
+) -> Effort:
     share = judging_share(setting.recipe, setting.cluster)
     cost = judge_cost(
-        judge,
-        share.cluster,
+        setting.recipe.judge,
+        share,
         lengths,
         prompts=prompts,
         responses=responses,
-        processes=share.workers or 1,
+        part_size=judged_part(responses) if part is None else part,
     )
-    return replace(cost, memory=share.crowd * cost.memory)
+    return _crowded(cost, share)
+
+
+def _crowded(effort: Effort, share: Share) -> Effort:
+    cpu = share.cluster.device.is_cpu
+    return replace(effort, memory=shared_memory(effort.memory, share.crowd, cpu=cpu))
 
 
 def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int) -> Effort:
@@ -285,7 +318,7 @@ def _measured(setting: Setting, stage: str, place: Place) -> Effort:
         # A variant's thought is given; the response is drawn, and again where there is none.
         rest = replace(lengths, output=(lengths.output + lengths.response) / 2)
         for _ in VARIANTS:
-            drawn = drawn + _drawn(setting, rest, count, 1)
+            drawn = drawn + _drawn(setting, rest, count, 1, part=count)
         return drawn + _judged(setting, lengths, count, len(VARIANTS))
     [row] = [one for one in plan(recipe) if one.place.label == place.label]
     # A source that does not tell its questions is taken to be GSM8K, asked twice.

@@ -6,6 +6,7 @@ that fits is named.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +18,13 @@ from forethought.config import (
     RewardModelJudge,
     TransformersSampling,
     VllmSampling,
+    Workers,
 )
 from forethought.planning.cluster import Setting
 from forethought.planning.costs import Costs, StageCost, stage_costs
+from forethought.planning.devices import NODE
 from forethought.planning.memory import RESERVE
+from forethought.planning.shares import devices_used
 
 SAMPLING = ("rollouts", "selection", "evaluation", "win_rate", "probe", "gsm8k")
 Change = tuple[str, Recipe]
@@ -61,7 +65,7 @@ def _remedy(setting: Setting, stage: str) -> str:
         # A milder one of the same settings, or fewer of them, is enough.
         if any(_fields(one) <= _fields(words) for one in found):
             continue
-        if stage not in _too_large(*_tried(replace(setting, recipe=recipe))):
+        if stage not in _too_large(*_tried(_with_room(replace(setting, recipe=recipe)))):
             found.append(words)
     found += _more_devices(setting, stage)
     if not found:
@@ -128,42 +132,75 @@ def _sampling_changes(setting: Setting) -> Iterator[Change]:
     if isinstance(sampling, TransformersSampling):
         rows = sampling.rows // 2
         while rows >= sampling.samples:
-            changed = sampling.model_copy(update={"rows": rows})
-            yield f"sampling.rows={rows}", recipe.model_copy(update={"sampling": changed})
+            yield f"sampling.rows={rows}", _with_sampling(recipe, rows=rows)
             rows //= 2
     if isinstance(sampling, VllmSampling):
-        together = sampling.tensor_parallel * 2
-        while together <= setting.cluster.gpus:
-            changes: dict[str, object] = {"tensor_parallel": together}
-            words = f"sampling.tensor_parallel={together}"
-            if sampling.workers is not None:
-                count = min(sampling.workers.count, setting.cluster.gpus // together)
-                changes["workers"] = sampling.workers.model_copy(
-                    update={"count": count, "gpus": None}
-                )
-                words += f" sampling.workers={{count: {count}}}"
-            changed = sampling.model_copy(update=changes)
-            yield words, recipe.model_copy(update={"sampling": changed})
-            together *= 2
+        prompt = max(one.prompt for one in setting.lengths.values())
+        # Room for a prompt of several times the mean.
+        least = 2 ** math.ceil(math.log2(4 * prompt + sampling.max_new_tokens))
+        if least < (sampling.max_model_len or setting.shape.context or 0):
+            words = f"sampling.max_model_len={least}"
+            yield words, _with_sampling(recipe, max_model_len=least)
+        yield from _wider_engines(setting, sampling)
+    workers = sampling.model_dump().get("workers")
+    if setting.cluster.device.is_cpu and workers is not None and workers["count"] > 1:
+        yield "sampling.workers=1", _with_sampling(recipe, workers=Workers(count=1))
+
+
+def _wider_engines(setting: Setting, sampling: VllmSampling) -> Iterator[Change]:
+    """More devices for each engine: of those there are, or of a machine."""
+    there = setting.cluster.gpus
+    together = sampling.tensor_parallel * 2
+    while together <= max(there, NODE) and not setting.cluster.device.is_cpu:
+        changes: dict[str, object] = {"tensor_parallel": together}
+        words = f"sampling.tensor_parallel={together}"
+        if sampling.workers is not None:
+            count = max(1, min(sampling.workers.count, there // together))
+            gpus = None if sampling.workers.gpus is None else float(together)
+            update = {"count": count, "gpus": gpus}
+            changes["workers"] = sampling.workers.model_copy(update=update)
+            words += f" sampling.workers.count={count}"
+            words += "" if gpus is None else f" sampling.workers.gpus={together}"
+        if together > there:
+            words += f" --gpus {together}"
+        yield words, _with_sampling(setting.recipe, **changes)
+        together *= 2
 
 
 def _more_devices(setting: Setting, stage: str) -> list[str]:
-    """The smallest larger power of two on which a sharded stage fits."""
+    """The smallest larger power of two of processes with which a sharded stage fits."""
+    launch, there = setting.recipe.launch, setting.cluster.gpus
     if stage not in ("training", "reference") or setting.cluster.device.is_cpu:
         return []
-    launch, there = setting.recipe.launch, setting.cluster.gpus
+    if setting.recipe.training.optimizer != "adamw":
+        return []
     for processes in (2**power for power in range(1, 11)):
-        if processes <= (launch.processes or there):
+        if processes <= (launch.processes or 1):
             continue
-        more = replace(setting, cluster=replace(setting.cluster, gpus=max(there, processes)))
-        words = [f"--gpus {processes}"] if processes > there else []
-        if launch.processes is not None:
-            changed = launch.model_copy(update={"processes": processes})
-            more = replace(more, recipe=setting.recipe.model_copy(update={"launch": changed}))
-            words = [f"launch.processes={processes}", *words]
-        if stage not in _too_large(*_tried(more)):
+        kind = launch.type
+        if kind == "local" or (kind == "torchrun" and processes > NODE):
+            kind = "torchrun" if processes <= NODE else "ray"
+        changes = {"type": kind, "processes": processes}
+        words = [] if kind == launch.type else [f"launch.type={kind}"]
+        words.append(f"launch.processes={processes}")
+        if processes > there:
+            words.append(f"--gpus {processes}")
+        recipe = setting.recipe.model_copy(update={"launch": launch.model_copy(update=changes)})
+        if stage not in _too_large(*_tried(_with_room(replace(setting, recipe=recipe)))):
             return [" ".join(words)]
     return []
+
+
+def _with_room(setting: Setting) -> Setting:
+    """The same with as many devices as the recipe uses, if those were too few."""
+    if setting.cluster.device.is_cpu:
+        return setting
+    gpus = max(setting.cluster.gpus, *devices_used(setting.recipe).values())
+    return replace(setting, cluster=replace(setting.cluster, gpus=gpus))
+
+
+def _with_sampling(recipe: Recipe, **changes: object) -> Recipe:
+    return recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update=changes)})
 
 
 def _with_training(recipe: Recipe, **changes: object) -> Recipe:

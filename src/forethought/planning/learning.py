@@ -10,10 +10,16 @@ compute: the slower of the two counts. What training writes is counted too: a re
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from forethought.planning.cluster import Cluster, Effort, Setting
 from forethought.planning.lengths import Lengths
-from forethought.planning.memory import reference_memory, trained_parameters, training_memory
+from forethought.planning.memory import (
+    reference_memory,
+    shared_memory,
+    trained_parameters,
+    training_memory,
+)
 from forethought.planning.work import forward_flops, pair
 
 OPTIMIZER_BYTES = 36
@@ -34,7 +40,7 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
         "start": cluster.rates.start + cluster.rates.stage,
         "storage": 2 * shape.parameters / cluster.rates.storage,
     }
-    memory = reference_memory(shape, training, cluster.gpus)
+    memory = _on_device(setting, lambda processes: reference_memory(shape, training, processes))
     return Effort.of(parts, flops=flops, memory=memory)
 
 
@@ -67,7 +73,8 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
         "storage": (2 * shape.parameters + written) / rates.storage,
     }
     longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
-    memory = training_memory(shape, training, cluster.gpus, longest, cpu=cluster.device.is_cpu)
+    cpu = cluster.device.is_cpu
+    memory = _on_device(setting, lambda n: training_memory(shape, training, n, longest, cpu=cpu))
     return Effort.of(
         parts,
         flops=flops,
@@ -76,6 +83,15 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
         # The new state is whole before the old one goes; then the epochs wait for the choice.
         scratch=2 * 12 * trained + waiting,
     )
+
+
+def _on_device(setting: Setting, one: Callable[[int], float]) -> float:
+    """Memory of the processes that share a device, by what each takes where so many divide the
+    states."""
+    if not setting.cluster.device.is_cpu:
+        return one(setting.cluster.gpus)
+    processes = setting.recipe.launch.processes or 1
+    return shared_memory(one(processes), processes, cpu=True)
 
 
 def _exchanged(

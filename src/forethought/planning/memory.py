@@ -13,7 +13,7 @@ never whole.
 
 from __future__ import annotations
 
-from forethought.config import TrainingConfig
+from forethought.config import DType, TrainingConfig
 from forethought.planning.lengths import SPREAD
 from forethought.planning.model_shape import ModelShape
 
@@ -26,8 +26,22 @@ CHUNK_BYTES = 3 * 4 * 2**22
 """A chunk of logits, its softmax and its gradient."""
 PREFILL_TOKENS = 16384
 """Padded prompt tokens per pass of the embedded engine."""
+VLLM_TOKENS = 8192
+"""Tokens per pass of vLLM, which tries such a pass before it counts what is left for the cache."""
+WIDTH = {"float32": 4, "bfloat16": 2}
+"""Bytes of a number."""
+PROCESS = 0.5e9
+"""A process with torch and transformers imported, in the memory of its processor (measured)."""
 RESERVE = 0.08
 """Share of a device's memory for CUDA, kernels' workspace and fragments. Assumed."""
+
+
+def shared_memory(one: float, processes: int, *, cpu: bool) -> float:
+    """What so many processes take of the memory that they share; on CPU each is there itself, and
+    so is the process that started them."""
+    if not one or not cpu:
+        return processes * one
+    return processes * one + (processes + (processes > 1)) * PROCESS
 
 
 def inference_activations(shape: ModelShape, tokens: float) -> float:
@@ -35,20 +49,33 @@ def inference_activations(shape: ModelShape, tokens: float) -> float:
     return tokens * 2 * (6 * shape.hidden + 3 * shape.inner)
 
 
-def sampling_memory(shape: ModelShape, rows: float, prompt: float, output: float, k: int) -> float:
+def sampling_memory(
+    shape: ModelShape, dtype: DType, rows: float, prompt: float, output: float, k: int
+) -> float:
     """The embedded engine: weights, keys and values of its rows, logits of a step.
 
     A row in steady state holds SPREAD / 2 of the mean output; twice that, for the copies while a
     cohort grows. The prompt is there once for its k outputs.
     """
+    times = WIDTH[dtype] / 2
     cached = rows * (prompt / k + SPREAD * output) * shape.cache_bytes
     logits = rows * shape.vocabulary * 4 * LOGIT_COPIES
-    return 2 * shape.parameters + cached + logits + inference_activations(shape, PREFILL_TOKENS)
+    work = inference_activations(shape, PREFILL_TOKENS)
+    return times * (2 * shape.parameters + cached + work) + logits
 
 
-def judge_memory(shape: ModelShape, tokens_per_batch: int) -> float:
+def vllm_least(shape: ModelShape, dtype: DType, rows: float, longest: float) -> float:
+    """What vLLM does not start without: weights, a pass, and the cache of one sequence of the
+    length that it is told to take."""
+    cached = longest * shape.cache_bytes
+    work = inference_activations(shape, VLLM_TOKENS) + rows * shape.vocabulary * 4
+    return WIDTH[dtype] / 2 * (2 * shape.parameters + cached) + work
+
+
+def judge_memory(shape: ModelShape, dtype: DType, tokens_per_batch: int) -> float:
     """A reward model: weights and a batch's temporaries."""
-    return 2 * shape.parameters + inference_activations(shape, tokens_per_batch)
+    work = inference_activations(shape, tokens_per_batch)
+    return WIDTH[dtype] / 2 * (2 * shape.parameters + work)
 
 
 def reference_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
@@ -70,6 +97,7 @@ def training_memory(
     kept = shape.layers * layer
     if training.gradient_checkpointing:
         kept = shape.layers * tokens * 2 * shape.hidden + layer
+    kept *= WIDTH[training.dtype] / 2
     if cpu:
         kept *= CPU_ACTIVATIONS
     return state_memory(shape, training, processes) + kept + CHUNK_BYTES
@@ -77,16 +105,18 @@ def training_memory(
 
 def state_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
     """Weights, gradients and optimizer."""
-    total = shape.parameters
+    total, working = shape.parameters, 0 if training.dtype == "float32" else 2
+    moments = 8 if training.optimizer == "adamw" else 2
     if training.lora is not None:
         adapters = shape.adapter_parameters(training.lora.rank)
         if processes == 1:
-            return max(4 * total, 2 * total + 20 * adapters)
-        return (4 * total + 16 * adapters) / processes + _gathered(shape)
+            frozen = WIDTH[training.dtype] * total
+            return max(4 * total, frozen + (8 + moments + 2 * working) * adapters)
+        return (4 * total + (8 + moments) * adapters) / processes + _gathered(shape)
     if processes == 1:
         # The gradient of the head is added up in float32 beside the others.
-        return 20 * total + 4 * shape.head_matrix
-    return 16 * total / processes + _gathered(shape) + 4 * shape.head_matrix
+        return (8 + moments + 2 * working) * total + 4 * shape.head_matrix
+    return (8 + moments) * total / processes + _gathered(shape) + 4 * shape.head_matrix
 
 
 def trained_parameters(shape: ModelShape, training: TrainingConfig) -> int:

@@ -7,9 +7,12 @@ experts are refused: what a token of theirs costs depends on routing that a conf
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from forethought.models import resolve
 
@@ -174,14 +177,31 @@ def shape_of(name: str, fields: dict[str, Any]) -> ModelShape:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    kept = try_to_load_from_cache(name, "config.json")
+    if isinstance(kept, str):
+        return Path(kept)
     try:
+        _refuse_without_network()
         return Path(hf_hub_download(name, "config.json"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"model: the config of {name} could not be read from the hub ({first}); give a folder "
-            f"with its config.json, or plan with one of {', '.join(KNOWN)}"
+            f"model: the size of {name} is not known without its config, which could not be read "
+            f"from the hub ({first}); give a folder with its config.json, or plan with one that is "
+            f"known: {', '.join(KNOWN)}"
         ) from None
+
+
+def _refuse_without_network() -> None:
+    """At once; the hub's own client tries for half a minute.
+
+    Raises: OSError if the hub's name has no address and no proxy would know better.
+    """
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if host and not getproxies():
+        socket.getaddrinfo(host, None)

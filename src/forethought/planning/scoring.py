@@ -1,10 +1,13 @@
 """Cost of judging: reward models read, judge models read and write, verifiers compute.
 
-Each device has a judge of its own. A mixture is counted at its most expensive route.
+Each worker has a judge of its own. A mixture is counted at its most expensive route, in memory with
+all members.
 The time of a judge at a server is that server's; its calls cost money where the recipe has a price.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from forethought.config import (
     ArmoRMJudge,
@@ -24,7 +27,8 @@ from forethought.planning.cluster import Cluster, Effort
 from forethought.planning.lengths import Lengths
 from forethought.planning.memory import judge_memory
 from forethought.planning.model_shape import model_shape
-from forethought.planning.work import forward_flops, outputs_after
+from forethought.planning.shares import Share
+from forethought.planning.work import forward_flops, longest_share, outputs_after
 
 TEMPLATE = 20
 """Tokens of a chat template around a prompt and a response."""
@@ -36,37 +40,42 @@ VERDICT = 400
 
 def judge_cost(
     judge: JudgeConfig,
-    cluster: Cluster,
+    share: Share,
     lengths: Lengths,
     *,
     prompts: float,
     responses: int,
-    processes: int = 1,
+    part_size: float,
 ) -> Effort:
-    """`responses` scored for each of `prompts`, the judge loaded once on each device, or in so many
-    `processes` where it computes without one."""
+    """`responses` scored for each of `prompts`, the judge loaded once for each worker, which do
+    parts of `part_size` prompts whole."""
+    cluster = share.cluster
     match judge:
         case MixtureJudge():
             routes = [
                 [
                     judge_cost(
                         member.judge,
-                        cluster,
+                        share,
                         lengths,
                         prompts=prompts,
                         responses=responses,
-                        processes=processes,
+                        part_size=part_size,
                     )
                     for member in route.members
                 ]
                 for route in judge.routes
             ]
             summed = [sum(route[1:], route[0]) for route in routes]
-            return max(summed, key=lambda one: one.seconds)
+            # All members are loaded together.
+            memory = sum(one.memory for route in routes for one in route)
+            return replace(max(summed, key=lambda one: one.seconds), memory=memory)
         case VerifierJudge() | CustomJudge():
-            return Effort.of({"host": prompts * responses * cluster.rates.verdict / processes})
+            longest = longest_share(prompts, part_size, share.workers)
+            return Effort.of({"host": longest * responses * cluster.rates.verdict})
         case ArmoRMJudge() | RewardModelJudge():
-            return _reward_cost(judge, cluster, lengths, prompts, responses)
+            longest = longest_share(prompts, part_size, cluster.gpus)
+            return _reward_cost(judge, cluster, lengths, prompts, responses, longest)
         case PairwiseJudge() | RatingJudge():
             return _model_cost(judge, cluster, lengths, prompts, responses)
 
@@ -77,24 +86,27 @@ def _reward_cost(
     lengths: Lengths,
     prompts: float,
     responses: int,
+    longest: float,
 ) -> Effort:
-    """ArmoRM reads a prompt once for its responses, other reward models once for each."""
+    """ArmoRM reads a prompt once for its responses, other reward models once for each. The busiest
+    device has the `longest` share of the prompts."""
     shape, rates = model_shape(judge.path), cluster.rates
     before, each = lengths.prompt + TEMPLATE, lengths.response
     if isinstance(judge, ArmoRMJudge):
         read = outputs_after(before, each, responses, predicted=False)
     else:
         read = outputs_after(before, each, 1, predicted=False) * responses
-    flops = prompts * forward_flops(shape, read)
-    passes = prompts * read.read / judge.tokens_per_batch / cluster.gpus
+    one = forward_flops(shape, read)
+    passes = longest * read.read / judge.tokens_per_batch
     parts = {
-        "compute": flops / (cluster.gpus * cluster.device.flops * rates.forward),
+        "compute": longest * one / (cluster.device.flops * rates.forward),
         "steps": passes * shape.layers * rates.layer,
         "start": rates.start,
         "storage": 2 * shape.parameters / rates.storage,
-        "host": prompts * responses * rates.output / cluster.gpus,
+        "host": longest * responses * rates.output,
     }
-    return Effort.of(parts, flops=flops, memory=judge_memory(shape, judge.tokens_per_batch))
+    memory = judge_memory(shape, judge.dtype, judge.tokens_per_batch)
+    return Effort.of(parts, flops=prompts * one, memory=memory)
 
 
 def _model_cost(
@@ -122,6 +134,7 @@ def _model_cost(
         model_shape(judge.model.path),
         judge.engine,
         cluster,
+        judge.model.dtype,
         prompts=calls,
         k=1,
         prompt=prompt,

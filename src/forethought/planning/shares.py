@@ -1,6 +1,8 @@
-"""Which devices a stage has: those of the processes and workers that the recipe names, else all.
+"""Which devices a stage has: those that the recipe launches something on, and no others.
 
-On `cpu` the processor is one device, whatever processes and workers share it.
+Without a launcher training is one process on one device; without workers sampling is one engine
+and judging one judge, whatever else the machine has. `idle_devices` says what is left over. On
+`cpu` the processor is one device, whatever processes and workers share it.
 """
 
 from __future__ import annotations
@@ -9,15 +11,23 @@ import math
 from dataclasses import dataclass, replace
 
 from forethought.config import (
+    ArmoRMJudge,
+    EngineConfig,
+    JudgeConfig,
     MixtureJudge,
+    PairwiseJudge,
+    RatingJudge,
     Recipe,
+    RewardModelJudge,
+    TransformersEngine,
     TransformersSampling,
-    VerifierJudge,
+    VllmEngine,
     VllmSampling,
     Workers,
 )
 from forethought.judging.crew import judge_workers
 from forethought.planning.cluster import Cluster
+from forethought.stages.answering import answers_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +40,57 @@ class Share:
 
     cluster: Cluster
     """The devices that work."""
-    workers: int | None = None
-    """How many the recipe names; they take whole parts. Without, the devices are taken to share the
-    work evenly."""
+    workers: int = 1
+    """How many engines or judges do parts at a time."""
     crowd: int = 1
     """Workers that share one device, and its memory."""
+
+
+def devices_used(recipe: Recipe) -> dict[str, int]:
+    """GPUs that the recipe works on: while it samples, judges and trains.
+
+    Example: `{"sampling": 8, "judging": 8, "training": 1}`
+    """
+    pools = {"sampling": _sampling_pool(recipe), "judging": _judging_pool(recipe)}
+    used = {
+        name: math.ceil(pool.count * (pool.held or pool.engine)) if pool.engine else 0
+        for name, pool in pools.items()
+    }
+    return used | {"training": recipe.launch.processes or 1}
+
+
+def idle_devices(recipe: Recipe, gpus: int) -> list[str]:
+    """Who leaves devices idle while it works, and the setting that would change it."""
+    settings = {
+        "sampling": "sampling.workers",
+        "judging": "judge.engine (a server's own devices are not counted)"
+        if isinstance(recipe.judge, PairwiseJudge | RatingJudge)
+        else "judge.workers",
+        "training": "launch.type, launch.processes",
+    }
+    lines = [
+        f"{gpus - used} of {gpus} GPUs idle while {name}: {settings[name]}"
+        for name, used in devices_used(recipe).items()
+        # Who computes on none, such as a verifier or a server, has no setting for it.
+        if 0 < used < gpus
+    ]
+    return lines + _workers_without_parts(recipe)
+
+
+def _workers_without_parts(recipe: Recipe) -> list[str]:
+    """Where sampling has fewer parts than workers."""
+    size, workers = recipe.sampling.part_size, _sampling_pool(recipe).count
+    parts = {"training": (recipe.prompts_per_iteration, size)}
+    if recipe.selection.by == "judge":
+        parts["validation"] = (recipe.prompts.validation.count, answers_part(size))
+    if recipe.prompts.test is not None:
+        parts["test"] = (recipe.prompts.test.count, answers_part(size))
+    return [
+        f"{workers - count} of {workers} workers idle while {name} prompts are sampled, "
+        f"{count} part{'s' * (count > 1)} of {each}: sampling.part_size"
+        for name, (prompts, each) in parts.items()
+        if (count := math.ceil(prompts / each)) < workers
+    ]
 
 
 def training_share(recipe: Recipe, cluster: Cluster) -> Cluster:
@@ -42,8 +98,8 @@ def training_share(recipe: Recipe, cluster: Cluster) -> Cluster:
 
     Raises: ValueError if the recipe names more processes than there are devices.
     """
-    processes = recipe.launch.processes
-    if processes is None or cluster.device.is_cpu:
+    processes = recipe.launch.processes or 1
+    if cluster.device.is_cpu:
         return cluster
     if processes > cluster.gpus:
         raise ValueError(
@@ -56,57 +112,100 @@ def training_share(recipe: Recipe, cluster: Cluster) -> Cluster:
 def sampling_share(recipe: Recipe, cluster: Cluster) -> Share:
     """The devices of the stages that sample.
 
-    Raises: ValueError if `sampling.workers` need more devices than there are, or none.
+    Raises: ValueError if sampling needs more devices than there are, or its workers name none.
     """
-    sampling = recipe.sampling
-    match sampling:
-        case VllmSampling(workers=Workers() as workers):
-            return _share("sampling", workers, sampling.tensor_parallel, cluster)
-        case TransformersSampling(workers=Workers() as workers):
-            return _share("sampling", workers, None, cluster)
-        case _:
-            return Share(cluster=cluster)
+    return _share(_sampling_pool(recipe), cluster)
 
 
 def judging_share(recipe: Recipe, cluster: Cluster) -> Share:
     """The devices of the judge; one without a model needs none.
 
-    Raises: ValueError if `judge.workers` need more devices than there are, or none.
+    Raises: ValueError if the judge needs more devices than there are, or its workers name none.
     """
-    judge = recipe.judge
-    workers = judge_workers(judge)
-    if workers is None:
-        return Share(cluster=cluster)
-    members = [judge]
-    if isinstance(judge, MixtureJudge):
-        members = [member.judge for route in judge.routes for member in route.members]
-    if all(isinstance(one, VerifierJudge) for one in members):
-        return Share(cluster=cluster, workers=workers.count)
-    return _share("judge", workers, None, cluster)
+    return _share(_judging_pool(recipe), cluster)
 
 
-def _share(section: str, workers: Workers, engine: int | None, cluster: Cluster) -> Share:
-    """The share of a pool; `engine` is what its engine needs where `workers.gpus` does not say."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pool:
+    """What a section of the recipe starts: one engine in this process, or workers."""
+
+    section: str
+    workers: Workers | None
+    engine: int
+    """Devices that an engine computes on; 0 where it computes on none."""
+    held: float | None
+    """Devices that each holds, where the recipe or the engine says so."""
+
+    @property
+    def count(self) -> int:
+        return 1 if self.workers is None else self.workers.count
+
+
+def _sampling_pool(recipe: Recipe) -> _Pool:
+    sampling = recipe.sampling
+    engine = _engine_devices(sampling)
+    workers = None
+    if isinstance(sampling, TransformersSampling | VllmSampling):
+        workers = sampling.workers
+    held = workers.gpus if workers is not None else engine
+    if held is None and isinstance(sampling, VllmSampling):
+        held = engine
+    return _Pool(section="sampling", workers=workers, engine=engine, held=held)
+
+
+def _judging_pool(recipe: Recipe) -> _Pool:
+    workers, engine = judge_workers(recipe.judge), _judge_devices(recipe.judge)
+    held = workers.gpus if workers is not None else engine
+    return _Pool(section="judge", workers=workers, engine=engine, held=held)
+
+
+def _engine_devices(engine: EngineConfig) -> int:
+    match engine:
+        case VllmEngine():
+            return engine.tensor_parallel
+        case TransformersEngine():
+            return 1
+        case _:
+            # A server, or a file of replies.
+            return 0
+
+
+def _judge_devices(judge: JudgeConfig) -> int:
+    match judge:
+        case ArmoRMJudge() | RewardModelJudge():
+            return 1
+        case PairwiseJudge() | RatingJudge():
+            return _engine_devices(judge.engine)
+        case MixtureJudge():
+            return max(_judge_devices(one.judge) for route in judge.routes for one in route.members)
+        case _:
+            return 0
+
+
+def _share(pool: _Pool, cluster: Cluster) -> Share:
     if cluster.device.is_cpu:
-        return Share(cluster=cluster)
-    each = engine if workers.gpus is None else workers.gpus
-    if not each:
+        return Share(cluster=cluster, workers=pool.count, crowd=pool.count)
+    if not pool.engine:
+        return Share(cluster=cluster, workers=pool.count)
+    if not pool.held:
         raise ValueError(
-            f"{section}.workers.gpus: workers without a GPU work on processors, whose speed a plan "
-            f"for {cluster.device.name} does not know; give {section}.workers.gpus=1, or plan with "
-            "--gpu cpu"
+            f"{pool.section}.workers.gpus: workers without a GPU work on processors, whose speed "
+            f"a plan for {cluster.device.name} does not know; give {pool.section}.workers.gpus=1, "
+            "or plan with --gpu cpu"
         )
-    needed = math.ceil(workers.count * each)
+    needed = math.ceil(pool.count * pool.held)
     if needed > cluster.gpus:
+        what, field = f"tensor_parallel: {needed} devices share a model", "it"
+        if pool.workers is not None:
+            what = f"workers: {pool.count} workers of {pool.held:g} GPUs each need {needed} devices"
+            field = f"{pool.section}.workers.count"
         raise ValueError(
-            f"{section}.workers: {workers.count} workers of {each:g} GPUs each need {needed} "
-            f"devices, and the plan has {cluster.gpus}; lower {section}.workers.count or plan with "
+            f"{pool.section}.{what}, and the plan has {cluster.gpus}; lower {field} or plan with "
             f"--gpus {needed}"
         )
     # Where its engine uses fewer devices than a worker holds, the rest are idle.
-    working = workers.count * engine if engine else min(needed, workers.count)
     return Share(
-        cluster=replace(cluster, gpus=min(working, needed)),
-        workers=workers.count,
-        crowd=max(1, math.floor(1 / each)),
+        cluster=replace(cluster, gpus=min(pool.count * pool.engine, needed)),
+        workers=pool.count,
+        crowd=max(1, math.floor(1 / pool.held)),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from forethought.planning.costs import Costs, StageCost
+from forethought.planning.shares import devices_used, idle_devices
 
 
 def cost_table(costs: Costs) -> Table:
@@ -63,6 +64,7 @@ def caption(costs: Costs) -> str:
         lines.append(f"measured here: {rate:.0f} GFLOP/s in products as wide as the model's")
     else:
         lines.append("not calibrated: no GPU was measured; the rates reached are assumptions")
+    lines += idle_devices(costs.setting.recipe, 1 if cluster.device.is_cpu else cluster.gpus)
     lines.append(f"starting engines, judges and trainers takes {duration(costs.starting)} of it")
     lines.append(
         f"{cluster.device.price} USD per device and hour (--price); lengths by --like RUN, "
@@ -77,6 +79,8 @@ def cost_json(costs: Costs) -> dict[str, Any]:
     return {
         "device": asdict(cluster.device),
         "gpus": cluster.gpus,
+        "used": devices_used(costs.setting.recipe),
+        "idle": idle_devices(costs.setting.recipe, 1 if cluster.device.is_cpu else cluster.gpus),
         "calibrated": cluster.rates.calibrated,
         "rates": asdict(cluster.rates),
         "model": asdict(costs.setting.shape) | {"parameters": costs.setting.shape.parameters},

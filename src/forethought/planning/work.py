@@ -8,6 +8,7 @@ attention left out and the embedding counted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from forethought.planning.lengths import SPREAD
@@ -56,3 +57,27 @@ def forward_flops(shape: ModelShape, tokens: Tokens) -> float:
     matrices = 2 * shape.layers * shape.layer_matrices * tokens.read
     attention = 4 * shape.layers * shape.heads * shape.head_size * tokens.seen
     return matrices + attention + 2 * shape.head_matrix * tokens.predicted
+
+
+def rounds_of(prompts: float, part: float, workers: int) -> tuple[int, float, float]:
+    """How many full parts, of how many prompts, the busiest worker does, and its last part.
+
+    Parts are done whole, as many at a time as there are workers.
+
+    Example: 1,500 prompts in parts of 512 are three; of two workers one does 512 and 476 of them:
+    `rounds_of(1500, 512, 2) == (1, 512, 476)`
+    """
+    part = min(part, prompts)
+    if part <= 0:
+        return 0, 0.0, 0.0
+    count = math.ceil(prompts / part)
+    rounds = math.ceil(count / workers)
+    # What is left over is a shorter part; it counts where it is a round of its own.
+    alone = (rounds - 1) * workers == count - 1
+    return rounds - 1, part, prompts - (count - 1) * part if alone else part
+
+
+def longest_share(prompts: float, part: float, workers: int) -> float:
+    """Prompts of the busiest worker."""
+    full, part, last = rounds_of(prompts, part, workers)
+    return full * part + last
