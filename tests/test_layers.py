@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types"},
     {"config", "control_tokens"},
-    {"recipe", "thoughts", "records", "progress", "workers", "addresses", "kept"},
+    {"recipe", "thoughts", "records", "progress", "workers", "addresses", "kept", "threads"},
     {"store"},
     {"cache", "models"},
     {"microworld", "policy_module"},

@@ -23,7 +23,6 @@ from forethought.config import (
     explain,
 )
 from forethought.files import read_lines, responses_of
-from forethought.launch import use_threads
 from forethought.named_policy import RunPolicy, find_run_policy, weights_and_format
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_run
@@ -35,6 +34,7 @@ from forethought.stages.policy import Policy
 from forethought.stages.table import run_stage
 from forethought.store import Count, Stage, content_hash, read_manifest, run_lock, sha256_file
 from forethought.thoughts import DIRECT
+from forethought.threads import use_threads
 from forethought.types import Answer, Completion, ParsedOutput, ParseStatus, Prompt
 
 VERSION = 1

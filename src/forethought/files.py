@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from forethought import models
 from forethought.cache import Cache
 from forethought.config import (
     ColumnsConfig,
@@ -29,13 +30,14 @@ from forethought.config import (
 )
 from forethought.control_tokens import without_well_known
 from forethought.judging.crew import Verdicts, judging_crew
-from forethought.judging.describe import asks_a_model, identity
+from forethought.judging.describe import asks_a_model, identity, refuse_missing_models
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import Sampler, SamplingParams, open_sampler, stable_seed
 from forethought.sampling.pooled import Sampled
 from forethought.store import read_json, sha256_file, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
+from forethought.threads import use_threads
 from forethought.types import (
     Completion,
     Prompt,
@@ -71,6 +73,8 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     Raises: ValueError for a bad line, an output that exists, or other settings than before.
     """
     thought_format = load_format(part.thought_format)
+    if part.model is not None:
+        models.resolve(part.model.path)
     lines = read_lines(source, thought_format)
     settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
     output = Output(target, source, settings)
@@ -79,6 +83,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     with reporter.task("sample", len(lines), "prompts") as task, output:
         task.advance(output.done)
         if starts:
+            use_threads(part.launch.threads)
 
             def requests(start: int) -> list[SampleRequest]:
                 these = lines[start : start + size]
@@ -152,12 +157,14 @@ def judge_file(
 
     Raises: ValueError for a bad line, an output that exists, or other settings than before.
     """
+    refuse_missing_models(part.judge)
     lines = read_lines(source, DIRECT)
     responses = [responses_of(line) for line in lines]
     output = Output(target, source, {"judge": identity(part.judge)})
     with reporter.task("judge", len(lines), "prompts") as task, output:
         task.advance(output.done)
         if output.done < len(lines):
+            use_threads(part.launch.threads)
             keeps = asks_a_model(part.judge)
             path = part.cache or (output.beside("cache.sqlite") if keeps else None)
             starts = range(output.done, len(lines), GROUPS)

@@ -20,7 +20,7 @@ from forethought.recipe import load_run
 from forethought.stages.place import Place
 from forethought.stages.table import run_stage
 from forethought.store import StageError
-from forethought.training.optimizer import require_8bit
+from forethought.threads import use_threads
 from forethought.workers.cluster import connect
 from forethought.workers.pool import give_back_gpus
 
@@ -47,14 +47,16 @@ def launch(place: Place, reporter: Reporter) -> None:
 
 def _refuse_what_is_missing(recipe: Recipe) -> None:
     """Say at the first stage, not after hours of sampling, what training could not do here."""
-    import torch
-
     launch = recipe.launch
     if launch.type == "ray":
         if not launch.process_per_stage:
             # One connection for all stages; those in processes of their own have each theirs.
             connect(launch.ray)
         return
+    import torch
+
+    from forethought.training.optimizer import require_8bit
+
     device = pick_device(recipe.model.device).type
     require_8bit(recipe.training, device)
     there = torch.cuda.device_count()
@@ -63,14 +65,6 @@ def _refuse_what_is_missing(recipe: Recipe) -> None:
             f"launch.processes: {launch.processes} processes need a GPU each and this machine has "
             f"{there}; give at most {there}, or launch.type ray with a cluster that has more"
         )
-
-
-def use_threads(threads: int | None) -> None:
-    """Fix torch's CPU threads, on which float rounding depends."""
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def main(arguments: list[str]) -> int:

@@ -31,8 +31,8 @@ MICROWORLD = "microworld"
 MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
 
 
-def resolve(name: str) -> str:
-    """The folder or hub name behind a recipe's model name.
+def resolve(name: str, *, field: str = "model") -> str:
+    """The folder or hub name behind a recipe's model name; `field` is where the recipe has it.
 
     Raises: ValueError if `name` looks like a folder and is not a model folder.
     """
@@ -42,13 +42,13 @@ def resolve(name: str) -> str:
     if folder.exists():
         if not (folder / "config.json").is_file():
             raise ValueError(
-                f"model: {name} has no config.json, so it is not a Hugging Face model folder; "
+                f"{field}: {name} has no config.json, so it is not a Hugging Face model folder; "
                 "give the folder that save_pretrained wrote"
             )
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ValueError(
-            f"model: {name} does not exist; give a model folder, a hub name such as "
+            f"{field}: {name} does not exist; give a model folder, a hub name such as "
             f"organisation/model, or {MICROWORLD!r} for the seed model in the package"
         )
     return name

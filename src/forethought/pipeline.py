@@ -16,7 +16,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from forethought.config import Recipe
+from forethought.config import FilePrompts, PromptSource, Recipe
+from forethought.judging.describe import refuse_missing_models
 from forethought.kept import keep_engines
 from forethought.launch import launch
 from forethought.progress import Reporter
@@ -61,6 +62,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
     Raises: StageError if another process holds the run, or it holds the work of another recipe;
     ValueError for whatever is wrong with prompts, model or judge.
     """
+    refuse_missing_files(recipe)
     with run_lock(recipe.run):
         refuse_changed_recipe(recipe)
         write_json(recipe.run / "config.json", dump(recipe))
@@ -91,6 +93,36 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
             if place.stage == "prompts":
                 _refuse_too_few_prompts(recipe, place)
     drop_weights(recipe)
+
+
+def refuse_missing_files(recipe: Recipe) -> None:
+    """Look for every file that the recipe names and a stage still needs, before any work.
+
+    Raises: ValueError naming the first that is not there or cannot be read.
+    """
+    owed = [place for place in places(recipe) if not (place.folder / "manifest.json").is_file()]
+    first = {(place.stage, place.arm): place for place in reversed(owed)}
+    for place in reversed(first.values()):
+        STAGES[place.stage].configure(place)
+    stages = {place.stage for place in owed}
+    for field, stage, sources in _sources(recipe):
+        for index, source in enumerate(sources if stage in stages else ()):
+            path = source.path if isinstance(source, FilePrompts) else None
+            if isinstance(path, Path) and not path.is_file():
+                raise ValueError(f"{field}.{index}.path: {path} does not exist; correct it")
+    if stages & {"judgements", "selection", "evaluation"}:
+        refuse_missing_models(recipe.judge)
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, str, tuple[PromptSource, ...]]]:
+    """Sources of prompts with their place in the recipe and the stage that reads them."""
+    prompts, gsm8k = recipe.prompts, recipe.measures.gsm8k
+    yield "prompts.train", "prompts", prompts.train
+    yield "prompts.validation.sources", "prompts", prompts.validation.sources
+    if prompts.test is not None:
+        yield "prompts.test.sources", "prompts", prompts.test.sources
+    if gsm8k is not None:
+        yield "measures.gsm8k.sources", "gsm8k", gsm8k.sources
 
 
 def refuse_changed_recipe(recipe: Recipe) -> None:

@@ -98,10 +98,10 @@ def plan(
     """Show what a recipe will do, and with --gpu what it will cost; runs nothing."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
+        recipe = load_recipe(words)
         from forethought.plan import plan as make_plan
         from forethought.plan import plan_table
 
-        recipe = load_recipe(words)
         if gpu is None:
             if as_json:
                 raise ValueError("--json prints costs; name a device, such as --gpu h200")
@@ -229,11 +229,9 @@ def sample(prompts: Source, output: Target, words: Parts) -> None:
     """Sample outputs for a file of prompts: JSONL in, JSONL out."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        from forethought.files import sample_file
-        from forethought.launch import use_threads
-
         part = load_part(SamplePart, words)
-        use_threads(part.launch.threads)
+        from forethought.files import sample_file
+
         sample_file(part, prompts, output, reporter)
 
 
@@ -249,11 +247,9 @@ def judge(
     """Score a file of responses: JSONL in, JSONL out."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        from forethought.files import judge_file
-        from forethought.launch import use_threads
-
         part = load_part(JudgePart, words)
-        use_threads(part.launch.threads)
+        from forethought.files import judge_file
+
         judge_file(part, responses, output, reporter, explain=explain)
 
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 from forethought.types import EvaluationResult
 
@@ -23,11 +22,13 @@ def mean_result(
 
     Raises: ValueError if there is no value.
     """
+    from scipy.stats import t
+
     if not values:
         raise ValueError(f"{name}: there is no value to average")
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
-    half = float(stats.t.ppf(0.975, max(len(array) - 1, 1))) * _standard_error(array)
+    half = float(t.ppf(0.975, max(len(array) - 1, 1))) * _standard_error(array)
     return EvaluationResult(
         name=name,
         value=mean,
@@ -60,10 +61,12 @@ def share_result(
 
     Raises: ValueError if there is no value.
     """
+    from scipy.stats import binomtest
+
     if not values:
         raise ValueError(f"{name}: there is no value to average")
     yes, count = sum(values), len(values)
-    interval = stats.binomtest(yes, count).proportion_ci(0.95, method="wilson")
+    interval = binomtest(yes, count).proportion_ci(0.95, method="wilson")
     return EvaluationResult(
         name=name,
         value=yes / count,

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from forethought.types import EvaluationResult
 
@@ -102,6 +101,8 @@ def fit_at_equal_lengths(
 
     `counts_RP` says how often each resample has each prompt.
     """
+    from scipy.special import expit
+
     total_R = counts_RP.sum(axis=1)
     mean_R = np.clip(counts_RP @ preferences_P / total_R, expit(-LARGEST_LOGIT), None)
     mean_R = np.minimum(mean_R, expit(LARGEST_LOGIT))

@@ -20,7 +20,6 @@ from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
 from forethought.store import check_part, read_manifest, write_json
 from forethought.thoughts import save_format
-from forethought.training.checkpoint import ADAPTER, stored_dtype
 from forethought.types import Arm
 
 
@@ -74,6 +73,8 @@ def generation_config(chosen: Chosen) -> dict[str, object]:
 
 def _copy_trained(chosen: Chosen, folder: Path, *, keep_adapter: bool) -> None:
     """The sealed files of the chosen checkpoint but the seed's card."""
+    from forethought.training.checkpoint import ADAPTER
+
     stage = chosen.place.policy_stage
     assert stage is not None
     for part in read_manifest(stage).parts:
@@ -96,6 +97,8 @@ def _copy_seed(seed: ModelConfig, folder: Path) -> None:
             if path.is_file() and path.name != "README.md":
                 shutil.copyfile(path, folder / path.name)
         return
+    from forethought.training.checkpoint import stored_dtype
+
     trust = seed.trust_remote_code
     dtype = stored_dtype(seed.path)
     model = models.load_model(seed.path, dtype=dtype, device="cpu", trust_remote_code=trust)

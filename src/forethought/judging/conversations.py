@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from forethought.models import as_turns, context_length, template_error
 from forethought.types import Message, ResponseGroup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TokenIds = tuple[int, ...]
 
@@ -96,6 +97,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
 
     Raises: ValueError if there is none or it has no chat template.
     """
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(source(path), trust_remote_code=trust_remote_code)
     # A damaged tokenizer.json raises a bare Exception of the tokenizers library.

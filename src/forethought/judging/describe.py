@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
+from forethought import models
 from forethought.config import (
     ArmoRMJudge,
     CustomJudge,
@@ -52,6 +53,24 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
         case _:
             pass
     return named
+
+
+def refuse_missing_models(config: JudgeConfig) -> None:
+    """Look for the folders of a judge's models, before anything is loaded or paid for.
+
+    Raises: ValueError if one is named that is not there.
+    """
+    match config:
+        case RewardModelJudge() | ArmoRMJudge():
+            models.resolve(config.path, field="judge.path")
+        case PairwiseJudge() | RatingJudge() if config.model is not None:
+            models.resolve(config.model.path, field="judge.model.path")
+        case MixtureJudge():
+            for route in config.routes:
+                for member in route.members:
+                    refuse_missing_models(member.judge)
+        case _:
+            pass
 
 
 BY_JUDGE = "the judge's score"

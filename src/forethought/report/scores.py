@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from forethought.config import Recipe
 from forethought.report.columns import is_sealed
@@ -110,7 +109,9 @@ def mean_of(values: Sequence[float]) -> Mean:
     value = float(array.mean())
     if len(array) < 2:
         return Mean(value=value, interval=None, count=len(array))
-    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     return Mean(value=value, interval=(value - half, value + half), count=len(array))
 
 

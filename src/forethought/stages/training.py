@@ -2,14 +2,15 @@
 
 The reference is the iteration's starting policy (the paper does not say; this is its group's
 convention). Its log-probs are computed once and sealed, so training holds one model. With a
-launcher both are done by several processes, and this one waits for them.
+launcher both are done by several processes, and this one waits for them. What trains is imported
+where it is called, because it loads torch and the commands that only look at a run do not need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from forethought import models
 from forethought.models import pick_device
@@ -18,15 +19,11 @@ from forethought.progress import Reporter, Task
 from forethought.stages.place import Place
 from forethought.store import SCRATCH, Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
-from forethought.training.checkpoint import LogReader, read_result
-from forethought.training.job import Job, read_part
-from forethought.training.policy import open_reference
-from forethought.training.processes import run_processes
-from forethought.training.ray_processes import ray_device, run_on_ray
-from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs, StepLog
-from forethought.training.train import train
 from forethought.types import PreferencePair
+
+if TYPE_CHECKING:
+    from forethought.training.job import Job
 
 REFERENCE_PART = 1024
 """Pairs per part of the reference: what is redone at most after a kill."""
@@ -63,6 +60,9 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
 
     Raises: StageError if the iteration has no pair.
     """
+    from forethought.training.policy import open_reference
+    from forethought.training.reference import reference_logprobs
+
     pairs = read_records(place.beside("pairs"), PreferencePair, "pairs")
     _refuse_no_pairs(place, pairs)
     parts = [
@@ -89,6 +89,8 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
 
 def _reference_by_processes(stage: Stage, place: Place, task: Task, owed: dict[int, int]) -> None:
     """The parts owed, index to pairs, taken in as the processes finish them."""
+    from forethought.training.job import read_part
+
     scratch = _scratch(stage)
     job = _job(place, "reference", scratch).model_copy(
         update={
@@ -115,6 +117,9 @@ def _reference_by_processes(stage: Stage, place: Place, task: Task, owed: dict[i
 
 def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Train; every epoch's folder also gets the thought format."""
+    from forethought.training.checkpoint import LogReader, read_result
+    from forethought.training.train import train
+
     pairs = read_records(place.beside("pairs"), PreferencePair, "pairs")
     training = place.recipe.training
     steps = training.epochs * -(-len(pairs) // training.batch_size)
@@ -147,6 +152,9 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
 
 def _job(place: Place, kind: Literal["training", "reference"], directory: Path) -> Job:
     """A job for processes anywhere: paths do not depend on where they are started."""
+    from forethought.training.job import Job
+    from forethought.training.ray_processes import ray_device
+
     recipe = place.recipe
     assert recipe.launch.processes is not None
     model = Path(models.resolve(place.policy))
@@ -169,6 +177,9 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
 
 
 def _run_job(place: Place, job: Job, scratch: Path, watch: Callable[[], None]) -> None:
+    from forethought.training.processes import run_processes
+    from forethought.training.ray_processes import run_on_ray
+
     launch = place.recipe.launch
     if launch.type == "ray":
         run_on_ray(job, scratch.absolute(), watch, launch.ray)
