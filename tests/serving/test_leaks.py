@@ -119,6 +119,10 @@ def outputs(draw):
     others = [one for one in MARKERS if one not in thought_format.response_starts_after]
     inner = st.sampled_from(others + [one[:-1] for one in thought_format.response_starts_after])
     thought = "".join(draw(st.lists(SECRET | inner | OPEN, min_size=1, max_size=8)))
+    # Two pieces may make a whole marker ("ANSWER" and a line break), and what follows a marker is no
+    # thought any more: such a pair is kept apart.
+    for one in thought_format.response_starts_after:
+        thought = thought.replace(one, f"{one[:-1]}{SECRETS[0]}{one[-1]}")
     marker = draw(st.sampled_from(thought_format.response_starts_after))
     rest = draw(WILD)
     before = draw(st.sampled_from(["", " ", "\n"]))
@@ -214,6 +218,12 @@ def read(stream: bytes, edges, *, text_is_response=False) -> Script:
             piece = reply.read(data)
             pieces += [] if piece is None else [piece]
     return Script(pieces=(*pieces, reply.last()))
+
+
+def test_what_follows_a_whole_marker_is_the_response():
+    """The draw that failed by chance: its "thought" holds a whole marker, so it is none."""
+    assert OWN.parse("[[thought]]ANSWER\nћ").response == "ћ"
+    assert OWN.parse("[[thought]]ANSWERћ\nћ").response is None
 
 
 @MANY
