@@ -1,6 +1,7 @@
 """The plan has the processes and workers that a recipe launches, says what they leave idle, and
 refuses more than there are."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from forethought.planning.fitting import refuse_what_cannot_fit
 from forethought.planning.shares import devices_used, idle_devices
 from forethought.planning.table import caption
 from forethought.recipe import load_recipe
+from forethought.stages.answering import answers_part
+from forethought.stages.joint_judging import judged_part
 from forethought.status import status_table
 
 PAPER = str(Path(__file__).parent.parent / "recipes" / "paper-llama3-8b.yaml")
@@ -82,6 +85,18 @@ def test_workers_beyond_the_parts_have_nothing_to_do():
     assert decoding[0] == pytest.approx(decoding[1], rel=0.1)
     few = row(costs(64, "sampling.workers=10", part), "rollouts").effort.seconds
     assert few > 1.5 * row(twenty, "rollouts").effort.seconds
+
+
+def test_held_out_prompts_are_cut_for_many_workers_where_rollouts_are():
+    assert answers_part(256) == 512
+    assert math.ceil(1500 / answers_part(105)) == 8
+    # Ten epochs' answers to a prompt are ten times the work of one.
+    assert [judged_part(epochs) for epochs in (1, 2, 10, 5000)] == [512, 512, 102, 1]
+
+
+def test_the_bounds_say_what_they_leave_out(tmp_path):
+    table = plan_table(plan(load_recipe([QUICKSTART, f"run={tmp_path}/run"])))
+    assert "without those of answers drawn again, up to 2 times" in str(table.caption)
 
 
 def test_the_judge_has_the_workers_that_are_named():

@@ -61,10 +61,12 @@ def plan_table(rows: list[StagePlan]) -> Table:
     tokens = sum(row.tokens for row in rows)
     table.add_column("new tokens", justify="right", footer=f"{tokens:,}")
     calls = sum(row.calls for row in rows)
+    again = _more_attempts(rows[0].place.recipe)
+    notes = [f"new tokens: without those of answers drawn again, up to {again} times"] * (again > 0)
     if calls:
         table.add_column("calls", justify="right", footer=f"{calls:,}")
-        table.caption = "calls: of the judge model, without retries"
-        table.caption_justify = "left"
+        notes.append("calls: of the judge model, without retries")
+    table.caption, table.caption_justify = "\n".join(notes), "left"
     table.add_column("disk", justify="right", footer=_size(sum(row.disk for row in rows)))
     for alike in _alike(rows):
         each = {what: sum(getattr(row, what) for row in alike) for what in ("tokens", "calls")}
@@ -75,6 +77,12 @@ def plan_table(rows: list[StagePlan]) -> Table:
         times = f"{len(alike)} x " if len(alike) > 1 else ""
         table.add_row(_label(alike), times + alike[0].work, *shown, _size(disk) if disk else "")
     return table
+
+
+def _more_attempts(recipe: Recipe) -> int:
+    """How often an answer without a response may be drawn again."""
+    draws = (recipe.selection, recipe.evaluation)
+    return max(draw.attempts - 1 if draw.temperature > 0 else 0 for draw in draws)
 
 
 def _alike(rows: list[StagePlan]) -> list[list[StagePlan]]:
