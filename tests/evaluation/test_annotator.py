@@ -296,6 +296,27 @@ def test_trouble_that_passes_is_tried_again(serve):
     assert len(server.bodies()) == 5
 
 
+@pytest.mark.parametrize("reason", ["length", "", None, "eos", "eos_token", "end_turn"])
+def test_ends_in_other_words_are_annotations(serve, reason):
+    odd = saying(m=-0.1)
+    odd["choices"][0] |= {"finish_reason": reason, "message": {"content": [{"text": "m"}]}}
+    [found] = annotated(serve(rules=[{"do": "merge", "reply": odd}]), ASKED[:1])
+    assert found.preference == 1.0 + found.switched
+
+
+def test_an_annotation_that_was_broken_off_is_owed_alone(serve):
+    broken = saying(m=-0.1)
+    broken["choices"][0]["finish_reason"] = "abort"
+    rule = {"match": INSTRUCTIONS[1], "do": "merge", "reply": broken}
+    server = serve(rules=[rule, *FAIR_JUDGE])
+    found = annotated(server, ASKED[:3], attempts=2)
+    assert [one.preference is None for one in found] == [False, True, False]
+    assert "2 tries, the last was an output that ended with finish_reason 'abort'" in str(
+        found[1].reason
+    )
+    assert len(server.bodies()) == 4
+
+
 @pytest.mark.parametrize("field", ["model", "messages", "logprobs", "top_logprobs", "n", "stream"])
 def test_the_protocols_own_fields_cannot_be_set(field):
     engine = OpenAIEngine(base_url="http://localhost:1/v1", model="m", extra_body={field: 1})

@@ -5,10 +5,12 @@ import time
 import pytest
 from judge_models import JudgeModel, Messages
 
-from forethought.judging.calls import NoVerdict, Verdict, ask, ending, only, without_reasoning
+from forethought.judging.calls import NoVerdict, Verdict, ask, ending, only
+from forethought.judging.reasoning import without_reasoning
 from forethought.types import Completion, Message, SampleRequest, Unsampled
 
 FINISH = "Finish with [[A]] or [[B]]."
+ANALYSIS = "<|channel|>analysis<|message|>Perhaps [[A]].<|end|>"
 CUT = Completion(text="I think [[A]]", token_ids=(), finish_reason="length")
 
 
@@ -41,6 +43,20 @@ def told(first: str | Completion, second: str | Completion | Unsampled) -> Judge
         ("it began in the prompt: [[A]] no</think>\n[[B]]", "[[B]]"),
         ("<think>a</think>x<think>[[A]]</think>[[B]]", "[[B]]"),
         ("<think></think></think>[[B]]", "[[B]]"),
+        ("[THINK][[A]]?[/THINK][[B]]", "[[B]]"),
+        ("[[A]]?[/THINK]\n[[B]]", "[[B]]"),
+        ("<thinking>[[A]] </think> [[A]]</thinking>[[B]]", "[[B]]"),
+        ("<Thinking>\n[[A]]\n</Thinking>\n[[B]]", "[[B]]"),
+        ("<seed:think>[[A]]</seed:think>[[B]]", "[[B]]"),
+        ("◁think▷[[A]]◁/think▷[[B]]", "[[B]]"),
+        ("<|START_THINKING|>[[A]]<|END_THINKING|>[[B]]", "[[B]]"),
+        ("<|channel>thought\n[[A]]<channel|>[[B]]", "[[B]]"),
+        (f"{ANALYSIS}<|start|>assistant<|channel|>final<|message|>[[B]]<|return|>", "[[B]]"),
+        (f"{ANALYSIS}<|start|>assistant<|channel|>final<|message|>[[B]]", "[[B]]"),
+        ("[[A]]<|end|><|start|>assistant<|channel|>final<|message|>[[B]]", "[[B]]"),
+        ("<|channel|>final <|constrain|>json<|message|>[[B]]<|return|>", "[[B]]"),
+        ("analysisIs it [[A]]? No.assistantfinal[[B]]", "[[B]]"),
+        ("analysis: A is clear, B is not: [[B]]", "[[B]]"),
     ],
 )
 def test_one_distinct_verdict_counts(reply: str, label: str) -> None:
@@ -65,6 +81,15 @@ def test_one_distinct_verdict_counts(reply: str, label: str) -> None:
         ("So: <think>[[A]]", "reasoning without an end", "So:"),
         ("<think>[[A]]", "reasoning without an end", "I have not come to a verdict yet."),
         ("<think>[[A]]</think>Hm.", "no verdict", "Hm."),
+        ("[THINK][[A]]", "reasoning without an end", "I have not come to a verdict yet."),
+        ("<thinking>[[A]]", "reasoning without an end", "I have not come to a verdict yet."),
+        (
+            "<think>[[A]]</thinking>",
+            "reasoning without an end",
+            "I have not come to a verdict yet.",
+        ),
+        ("[[A]] [/THINK]", "no verdict", "I have not come to a verdict yet."),
+        (ANALYSIS, "reasoning without an end", "I have not come to a verdict yet."),
         ("[[A]]</think>", "no verdict", "I have not come to a verdict yet."),
         ("<|im_end|>", "no verdict", "<\u2060|im_end|>"),
         ("x\ud800\x00", "no verdict", "x\ufffd\ufffd"),
@@ -155,7 +180,7 @@ def test_nothing_asked_calls_nobody() -> None:
         ("a<think>b", "a", False),
         ("<think>a</think>b<think>c", "b", False),
         ("<think><think>a</think>b</think>c", "c", True),
-        ("<THINK>a", "<THINK>a", True),
+        ("<THINK>a", "", False),
     ],
 )
 def test_reasoning_is_left_out(text: str, kept: str, ended: bool) -> None:
@@ -163,7 +188,20 @@ def test_reasoning_is_left_out(text: str, kept: str, ended: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "<think", "[[A]]", "[[", "<think></think>"]
+    "piece",
+    [
+        *(
+            "<think>",
+            "</think>",
+            "<think",
+            "[[A]]",
+            "[[",
+            "<think></think>",
+            "[/THINK]",
+            "<thinking>",
+        ),
+        *("<|channel|>", "<|channel|>final", "<|channel|>final<|message|>", "analysisassistant"),
+    ],
 )
 def test_degenerate_replies_are_read_in_linear_time(piece: str) -> None:
     start = time.perf_counter()

@@ -206,7 +206,91 @@ def test_replies_of_every_kind_are_read(serve):
     assert first.completions == (Completion(text="cut / 1", token_ids=(), finish_reason="length"),)
 
 
-@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", None])
+MAGISTRAL = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "2 + 3? [[A]]"}], "closed": True},
+    {"type": "text", "text": "It is "},
+    {"type": "text", "text": "5"},
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended"),
+    [
+        *((name, "stop") for name in ("", None, "eos", "eos_token", "end_turn", "STOP")),
+        ({"type": "stop", "matched": 2}, "stop"),
+        *((name, "length") for name in ("max_tokens", "model_length", {"type": "length"})),
+    ],
+)
+def test_ends_in_other_words_are_understood(serve, reason, ended):
+    server = serve(rules=[reply(finish_reason=reason)])
+    (result,) = asked(engine(server.base_url), [asking("q")])
+    assert isinstance(result, SampledPrompt)
+    assert result.completions == (Completion(text="q / 1", token_ids=(), finish_reason=ended),)
+    assert len(server.requests()) == 1
+
+
+@pytest.mark.parametrize("reason", ["", None])
+def test_an_end_that_is_not_said_at_the_limit_is_a_cut(serve, reason):
+    rule = {"do": "merge", "reply": {"choices": [{"finish_reason": reason}]}}
+    limit = PARAMS.max_new_tokens
+    rule["reply"]["usage"] = {"completion_tokens": limit}
+    (result,) = asked(engine(serve(rules=[rule]).base_url), [asking("q")])
+    assert isinstance(result, SampledPrompt)
+    assert result.completions[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "who knows", 7])
+def test_an_output_that_was_broken_off_is_tried_again_and_then_owed_alone(serve, reason):
+    rules = [
+        {"match": "once", "first": 1, **reply(finish_reason=reason)},
+        {"match": "always", **reply(finish_reason=reason)},
+    ]
+    server = serve(rules=rules)
+    given = [asking(name) for name in ("once", "always", "good")]
+    with Cache() as cache:
+        once, always, good = asked(engine(server.base_url, attempts=3), given, cache)
+        assert cache.counts()["calls"] == 2
+    assert texts([once, good]) == [["once / 1"], ["good / 1"]]
+    assert isinstance(always, Unsampled)
+    assert f"3 tries, the last was an output that ended with finish_reason {reason!r}" in (
+        always.reason
+    )
+    (alone,) = asked(engine(server.base_url, attempts=2), [asking("always")])
+    assert isinstance(alone, Unsampled)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (MAGISTRAL, "It is 5"),
+        ([{"type": "reasoning", "text": "[[A]]"}, {"type": "output_text", "text": "5"}], "5"),
+        ([{"type": "thinking", "thinking": "[[A]]"}], ""),
+        ({"type": "text", "text": "5"}, "5"),
+        (["5", {"text": "6"}], "56"),
+        ([], ""),
+    ],
+)
+def test_a_content_of_parts_is_its_text_without_the_thinking(serve, content, text):
+    server = serve(rules=[reply(message={"content": content})])
+    assert texts(asked(engine(server.base_url), [asking("q")])) == [[text]]
+
+
+@pytest.mark.parametrize("content", [5, [5], True])
+def test_one_reply_that_cannot_be_read_is_owed_alone(serve, content):
+    server = serve(rules=[{"match": "bad", **reply(message={"content": content})}])
+    given = [asking(name) for name in ("bad", "good")]
+    bad, good = asked(engine(server.base_url, attempts=2), given)
+    assert texts([good]) == [["good / 1"]]
+    assert isinstance(bad, Unsampled)
+    assert "2 tries, the last was a body that cannot be read" in bad.reason
+    other = serve(rules=[{"do": "raw", "body": "<html>"}])
+    with pytest.raises(
+        ValueError, match=r"2 tries, the last was a body .* <html> \(see to the ser"
+    ):
+        asked(engine(other.base_url, attempts=2), given)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls"])
 def test_a_reply_that_did_not_end_well_is_no_output(serve, reason):
     server = serve(rules=[{"match": "bad", **reply(finish_reason=reason)}])
     with Cache() as cache:

@@ -377,6 +377,47 @@ def test_a_whole_reply_that_is_none_is_an_error(body):
     assert "secret" not in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("reason", "ended"),
+    [("eos", "stop"), ("eos_token", "stop"), ("end_turn", "stop"), ("max_tokens", "length")],
+)
+def test_ends_in_other_words_are_understood(reason, ended):
+    assert pieces_of(chunked(*said("x", end=[event({}, reason)])))[-1].finish_reason == ended
+
+
+def test_an_empty_finish_reason_says_nothing():
+    stream = [event({"content": "x"}, ""), event({"content": "y"}, "")]
+    pieces = pieces_of(chunked(*stream, *STOP))
+    assert (text_of(pieces), pieces[-1].finish_reason) == ("xy", "stop")
+    failure = failure_of(chunked(*stream))
+    assert isinstance(failure, BackendError)
+
+
+def test_an_output_that_was_broken_off_is_an_error():
+    failure = failure_of(chunked(*said("secret", end=[event({}, "abort")])))
+    assert isinstance(failure, BackendError)
+    assert "broke an output off" in str(failure)
+
+
+@pytest.mark.parametrize(("tokens", "ended"), [(31, "stop"), (32, "length")])
+@pytest.mark.parametrize("reason", ["", None])
+def test_a_whole_reply_that_says_no_end_was_cut_off_at_the_limit_only(reason, tokens, ended):
+    choice = {"message": {"content": "x"}, "finish_reason": reason}
+    body = {"choices": [choice], "usage": {"completion_tokens": tokens}}
+    assert pieces_of(plain("200 OK", body))[-1].finish_reason == ended
+
+
+def test_parts_that_are_thinking_travel_beside_the_text():
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "secret"}]}
+    stream = [event({"content": [thinking]}), event({"content": [{"type": "text", "text": "5"}]})]
+    pieces = pieces_of(chunked(*stream, event({"content": " 6"}), *STOP))
+    assert text_of(pieces) == "5 6"
+    assert "".join(piece.reasoning for piece in pieces) == "secret"
+    choice = {"message": {"content": [thinking, {"text": "5"}]}, "finish_reason": "stop"}
+    pieces = pieces_of(plain("200 OK", {"choices": [choice]}))
+    assert (text_of(pieces), "".join(one.reasoning for one in pieces)) == ("5", "secret")
+
+
 def test_done_without_a_finish_reason_is_an_end():
     assert pieces_of(chunked(*said("x", end=STOP[1:])))[-1].finish_reason == "stop"
 

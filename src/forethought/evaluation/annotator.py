@@ -35,6 +35,7 @@ from forethought.evaluation.weighted_preference import (
     preference_for_second,
 )
 from forethought.sampling.background import Background, for_each
+from forethought.sampling.chat_reply import Usage, encoded, refuse_broken_off
 from forethought.sampling.endpoint import Endpoint, RefusedError, check_extra_body
 from forethought.store import content_hash
 
@@ -78,16 +79,12 @@ class _LogProbs(BaseModel):
 
 class _Choice(BaseModel):
     logprobs: _LogProbs | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    finish_reason: Any = None
 
 
 class _Reply(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+    usage: Usage | None = None
 
 
 class _Card(BaseModel):
@@ -211,14 +208,14 @@ class Annotator:
             return _checked(kept)
         try:
             reply = await self._endpoint.ask(
-                "/chat/completions", _read_reply, body=_encoded(body), give_up=give_up
+                "/chat/completions", _read_reply, body=encoded(body), give_up=give_up
             )
         except RefusedError as refusal:
             return _Failed(str(refusal))
         logprobs = _logprobs(reply)
         if isinstance(logprobs, _Failed):
             return logprobs
-        usage = reply.usage or _Usage()
+        usage = reply.usage or Usage()
         prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
         price = self._config.price
         money = prompt * price.prompt + completion * price.completion if price else 0.0
@@ -268,14 +265,11 @@ class Annotator:
         )
 
 
-def _encoded(value: Any) -> bytes:
-    """JSON, with half a surrogate pair as `?`: it has no UTF-8."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-
-
 def _read_reply(body: bytes) -> _Reply:
-    """Raises: ValueError if it is no chat completion."""
-    return _Reply.model_validate_json(_encoded(json.loads(body)))
+    """Raises: ValueError if it is no chat completion; BrokenOffError if it was not ended."""
+    reply = _Reply.model_validate_json(encoded(json.loads(body)))
+    refuse_broken_off(reply.choices[0].finish_reason)
+    return reply
 
 
 def _logprobs(reply: _Reply) -> Outcome:

@@ -1,7 +1,7 @@
 """Asking a judge model, reading its verdicts strictly, asking once more where there is none.
 
-A reply counts if it ended by itself and holds exactly one distinct verdict after its reasoning,
-which is all up to `</think>`. Several, none, or a reply cut off by the token limit is no verdict:
+A reply counts if it ended by itself and holds exactly one distinct verdict outside its reasoning
+(reasoning.py). Several, none, or a reply cut off by the token limit is no verdict:
 the judge is told once, as the next turn of the same conversation, to finish. If that gives no
 verdict either, there is none: nothing is guessed and neither side is favoured. The paper does not
 say what becomes of such replies.
@@ -9,7 +9,6 @@ say what becomes of such replies.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -18,12 +17,12 @@ from forethought.cache import Cache
 from forethought.config import LLMJudge
 from forethought.control_tokens import without_well_known
 from forethought.judging.frame import printable
+from forethought.judging.reasoning import without_reasoning
 from forethought.sampling.base import Sampler, SamplingParams, open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
 V = TypeVar("V", str, float)
 
-THINK_TAG = re.compile(r"(</?think>)")
 SHOWN = 160
 """Characters of a reply that stand in the reason why it is no verdict; its end tells most."""
 MISSING_REFERENCE = "the prompt has no reference, which the judge's prompt file shows"
@@ -37,7 +36,7 @@ class Verdict(Generic[V]):
 
     value: V
     said: str
-    """The judge's words without its reasoning in think tags; both turns where it took two."""
+    """The judge's words without its reasoning; both turns where it took two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,26 +117,6 @@ def only(found: Sequence[V]) -> V | NoVerdict:
             return one
         case _:
             return NoVerdict(reason=f"several verdicts ({', '.join(map(str, found[:5]))})")
-
-
-def without_reasoning(text: str) -> tuple[str, bool]:
-    """The text without `<think>…</think>`, and whether all reasoning ends.
-
-    Where the opening tag stood in the prompt, all up to `</think>` is reasoning. Where the closing
-    tag is missing, the text ends before `<think>`.
-    """
-    kept: list[str] = []
-    reasoning = False
-    for piece in THINK_TAG.split(text):
-        if piece == "</think>":
-            if not reasoning:
-                kept.clear()
-            reasoning = False
-        elif piece == "<think>":
-            reasoning = True
-        elif not reasoning:
-            kept.append(piece)
-    return "".join(kept), not reasoning
 
 
 def ending(text: str, characters: int) -> str:

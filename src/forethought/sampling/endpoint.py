@@ -2,8 +2,9 @@
 
 What a server may answer falls into three kinds. Trouble that passes is tried again, after what
 `Retry-After` says or else an exponential back-off with full jitter: 408, 409, 425, 429, 5xx,
-time-outs, dropped connections, bodies that cannot be read. A refusal is about one request: 400,
-413, 422. All else is a mistake in the recipe and stops the work.
+time-outs, dropped connections, bodies that cannot be read, outputs that were broken off. A refusal
+is about one request: 400, 413, 422, and a reply that no try made whole. All else is a mistake in
+the recipe and stops the work.
 
 The key is read once from the environment and stands in the client's headers. Where a server repeats
 it in an error it is taken out, and no error carries the request that failed.
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import httpx
 
 from forethought.config import OpenAIEngine
+from forethought.sampling.chat_reply import BrokenOffError
 
 T = TypeVar("T")
 
@@ -45,6 +47,14 @@ class RefusedError(Exception):
     """The server does not take this request; it may take others."""
 
 
+class UnreadableError(RefusedError):
+    """The server answers, and in no try with what can be read; it may answer others well."""
+
+
+class NeverWholeError(RefusedError):
+    """The server breaks this output off in every try."""
+
+
 class UnansweredError(ValueError):
     """All tries of a call are used up."""
 
@@ -55,6 +65,8 @@ class _Trouble:
     way_out: str = "see that the server runs and base_url is right"
     retry_after: float | None = None
     """Seconds, as the server wishes."""
+    alone: type[RefusedError] | None = None
+    """What it is when the tries are used up, where it need not be about other requests, too."""
 
 
 class Endpoint:
@@ -98,14 +110,19 @@ class Endpoint:
         A ValueError of `read` counts as trouble that passes. Once `give_up` is set, nothing is
         tried again.
 
-        Raises: RefusedError; UnansweredError when the attempts are used up; ValueError for what no
-            repetition helps.
+        Raises: RefusedError; UnreadableError and NeverWholeError, which are such, and
+            UnansweredError when the attempts are used up; ValueError for what no repetition helps.
         """
         attempt = 1
         while isinstance(outcome := await self._try(path, read, body), _Trouble):
             pause = seconds_to_pause(attempt, self._config.backoff, outcome.retry_after)
             if attempt >= self._config.attempts or await _set_within(pause, give_up):
                 tries = f"{attempt} tries" if attempt > 1 else "1 try"
+                if outcome.alone is not None:
+                    raise outcome.alone(
+                        f"{self.name} gave no whole answer in {tries}, the last was "
+                        f"{outcome.reason} ({outcome.way_out})"
+                    )
                 raise UnansweredError(
                     f"{self.name} did not answer in {tries}, the last with {outcome.reason} "
                     f"({outcome.way_out})"
@@ -128,9 +145,11 @@ class Endpoint:
         if response.is_success:
             try:
                 return read(response.content)
+            except BrokenOffError as error:
+                return _Trouble(str(error), "see to the server", alone=NeverWholeError)
             except (ValueError, RecursionError):
-                words = self._words(response)
-                return _Trouble(f"a body that cannot be read: {words}", "see to the server")
+                reason = f"a body that cannot be read: {self._words(response)}"
+                return _Trouble(reason, "see to the server", alone=UnreadableError)
         reason = f"status {response.status_code}: {self._words(response)}"
         if response.status_code in PASSING or response.is_server_error:
             way_out = "see to the server"

@@ -11,32 +11,46 @@ The body has the fields that every server knows: `model`, `messages`, `n`, `seed
 gives the same output again is up to the server. `extra_body` is laid over these fields, and a null
 in it takes a field out, for servers that do not know it.
 
-A request that the server refuses, such as a conversation beyond its context, is `Unsampled`. When a
-call's attempts are used up no more calls are begun, those in flight are given a while to end, and
-one ValueError says what is kept and what is owed.
+A request that the server refuses, such as a conversation beyond its context, is `Unsampled`, and
+so is one whose output the server breaks off in every try; chat_reply.py says how replies are read.
+When a call's attempts are used up no more calls are begun, those in flight are given a while to
+end, and one ValueError says what is kept and what is owed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from typing import Any, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from forethought.cache import Cache
 from forethought.config import ModelConfig, OpenAIEngine
 from forethought.sampling.background import Background, for_each
 from forethought.sampling.base import SamplingParams, refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
-from forethought.sampling.endpoint import Endpoint, RefusedError, check_extra_body
+from forethought.sampling.chat_reply import (
+    ChatReply,
+    Usage,
+    encoded,
+    how_it_ended,
+    read_chat_reply,
+    said_and_thought,
+)
+from forethought.sampling.endpoint import (
+    Endpoint,
+    NeverWholeError,
+    RefusedError,
+    UnreadableError,
+    check_extra_body,
+)
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
 from forethought.store import content_hash
-from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
+from forethought.types import Completion, FinishReason, SampledPrompt, SampleRequest, Unsampled
 
 OURS = ("model", "messages", "n", "stream", "return_token_ids")
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
@@ -44,30 +58,6 @@ HARMLESS = {"role": "user", "content": "Say hello."}
 
 Answer = dict[str, Any]
 """An output as it is kept."""
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    reasoning: Any = None
-    reasoning_content: Any = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Reply(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
-    prompt_token_ids: list[int] | None = None
 
 
 class _Card(BaseModel):
@@ -205,13 +195,14 @@ class OpenAISampler:
             return kept
         try:
             reply = await self._ask_counted(call, give_up)
+        except NeverWholeError as failure:
+            return _Refusal(str(failure))
         except RefusedError as refusal:
-            reason = str(refusal)
-            await self._check_it_takes_others(reason, give_up)
-            return _Refusal(reason)
+            await self._check_it_takes_others(refusal, give_up)
+            return _Refusal(str(refusal))
         outcome = self._read(reply)
         if self._cache is not None and not isinstance(outcome, _Refusal):
-            usage = reply.usage or _Usage()
+            usage = reply.usage or Usage()
             prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
             price = self._config.price
             money = prompt * price.prompt + completion * price.completion if price else 0.0
@@ -224,7 +215,7 @@ class OpenAISampler:
             )
         return outcome
 
-    async def _ask_counted(self, call: _Call, give_up: asyncio.Event) -> _Reply:
+    async def _ask_counted(self, call: _Call, give_up: asyncio.Event) -> ChatReply:
         self._in_flight += 1
         try:
             reply = await self._ask(call.turns, call.seed, give_up)
@@ -235,7 +226,9 @@ class OpenAISampler:
             async with self._one_ended:
                 self._one_ended.notify_all()
 
-    async def _ask(self, turns: list[dict[str, str]], seed: int, give_up: asyncio.Event) -> _Reply:
+    async def _ask(
+        self, turns: list[dict[str, str]], seed: int, give_up: asyncio.Event
+    ) -> ChatReply:
         limit = self._limit
         try:
             return await self._post(turns, seed, limit, give_up)
@@ -247,7 +240,7 @@ class OpenAISampler:
 
     async def _post(
         self, turns: list[dict[str, str]], seed: int, limit: str, give_up: asyncio.Event
-    ) -> _Reply:
+    ) -> ChatReply:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": turns,
@@ -262,10 +255,10 @@ class OpenAISampler:
         body |= self._config.extra_body
         body = {field: value for field, value in body.items() if value is not None}
         return await self._endpoint.ask(
-            "/chat/completions", _read_reply, body=_encoded(body), give_up=give_up
+            "/chat/completions", read_chat_reply, body=encoded(body), give_up=give_up
         )
 
-    async def _check_it_takes_others(self, reason: str, give_up: asyncio.Event) -> None:
+    async def _check_it_takes_others(self, refusal: RefusedError, give_up: asyncio.Event) -> None:
         """Tell a server that refuses one conversation from one that refuses every body of ours.
 
         Raises: ValueError if it refuses a harmless one, too, and all those in flight.
@@ -280,22 +273,25 @@ class OpenAISampler:
                     await self._one_ended.wait_for(lambda: self._answered or not self._in_flight)
                 if self._answered:
                     return
+                if isinstance(refusal, UnreadableError):
+                    raise ValueError(str(refusal)) from None
                 raise ValueError(
-                    f"{self._endpoint.name} takes no request at all: {reason}; change what it "
+                    f"{self._endpoint.name} takes no request at all: {refusal}; change what it "
                     "names, or take a field out with a null in extra_body"
                 ) from None
             self._answered = True
 
-    def _read(self, reply: _Reply) -> Answer | _Refusal:
+    def _read(self, reply: ChatReply) -> Answer | _Refusal:
         choice = reply.choices[0]
-        ended = choice.finish_reason
-        if ended != "stop" and ended != "length":
-            return _Refusal(f"the server ended a reply with finish_reason {ended!r}")
+        ended = how_it_ended(choice.finish_reason)
+        if ended == "refused":
+            return _Refusal(f"the server ended a reply with finish_reason {choice.finish_reason!r}")
+        said, thought = said_and_thought(choice.message.content)
         if self._policy is None:
-            text = choice.message.content or ""
-            return to_answer(Completion(text=text, token_ids=(), finish_reason=ended), ())
+            completion = Completion(text=said, token_ids=(), finish_reason=self._ended(reply))
+            return to_answer(completion, ())
         server = self._endpoint.name
-        if choice.message.reasoning or choice.message.reasoning_content:
+        if thought or choice.message.reasoning or choice.message.reasoning_content:
             raise ValueError(
                 f"{server} cuts the reasoning out of its outputs, and training needs them whole; "
                 "start the server without a reasoning parser"
@@ -303,7 +299,20 @@ class OpenAISampler:
         prompt_ids = reply.prompt_token_ids or choice.prompt_token_ids
         if not prompt_ids:
             raise no_token_ids(server)
-        return to_answer(self._policy.completion(choice.token_ids, ended, server), prompt_ids)
+        completion = self._policy.completion(choice.token_ids, self._ended(reply), server)
+        return to_answer(completion, prompt_ids)
+
+    def _ended(self, reply: ChatReply) -> FinishReason:
+        """How an output ended, told by its tokens where the server says nothing."""
+        choice, usage = reply.choices[0], reply.usage or Usage()
+        limit = self._params.max_new_tokens
+        match how_it_ended(choice.finish_reason):
+            case "stop" | "length" as ended:
+                return ended
+            case _ if self._policy is not None and choice.token_ids:
+                return "stop" if choice.token_ids[-1] in self._policy.end_ids else "length"
+            case _:
+                return "length" if (usage.completion_tokens or 0) >= limit else "stop"
 
     async def _served_name(self) -> str:
         """The model's name at the server.
@@ -369,13 +378,3 @@ def _result(
         prompt_token_ids=next(iter(prompts), ()),
         completions=tuple(map(to_completion, answers)),
     )
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    """JSON, with half a surrogate pair as `?`: it has no UTF-8."""
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _read_reply(body: bytes) -> _Reply:
-    """Raises: ValueError if it is no chat completion."""
-    return _Reply.model_validate_json(_encoded(json.loads(body)))

@@ -128,7 +128,7 @@ class UpstreamBackend:
         """
         assert self._can_continue or not draw.begun, "asked to go on by a caller that may not"
         response = await self._begin(draw)
-        reply = Reply(text_is_response=self._text_is_response)
+        reply = Reply(text_is_response=self._text_is_response, max_tokens=draw.max_tokens)
         broken = ""
         try:
             if _streams(response):

@@ -6,7 +6,7 @@ piece. A reply that came whole is cut into as many pieces as it has tokens, of e
 limits in tokens hold for it too, about.
 
 Reasoning that the server has taken out of the output (`reasoning`, or `reasoning_content`, which
-means the same) stands in a field of its own.
+means the same, or parts of `content` that are thinking) stands in a field of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from forethought.sampling.chat_reply import how_it_ended, said_and_thought
 from forethought.serving.base import BackendError, Piece, TokenLogprob
 from forethought.types import FinishReason
 
@@ -34,8 +35,10 @@ class Reply:
     Both raise BackendError, never with words of the reply.
     """
 
-    def __init__(self, *, text_is_response: bool) -> None:
+    def __init__(self, *, text_is_response: bool, max_tokens: int | None = None) -> None:
+        """`max_tokens` tells an output of which no end is said from one that was cut off there."""
         self._text_is_response = text_is_response
+        self._max_tokens = max_tokens
         self._text, self._reasoning = _Characters(), _Characters()
         self._prompt_tokens: int | None = None
         self._total: int | None = None
@@ -80,15 +83,19 @@ class Reply:
         if self.finish_reason is None:
             if not self.done:
                 raise BackendError("the upstream broke off in the middle of an output")
-            self.finish_reason = "stop"
+            total = self._total or self._counted
+            cut = self._max_tokens is not None and total >= self._max_tokens
+            self.finish_reason = "length" if cut else "stop"
         tokens = max((self._total or 0) - self._counted, 0)
         return self._made(
             self._text.flush(), self._reasoning.flush(), tokens, (), self.finish_reason
         )
 
     def _piece(self, choice: dict[str, Any], fields: dict[str, Any]) -> Piece | None:
-        reasoning = _text_of(fields, "reasoning") or _text_of(fields, "reasoning_content")
-        text = _text_of(fields, "content")
+        text, thought = _content_of(fields)
+        reasoning = (
+            thought or _text_of(fields, "reasoning") or _text_of(fields, "reasoning_content")
+        )
         if reasoning:
             reasoning = self._reasoning.feed(reasoning)
         if text:
@@ -133,15 +140,17 @@ class Reply:
             self._total = completion
 
     def _read_finish(self, reason: Any) -> None:
-        match reason:
-            case None:
+        match how_it_ended(reason):
+            case "unsaid":
                 return
-            case "stop" | "length":
-                self.finish_reason = reason
-            case "content_filter" | "tool_calls" | "function_call":
+            case "stop" | "length" as ended:
+                self.finish_reason = ended
+            case "refused":
                 raise BackendError(f"the upstream ended an output with finish_reason {reason}")
-            case _:
-                raise BackendError("the upstream ended an output with an unknown finish_reason")
+            case "broken":
+                raise BackendError(
+                    "the upstream broke an output off, or ended it with an unknown finish_reason"
+                )
 
 
 class _Characters:
@@ -192,6 +201,15 @@ def _fields(choice: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BackendError(f"the upstream sent a {name} that is no object")
     return fields
+
+
+def _content_of(fields: dict[str, Any]) -> tuple[str, str]:
+    """The text, and what the upstream says is thinking in parts of its own."""
+    try:
+        return said_and_thought(fields.get("content"))
+    except ValueError:
+        pass
+    raise BackendError("the upstream sent a content that is no text")
 
 
 def _text_of(fields: dict[str, Any], name: str) -> str:
