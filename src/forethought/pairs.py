@@ -264,13 +264,13 @@ def _why_none(complete: int, judged: int) -> str:
 
 
 def _judged_sides(complete: Sequence[Rollout], group: ScoredGroup, rho: float) -> list[PairSide]:
-    """The judged outputs by sample index."""
+    """The judged outputs by sample index; one without a score has no part in anything."""
     scores = dict(zip(group.sample_indices, group.scores, strict=True))
-    indices = [rollout.sample_index for rollout in complete]
-    assert sorted(scores) == indices, f"{group.prompt_id}: judged {sorted(scores)} of {indices}"
-    judged = [scores[index] for index in indices]
-    shaped = length_controlled(judged, [r.response_tokens for r in complete], rho)
-    return [_side(r, s, t) for r, s, t in zip(complete, judged, shaped, strict=True)]
+    known = [rollout for rollout in complete if rollout.sample_index in scores]
+    assert len(known) == len(scores), f"{group.prompt_id}: judged {sorted(scores)}"
+    judged = [scores[rollout.sample_index] for rollout in known]
+    shaped = length_controlled(judged, [r.response_tokens for r in known], rho)
+    return [_side(r, s, t) for r, s, t in zip(known, judged, shaped, strict=True)]
 
 
 def _best_and_worst(sides: Sequence[PairSide], rho: float) -> tuple[PairSide, PairSide] | None:

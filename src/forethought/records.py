@@ -34,11 +34,17 @@ def table_schema(record_type: type) -> pa.Schema:
 
 
 def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
-    """The records of a table.
+    """The records of a table. A column that the type has gained at its end gets its default.
 
     Raises: ValueError if the table's columns are not those of the record type.
     """
     expected = list(_hints(record_type))
+    gained = dataclasses.fields(record_type)[len(table.column_names) :]  # type: ignore[arg-type]
+    for one in gained:
+        if one.default is dataclasses.MISSING:
+            break
+        values = pa.array([one.default] * table.num_rows, _arrow(_hints(record_type)[one.name]))
+        table = table.append_column(one.name, values)
     if table.column_names != expected:
         raise ValueError(
             f"columns {table.column_names} are not those of {record_type.__name__}: {expected}"

@@ -191,9 +191,12 @@ class Judgement:
 
     prompt_id: str
     judge: str
-    scores: tuple[float, ...]
+    scores: tuple[float | None, ...]
+    """`None` only where `missing` is above 0: too few verdicts on that response could be read."""
     evidence: str
     """What the judge wants kept for a reader: a verdict text, objectives; may be empty."""
+    missing: int = 0
+    """Verdicts that were asked for and could not be read; the scores are made of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +224,8 @@ class ScoredGroup:
     sample_indices: tuple[int, ...]
     scores: tuple[float, ...]
     evidence: str
+    missing: int = 0
+    """Verdicts that could not be read; a response with too few of them is not in here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +300,13 @@ class Answer:
     response_tokens: int
     score: float | None
     """The judge's score; `None` where there is no response: a loss, never a number of its own."""
+    earlier_tokens: int = 0
+    """Tokens of the outputs drawn before the last one: those without a response cost as much."""
+
+    @property
+    def spent_tokens(self) -> int:
+        """Tokens of all outputs drawn for this answer; 0 where the engine gives no ids."""
+        return self.earlier_tokens + len(self.completion.token_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

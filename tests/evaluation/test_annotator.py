@@ -298,14 +298,14 @@ def test_trouble_that_passes_is_tried_again(serve):
 
 @pytest.mark.parametrize("reason", ["length", "", None, "eos", "eos_token", "end_turn"])
 def test_ends_in_other_words_are_annotations(serve, reason):
-    odd = saying(m=-0.1)
+    odd: Any = saying(m=-0.1)
     odd["choices"][0] |= {"finish_reason": reason, "message": {"content": [{"text": "m"}]}}
     [found] = annotated(serve(rules=[{"do": "merge", "reply": odd}]), ASKED[:1])
     assert found.preference == 1.0 + found.switched
 
 
 def test_an_annotation_that_was_broken_off_is_owed_alone(serve):
-    broken = saying(m=-0.1)
+    broken: Any = saying(m=-0.1)
     broken["choices"][0]["finish_reason"] = "abort"
     rule = {"match": INSTRUCTIONS[1], "do": "merge", "reply": broken}
     server = serve(rules=[rule, *FAIR_JUDGE])

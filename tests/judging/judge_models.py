@@ -122,9 +122,11 @@ def answers(judge: Pairwise | Rating, *groups: ResponseGroup) -> list[Judgement 
 
 
 def scores(judge: Pairwise | Rating, *groups: ResponseGroup) -> list[tuple[float, ...]]:
+    """Of groups of which every response has one."""
     found = answers(judge, *groups)
     assert all(isinstance(one, Judgement) for one in found), found
-    return [one.scores for one in found if isinstance(one, Judgement)]
+    given = [one.scores for one in found if isinstance(one, Judgement)]
+    return [tuple(score for score in each if score is not None) for each in given]
 
 
 def reason(judge: Pairwise | Rating, asked: ResponseGroup) -> str:

@@ -106,7 +106,7 @@ def test_anything_else_is_asked_once_more(reply: str, why: str, repeated: str) -
         Message(role="user", content=FINISH),
     )
     assert (second.prompt_id, second.seeds) == ("p", (0,))
-    [failed] = ask(told(reply, "Hm."), [request()], labels, FINISH)
+    [[failed]] = ask(told(reply, "Hm."), [request()], labels, FINISH)
     assert isinstance(failed, NoVerdict)
     assert failed.reason.startswith(why)
     assert failed.reason.endswith("; asked once more: no verdict: 'Hm.'")
@@ -114,7 +114,7 @@ def test_anything_else_is_asked_once_more(reply: str, why: str, repeated: str) -
 
 def test_nobody_is_asked_a_third_time() -> None:
     model = told("Hm.", CUT)
-    [failed] = ask(model, [request()], labels, FINISH)
+    [[failed]] = ask(model, [request()], labels, FINISH)
     assert failed == NoVerdict(
         reason="no verdict: 'Hm.'; asked once more: cut off by the token limit: 'I think [[A]]'"
     )
@@ -148,11 +148,11 @@ def test_what_the_engine_cannot_take_has_no_verdict() -> None:
         return too_long if messages[0].content == "long" else "[[A]]"
 
     model = JudgeModel(rule)
-    short, failed = ask(model, [request(), request(text="long")], labels, FINISH)
+    short, [failed] = ask(model, [request(), request(text="long")], labels, FINISH)
     assert isinstance(short, list)
     assert failed == NoVerdict(reason=too_long.reason)
     assert len(model.calls) == 1
-    [failed] = ask(told("Hm.", too_long), [request()], labels, FINISH)
+    [[failed]] = ask(told("Hm.", too_long), [request()], labels, FINISH)
     assert failed == NoVerdict(reason=f"no verdict: 'Hm.'; asked once more: {too_long.reason}")
 
 

@@ -107,6 +107,39 @@ def test_a_member_that_fails_leaves_the_whole_group_owed():
     assert scored.scores == (-0.5, 0.5)
 
 
+class Forgetful:
+    """Scores by length, and has no score for a response that says so."""
+
+    name, floor = "forgetful", None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def judge(self, groups):
+        for one in groups:
+            known = tuple(None if "?" in text else float(len(text)) for text in one.responses)
+            yield Judgement(
+                prompt_id=one.prompt.prompt_id,
+                judge=self.name,
+                scores=known,
+                evidence="",
+                missing=known.count(None),
+            )
+
+
+def test_a_response_that_a_member_could_not_score_has_no_score():
+    forgetful = CustomJudge(import_path=f"{__name__}:Forgetful")
+    routes = [route(verifier(length), forgetful)]
+    some, owed = judged(routes, group("a", "?????", "bbb"), group("a", "?", prompt_id="q"))
+    assert some.scores == (-1.0, None, 1.0)
+    assert some.missing == 1
+    assert isinstance(owed, Unjudged)
+    assert "scores in common for 1 of 2 responses" in owed.reason
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8))
 def test_normalised_scores_have_mean_zero_and_spread_one(scores):
     normal = normalised(scores)

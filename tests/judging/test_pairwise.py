@@ -25,7 +25,7 @@ from forethought.config import OpenAIEngine, PairwiseJudge, Rounds, ScriptedEngi
 from forethought.judging.base import checked, open_judge
 from forethought.judging.bradley_terry import bradley_terry
 from forethought.judging.pairwise import Pairwise, calls_per_group
-from forethought.types import Judgement, ResponseGroup, Unsampled
+from forethought.types import Judgement, ResponseGroup, Unjudged, Unsampled
 
 
 def always(reply: str) -> JudgeModel:
@@ -111,25 +111,72 @@ def test_nothing_to_compare_needs_no_call() -> None:
     assert model.calls == []
 
 
-def test_a_comparison_without_verdict_leaves_the_whole_group_owed() -> None:
-    def rule(messages: Messages, seed: int) -> str:
-        return "[[A]] and [[B]]" if shown(messages) == ("b", "c") else "[[A]]"
-
-    model = JudgeModel(rule)
-    spoilt, fine = answers(pairwise(model), group("a", "b", "c"), group("a", "b", prompt_id="q"))
-    assert isinstance(fine, Judgement)
-    assert fine.prompt_id == "q"
-    assert not isinstance(spoilt, Judgement)
-    assert spoilt.reason == (
-        "response 1 before 2: several verdicts ([[A]], [[B]]): '[[A]] and [[B]]'; asked once more: "
-        "several verdicts ([[A]], [[B]]): '[[A]] and [[B]]'"
+def unreadable(*pairs: tuple[str, str]) -> JudgeModel:
+    """Prefers the longer one, and has no verdict where these are shown in this order."""
+    return JudgeModel(
+        lambda messages, seed: "Hm." if shown(messages) in pairs else prefers_longer(messages, seed)
     )
-    assert [len(call) for call in model.calls] == [8, 1]
+
+
+def test_one_unreadable_verdict_of_56_costs_one_meeting() -> None:
+    texts = lengths(8)
+    model = unreadable((texts[2], texts[5]))
+    [judged] = answers(pairwise(model), group(*texts))
+    assert isinstance(judged, Judgement)
+    assert judged.missing == 1
+    # Neither order of that meeting counts, so that no place is favoured.
+    wins = np.zeros((8, 8))
+    for one in range(8):
+        for other in range(8):
+            if one != other and {one, other} != {2, 5}:
+                wins[one, other] = 2.0 * (len(texts[one]) > len(texts[other]))
+    assert judged.scores == pytest.approx(bradley_terry(wins, 0.1).tolist(), abs=1e-8)
+    rows = json.loads(judged.evidence)
+    assert len(rows) == 56
+    assert [row[:3] for row in rows if row[2] is None] == [[2, 5, None]]
+    [failed] = [row for row in rows if row[2] is None]
+    assert failed[3].endswith("Hm.'")
+
+
+def test_half_a_meeting_favours_no_place() -> None:
+    def rule(messages: Messages, seed: int) -> str:
+        return "Hm." if shown(messages) == ("b", "c") else "[[A]]"
+
+    # A judge that always takes the first: with one order alone c would beat b.
+    assert scores(pairwise(JudgeModel(rule)), group("a", "b", "c")) == [(0.0, 0.0, 0.0)]
+
+
+def test_too_few_verdicts_leave_the_whole_group_owed() -> None:
+    few = unreadable(*((one, "d") for one in "abc"))
+    spoilt, fine = answers(pairwise(few), group(*"abcd"), group("a", "b", prompt_id="q"))
+    assert isinstance(fine, Judgement)
+    assert (fine.prompt_id, fine.missing) == ("q", 0)
+    assert isinstance(spoilt, Unjudged)
+    assert spoilt.reason == (
+        "response 3: 0 of 3 meetings have verdicts in both orders, judge.min_read 0.5 asks for 2; "
+        "response 0 before 3: no verdict: 'Hm.'; asked once more: no verdict: 'Hm.'"
+    )
+    one = unreadable(("a", "b"))
+    assert "judge.min_read 1 asks for 3" in reason(pairwise(one, min_read=1), group(*"abcd"))
+    assert "0 of 1 meetings" in reason(pairwise(one), group("a", "b"))
+
+
+def test_failures_may_not_part_the_responses() -> None:
+    parted = unreadable(*((one, other) for one in "ab" for other in "cd"))
+    words = reason(pairwise(parted, min_read=0.2), group(*"abcd"))
+    assert words.startswith("no verdict joins all responses that were compared; response 0 before")
+    joined = unreadable(("a", "c"), ("a", "d"), ("b", "c"))
+    [judged] = answers(pairwise(joined, min_read=0.2), group(*"abcd"))
+    assert isinstance(judged, Judgement)
+    assert judged.missing == 3
+    # A tournament of one round joins nobody, without any failure.
+    assert scores(pairwise(unreadable(), comparisons={"rounds": 1}), group(*"abcd"))
 
 
 def test_what_the_engine_cannot_take_is_owed_with_its_reason() -> None:
     model = JudgeModel(lambda messages, seed: Unsampled(prompt_id="p", reason="9000 tokens"))
-    assert reason(pairwise(model), group("a", "b")) == "response 0 before 1: 9000 tokens"
+    words = reason(pairwise(model), group("a", "b"))
+    assert words.endswith("; response 0 before 1: 9000 tokens")
 
 
 def test_an_engine_that_fails_stops_the_judge() -> None:
@@ -194,8 +241,21 @@ def test_enough_rounds_are_all_comparisons() -> None:
 
 def test_a_tournament_asks_nothing_more_about_a_group_that_is_owed() -> None:
     model = JudgeModel(lambda messages, seed: "Hm." if "xxxx" in shown(messages) else "[[A]]")
-    assert "no verdict" in reason(pairwise(model, comparisons={"rounds": 3}), group(*lengths(8)))
-    assert [len(call) for call in model.calls] == [8, 2]
+    assert "no verdict" in reason(pairwise(model, comparisons={"rounds": 4}), group(*lengths(8)))
+    # After three rounds it has nothing read, and one more could not make that two of four.
+    assert [len(call) for call in model.calls] == [8, 2] * 3
+
+
+def test_a_tournament_goes_on_after_a_failure() -> None:
+    texts = lengths(8)
+    model = JudgeModel(prefers_longer)
+    scores(pairwise(model, comparisons={"rounds": 3}), group(*texts))
+    first = shown(model.requests[0].messages)
+    [judged] = answers(pairwise(unreadable(first), comparisons={"rounds": 3}), group(*texts))
+    assert isinstance(judged, Judgement)
+    assert judged.missing == 1
+    longest = max(range(8), key=lambda index: len(texts[index]))
+    assert judged.scores[longest] == max(score or 0.0 for score in judged.scores)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ratings of single responses: on the scale or none, and never a mean over fewer votes."""
+"""Ratings of single responses: on the scale or none, and a mean over the votes there are."""
 
 import json
 from pathlib import Path
@@ -68,15 +68,42 @@ def test_a_vote_without_rating_is_asked_once_more() -> None:
     assert second.messages[-1].content.startswith("End with the rating alone")
 
 
-def test_a_missing_vote_leaves_the_group_owed() -> None:
-    def rule(messages: Messages, seed: int) -> str:
-        return "Good." if seed == 2 and rated(messages) == "b" else "[[7]]"
+def silent_on(text: str, *seeds: int) -> JudgeModel:
+    """Has no rating for a text in these votes."""
 
-    judge = rating(JudgeModel(rule), votes=3, temperature=1)
-    owed, fine = answers(judge, group("a", "b"), group("a", prompt_id="q"))
+    def rule(messages: Messages, seed: int) -> str:
+        return "Good." if seed in seeds and rated(messages) == text else f"[[{seed + 5}]]"
+
+    return JudgeModel(rule)
+
+
+def test_a_missing_vote_leaves_the_mean_of_the_others() -> None:
+    judge = rating(silent_on("b", 2), votes=3, temperature=1)
+    judged, fine = answers(judge, group("a", "b"), group("a", prompt_id="q"))
     assert isinstance(fine, Judgement)
-    assert not isinstance(owed, Judgement)
-    assert owed.reason == ("response 1: no verdict: 'Good.'; asked once more: no verdict: 'Good.'")
+    assert fine.missing == 0
+    assert isinstance(judged, Judgement)
+    assert judged.scores == (6.0, 5.5)
+    assert judged.missing == 1
+    assert json.loads(judged.evidence)[1] == [1, [5.0, 6.0], "[[5]]"]
+    strict = rating(silent_on("b", 2), votes=3, temperature=1, min_read=1)
+    assert reason(strict, group("a", "b")) == (
+        "1 of 2 responses have enough ratings, needed are 2; "
+        "response 1: no verdict: 'Good.'; asked once more: no verdict: 'Good.'"
+    )
+
+
+def test_one_response_without_a_rating_does_not_cost_the_others_theirs() -> None:
+    [judged] = answers(rating(silent_on("b", 0)), group("a", "b", "c"))
+    assert isinstance(judged, Judgement)
+    assert judged.scores == (5.0, None, 5.0)
+    assert judged.missing == 1
+    assert json.loads(judged.evidence)[1][:2] == [1, []]
+    assert "1 of 2 responses have enough" in reason(rating(silent_on("b", 0)), group("a", "b"))
+    few = rating(silent_on("b", 1, 2), votes=3, temperature=1)
+    [judged] = answers(few, group("a", "b", "c"))
+    assert isinstance(judged, Judgement)
+    assert judged.scores == (6.0, None, 6.0)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +126,7 @@ def test_a_missing_vote_leaves_the_group_owed() -> None:
 )
 def test_no_rating_is_guessed(reply: str, why: str) -> None:
     model = JudgeModel(lambda messages, seed: reply)
-    assert reason(rating(model), group("x")).startswith(f"response 0: {why}")
+    assert f"; response 0: {why}" in reason(rating(model), group("x"))
     assert len(model.calls) == 2
 
 
@@ -113,7 +140,7 @@ def test_ratings_that_are_read(reply: str, score: float) -> None:
 
 def test_what_the_engine_cannot_take_is_owed() -> None:
     model = JudgeModel(lambda messages, seed: Unsampled(prompt_id="p", reason="9000 tokens"))
-    assert reason(rating(model), group("x")) == "response 0: 9000 tokens"
+    assert reason(rating(model), group("x")).endswith("; response 0: 9000 tokens")
 
 
 def test_another_scale_and_label_with_a_reference(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ class LLMJudge(Shape):
     """Nucleus mass."""
     max_new_tokens: int = Field(default=2048, ge=1)
     """Token limit of a verdict with its reasoning."""
+    min_read: float = Field(default=0.5, gt=0, le=1)
+    """Share of a response's verdicts that must be readable (1: all of them). A prompt with fewer
+    stays owed; else it is scored from those there are, and the others are counted as missing."""
 
     @model_validator(mode="before")
     @classmethod

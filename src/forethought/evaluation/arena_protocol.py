@@ -112,17 +112,17 @@ def read_label(said: str) -> str | NoVerdict:
             return UNCLEAR
 
 
-def _game(request: SampleRequest, answer: list[Verdict[str]] | NoVerdict) -> Game:
+def _game(request: SampleRequest, answer: list[Verdict[str] | NoVerdict]) -> Game:
     _, asked = request.messages
     label, judgment, reason = None, "", None
     match answer:
-        case NoVerdict():
-            reason = answer.reason
+        case [NoVerdict(reason=reason)]:
+            pass
         case [Verdict(value=value, said=judgment)] if value == UNCLEAR:
             found = dict.fromkeys(LABEL.findall(judgment))
             reason = f"not one of the five labels: {', '.join(found)}"
         case [Verdict(value=label, said=judgment)]:
             pass
         case _:
-            raise AssertionError("a request with one seed has one verdict")
+            raise AssertionError("a request with one seed has one answer")
     return Game(user_prompt=asked.content, judgment=judgment, label=label, reason=reason)

@@ -138,13 +138,15 @@ def _checked(name: str, group: ResponseGroup, answer: Any) -> Judgement | Unjudg
     if len(scores) != len(group.responses):
         return unjudged(f"{len(scores)} scores for {len(group.responses)} responses")
     for index, score in enumerate(scores):
-        if not _is_finite(score):
+        # Only a judge that says how many verdicts it lacks may leave a response without a score.
+        if not (score is None and answer.missing > 0) and not _is_finite(score):
             return unjudged(f"the score of response {index} is {score!r:.80}, no finite number")
     return Judgement(
         prompt_id=prompt_id,
         judge=answer.judge,
-        scores=tuple(float(score) for score in scores),
+        scores=tuple(None if score is None else float(score) for score in scores),
         evidence=answer.evidence,
+        missing=answer.missing,
     )
 
 

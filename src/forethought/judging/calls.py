@@ -82,8 +82,8 @@ def model_name(config: LLMJudge) -> str:
 
 def ask(
     sampler: Sampler, requests: Sequence[SampleRequest], read: Read[V], finish: str
-) -> list[list[Verdict[V]] | NoVerdict]:
-    """For each request its verdicts, one per seed, or why one of them is missing.
+) -> list[list[Verdict[V] | NoVerdict]]:
+    """For each request its verdicts, one per seed, or why one is missing.
 
     All requests go to the sampler in one call, and all second turns in another.
 
@@ -105,7 +105,7 @@ def ask(
         turns = [_second_turn(request, index, reply, finish) for request, index, _, reply in unread]
         for (_, index, each, reply), result in zip(unread, sampler.sample(turns), strict=True):
             each[index] = _second_reply(reply, result, read)
-    return [_verdicts(each) for each in replies]
+    return [[_known(reply) for reply in each] for each in replies]
 
 
 def only(found: Sequence[V]) -> V | NoVerdict:
@@ -131,7 +131,7 @@ def _replies(
     request: SampleRequest, result: SampledPrompt | Unsampled, read: Read[V]
 ) -> list[Verdict[V] | NoVerdict | _Unread]:
     if isinstance(result, Unsampled):
-        return [NoVerdict(reason=result.reason)]
+        return [NoVerdict(reason=result.reason) for _ in request.seeds]
     assert len(result.completions) == len(request.seeds), "a sampler gives one output per seed"
     return [_reply(completion, read) for completion in result.completions]
 
@@ -174,11 +174,6 @@ def _second_reply(
     return Verdict(value=second.value, said=f"{first.said.strip()}\n{second.said}".strip())
 
 
-def _verdicts(replies: Sequence[Verdict[V] | NoVerdict | _Unread]) -> list[Verdict[V]] | NoVerdict:
-    verdicts: list[Verdict[V]] = []
-    for reply in replies:
-        assert not isinstance(reply, _Unread), "it was asked once more"
-        if isinstance(reply, NoVerdict):
-            return reply
-        verdicts.append(reply)
-    return verdicts
+def _known(reply: Verdict[V] | NoVerdict | _Unread) -> Verdict[V] | NoVerdict:
+    assert not isinstance(reply, _Unread), "it was asked once more"
+    return reply

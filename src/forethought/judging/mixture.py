@@ -6,7 +6,8 @@ deviation; no spread makes all of them 0) and averaged by weight, so that scales
 scores therefore compare the responses of one prompt and nothing else. The paper has one judge.
 
 A group that any of its members cannot score is `Unjudged`: an average of fewer would be another
-judge. A prompt that fits no route is `Unjudged` too.
+judge. So a response that one member could not score has no score either, and the others are
+normalised without it. A prompt that fits no route is `Unjudged` too.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ class Mixture:
                 reason = f"{answer.judge}: {answer.reason}"
                 return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
             judgements.append(answer)
-        normal = np.stack([normalised(one.scores) for one in judgements])
+        scores, reason = _averaged([one.scores for one in judgements], weights)
+        if reason is not None:
+            return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
         evidence: list[dict[str, Any]] = [
             {"judge": one.judge, "scores": one.scores, "weight": weight, "evidence": one.evidence}
             for one, weight in zip(judgements, weights, strict=True)
@@ -108,8 +111,9 @@ class Mixture:
         return Judgement(
             prompt_id=prompt.prompt_id,
             judge=self.name,
-            scores=tuple(np.average(normal, axis=0, weights=weights).tolist()),
+            scores=scores,
             evidence=json.dumps(evidence, ensure_ascii=False),
+            missing=sum(one.missing for one in judgements),
         )
 
     def _unroutable(self, prompt: Prompt) -> Unjudged:
@@ -118,6 +122,20 @@ class Mixture:
             "route without source and category"
         )
         return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
+
+
+def _averaged(
+    members: Sequence[Sequence[float | None]], weights: Sequence[float]
+) -> tuple[tuple[float | None, ...], str | None]:
+    """Each response's score, `None` where a member has none; and why they cannot be compared."""
+    count = len(members[0])
+    known = [k for k in range(count) if all(each[k] is not None for each in members)]
+    if len(known) < min(count, 2):
+        return (), f"its members have scores in common for {len(known)} of {count} responses"
+    normal = np.stack([normalised([each[k] or 0.0 for k in known]) for each in members])
+    means = np.average(normal, axis=0, weights=weights).tolist()
+    scores = dict(zip(known, means, strict=True))
+    return tuple(scores.get(k) for k in range(count)), None
 
 
 def normalised(scores: Sequence[float]) -> np.ndarray:

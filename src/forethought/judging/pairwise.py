@@ -8,20 +8,25 @@ with any prompt file (prompt_file.py) works the same way. A verdict adds its wei
 
 and from these come the scores (bradley_terry.py): log odds within one prompt, mean 0, that mean
 nothing across prompts. Where the paper is silent: the scores have a prior, equal responses are
-compared as one, and a prompt of which a single comparison has no verdict stays owed whole.
+compared as one, and two responses have met only where both orders have a verdict, since one order
+alone would favour a place. Where too few could be read, the prompt stays owed whole: every response
+needs `min_read` of its meetings, and no failure may part what was asked to hang together.
 
 `comparisons: {rounds: n}` holds a tournament instead (tournament.py). All prompts of a call advance
 together, so that the engine gets each round as one batch.
 
 Evidence is a JSON list of `[first, second, label, reason]`: the indices of the two responses in the
-order in which they were shown, of equal ones the first; the verdict; how its reasoning ends.
+order in which they were shown, of equal ones the first; the verdict; how its reasoning ends. Where
+there is no verdict it is null, and the reason says why; the other order does not count then.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +59,9 @@ EVIDENCE_CHARACTERS = 6000
 LEAST_CHARACTERS = 40
 """A shorter end of a reason tells nothing and is left out."""
 
+_Answer = Verdict[str] | NoVerdict
+_Verdicts = Mapping[str, Weights]
+
 
 @dataclass(slots=True, kw_only=True)
 class _Contest:
@@ -64,9 +72,16 @@ class _Contest:
     order: tuple[int, ...]
     """Stable, whatever the order of responses in the group."""
     wins_MN: np.ndarray
-    met: set[Meeting] = field(default_factory=set)
-    comparisons: list[tuple[int, int, str, str]] = field(default_factory=list)
+    asked: set[Meeting] = field(default_factory=set)
+    read: set[Meeting] = field(default_factory=set)
+    """Those with a verdict in both orders."""
+    comparisons: list[tuple[int, int, str | None, str]] = field(default_factory=list)
+    missing: int = 0
+    """Comparisons without a verdict."""
+    failure: str = ""
+    """Why the first of them has none."""
     problem: str | None = None
+    """Why the whole group has no score."""
 
     @classmethod
     def of(cls, group: ResponseGroup) -> Self:
@@ -83,18 +98,45 @@ class _Contest:
         """Where a text first stands in the group."""
         return self.group.responses.index(self.texts[index])
 
-    def fail(self, first: int, second: int, reason: str) -> None:
-        """The whole group has no score; the first reason is kept."""
-        pair = f"response {self.place(first)} before {self.place(second)}"
-        self.problem = self.problem or f"{pair}: {reason}"
+    def count(self, meeting: Meeting, answers: Sequence[_Answer], verdicts: _Verdicts) -> None:
+        """Add a meeting: its comparisons in both orders, and the wins if both have a verdict."""
+        self.asked.add(meeting)
+        one, other = meeting
+        both = list(zip(((one, other), (other, one)), answers, strict=True))
+        for (first, second), answer in both:
+            places = (self.place(first), self.place(second))
+            if isinstance(answer, NoVerdict):
+                self.missing += 1
+                pair = f"response {places[0]} before {places[1]}"
+                self.failure = self.failure or f"{pair}: {answer.reason}"
+                self.comparisons.append((*places, None, answer.reason))
+            else:
+                reason = ending(answer.said, REASON_CHARACTERS)
+                self.comparisons.append((*places, answer.value, reason))
+        known = [(shown, one) for shown, one in both if not isinstance(one, NoVerdict)]
+        if len(known) == len(both):
+            self.read.add(meeting)
+            for (first, second), verdict in known:
+                weights = verdicts[verdict.value]
+                self.wins_MN[first, second] += weights.first
+                self.wins_MN[second, first] += weights.second
 
-    def count(self, first: int, second: int, verdict: Verdict[str], weights: Weights) -> None:
-        """Add a verdict's weights."""
-        self.wins_MN[first, second] += weights.first
-        self.wins_MN[second, first] += weights.second
-        self.met.add((min(first, second), max(first, second)))
-        reason = ending(verdict.said, REASON_CHARACTERS)
-        self.comparisons.append((self.place(first), self.place(second), verdict.value, reason))
+    def shortage(self, min_read: float, to_come: int = 0) -> str | None:
+        """Why there are too few verdicts, if every response had `to_come` more good meetings."""
+        if not self.missing:
+            return None
+        asked, read = _meetings_of_each(self.asked), _meetings_of_each(self.read)
+        for one in range(len(self.texts)):
+            needed = max(ceil(min_read * (asked[one] + to_come)), min(asked[one], 1))
+            if read[one] + to_come < needed:
+                return (
+                    f"response {self.place(one)}: {read[one]} of {asked[one]} meetings have "
+                    f"verdicts in both orders, judge.min_read {min_read:g} asks for {needed}; "
+                    f"{self.failure}"
+                )
+        if not to_come and _groups(self.read) != _groups(self.asked):
+            return f"no verdict joins all responses that were compared; {self.failure}"
+        return None
 
     def evidence(self) -> str:
         """The comparisons as JSON; empty if there were none."""
@@ -145,8 +187,13 @@ class Pairwise:
         """
         contests = [self._contest(group) for group in groups]
         comparisons = self._config.comparisons
-        for index in range(comparisons.rounds if isinstance(comparisons, Rounds) else 1):
+        rounds = comparisons.rounds if isinstance(comparisons, Rounds) else 1
+        for index in range(rounds):
             self._play([(one, self._meetings(one, index)) for one in contests])
+            for one in contests:
+                # What is owed in any case costs no more calls.
+                to_come = rounds - 1 - index
+                one.problem = one.problem or one.shortage(self._config.min_read, to_come)
         for contest in contests:
             yield self._answer(contest)
 
@@ -163,24 +210,20 @@ class Pairwise:
             return []
         if comparisons == "all" or is_complete(count, comparisons.rounds):
             return all_meetings(count) if index == 0 else []
-        return next_round(contest.order, self._scores(contest), contest.met)
+        return next_round(contest.order, self._scores(contest), contest.asked)
 
     def _play(self, draws: Sequence[tuple[_Contest, Sequence[Meeting]]]) -> None:
         """Ask about every meeting in both orders and count the verdicts."""
-        calls = [
-            (contest, first, second)
-            for contest, meetings in draws
-            for one, other in meetings
+        played = [(contest, meeting) for contest, meetings in draws for meeting in meetings]
+        requests = [
+            self._request(contest, first, second)
+            for contest, (one, other) in played
             for first, second in ((one, other), (other, one))
         ]
-        requests = [self._request(*call) for call in calls]
-        answers = ask(self._sampler, requests, self._read, self._prompt.finish)
-        for (contest, first, second), answer in zip(calls, answers, strict=True):
-            if isinstance(answer, NoVerdict):
-                contest.fail(first, second, answer.reason)
-            else:
-                [verdict] = answer
-                contest.count(first, second, verdict, self._prompt.verdicts[verdict.value])
+        replies = ask(self._sampler, requests, self._read, self._prompt.finish)
+        answers = [answer for (answer,) in replies]
+        for place, (contest, meeting) in enumerate(played):
+            contest.count(meeting, answers[2 * place : 2 * place + 2], self._prompt.verdicts)
 
     def _request(self, contest: _Contest, first: int, second: int) -> SampleRequest:
         prompt = contest.group.prompt
@@ -207,7 +250,21 @@ class Pairwise:
             judge=self.name,
             scores=tuple(scores[text] for text in contest.group.responses),
             evidence=contest.evidence(),
+            missing=contest.missing,
         )
+
+
+def _meetings_of_each(meetings: Iterable[Meeting]) -> Counter[int]:
+    return Counter(one for meeting in meetings for one in meeting)
+
+
+def _groups(meetings: Iterable[Meeting]) -> set[frozenset[int]]:
+    """Who hangs together by meetings."""
+    groups: set[frozenset[int]] = set()
+    for meeting in meetings:
+        touched = {group for group in groups if not group.isdisjoint(meeting)}
+        groups = (groups - touched) | {frozenset(meeting).union(*touched)}
+    return groups
 
 
 def calls_per_group(config: PairwiseJudge, responses: int) -> int:

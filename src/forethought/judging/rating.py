@@ -2,18 +2,20 @@
 
 Any chat model on any engine; cheaper than comparing (pairwise.py), and its scores mean the same
 for every prompt. The paper does not use one. With `votes` above 1 the scores are means over so many
-ratings, each drawn with a seed of its own; a prompt of which a single rating is missing stays owed
-whole, since a mean over fewer would be another score. Equal responses are rated once.
+ratings, each drawn with a seed of its own. A response of which less than `min_read` of the votes
+can be read has no score, and a prompt stays owed where that leaves fewer than `min_read` of its
+responses, or one alone. Equal responses are rated once.
 
 Evidence is a JSON list of `[response, ratings, reason]`: the index of the response, of equal ones
-the first; its ratings; how the reasoning of the first one ends.
+the first; the ratings that could be read; how the reasoning of the first one ends, or why there is
+none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from math import fsum
+from math import ceil, fsum
 from pathlib import Path
 from typing import Self
 
@@ -35,7 +37,7 @@ from forethought.types import Judgement, ResponseGroup, SampleRequest, Unjudged
 
 REASON_CHARACTERS = 300
 
-Ratings = list[Verdict[float]]
+Ratings = list[Verdict[float] | NoVerdict]
 
 
 class Rating:
@@ -53,6 +55,7 @@ class Rating:
         """
         self._prompt = load_prompt(config.prompt, "rating")
         self._seeds = tuple(range(config.votes))
+        self._min_read = config.min_read
         self.name = f"rating:{Path(config.prompt).stem}:{model_name(config)}"
         self.floor: float | None = self._prompt.scale[0]
         self._sampler = open_model(config, cache) if sampler is None else sampler
@@ -77,7 +80,7 @@ class Rating:
         ]
         requests = [self._request(groups[index], text) for index, text in calls]
         answers = ask(self._sampler, requests, self._read, self._prompt.finish)
-        ratings: list[dict[str, Ratings | NoVerdict]] = [{} for _ in groups]
+        ratings: list[dict[str, Ratings]] = [{} for _ in groups]
         for (index, text), answer in zip(calls, answers, strict=True):
             ratings[index][text] = answer
         for group, by_text in zip(groups, ratings, strict=True):
@@ -97,25 +100,36 @@ class Rating:
             return rating
         return NoVerdict(reason=f"{rating:g} is not on the scale from {low:g} to {high:g}")
 
-    def _answer(
-        self, group: ResponseGroup, by_text: dict[str, Ratings | NoVerdict]
-    ) -> Judgement | Unjudged:
+    def _answer(self, group: ResponseGroup, by_text: dict[str, Ratings]) -> Judgement | Unjudged:
         prompt_id = group.prompt.prompt_id
         if self._lacks_reference(group):
             return Unjudged(prompt_id=prompt_id, judge=self.name, reason=MISSING_REFERENCE)
-        scores: dict[str, float] = {}
+        scores: dict[str, float | None] = {}
         rows: list[tuple[int, list[float], str]] = []
-        for text, ratings in by_text.items():
+        missing, failure = 0, ""
+        for text, answers in by_text.items():
             place = group.responses.index(text)
-            if isinstance(ratings, NoVerdict):
-                reason = f"response {place}: {ratings.reason}"
-                return Unjudged(prompt_id=prompt_id, judge=self.name, reason=reason)
-            values = [rating.value for rating in ratings]
-            scores[text] = fsum(values) / len(values)
-            rows.append((place, values, ending(ratings[0].said, REASON_CHARACTERS)))
+            values = [one.value for one in answers if isinstance(one, Verdict)]
+            said = [one.said for one in answers if isinstance(one, Verdict)]
+            why = [one.reason for one in answers if isinstance(one, NoVerdict)]
+            missing += len(why)
+            if why:
+                failure = failure or f"response {place}: {why[0]}"
+            read = len(values) >= ceil(self._min_read * len(answers))
+            scores[text] = fsum(values) / len(values) if read else None
+            rows.append((place, values, ending(said[0], REASON_CHARACTERS) if said else why[0]))
+        scored = sum(scores[text] is not None for text in group.responses)
+        needed = max(ceil(self._min_read * len(group.responses)), min(len(group.responses), 2))
+        if scored < needed:
+            reason = (
+                f"{scored} of {len(group.responses)} responses have enough ratings, needed are "
+                f"{needed}; {failure}"
+            )
+            return Unjudged(prompt_id=prompt_id, judge=self.name, reason=reason)
         return Judgement(
             prompt_id=prompt_id,
             judge=self.name,
             scores=tuple(scores[text] for text in group.responses),
             evidence=json.dumps(rows, ensure_ascii=False, separators=(",", ":")) if rows else "",
+            missing=missing,
         )

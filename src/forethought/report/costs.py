@@ -55,7 +55,7 @@ class StageCost:
     """One sealed stage.
 
     Example: `StageCost(stage="rollouts", arm="thought", index=0, seconds=9.5, devices=1,
-    judge=None, sampling=None)`
+    judge=None, sampling=None, unjudged=0, unread=0)`
     """
 
     stage: str
@@ -68,6 +68,10 @@ class StageCost:
     devices: int
     judge: Calls | None
     sampling: Calls | None
+    unjudged: int
+    """Prompts that the judge could not score."""
+    unread: int
+    """Verdicts that could not be read, of prompts that were scored from the others."""
 
     @property
     def device_seconds(self) -> float:
@@ -83,6 +87,7 @@ def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
     for stage, arm, index, folder in _folders(run, recipe):
         if is_sealed(folder):
             manifest = read_manifest(folder)
+            counts: Mapping[str, Any] = manifest.counts
             yield StageCost(
                 stage=stage,
                 arm=arm,
@@ -91,6 +96,8 @@ def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
                 devices=_devices(recipe, stage),
                 judge=_calls(manifest.counts, "judge_calls"),
                 sampling=_calls(manifest.counts, "sampling_calls"),
+                unjudged=len(counts.get("missing") or ()),
+                unread=counts.get("unread_verdicts") or 0,
             )
 
 

@@ -247,6 +247,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append((label, duration(run.seconds)))
     if run.costs:
         facts.append(("device time", duration(sum(one.device_seconds for one in run.costs))))
+    unjudged, unread = sum(one.unjudged for one in run.costs), sum(one.unread for one in run.costs)
+    if unjudged:
+        facts.append(("prompts the judge could not score", f"{unjudged:,}"))
+    if unread:
+        facts.append(("verdicts that could not be read", f"{unread:,}"))
     return facts
 
 

@@ -6,6 +6,7 @@ the batches are the same without any.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -39,7 +40,7 @@ def answer_prompts(
     """Sample until every prompt has its responses or the attempts are used up.
 
     Returns them in the order of (prompt_id, sample_index), without scores. An output that never
-    had a response is there with `parsed.response=None`.
+    had a response is there with `parsed.response=None`. The tokens of all attempts are counted.
 
     Raises: ValueError if the engine cannot give an output.
     """
@@ -49,19 +50,22 @@ def answer_prompts(
         max_new_tokens=policy.sampling.max_new_tokens,
     )
     latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
+    spent: Counter[tuple[str, int]] = Counter()
     owed = {prompt.prompt_id: tuple(range(samples)) for prompt in prompts}
     with drawing_crew(stage, policy, params) as crew:
         # Greedy, another attempt would be the same output.
         for attempt in range(draw.attempts if draw.temperature > 0 else 1):
             new = _sample(policy, crew, prompts, owed, attempt)
             latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
+            for one in new:
+                spent[one.prompt_id, one.sample_index] += len(one.completion.token_ids)
             if task is not None:
                 tokens = sum(len(one.completion.token_ids) for one in new)
                 task.advance(0 if attempt else len(prompts), tokens=tokens)
             owed = _without_response(latest)
             if not owed:
                 break
-    return [_record(*latest[key]) for key in sorted(latest)]
+    return [_record(*latest[key], spent[key]) for key in sorted(latest)]
 
 
 def _sample(
@@ -105,7 +109,7 @@ def _without_response(
     return owed
 
 
-def _record(attempts: int, rollout: Rollout) -> Answer:
+def _record(attempts: int, rollout: Rollout, spent: int) -> Answer:
     return Answer(
         prompt_id=rollout.prompt_id,
         sample_index=rollout.sample_index,
@@ -115,4 +119,5 @@ def _record(attempts: int, rollout: Rollout) -> Answer:
         thought_tokens=rollout.response_start,
         response_tokens=rollout.response_tokens,
         score=None,
+        earlier_tokens=spent - len(rollout.completion.token_ids),
     )

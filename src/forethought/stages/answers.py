@@ -172,18 +172,28 @@ class _Judged:
 
     def counts(self) -> dict[str, Count]:
         """Prompts that the judge could not score, and what it spent."""
-        missing = read_json(self._stage.folder / "judge.json")["missing"]
-        return {"missing": missing, "judge_calls": read_json(self._stage.folder / "spent.jsonl")}
+        noted = read_json(self._stage.folder / "judge.json")
+        spent = read_json(self._stage.folder / "spent.jsonl")
+        return {
+            "missing": noted["missing"],
+            "unread_verdicts": noted["unread"],
+            "judge_calls": spent,
+        }
 
     def even(self, answers: Sequence[Answer]) -> list[Answer]:
         """The baseline's answers, which win half of their comparisons with themselves."""
-        self._note(0.0, [], None)
+        self._note(0.0, [], 0, None)
         return [one if one.parsed.response is None else replace(one, score=0.5) for one in answers]
 
     def _note(
-        self, floor: float | None, missing: list[dict[str, str]], spent: dict[str, Any] | None
+        self,
+        floor: float | None,
+        missing: list[dict[str, str]],
+        unread: int,
+        spent: dict[str, Any] | None,
     ) -> None:
-        write_json(self._stage.folder / "judge.json", {"floor": floor, "missing": missing})
+        noted = {"floor": floor, "missing": missing, "unread": unread}
+        write_json(self._stage.folder / "judge.json", noted)
         write_bytes(self._stage.folder / "spent.jsonl", f"{json.dumps(spent)}\n".encode())
 
     def scored(
@@ -193,7 +203,7 @@ class _Judged:
         with verdict_cache(self._place) as cache:
             recipe = self._place.recipe
             judged = judge_sides(recipe.judge, cache, sampled, prompts, recipe.launch)
-        self._note(judged.floor, judged.missing, judged.spent)
+        self._note(judged.floor, judged.missing, judged.unread, judged.spent)
         return judged.answers
 
 
@@ -233,7 +243,7 @@ def _failures(answers: Sequence[Answer]) -> float:
 
 
 def _tokens(answers: Sequence[Answer]) -> int:
-    return sum(len(one.completion.token_ids) for one in answers)
+    return sum(one.spent_tokens for one in answers)
 
 
 def _keep_policy(checkpoint: Path, policy: Path) -> None:

@@ -39,7 +39,7 @@ class JudgedSides(Generic[Side]):
     """What a judge said of several policies' answers.
 
     Example: `JudgedSides(answers={"A": [Answer(…)], "B": [Answer(…)]}, floor=0.0, missing=[],
-    spent={"calls": 80})`
+    unread=0, spent={"calls": 80})`
     """
 
     answers: dict[Side, list[Answer]]
@@ -47,7 +47,9 @@ class JudgedSides(Generic[Side]):
     floor: float | None
     """What an answer without a response is worth; `None` if the judge's scale has no end."""
     missing: list[dict[str, str]]
-    """Prompts the judge could not score: `prompt_id` and `reason`."""
+    """Prompts the judge could not score, or not all answers of: `prompt_id` and `reason`."""
+    unread: int
+    """Verdicts that could not be read, of prompts that were scored from the others."""
     spent: dict[str, Any] | None
     """Calls, tokens and money; `None` for a judge that asks no model."""
 
@@ -82,13 +84,20 @@ def judge_sides(
     floor = 0.0 if is_relative(config) else said[0].floor
     verdicts = zip(keys, chain.from_iterable(said[start].answers for start in starts), strict=True)
     missing: list[dict[str, str]] = []
+    unread = 0
     scores: dict[tuple[str, tuple[Side, int]], float | None] = {}
     for shown, answer in verdicts:
         if isinstance(answer, Unjudged):
             missing.append({"prompt_id": answer.prompt_id, "reason": answer.reason})
             continue
         given = dict(zip(shown, answer.scores, strict=True))
-        group = list(by_prompt[answer.prompt_id])
+        unread += answer.missing
+        unscored = {key for key, score in given.items() if score is None}
+        if unscored:
+            reason = f"{len(unscored)} of {len(shown)} answers have too few verdicts"
+            missing.append({"prompt_id": answer.prompt_id, "reason": reason})
+        # Unlike an output without a response, what could not be scored has not lost.
+        group = [key for key in by_prompt[answer.prompt_id] if key not in unscored]
         values = [given.get(key) for key in group]
         if is_relative(config):
             values = win_shares(values, [side for side, _ in group])
@@ -103,7 +112,7 @@ def judge_sides(
         for side, answers in sides.items()
     }
     spent = cache.counts() if asks_a_model(config) else None
-    return JudgedSides(answers=judged, floor=floor, missing=missing, spent=spent)
+    return JudgedSides(answers=judged, floor=floor, missing=missing, unread=unread, spent=spent)
 
 
 def worst_score(floor: float | None, answers: Sequence[Answer]) -> float | None:

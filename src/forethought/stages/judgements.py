@@ -40,13 +40,15 @@ def configure(place: Place) -> dict[str, Any]:
 def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     """Judge what parts are owed; a group without scores is listed as missing.
 
+    `unread_verdicts` counts those that could not be read in groups that were scored all the same.
+
     Raises: StageError if no output of the iteration has a response, or none could be judged.
     """
     rollouts = place.beside("rollouts")
     _refuse_if_nothing_parses(place)
     parts = sealed_parts(rollouts)
     owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
-    groups = 0
+    groups = unread = incomplete = 0
     scores = array("d")
     missing: list[Unjudged] = []
     with (
@@ -67,6 +69,8 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             for group in stage.read_records(f"scored_{index:05d}", ScoredGroup):
                 groups += 1
                 scores.extend(group.scores)
+                unread += group.missing
+                incomplete += group.missing > 0
             missing += stage.read_records(f"unjudged_{index:05d}", Unjudged)
         if not scores:
             raise StageError(
@@ -75,13 +79,18 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             )
         relative = is_relative(place.recipe.judge)
         mean = None if relative else sum(scores) / len(scores)
-        task.note = "" if mean is None else f"mean score {mean:.3f}"
+        notes = [] if mean is None else [f"mean score {mean:.3f}"]
+        if unread:
+            notes.append(f"{unread} verdicts of {incomplete} prompts could not be read")
+        task.note = ", ".join(notes)
         spent = cache.counts() if asks_a_model(place.recipe.judge) else None
     return {
         "groups": groups,
         "responses": len(scores),
         "mean_score": mean,
         "judge_calls": spent,
+        "unread_verdicts": unread,
+        "groups_with_unread": incomplete,
         "missing": [{"prompt_id": one.prompt_id, "reason": one.reason} for one in missing],
     }
 

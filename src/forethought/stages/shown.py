@@ -53,13 +53,19 @@ class Shown:
             if isinstance(answer, Unjudged):
                 missing.append(answer)
                 continue
+            given = {
+                index: score
+                for index, score in zip(shown, answer.scores, strict=True)
+                if score is not None
+            }
             scored.append(
                 ScoredGroup(
                     prompt_id=answer.prompt_id,
                     judge=answer.judge,
-                    sample_indices=shown,
-                    scores=answer.scores,
+                    sample_indices=tuple(given),
+                    scores=tuple(given.values()),
                     evidence=answer.evidence,
+                    missing=answer.missing,
                 )
             )
         return scored, missing

@@ -36,7 +36,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "mean_thought_tokens",
         "mean_response_tokens",
     ),
-    "judgements": ("groups", "responses", "mean_score", "missing"),
+    "judgements": ("groups", "responses", "mean_score", "missing", "unread_verdicts"),
     "pairs": (
         "pairs",
         *OUTCOMES,
@@ -60,10 +60,12 @@ METRICS: dict[str, tuple[str, ...]] = {
         "response_tokens",
         "parse_failures",
         "missing",
+        "unread_verdicts",
     ),
 }
 """Stage to keys. `trained` is the finished training, `epochs` what selection saw of each epoch.
-`missing` counts what the judge could not score; every sealed stage also has `seconds`."""
+`missing` counts prompts that the judge could not score, `unread_verdicts` those of its verdicts
+that could not be read where it did; every sealed stage also has `seconds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

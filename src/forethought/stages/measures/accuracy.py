@@ -69,7 +69,7 @@ def measure(
             answers = stage.read_records(name, Answer)
             results += _results(name, answers, prompts)
             without_response[name] = sum(one.parsed.response is None for one in answers)
-            tokens += sum(len(one.completion.token_ids) for one in answers)
+            tokens += sum(one.spent_tokens for one in answers)
         shown = [f"{one.name} {one.value:.1%}" for one in results if one.category is None]
         task.note = ", ".join(shown)
     counts: dict[str, Count] = {
@@ -104,7 +104,9 @@ def _graded(
                     f"measures.gsm8k.verifier {config.verifier} failed on question "
                     f"{one.prompt_id}: {verdict.reason}"
                 )
-            (scores[one.prompt_id],) = verdict.scores
+            (score,) = verdict.scores
+            assert score is not None, "a verifier that fails gives no scores at all"
+            scores[one.prompt_id] = score
     return [replace(one, score=scores.get(one.prompt_id, 0.0)) for one in answers]
 
 

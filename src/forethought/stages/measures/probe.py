@@ -23,7 +23,7 @@ from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, worst_score
 from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policy import Policy, policy_sampler, server_counts
-from forethought.store import SCRATCH, Count, Stage
+from forethought.store import SCRATCH, Count, Stage, read_json, write_json
 from forethought.types import (
     Answer,
     EvaluationResult,
@@ -31,6 +31,9 @@ from forethought.types import (
     SampledPrompt,
     SampleRequest,
 )
+
+UNREAD = "unread.json"
+"""Verdicts that could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ def measure(
             answers = answer_prompts(stage, policy, single, prompts)
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
-        task.advance(tokens=sum(len(one.completion.token_ids) for one in answers))
+        task.advance(tokens=sum(one.spent_tokens for one in answers))
         _draw_variants(stage, policy, config, prompts, answers, task)
         if not stage.has("half"):
             sides = {
@@ -69,6 +72,7 @@ def measure(
             }
             with Cache(subject.cache, account=subject.account) as cache:
                 judged = judge_sides(judge, cache, sides, prompts, policy.launch)
+            write_json(stage.folder / UNREAD, judged.unread)
             worst = worst_score(judged.floor, [a for each in judged.answers.values() for a in each])
             for variant in VARIANTS:
                 scored = _with_worst(judged.answers[variant], worst)
@@ -84,8 +88,8 @@ def measure(
         "prompts": len(prompts),
         "probed": probed,
         "without_response": len(prompts) - probed,
-        "new_tokens": sum(len(one.completion.token_ids) for one in answers)
-        + sum(len(one.completion.token_ids) for each in sides.values() for one in each),
+        "unread_verdicts": read_json(stage.folder / UNREAD),
+        "new_tokens": sum(one.spent_tokens for each in (answers, *sides.values()) for one in each),
     }
     return counts | server_counts(stage, policy)
 

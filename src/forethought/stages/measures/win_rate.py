@@ -5,7 +5,8 @@ sampled again up to the limit and then loses; two of them tie.
 
 Thinking costs tokens, so a direct policy may spend as many: on the best of n answers, n being the
 smallest number whose mean tokens reach the first contender's and the best chosen by the same judge,
-and on one longer answer, asked for in words. Best-of-n is chosen by the judge that then compares,
+and on one longer answer, asked for in words. Spent is what was drawn, outputs without a response
+that had to be sampled again included. Best-of-n is chosen by the judge that then compares,
 which favours it: a thinking policy that wins all the same has earned it.
 """
 
@@ -32,7 +33,7 @@ from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import JudgedSides, judge_sides
 from forethought.stages.measures.base import as_counts
 from forethought.stages.policy import Policy
-from forethought.store import Count, Stage
+from forethought.store import Count, Stage, read_json, write_json
 from forethought.thoughts import ThoughtFormat
 from forethought.types import Answer, EvaluationResult, Prompt
 
@@ -116,7 +117,9 @@ def compare(
         "second": match.second.name,
         "results": as_counts(results),
         "tokens_per_prompt": tokens,
+        "draws": {side: sum(one.attempts for one in each) for side, each in sides.items()},
         "without_response": {side: _unparsed(each) for side, each in sides.items()},
+        "unread_verdicts": sum(read_json(stage.folder / _unread(n or "plain")) for n in rivals),
         "missing": missing,
     }
 
@@ -137,7 +140,7 @@ def _answers(
         assert contender.policy is not None, "a contender without answers is a policy"
         answers = answer_prompts(stage, contender.policy, config, match.prompts)
         stage.write_records(side, answers, Answer)
-    task.advance(tokens=sum(len(one.completion.token_ids) for one in answers))
+    task.advance(tokens=sum(one.spent_tokens for one in answers))
     return answers
 
 
@@ -210,6 +213,7 @@ def _compared(
     parts = {side: f"judged_{name}_{side}" for side in ("first", "second")}
     if not stage.has(parts["second"]):
         judged = _judge(match, {"first": first, "second": second})
+        write_json(stage.folder / _unread(name), judged.unread)
         for side, part in parts.items():
             stage.write_records(part, judged.answers[side], Answer)
     scored = {side: stage.read_records(part, Answer) for side, part in parts.items()}
@@ -232,6 +236,11 @@ def _compared(
         else:
             comparisons.append(_comparison(prompt, group, relative=is_relative(match.judge)))
     return comparisons, missing
+
+
+def _unread(name: str) -> str:
+    """The file with the number of verdicts that could not be read."""
+    return f"unread_{name}.json"
 
 
 def _lost(prompt: Prompt, against: str, reason: str) -> Count:
@@ -269,9 +278,9 @@ def _mean_length(answers: Sequence[Answer]) -> float | None:
 
 
 def _mean_tokens(answers: Sequence[Answer]) -> float:
-    """Tokens of whole outputs per prompt, thoughts included; 0 where they are not known."""
+    """Tokens drawn per prompt, thoughts and every attempt included; 0 where they are not known."""
     prompts = len({one.prompt_id for one in answers})
-    return sum(len(one.completion.token_ids) for one in answers) / max(prompts, 1)
+    return sum(one.spent_tokens for one in answers) / max(prompts, 1)
 
 
 def _unparsed(answers: Sequence[Answer]) -> int:
