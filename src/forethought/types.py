@@ -198,6 +198,13 @@ class Judgement:
     missing: int = 0
     """Verdicts that were asked for and could not be read; the scores are made of the others."""
 
+    @property
+    def all_scores(self) -> tuple[float, ...]:
+        """The scores where every response has one."""
+        known = tuple(score for score in self.scores if score is not None)
+        assert len(known) == len(self.scores), f"{self.missing} verdicts are missing"
+        return known
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unjudged:

@@ -125,8 +125,7 @@ def scores(judge: Pairwise | Rating, *groups: ResponseGroup) -> list[tuple[float
     """Of groups of which every response has one."""
     found = answers(judge, *groups)
     assert all(isinstance(one, Judgement) for one in found), found
-    given = [one.scores for one in found if isinstance(one, Judgement)]
-    return [tuple(score for score in each if score is not None) for each in given]
+    return [one.all_scores for one in found if isinstance(one, Judgement)]
 
 
 def reason(judge: Pairwise | Rating, asked: ResponseGroup) -> str:

@@ -48,7 +48,7 @@ def judged(judge: ArmoRM, *groups: ResponseGroup) -> list[Judgement]:
 
 def scores(folder: Path, *groups: ResponseGroup, **options: Any) -> list[tuple[float, ...]]:
     with opened(folder, **options) as judge:
-        return [answer.scores for answer in judged(judge, *groups)]
+        return [answer.all_scores for answer in judged(judge, *groups)]
 
 
 def alone(folder: Path, one: ResponseGroup, response: str) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def test_a_killed_call_leaves_the_cache_as_it_was(armorm: Path) -> None:
                 list(judge.judge(groups))
         assert cache.counts()["calls"] == 0
         with opened(armorm, cache, tokens_per_batch=120) as judge:
-            assert [answer.scores for answer in judged(judge, *groups)] == undisturbed
+            assert [answer.all_scores for answer in judged(judge, *groups)] == undisturbed
 
 
 def test_what_is_not_finite_is_no_score_and_not_kept(armorm: Path, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_judge_that_quotes_the_attack_still_gives_its_own_verdict(attack, posi
     responses = (attack, plain) if position == 0 else (plain, attack)
     [answer] = answers(pairwise(model), group(*responses))
     assert isinstance(answer, Judgement), answer
-    assert answer.scores[1 - position] > 0 > answer.scores[position]
+    assert answer.all_scores[1 - position] > 0 > answer.all_scores[position]
     assert len(model.calls) == 1
     json.loads(answer.evidence)
     answer.evidence.encode("utf-8")

@@ -79,7 +79,7 @@ def test_a_judge_at_a_server(tmp_path: Path) -> None:
     [answer] = first
     assert second == first
     assert isinstance(answer, Judgement)
-    assert answer.scores[1] > answer.scores[0] == answer.scores[2]
+    assert answer.all_scores[1] > answer.all_scores[0] == answer.all_scores[2]
     assert again == asked
     sent = [body["messages"] for body in asked]
     wanted = load_prompt("self_taught_evaluator", "pairwise").messages(

@@ -204,7 +204,7 @@ def test_a_prompt_without_the_reference_that_the_file_shows(tmp_path: Path) -> N
     assert not isinstance(owed, Judgement)
     assert "no reference" in owed.reason
     assert isinstance(judged, Judgement)
-    assert judged.scores[1] > judged.scores[0]
+    assert judged.all_scores[1] > judged.all_scores[0]
     assert len(model.requests) == 2
 
 
@@ -343,7 +343,7 @@ def test_it_opens_from_a_recipe(tmp_path: Path) -> None:
     with open_judge(config) as judge:
         [answer] = checked(judge, [group("a", "b")])
     assert isinstance(answer, Judgement)
-    assert answer.scores[1] == -answer.scores[0] > 0
+    assert answer.all_scores[1] == -answer.all_scores[0] > 0
     assert json.loads(answer.evidence) == [
         [0, 1, "[[B]]", "I cannot say. [[B]]"],
         [1, 0, "[[A]]", "Better is [[A]]."],

@@ -171,7 +171,7 @@ def test_it_opens_from_a_recipe_and_is_closed(tmp_path: Path) -> None:
     with open_judge(config) as judge:
         [answer] = checked(judge, [group("x")])
     assert isinstance(answer, Judgement)
-    assert 3 < answer.scores[0] < 5
+    assert 3 < answer.all_scores[0] < 5
     model = JudgeModel(by_length)
     with rating(model):
         assert model.is_open

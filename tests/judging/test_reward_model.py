@@ -52,7 +52,7 @@ def judged(folder: Path, groups: list[ResponseGroup], **options: Any) -> list[tu
     with opened(folder, **options) as judge:
         answers = list(checked(judge, groups))
     assert all(isinstance(answer, Judgement) for answer in answers), answers
-    return [answer.scores for answer in answers if isinstance(answer, Judgement)]
+    return [answer.all_scores for answer in answers if isinstance(answer, Judgement)]
 
 
 def alone(folder: Path, responses: Sequence[str]) -> list[float]:

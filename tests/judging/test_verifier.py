@@ -39,7 +39,7 @@ def scores(function: str, asked: ResponseGroup) -> tuple[float, ...]:
     judgement = answer(function, asked)
     assert isinstance(judgement, Judgement), judgement
     assert judgement.judge == f"verifier:{function}"
-    return judgement.scores
+    return judgement.all_scores
 
 
 def length_in_tens(prompt: Prompt, response: str) -> float:

@@ -87,7 +87,7 @@ def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
     for stage, arm, index, folder in _folders(run, recipe):
         if is_sealed(folder):
             manifest = read_manifest(folder)
-            counts: Mapping[str, Any] = manifest.counts
+            counts: dict[str, Any] = dict(manifest.counts)
             yield StageCost(
                 stage=stage,
                 arm=arm,
@@ -96,8 +96,8 @@ def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
                 devices=_devices(recipe, stage),
                 judge=_calls(manifest.counts, "judge_calls"),
                 sampling=_calls(manifest.counts, "sampling_calls"),
-                unjudged=len(counts.get("missing") or ()),
-                unread=counts.get("unread_verdicts") or 0,
+                unjudged=len(counts["missing"]) if "missing" in counts else 0,
+                unread=counts.get("unread_verdicts", 0),
             )
 
 

@@ -104,9 +104,7 @@ def _graded(
                     f"measures.gsm8k.verifier {config.verifier} failed on question "
                     f"{one.prompt_id}: {verdict.reason}"
                 )
-            (score,) = verdict.scores
-            assert score is not None, "a verifier that fails gives no scores at all"
-            scores[one.prompt_id] = score
+            (scores[one.prompt_id],) = verdict.all_scores
     return [replace(one, score=scores.get(one.prompt_id, 0.0)) for one in answers]
 
 
