@@ -119,8 +119,8 @@ def outputs(draw):
     others = [one for one in MARKERS if one not in thought_format.response_starts_after]
     inner = st.sampled_from(others + [one[:-1] for one in thought_format.response_starts_after])
     thought = "".join(draw(st.lists(SECRET | inner | OPEN, min_size=1, max_size=8)))
-    # Two pieces may make a whole marker ("ANSWER" and a line break), and what follows a marker is no
-    # thought any more: such a pair is kept apart.
+    # Two pieces may make a whole marker ("ANSWER" and a line break), and what follows a marker is
+    # no thought any more: such a pair is kept apart.
     for one in thought_format.response_starts_after:
         thought = thought.replace(one, f"{one[:-1]}{SECRETS[0]}{one[-1]}")
     marker = draw(st.sampled_from(thought_format.response_starts_after))
