@@ -165,7 +165,7 @@ def run_ours(model: str, pairs: list[PreferencePair], batch_size: int, clock: Cl
         reference = reference_logprobs(model, pairs, config, device="cpu")
         middle = clock()
         train(
-            model_path=model,
+            model=model,
             pairs=pairs,
             reference=reference,
             config=config,

@@ -144,7 +144,7 @@ def run_ours(bench: Bench, model: str, pairs: list[PreferencePair]) -> Run:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
         train(
-            model_path=model,
+            model=model,
             pairs=pairs,
             reference=reference,
             config=config,

@@ -159,11 +159,11 @@ def _part(name: str, request: Request, found: RunPolicy | None) -> EvaluatePart:
 
 
 def _policy(word: str, found: RunPolicy | None, part: EvaluatePart) -> Policy:
-    path, thought_format = weights_and_format(word, found, part.thought_format)
     given = part.model or ModelConfig(path=word)
+    source, thought_format = weights_and_format(given.at(word).source, found, part.thought_format)
     return Policy(
         name=word,
-        model=given.model_copy(update={"path": path}),
+        model=given.at(source.path),
         thought_format=thought_format,
         sampling=part.sampling,
         seed_words=(part.seed, "evaluate"),
@@ -244,7 +244,10 @@ def _file_prompts(path: Path) -> tuple[Prompt, ...]:
 
 def _weights(policy: Policy) -> Any:
     """What names a policy's weights: the content of its files, wherever the folder lies."""
-    return models.identity(policy.model.path).get("files", policy.model.path)
+    named = models.identity(policy.model.source)
+    if "revision" in named:
+        return named
+    return named.get("files", policy.model.path)
 
 
 def _in_a_folder(

@@ -74,7 +74,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     """
     thought_format = load_format(part.thought_format)
     if part.model is not None:
-        models.resolve(part.model.path)
+        models.resolve(part.model.source)
     lines = read_lines(source, thought_format)
     settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
     output = Output(target, source, settings)

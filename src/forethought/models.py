@@ -1,7 +1,9 @@
 """Load a policy's folder or hub name: tokenizer with chat template, causal model, rendered prompts.
 
-The one place that turns a recipe's model name into transformers objects, so that sampling and
-training mean the same model and every mistake about it gives the same clear error.
+The one place that turns a recipe's model name into transformers objects, so that sampling,
+training, judging and serving mean the same files, read by the same code, and every mistake about
+it gives the same clear error. No other module calls transformers' `from_pretrained`. A model is
+named by its `ModelSource`; a plain name is one without a revision and without code of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from forethought.config import ModelSource
 from forethought.control_tokens import broken, control_tokens
 from forethought.kept import keeping, kept
 from forethought.store import content_hash, sha256_file
@@ -27,18 +30,32 @@ GLANCES, GLANCE_BYTES = 64, 16384
 """Blocks of a file that are looked at, and their size: 1 MiB of a file of any size."""
 TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".py")
 """What may belong to a tokenizer; a folder with other ones is another tokenizer."""
+Named = ModelSource | str
 MICROWORLD = "microworld"
 MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
 
 
-def resolve(name: str, *, field: str = "model") -> str:
+def source_of(model: Named) -> ModelSource:
+    """The source that a name means."""
+    return ModelSource(path=model) if isinstance(model, str) else model
+
+
+def resolve(model: Named, *, field: str = "model") -> str:
     """The folder or hub name behind a recipe's model name; `field` is where the recipe has it.
 
-    Raises: ValueError if `name` looks like a folder and is not a model folder.
+    Raises: ValueError if it looks like a folder and is not a model folder, or is one and has a
+    revision.
     """
+    source = source_of(model)
+    name = source.path
     if name == MICROWORLD:
         return str(MICROWORLD_MODEL)
     folder = Path(name).expanduser()
+    if source.revision is not None and folder.exists():
+        raise ValueError(
+            f"{field}: revision {source.revision} is asked for and {name} is a folder, which has "
+            "none; leave it out, or name the model of the hub"
+        )
     if folder.exists():
         if not (folder / "config.json").is_file():
             raise ValueError(
@@ -54,28 +71,81 @@ def resolve(name: str, *, field: str = "model") -> str:
     return name
 
 
-def load_tokenizer(
-    name: str, *, trust_remote_code: bool = False, chat: bool = True
-) -> PreTrainedTokenizerBase:
+def local_folder(model: Named) -> str:
+    """What others than transformers are given: a folder, fetched where a revision of the hub is
+    asked for; else the hub name.
+
+    Raises: ValueError if there is no such model or revision.
+    """
+    source = source_of(model)
+    name = resolve(source)
+    if source.revision is None:
+        return name
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, revision=source.revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.revision: {source.revision} of {name} could not be had from the hub: {error}"
+        ) from error
+
+
+def pretrained(kind: Any, model: Named, **options: Any) -> Any:
+    """`kind.from_pretrained` for one of transformers' classes; `options` go to it.
+
+    Raises: ValueError and OSError, as transformers does.
+    """
+    source = source_of(model)
+    return kind.from_pretrained(
+        resolve(source),
+        trust_remote_code=source.trust_remote_code,
+        **_revision(source),
+        **options,
+    )
+
+
+def _revision(source: ModelSource) -> dict[str, Any]:
+    return {} if source.revision is None else {"revision": source.revision}
+
+
+def load_config(model: Named) -> Any:
+    """The model's config.
+
+    Raises: ValueError if there is none.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return pretrained(AutoConfig, model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"model: no config could be loaded from {_named(model)}: {error}"
+        ) from error
+
+
+def load_tokenizer(model: Named, *, chat: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer, with a pad token; with `chat` it must have a chat template.
 
     Raises: ValueError if there is no tokenizer, no end token or no chat template.
     """
+    source = source_of(model)
     if not keeping():
-        return _load_tokenizer(name, trust_remote_code, chat)
-    folder = Path(resolve(name))
+        return _load_tokenizer(source, chat)
+    folder = Path(resolve(source))
     files = [path for path in sorted(folder.glob("*")) if path.suffix in TOKENIZER_FILES]
-    content = content_hash([[path.name, sha256_file(path)] for path in files]) if files else name
-    key = ("tokenizer", content, trust_remote_code, chat)
-    return kept(key, lambda: _load_tokenizer(name, trust_remote_code, chat))
+    content = content_hash([[path.name, sha256_file(path)] for path in files]) if files else source
+    key = ("tokenizer", content, source.trust_remote_code, chat)
+    return kept(key, lambda: _load_tokenizer(source, chat))
 
 
-def _load_tokenizer(name: str, trust_remote_code: bool, chat: bool) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: ModelSource, chat: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    source = resolve(name)
-    if Path(source).is_dir() and not any(
-        (Path(source) / file).is_file()
+    name = _named(source)
+    folder = Path(resolve(source))
+    if folder.is_dir() and not any(
+        (folder / file).is_file()
         for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     ):
         raise ValueError(
@@ -83,7 +153,7 @@ def _load_tokenizer(name: str, trust_remote_code: bool, chat: bool) -> PreTraine
             "(tokenizer.save_pretrained)"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer = pretrained(AutoTokenizer, source)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model: no tokenizer could be loaded from {name}: {error}") from error
     if chat and not tokenizer.chat_template:
@@ -98,9 +168,13 @@ def _load_tokenizer(name: str, trust_remote_code: bool, chat: bool) -> PreTraine
     return tokenizer
 
 
-def load_model(
-    name: str, *, dtype: str, device: str, trust_remote_code: bool = False, **options: Any
-) -> PreTrainedModel:
+def _named(model: Named) -> str:
+    """A source in an error's words."""
+    source = source_of(model)
+    return source.path if source.revision is None else f"{source.path} at {source.revision}"
+
+
+def load_model(model: Named, *, dtype: str, device: str, **options: Any) -> PreTrainedModel:
     """The causal model in eval mode on its device; `options` go to `from_pretrained`.
 
     Raises: ValueError if the folder holds no causal model.
@@ -110,15 +184,36 @@ def load_model(
 
     quiet_loading()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            resolve(name),
-            dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
-            **options,
+        loaded: Any = pretrained(
+            AutoModelForCausalLM, model, dtype=getattr(torch, dtype), **options
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model: {name} could not be loaded: {error}") from error
-    return model.to(pick_device(device)).eval()
+        raise ValueError(f"model: {_named(model)} could not be loaded: {error}") from error
+    return loaded.to(pick_device(device)).eval()
+
+
+def skeleton(model: Named, *, dtype: str) -> PreTrainedModel:
+    """The causal model in eval mode without memory for its weights.
+
+    Raises: ValueError if there is no such model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    with torch.device("meta"):
+        built: Any = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=source_of(model).trust_remote_code,
+        )
+    built.generation_config = generation_config(model)
+    return built.eval()
+
+
+def stored_dtype(model: Named) -> str:
+    """Number type of a checkpoint's weights as its config says; float32 if it does not."""
+    return str(load_config(model).dtype or "float32").removeprefix("torch.")
 
 
 def quiet_loading() -> None:
@@ -167,16 +262,15 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) ->
     return tuple(dict.fromkeys([*ids, single_id(tokenizer.eos_token_id)]))
 
 
-def generation_config(name: str, *, trust_remote_code: bool = False) -> Any:
+def generation_config(model: Named) -> Any:
     """The generation config that transformers would give the loaded model."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
-    source = resolve(name)
+    source = source_of(model)
     try:
-        return GenerationConfig.from_pretrained(source)
+        return GenerationConfig.from_pretrained(resolve(source), **_revision(source))
     except OSError:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-        return GenerationConfig.from_model_config(config)
+        return GenerationConfig.from_model_config(load_config(source))
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -216,15 +310,17 @@ def as_turns(
     return [{"role": one.role, "content": broken(one.content, tokens)} for one in messages]
 
 
-def identity(name: str) -> dict[str, str]:
-    """What names a model in a hash: its name, and its files where it is local.
+def identity(model: Named) -> dict[str, Any]:
+    """What names a model in a hash: its name, its revision, and its files where it is local.
 
     Of each file its size and some of its content: weights trained anew in place are another model.
     """
-    source = Path(resolve(name))
-    if not source.is_dir():
-        return {"name": name}
-    files = [path for path in sorted(source.iterdir()) if path.is_file()]
+    source = source_of(model)
+    name = source.path
+    folder = Path(resolve(source))
+    if not folder.is_dir():
+        return {"name": name} | _revision(source)
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     return {"name": name, "files": content_hash([[path.name, *_glance(path)] for path in files])}
 
 

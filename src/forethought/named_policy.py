@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forethought import models
-from forethought.config import Recipe
+from forethought.config import ModelSource, Recipe
 from forethought.recipe import load_run
 from forethought.stages.place import Place
 from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format
@@ -65,9 +65,11 @@ def find_run_policy(word: str) -> RunPolicy | None:
 
 
 def weights_and_format(
-    word: str, found: RunPolicy | None, otherwise: str
-) -> tuple[str, ThoughtFormat]:
-    """Folder or name of the model, and its format; `otherwise` names that of a folder without.
+    model: ModelSource, found: RunPolicy | None, otherwise: str
+) -> tuple[ModelSource, ThoughtFormat]:
+    """What the weights are loaded by: those of the run's policy, if one was found, or the model's.
+
+    With them their format; `otherwise` names that of a folder without.
 
     Raises: ValueError if a format cannot be read.
     """
@@ -76,9 +78,9 @@ def weights_and_format(
             recipe=load_run(found.run), stage="evaluation", arm=found.arm, index=found.index
         )
         place.refuse_dropped_policy()
-        return place.policy, place.thought_format
-    own = Path(models.resolve(word)) / FORMAT_FILE
-    return word, load_format(str(own) if own.is_file() else otherwise)
+        return place.policy.source, place.thought_format
+    own = Path(models.resolve(model)) / FORMAT_FILE
+    return model, load_format(str(own) if own.is_file() else otherwise)
 
 
 def _policies(recipe: Recipe, arm: str) -> list[int]:

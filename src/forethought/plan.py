@@ -193,7 +193,7 @@ def question_count(source: PromptSource) -> int | None:
 
 
 def _checkpoint_bytes(recipe: Recipe) -> int:
-    folder = Path(resolve(recipe.model.path))
+    folder = Path(resolve(recipe.model.source))
     if not folder.is_dir():
         return 0
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

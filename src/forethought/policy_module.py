@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from forethought import models
 from forethought.kept import kept
+from forethought.models import Named
 
 Files = frozenset[tuple[int, ...]]
 
@@ -27,16 +28,15 @@ class PolicyModule:
     Example: `PolicyModule("bfloat16", "cpu").at("runs/a/thought/iteration_3/selection/policy")`
     """
 
-    def __init__(self, dtype: str, device: str, *, trust_remote_code: bool = False) -> None:
+    def __init__(self, dtype: str, device: str) -> None:
         self._dtype = dtype
         self._device = device
-        self._trust = trust_remote_code
         self._model: PreTrainedModel | None = None
         self._holds: Files | None = None
         """The files whose weights it has; `None` while it has those of none."""
 
-    def at(self, name: str) -> PreTrainedModel:
-        """The module with the weights of a folder or hub name.
+    def at(self, name: Named) -> PreTrainedModel:
+        """The module with the weights of a model.
 
         Raises: ValueError if it cannot be loaded.
         """
@@ -45,13 +45,11 @@ class PolicyModule:
         self._holds = None
         if self._model is None or not read_weights(self._model, name):
             self._model = None
-            self._model = models.load_model(
-                name, dtype=self._dtype, device=self._device, trust_remote_code=self._trust
-            )
+            self._model = models.load_model(name, dtype=self._dtype, device=self._device)
         self._holds = weight_files(name)
         return self._model
 
-    def held(self, name: str) -> PreTrainedModel | None:
+    def held(self, name: Named) -> PreTrainedModel | None:
         """The module if it has these weights now."""
         files = weight_files(name)
         return self._model if files is not None and files == self._holds else None
@@ -60,19 +58,19 @@ class PolicyModule:
         """Its weights are about to be those of no checkpoint."""
         self._holds = None
 
-    def became(self, name: str) -> None:
+    def became(self, name: Named) -> None:
         """Its weights are now those of this checkpoint, bit for bit."""
         self._holds = weight_files(name)
 
 
-def policy_module(dtype: str, device: str, *, trust_remote_code: bool = False) -> PolicyModule:
+def policy_module(dtype: str, device: str) -> PolicyModule:
     """The run's module of this number type; a new one where engines are not kept."""
     place = str(models.pick_device(device))
-    key: Hashable = ("policy", dtype, place, trust_remote_code)
-    return kept(key, lambda: PolicyModule(dtype, place, trust_remote_code=trust_remote_code))
+    key: Hashable = ("policy", dtype, place)
+    return kept(key, lambda: PolicyModule(dtype, place))
 
 
-def weight_files(name: str) -> Files | None:
+def weight_files(name: Named) -> Files | None:
     """What tells a checkpoint's weights from all others; `None` for one that is not on disk."""
     folder = Path(models.resolve(name))
     if not folder.is_dir():
@@ -83,7 +81,7 @@ def weight_files(name: str) -> Files | None:
 
 
 @torch.no_grad()
-def read_weights(model: PreTrainedModel, name: str) -> bool:
+def read_weights(model: PreTrainedModel, name: Named) -> bool:
     """Read a checkpoint's weights into a module of the same architecture; whether that was so.
 
     Where it was not, the module may be left with some weights of each.

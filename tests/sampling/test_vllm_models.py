@@ -110,7 +110,7 @@ def trained(source: Path, folder: Path, lora: LoraSettings | None = None) -> Pat
         dtype="float32", epochs=1, batch_size=4, learning_rate=3e-2, warmup_ratio=0, lora=lora
     )
     train(
-        model_path=str(source),
+        model=str(source),
         pairs=pairs,
         reference=reference_logprobs(str(source), pairs, config, device="cpu"),
         config=config,

@@ -13,6 +13,7 @@ from typing import Any
 
 from tiny_training import make_pairs, settings, tiny_model
 
+from forethought.config import ModelSource
 from forethought.store import Stage
 from forethought.training.job import Job, take_part
 from forethought.training.ranks import leave
@@ -80,7 +81,7 @@ def prepare(folder: Path, case: Case) -> Job:
         stage.seal({})
     return Job(
         kind="training",
-        model=str(folder / "model"),
+        model=ModelSource(path=str(folder / "model")),
         pairs=folder / "pairs",
         reference=folder / "reference",
         config=config,

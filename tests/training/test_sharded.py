@@ -44,7 +44,7 @@ def train_alone(job: Job, directory: Path, stop_after: int | None = None) -> lis
     assert job.reference is not None
     pairs = read_records(job.pairs, PreferencePair)
     train(
-        model_path=job.model,
+        model=job.model,
         pairs=pairs,
         reference=read_records(job.reference, ReferenceLogprobs),
         config=job.config,
@@ -135,7 +135,7 @@ def test_several_processes_train_the_same(processes: int, jobs: dict[str, Job], 
     job = jobs[name]
     together = job.directory.with_name(f"together_{processes}")
     assert_alike(job.directory, together, TOLERANCES[job.config.dtype])
-    start, end = weights(Path(job.model)), weights(together / f"epoch_{job.config.epochs}")
+    start, end = weights(Path(job.model.path)), weights(together / f"epoch_{job.config.epochs}")
     moved = max(float((end[key] - start[key]).abs().max()) for key in start)
     assert moved > 1e-3
 
@@ -182,7 +182,7 @@ def test_one_process_under_fsdp_is_the_process_alone(
             job = jobs[name]
             assert job.reference is not None
             train(
-                model_path=job.model,
+                model=job.model,
                 pairs=read_records(job.pairs, PreferencePair),
                 reference=read_records(job.reference, ReferenceLogprobs),
                 config=job.config,

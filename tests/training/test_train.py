@@ -232,7 +232,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(
     monkeypatch.setattr(train_module, "sequence_sums", broken_at_step_1)
     with pytest.raises(ValueError, match=r"gradient of step 1 is not finite; .*prompt-"):
         train_module.train(
-            model_path=llama,
+            model=llama,
             pairs=pairs,
             reference=reference,
             config=config,

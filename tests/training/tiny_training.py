@@ -99,7 +99,7 @@ def run(
         reference = reference_logprobs(model_path, pairs, config, device="cpu")
     logs: list[StepLog] = []
     result = train(
-        model_path=model_path,
+        model=model_path,
         pairs=pairs,
         reference=reference,
         config=config,

@@ -23,10 +23,12 @@ from forethought.cli.serve_options import (
     Port,
     PrivateLog,
     Queue,
+    Revision,
     Seconds,
     ShowThoughts,
     ShutdownSeconds,
     Slots,
+    TrustRemoteCode,
     Upstream,
     UpstreamBody,
     UpstreamContinues,
@@ -38,6 +40,7 @@ from forethought.cli.serve_options import (
 from forethought.progress import Reporter
 
 if TYPE_CHECKING:
+    from forethought.config import ModelSource
     from forethought.serving.base import Backend
     from forethought.thoughts import ThoughtFormat
 
@@ -54,6 +57,8 @@ def serve(
     port: Port = None,
     api_keys: ApiKeys = None,
     name: Name = None,
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     thought_format: Format = "direct",
     thought_budget: Budget = None,
     attempts: Attempts = 3,
@@ -75,7 +80,7 @@ def serve(
         from forethought.serving.server import run_server
         from forethought.serving.settings import ServerSettings
 
-        path, own_format = _policy(model, thought_format)
+        source, own_format = _policy(model, revision, trust_remote_code, thought_format)
         called = name or model
         temperature, top_p = _draws(model)
         settings = ServerSettings(
@@ -103,7 +108,7 @@ def serve(
         }
         if upstream is None:
             _refuse_any(of_a_server)
-            backend = _embedded(path, slots, called)
+            backend = _embedded(source, slots, called)
         else:
             backend = _at_server(upstream, **of_a_server)
         run_server(
@@ -121,6 +126,8 @@ def chat(
     partner: Annotated[
         str, typer.Argument(metavar="MODEL|RUN|URL", help="A local model, or a server's address")
     ],
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     thought_format: Format = "direct",
     thought_budget: Budget = None,
     model: Annotated[
@@ -146,8 +153,8 @@ def chat(
             endpoint = Endpoint(partner, api_key=key_of(key_env, field="--key-env"), model=model)
             talk(endpoint, reporter.console, history=history)
             return
-        path, own_format = _policy(partner, thought_format)
-        backend = _embedded(path, 1, partner)
+        source, own_format = _policy(partner, revision, trust_remote_code, thought_format)
+        backend = _embedded(source, 1, partner)
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
@@ -165,6 +172,8 @@ def chat(
 def vllm_plugin(
     model: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="Whose format is to be hidden")],
     target: Annotated[Path, typer.Argument(metavar="FILE.py", help="The plugin to write")],
+    revision: Revision = None,
+    trust_remote_code: TrustRemoteCode = False,
     chat_template: Annotated[
         Path | None,
         typer.Option("--chat-template", help="Also write a template with the thought instruction"),
@@ -178,13 +187,17 @@ def vllm_plugin(
     with clear_errors(reporter):
         from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 
-        path, own_format = _policy(model, "direct")
+        source, own_format = _policy(model, revision, trust_remote_code, "direct")
         parser = write_plugin(own_format, target, show_thoughts=show_thoughts)
         words = f"--reasoning-parser-plugin {target.resolve()} --reasoning-parser {parser}"
         if chat_template is not None:
-            write_chat_template(path, chat_template, own_format)
+            write_chat_template(source, chat_template, own_format)
             words += f" --chat-template {chat_template.resolve()}"
-        reporter.say(f"vllm serve {path} {words}")
+        if source.revision is not None:
+            words = f"--revision {source.revision} {words}"
+        if source.trust_remote_code:
+            words = f"--trust-remote-code {words}"
+        reporter.say(f"vllm serve {source.path} {words}")
 
 
 def new_key(
@@ -208,15 +221,25 @@ def new_key(
         typer.echo(made.secret)
 
 
-def _policy(word: str, otherwise: str) -> tuple[str, ThoughtFormat]:
+def _policy(
+    word: str, revision: str | None, trust_remote_code: bool, otherwise: str
+) -> tuple[ModelSource, ThoughtFormat]:
     """Weights and format; of a run, its last thinking policy.
 
     Raises: ValueError if the word names no policy.
     """
+    from forethought.config import ModelSource
     from forethought.named_policy import find_run_policy, is_run, weights_and_format
 
     named = f"{word}/thought" if is_run(Path(word)) else word
-    return weights_and_format(named, find_run_policy(named), otherwise)
+    found = find_run_policy(named)
+    if found is not None and (revision is not None or trust_remote_code):
+        raise ValueError(
+            f"{word} is a policy of a run, whose recipe says how its model is loaded; leave out "
+            "--revision and --trust-remote-code"
+        )
+    given = ModelSource(path=named, revision=revision, trust_remote_code=trust_remote_code)
+    return weights_and_format(given, found, otherwise)
 
 
 def _draws(word: str) -> tuple[float, float]:
@@ -231,11 +254,11 @@ def _draws(word: str) -> tuple[float, float]:
     return draw.temperature, draw.top_p
 
 
-def _embedded(path: str, slots: int, name: str) -> Backend:
+def _embedded(source: ModelSource, slots: int, name: str) -> Backend:
     from forethought.config import ModelConfig
     from forethought.serving.embedded import EmbeddedBackend
 
-    return EmbeddedBackend(ModelConfig(path=path), slots=slots, name=name)
+    return EmbeddedBackend(ModelConfig.of(source), slots=slots, name=name)
 
 
 def _at_server(

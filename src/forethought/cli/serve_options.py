@@ -10,6 +10,12 @@ import typer
 ModelWord = Annotated[
     str, typer.Argument(metavar="MODEL|RUN", help="A run, RUN/ARM/NUMBER, or a model folder")
 ]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Commit, tag or branch of a hub model")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the model's own code (a run's recipe says)")
+]
 Format = Annotated[
     str, typer.Option("--thought-format", help="Of a model that does not bring its own")
 ]

@@ -66,7 +66,14 @@ from forethought.config.sampling import (
     TransformersSampling,
     VllmSampling,
 )
-from forethought.config.shape import Device, DType, ModelConfig, Operational, Shape
+from forethought.config.shape import (
+    Device,
+    DType,
+    ModelConfig,
+    ModelSource,
+    Operational,
+    Shape,
+)
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import LoraSettings, PairsConfig, TrainingConfig
 from forethought.config.workers import OptionalWorkers, RayConfig, Workers

@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from forethought.config.engines import EngineConfig, TransformersEngine
-from forethought.config.shape import Device, DType, ModelConfig, Operational, Shape
+from forethought.config.shape import (
+    Device,
+    DType,
+    Later,
+    ModelConfig,
+    ModelSource,
+    Operational,
+    Shape,
+)
 from forethought.config.workers import OptionalWorkers
 
 
@@ -28,6 +36,8 @@ class RewardModelJudge(Shape):
     type: Literal["reward_model"] = "reward_model"
     path: str
     """Hugging Face folder or hub name."""
+    revision: Annotated[str | None, Later] = None
+    """Commit, tag or branch of a hub model; the newest by default."""
     dtype: DType = "bfloat16"
     """Number type of the weights."""
     device: Device = "auto"
@@ -41,6 +51,13 @@ class RewardModelJudge(Shape):
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
 
+    @property
+    def source(self) -> ModelSource:
+        """What its files are loaded by."""
+        return ModelSource(
+            path=self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
+
 
 class ArmoRMJudge(Shape):
     """ArmoRM: 19 objectives, mixed by a gate that reads the prompt (the paper's scoring judge)."""
@@ -48,6 +65,8 @@ class ArmoRMJudge(Shape):
     type: Literal["armorm"] = "armorm"
     path: str = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
     """Hugging Face folder or hub name."""
+    revision: Annotated[str | None, Later] = None
+    """Commit, tag or branch of a hub model; the newest by default."""
     dtype: DType = "bfloat16"
     """Number type of the weights."""
     device: Device = "auto"
@@ -58,6 +77,11 @@ class ArmoRMJudge(Shape):
     """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
+
+    @property
+    def source(self) -> ModelSource:
+        """What its files are loaded by; none of their code is run."""
+        return ModelSource(path=self.path, revision=self.revision)
 
 
 class LLMJudge(Shape):

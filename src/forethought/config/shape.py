@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -19,6 +20,14 @@ Operational = _Operational()
 """`Annotated[int, Operational]`: the field may change while a run is resumed."""
 
 
+class _Later:
+    """Marks a field that came after works were named without it."""
+
+
+Later = _Later()
+"""`Annotated[str | None, Later]`: the field names the work only where it is set."""
+
+
 class Shape(BaseModel):
     """Base of all recipe sections: frozen, nothing unknown, fields documented below themselves."""
 
@@ -31,7 +40,8 @@ class Shape(BaseModel):
         return {
             name: _identity(value)
             for name, value in self
-            if Operational not in type(self).model_fields[name].metadata
+            if Operational not in (marks := type(self).model_fields[name].metadata)
+            and not (Later in marks and value is None)
         }
 
 
@@ -52,14 +62,50 @@ def default_type(name: str) -> BeforeValidator:
     return BeforeValidator(named)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """What names the files of a model, for everything that loads one.
+
+    Example: `ModelSource(path="microsoft/Phi-4-mini-instruct", revision="5a149550068a")`
+    """
+
+    path: str
+    """A Hugging Face folder or hub name, or `microworld`."""
+    revision: str | None = None
+    """Of a hub model: commit, tag or branch; the newest by default."""
+    trust_remote_code: bool = False
+    """Run modelling code that comes with the checkpoint."""
+
+
 class ModelConfig(Shape):
     """The seed policy."""
 
     path: str
     """A Hugging Face folder or hub name, or `microworld` for the seed model in the package."""
+    revision: Annotated[str | None, Later] = None
+    """Commit, tag or branch of a hub model; the newest by default."""
     dtype: DType = "bfloat16"
     """Number type of weights while sampling; training has its own."""
     device: Device = "auto"
     """`auto` takes a GPU when there is one."""
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
+
+    @property
+    def source(self) -> ModelSource:
+        """What its files are loaded by."""
+        return ModelSource(
+            path=self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
+
+    @classmethod
+    def of(cls, source: ModelSource) -> ModelConfig:
+        """Its files with the settings' defaults."""
+        return cls(
+            path=source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+
+    def at(self, path: str) -> ModelConfig:
+        """The same settings for other weights. A revision is one of the name it was given with."""
+        revision = self.revision if path == self.path else None
+        return self.model_copy(update={"path": path, "revision": revision})

@@ -133,7 +133,7 @@ def seed_licence(recipe: Recipe) -> str | None:
 
     from forethought.models import resolve
 
-    card = Path(resolve(recipe.model.path)) / "README.md"
+    card = Path(resolve(recipe.model.source)) / "README.md"
     if not card.is_file():
         return None
     declared = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")

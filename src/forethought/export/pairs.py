@@ -71,8 +71,7 @@ def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
         for number in range(recipe.iterations)
     ]
     places = [one for one in places if (one.folder / "manifest.json").is_file()]
-    seed = recipe.model
-    tokenizer = models.load_tokenizer(seed.path, trust_remote_code=seed.trust_remote_code)
+    tokenizer = models.load_tokenizer(recipe.model.source)
     if not places:
         raise ValueError(
             f"pairs: {run} has no pairs in its {arm} arm yet; `forethought run` with the same "

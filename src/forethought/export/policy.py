@@ -53,10 +53,9 @@ def generation_config(chosen: Chosen) -> dict[str, object]:
     """How the run drew its answers, for transformers and vLLM. Nothing else shapes a sample there,
     so other settings of the seed's own file are left out."""
     recipe = chosen.recipe
-    path = chosen.place.policy
-    trust = recipe.model.trust_remote_code
-    tokenizer = models.load_tokenizer(path, trust_remote_code=trust)
-    declared = models.generation_config(path, trust_remote_code=trust)
+    source = chosen.place.policy.source
+    tokenizer = models.load_tokenizer(source)
+    declared = models.generation_config(source)
     drawn = recipe.evaluation if recipe.prompts.test is not None else recipe.selection
     settings: dict[str, object] = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -91,16 +90,12 @@ def _copy_trained(chosen: Chosen, folder: Path, *, keep_adapter: bool) -> None:
 
 def _copy_seed(seed: ModelConfig, folder: Path) -> None:
     """The files of a local seed, or those of a hub's model as transformers writes them."""
-    source = Path(models.resolve(seed.path))
-    if source.is_dir():
-        for path in sorted(source.iterdir()):
+    original = Path(models.resolve(seed.source))
+    if original.is_dir():
+        for path in sorted(original.iterdir()):
             if path.is_file() and path.name != "README.md":
                 shutil.copyfile(path, folder / path.name)
         return
-    from forethought.training.checkpoint import stored_dtype
-
-    trust = seed.trust_remote_code
-    dtype = stored_dtype(seed.path)
-    model = models.load_model(seed.path, dtype=dtype, device="cpu", trust_remote_code=trust)
-    model.save_pretrained(folder)
-    models.load_tokenizer(seed.path, trust_remote_code=trust).save_pretrained(folder)
+    dtype = models.stored_dtype(seed.source)
+    models.load_model(seed.source, dtype=dtype, device="cpu").save_pretrained(folder)
+    models.load_tokenizer(seed.source).save_pretrained(folder)

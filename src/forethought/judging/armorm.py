@@ -70,12 +70,12 @@ class ArmoRM:
         self._model: ArmoRMModel | None = kept(
             ("judge", config),
             lambda: load(
-                config.path,
+                config.source,
                 dtype=getattr(torch, config.dtype),
                 device=models.pick_device(config.device),
             ),
         )
-        tokenizer = load_tokenizer(config.path)
+        tokenizer = load_tokenizer(config.source)
         self._pattern = gate_pattern(tokenizer)
         limit = length_limit(config.path, config.max_length, self._model.model.config)
         self._conversations = Conversations(tokenizer, limit=limit)

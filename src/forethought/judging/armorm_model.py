@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from forethought.judging.conversations import source
+from forethought.config import ModelSource
 from forethought.judging.llama import encode
 from forethought.judging.shared_prompts import Packed, Span
+from forethought.models import Named, pretrained, resolve, source_of
 
 ARCHITECTURE = "LlamaForRewardModelWithGating"
 WEIGHTS = "model.safetensors"
@@ -121,14 +122,15 @@ class ArmoRMModel(nn.Module):
         )
 
 
-def load(path: str, *, dtype: torch.dtype, device: torch.device) -> ArmoRMModel:
+def load(source: Named, *, dtype: torch.dtype, device: torch.device) -> ArmoRMModel:
     """The network of a checkpoint in the published layout; `dtype` is the backbone's.
 
-    `path` is a folder or hub name with config.json and safetensors, in one file or in shards.
+    `source` names a folder or hub model with config.json and safetensors, in one file or in shards.
 
     Raises: ValueError if it is something else, or its tensors are not the published ones.
     """
-    folder = _folder(path)
+    path = source_of(source).path
+    folder = _folder(source_of(source))
     config = _config(path, folder)
     with torch.device("meta"):
         model = ArmoRMModel(config)
@@ -147,12 +149,17 @@ def load(path: str, *, dtype: torch.dtype, device: torch.device) -> ArmoRMModel:
     return model.to(device).eval().requires_grad_(False)
 
 
-def _folder(path: str) -> Path:
-    folder = Path(source(path))
+def _folder(source: ModelSource) -> Path:
+    path = source.path
+    try:
+        folder = Path(resolve(source))
+    except ValueError as error:
+        raise ValueError(f"judge.path: no ArmoRM could be loaded from {path}: {error}") from error
     if folder.is_dir():
         return folder
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors"]))
+        wanted = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(path, revision=source.revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"judge.path: {path} is no folder and could not be had from the hub: {error}; give "
@@ -168,7 +175,7 @@ def _config(path: str, folder: Path) -> LlamaConfig:
                 f"its architecture is {architectures}, an ArmoRM's is [{ARCHITECTURE!r}]; for a "
                 "sequence-classification model use judge.type: reward_model"
             )
-        return LlamaConfig.from_pretrained(folder)
+        return pretrained(LlamaConfig, str(folder))
     except (OSError, ValueError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"judge.path: no ArmoRM could be loaded from {path}: {error}") from error
 

@@ -15,10 +15,16 @@ here keep a score what the model's makers meant by it:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forethought.models import as_turns, context_length, template_error
+from forethought.models import (
+    Named,
+    as_turns,
+    context_length,
+    pretrained,
+    source_of,
+    template_error,
+)
 from forethought.types import Message, ResponseGroup
 
 if TYPE_CHECKING:
@@ -92,15 +98,16 @@ class Conversations:
         return tuple(ids[extra:])
 
 
-def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: Named) -> PreTrainedTokenizerBase:
     """The tokenizer beside a reward model.
 
     Raises: ValueError if there is none or it has no chat template.
     """
     from transformers import AutoTokenizer
 
+    path = source_of(model).path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source(path), trust_remote_code=trust_remote_code)
+        tokenizer = pretrained(AutoTokenizer, model)
     # A damaged tokenizer.json raises a bare Exception of the tokenizers library.
     except Exception as error:
         raise ValueError(
@@ -113,12 +120,6 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             "be written as the model was trained on them; use a reward model that has one"
         )
     return tokenizer
-
-
-def source(path: str) -> str:
-    """What transformers loads: a folder with its `~` spelled out, else the hub name as it is."""
-    folder = Path(path).expanduser()
-    return str(folder) if folder.exists() else path
 
 
 def length_limit(path: str, max_length: int | None, model_config: Any) -> int | None:

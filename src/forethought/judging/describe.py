@@ -62,9 +62,9 @@ def refuse_missing_models(config: JudgeConfig) -> None:
     """
     match config:
         case RewardModelJudge() | ArmoRMJudge():
-            models.resolve(config.path, field="judge.path")
+            models.resolve(config.source, field="judge.path")
         case PairwiseJudge() | RatingJudge() if config.model is not None:
-            models.resolve(config.model.path, field="judge.model.path")
+            models.resolve(config.model.source, field="judge.model.path")
         case MixtureJudge():
             for route in config.routes:
                 for member in route.members:

@@ -24,7 +24,7 @@ from typing import Any, Self
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from forethought import models
 from forethought.cache import Cache
@@ -34,7 +34,6 @@ from forethought.judging.conversations import (
     TokenIds,
     length_limit,
     load_tokenizer,
-    source,
 )
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
 from forethought.kept import kept
@@ -59,7 +58,7 @@ class RewardModel:
         self.name = f"reward_model:{config.path}"
         self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
-        tokenizer = load_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
+        tokenizer = load_tokenizer(config.source)
         self._model: PreTrainedModel | None
         self._model, self._declared_pad = kept(("judge", config), lambda: _model_and_pad(config))
         limit = length_limit(config.path, config.max_length, self._model.config)
@@ -147,9 +146,7 @@ def _model_and_pad(config: RewardModelJudge) -> tuple[PreTrainedModel, int | Non
 def _load_model(config: RewardModelJudge) -> PreTrainedModel:
     models.quiet_loading()
     try:
-        model_config = AutoConfig.from_pretrained(
-            source(config.path), trust_remote_code=config.trust_remote_code
-        )
+        model_config = models.load_config(config.source)
         _refuse_other_kinds(model_config)
         model, loading = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
         if set(loading["unexpected_keys"]) == {BIAS}:
@@ -170,10 +167,10 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     # The fused kernels leave soft-capping out without a word, so Gemma 2 needs the plain one.
     capped = model_config.get_text_config().to_dict().get("attn_logit_softcapping")
-    return kind.from_pretrained(
-        source(config.path),
+    return models.pretrained(
+        kind,
+        config.source,
         dtype=getattr(torch, config.dtype),
-        trust_remote_code=config.trust_remote_code,
         attn_implementation=None if capped is None else "eager",
         ignore_mismatched_sizes=True,
         output_loading_info=True,

@@ -8,7 +8,7 @@ was, and its repetition computes the same conversations in the same batches: the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from math import isfinite
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from forethought import models
 from forethought.cache import Cache
 from forethought.config import ArmoRMJudge, RewardModelJudge
-from forethought.judging.conversations import Refused, TokenIds, source
+from forethought.judging.conversations import Refused, TokenIds
 from forethought.store import content_hash
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -45,7 +45,7 @@ def scoring_identity(config: RewardModelJudge | ArmoRMJudge) -> dict[str, Any]:
     """
     named = {
         "type": config.type,
-        "model": models.identity(source(config.path)),
+        "model": models.identity(replace(config.source, path=models.resolve(config.source))),
         "dtype": config.dtype,
         "max_length": config.max_length,
     }

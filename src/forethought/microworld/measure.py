@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
+from forethought import models
 from forethought.microworld.categories import CATEGORIES, SEVERAL_STEPS
 from forethought.microworld.demonstrations import WORKED_OPENERS
 from forethought.microworld.prompts import thought_prompt
@@ -150,8 +151,8 @@ def table(direct: Sequence[Sample], thought: Sequence[Sample]) -> str:
 
 def measure(folder: Path, count: int) -> str:
     """The table for the model in `folder`, over `count` test tasks."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer: Any = models.load_tokenizer(str(folder), chat=False)
+    model: Any = models.load_model(str(folder), dtype="float32", device="cpu")
     tasks = generate("test", count, SAMPLE_SEED)
     return table(
         sample(model, tokenizer, tasks, "direct"), sample(model, tokenizer, tasks, "thought")

@@ -127,7 +127,7 @@ def recipe_costs(
         gpus = 1 if device.is_cpu else max(1, *devices_used(recipe).values())
     if gpus < 1 or (device.is_cpu and gpus != 1):
         raise ValueError(f"--gpus: {gpus} is not possible with --gpu {device.name}; 1 is")
-    shape = model_shape(recipe.model.path)
+    shape = model_shape(recipe.model.source)
     lengths = expected_lengths(recipe, like=like, prompt=prompt_tokens, output=output_tokens)
     cluster = _cluster(recipe, device, gpus, shape)
     if storage is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from forethought.models import resolve
+from forethought.models import Named, resolve, source_of
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 NEEDED = (
@@ -128,16 +128,17 @@ KNOWN = {
 without a network."""
 
 
-def model_shape(name: str) -> ModelShape:
+def model_shape(model: Named) -> ModelShape:
     """The shape of a folder, of a known model, or of a hub model's `config.json`.
 
     Raises: ValueError if there is no config, or it is not of a dense decoder.
     """
-    source = resolve(name)
-    folder = Path(source)
-    if not folder.is_dir() and source in KNOWN:
-        return KNOWN[source]
-    path = folder / "config.json" if folder.is_dir() else _from_hub(source)
+    source = source_of(model)
+    name = source.path
+    folder = Path(resolve(source))
+    if not folder.is_dir() and name in KNOWN:
+        return KNOWN[name]
+    path = folder / "config.json" if folder.is_dir() else _from_hub(name, source.revision)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -176,16 +177,16 @@ def shape_of(name: str, fields: dict[str, Any]) -> ModelShape:
     )
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    kept = try_to_load_from_cache(name, "config.json")
+    kept = try_to_load_from_cache(name, "config.json", revision=revision)
     if isinstance(kept, str):
         return Path(kept)
     try:
         _refuse_without_network()
-        return Path(hf_hub_download(name, "config.json"))
+        return Path(hf_hub_download(name, "config.json", revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(

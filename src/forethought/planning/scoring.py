@@ -90,7 +90,7 @@ def _reward_cost(
 ) -> Effort:
     """ArmoRM reads a prompt once for its responses, other reward models once for each. The busiest
     device has the `longest` share of the prompts."""
-    shape, rates = model_shape(judge.path), cluster.rates
+    shape, rates = model_shape(judge.source), cluster.rates
     before, each = lengths.prompt + TEMPLATE, lengths.response
     if isinstance(judge, ArmoRMJudge):
         read = outputs_after(before, each, responses, predicted=False)
@@ -131,7 +131,7 @@ def _model_cost(
     if isinstance(judge.engine, ScriptedEngine) or judge.model is None:
         return Effort.of({"host": calls * cluster.rates.output})
     drawn = sample_cost(
-        model_shape(judge.model.path),
+        model_shape(judge.model.source),
         judge.engine,
         cluster,
         judge.model.dtype,

@@ -172,7 +172,7 @@ def _cached(
 
     identity = {
         "engine": config.identity(),
-        "model": models.identity(model.path),
+        "model": models.identity(model.source),
         "dtype": model.dtype,
         "params": asdict(params),
     }

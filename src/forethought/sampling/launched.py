@@ -52,6 +52,9 @@ class LaunchedSampler:
             raise ValueError("sampling.command serves a model; give model.path")
         assert config.command is not None
         with ExitStack() as opening:
+            # A server is not told of revisions: it gets the files.
+            if model.revision is not None:
+                model = model.at(models.local_folder(model.source))
             server = opening.enter_context(
                 LaunchedServer(config.command, config.base_url, model.path, seconds=config.timeout)
             )

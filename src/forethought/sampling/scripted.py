@@ -53,7 +53,7 @@ class ScriptedSampler:
         """Raises: ValueError if the file or a line is wrong, or the tokenizer cannot be loaded."""
         tokenizer = None
         if model is not None:
-            tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+            tokenizer = models.load_tokenizer(model.source)
         return cls(read_script(path), tokenizer, params=params, source=str(path))
 
     def __enter__(self) -> Self:

@@ -32,23 +32,20 @@ class ServedPolicy:
     """
 
     path: str
-    identity: dict[str, str]
+    identity: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
 
     @classmethod
     def load(cls, model: ModelConfig) -> Self:
         """Raises: ValueError if there is no such model or tokenizer."""
-        tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
-        source = models.resolve(model.path)
+        source = model.source
+        tokenizer = models.load_tokenizer(source)
         return cls(
-            path=source,
-            identity=models.identity(model.path),
+            path=models.resolve(source),
+            identity=models.identity(source),
             tokenizer=tokenizer,
-            end_ids=models.end_token_ids(
-                tokenizer,
-                models.generation_config(model.path, trust_remote_code=model.trust_remote_code),
-            ),
+            end_ids=models.end_token_ids(tokenizer, models.generation_config(source)),
         )
 
     def check_served(self, served: str, server: str) -> None:

@@ -59,11 +59,9 @@ class TransformersSampler:
     ) -> Self:
         """While engines are kept, the run's policies share a module, and each other model has its
         own."""
-        tokenizer = models.load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+        tokenizer = models.load_tokenizer(model.source)
         if policy:
-            trust = model.trust_remote_code
-            module = policy_module(model.dtype, model.device, trust_remote_code=trust)
-            loaded = module.at(model.path)
+            loaded = policy_module(model.dtype, model.device).at(model.source)
         else:
             loaded = kept(("model", model), lambda: _load(model))
         return cls(loaded, tokenizer, params=params, rows=rows, name=model.path)
@@ -137,12 +135,7 @@ def _reason_against(model: PreTrainedModel) -> str | None:
 
 
 def _load(model: ModelConfig) -> PreTrainedModel:
-    return models.load_model(
-        model.path,
-        dtype=model.dtype,
-        device=model.device,
-        trust_remote_code=model.trust_remote_code,
-    )
+    return models.load_model(model.source, dtype=model.dtype, device=model.device)
 
 
 @contextmanager

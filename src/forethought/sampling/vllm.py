@@ -55,10 +55,9 @@ class VllmSampler:
             )
         self._name = model.path
         self._params = params
-        trust = model.trust_remote_code
-        self._tokenizer = models.load_tokenizer(model.path, trust_remote_code=trust)
+        self._tokenizer = models.load_tokenizer(model.source)
         self._end_ids = models.end_token_ids(
-            self._tokenizer, models.generation_config(model.path, trust_remote_code=trust)
+            self._tokenizer, models.generation_config(model.source)
         )
         weights = find_weights(model, adapters=config.adapters)
         with ExitStack() as opened:

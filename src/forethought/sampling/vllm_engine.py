@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from pydantic import ValidationError
 
 from forethought import models
-from forethought.config import ModelConfig, VllmEngine
+from forethought.config import ModelConfig, ModelSource, VllmEngine
 
 ADAPTER = "adapter"
 """Folder beside the merged weights in which training leaves what it learned."""
@@ -45,20 +45,26 @@ _engine_of_this_process = threading.Lock()
 class Weights:
     """What vLLM loads: a model, and an adapter on it where there is one.
 
-    Example: `Weights(source="runs/a/policy", adapter=None, rank=0)`
+    Example: `Weights(source=ModelSource(path="runs/a/policy"), adapter=None, rank=0)`
     """
 
-    source: str
-    """Folder or hub name."""
+    source: ModelSource
+    """Its path is a folder or hub name."""
     adapter: Path | None
     rank: int
 
     def options(self) -> dict[str, Any]:
         """Arguments of `vllm.LLM`."""
+        named: dict[str, Any] = {
+            "model": self.source.path,
+            "trust_remote_code": self.source.trust_remote_code,
+        }
+        if self.source.revision is not None:
+            named |= {"revision": self.source.revision, "code_revision": self.source.revision}
         if self.adapter is None:
-            return {"model": self.source}
+            return named
         limit = min(limit for limit in LORA_RANKS if limit >= self.rank)
-        return {"model": self.source, "enable_lora": True, "max_loras": 1, "max_lora_rank": limit}
+        return named | {"enable_lora": True, "max_loras": 1, "max_lora_rank": limit}
 
     def request(self, number: int) -> Any:
         """How a prompt asks vLLM for the adapter; an engine knows adapters by number, from 1."""
@@ -72,8 +78,8 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
 
     Raises: ValueError if there is no such model, or the adapter cannot be used.
     """
-    source = models.resolve(model.path)
-    folder = Path(source) / ADAPTER
+    source = replace(model.source, path=models.resolve(model.source))
+    folder = Path(source.path) / ADAPTER
     if not adapters or not folder.is_dir():
         return Weights(source=source, adapter=None, rank=0)
     way_out = "set adapters: false to sample the merged weights beside it"
@@ -91,7 +97,9 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
             f"adapters: {folder} has rank {rank}, vLLM takes at most {LORA_RANKS[-1]}; {way_out}"
         )
     try:
-        return Weights(source=models.resolve(base), adapter=folder, rank=rank)
+        of_base = replace(source, path=base, revision=config.get("revision"))
+        of_base = replace(of_base, path=models.resolve(of_base))
+        return Weights(source=of_base, adapter=folder, rank=rank)
     except ValueError as error:
         raise ValueError(
             f"adapters: {folder} was trained on {base}, which is not there ({error}); "
@@ -188,7 +196,6 @@ def _start(
         return llm_class(
             **weights.options(),
             dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
             tensor_parallel_size=config.tensor_parallel,
             gpu_memory_utilization=config.gpu_memory,
             max_model_len=config.max_model_len,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from forethought import models
-from forethought.config import ModelConfig, VllmEngine
+from forethought.config import ModelConfig, ModelSource, VllmEngine
 from forethought.kept import kept_open
 from forethought.policy_module import policy_module, weight_files
 from forethought.sampling.vllm_engine import Weights, running
@@ -40,7 +40,7 @@ class KeptVllm:
         self._config = config
         self._opened = ExitStack()
         self._llm: Any = None
-        self._source = ""
+        self._source: ModelSource | None = None
         self._files: Any = None
         self._adapters: dict[str, int] = {}
 
@@ -69,14 +69,14 @@ class KeptVllm:
         """Read the weights into the running engine; whether it has them now."""
         if self._llm is None:
             return False
-        ids = probe_ids(weights.source, model)
+        ids = probe_ids(weights.source)
         before = self._logprobs(ids)
         try:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights.source})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights.source.path})
             after = self._logprobs(ids)
         # Errors of many types come out of vLLM.
         except Exception as error:
-            log.warning("vLLM could not take the weights of %s: %s", weights.source, error)
+            log.warning("vLLM could not take the weights of %s: %s", weights.source.path, error)
             return False
         distance = float(np.abs(after - expected_logprobs(weights.source, model, ids)).mean())
         taken = distance <= TOLERANCE[model.dtype] and not np.array_equal(before, after)
@@ -84,7 +84,7 @@ class KeptVllm:
             log.warning(
                 "vLLM has not the weights of %s after reading them (%.3g nats per token from "
                 "transformers): it is started anew",
-                weights.source,
+                weights.source.path,
                 distance,
             )
         return taken
@@ -102,7 +102,7 @@ class KeptVllm:
 @contextmanager
 def kept_vllm(config: VllmEngine, model: ModelConfig, *, policy: bool) -> Iterator[KeptVllm]:
     """The run's engine for policies; for any other model one of its own."""
-    key = ("vllm", config, model.dtype, model.device, None if policy else model.path)
+    key = ("vllm", config, model.dtype, model.device, None if policy else model.source)
     with kept_open(key, lambda: _opened(config)) as engine:
         yield engine
 
@@ -116,23 +116,19 @@ def _opened(config: VllmEngine) -> Iterator[KeptVllm]:
         engine.close()
 
 
-def probe_ids(source: str, model: ModelConfig) -> list[int]:
+def probe_ids(source: ModelSource) -> list[int]:
     """A fixed sequence of the model's tokens."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source, trust_remote_code=model.trust_remote_code)
-    vocabulary = config.get_text_config().vocab_size
+    vocabulary = models.load_config(source).get_text_config().vocab_size
     drawn = np.random.Generator(np.random.PCG64(7)).integers(vocabulary, size=PROBE)
     return [int(one) for one in drawn]
 
 
 @torch.no_grad()
-def expected_logprobs(source: str, model: ModelConfig, ids: list[int]) -> np.ndarray:
+def expected_logprobs(source: ModelSource, model: ModelConfig, ids: list[int]) -> np.ndarray:
     """What transformers gives for each token but the first, float64: the run's own module where it
     has these weights, else the checkpoint, loaded for this on the CPU."""
-    module = policy_module(model.dtype, model.device, trust_remote_code=model.trust_remote_code)
-    network = module.held(source) or models.load_model(
-        source, dtype=model.dtype, device="cpu", trust_remote_code=model.trust_remote_code
+    network = policy_module(model.dtype, model.device).held(source) or models.load_model(
+        source, dtype=model.dtype, device="cpu"
     )
     tokens = torch.tensor([ids], device=network.device)
     logits = network(tokens).logits[0, :-1].float()

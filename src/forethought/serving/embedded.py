@@ -74,18 +74,11 @@ class EmbeddedBackend:
         if slots < 1:
             raise ValueError(f"slots: {slots}; at least one output must be in the making")
         self._name, self._slots = name, slots
-        self._tokenizer = models.load_tokenizer(
-            model.path, trust_remote_code=model.trust_remote_code
-        )
+        self._tokenizer = models.load_tokenizer(model.source)
         # Two threads use a tokenizer at a time, and encoding may change its settings.
         self._decoding = copy.deepcopy(self._tokenizer)
         self._vocabulary = Vocabulary(self._decoding)
-        loaded = models.load_model(
-            model.path,
-            dtype=model.dtype,
-            device=model.device,
-            trust_remote_code=model.trust_remote_code,
-        )
+        loaded = models.load_model(model.source, dtype=model.dtype, device=model.device)
         self._context = models.context_length(loaded.config)
         self._end_ids = models.end_token_ids(self._tokenizer, loaded.generation_config)
         with torch.no_grad():

@@ -27,6 +27,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from forethought import models, thoughts
+from forethought.models import Named, source_of
 from forethought.store import write_bytes
 from forethought.thoughts import FORMAT_FILE, Splitter, ThoughtFormat, load_format
 from forethought.types import Message, ParsedOutput, ParseStatus
@@ -87,7 +88,7 @@ def write_plugin(source: str | ThoughtFormat, target: Path, *, show_thoughts: bo
 
 
 def write_chat_template(
-    model: str, target: Path, thought_format: ThoughtFormat | None = None
+    model: Named, target: Path, thought_format: ThoughtFormat | None = None
 ) -> None:
     """Write the model's chat template with the instruction of its format, or of the given one.
 
@@ -105,8 +106,8 @@ def write_chat_template(
     if isinstance(template, dict):
         if "default" not in template:
             raise ValueError(
-                f"model: {model} has the chat templates {', '.join(template)} and none is named "
-                "default; name one so"
+                f"model: {source_of(model).path} has the chat templates {', '.join(template)} and "
+                "none is named default; name one so"
             )
         template = template["default"]
     (turn,) = thought_format.apply([Message(role="user", content="")])
@@ -115,7 +116,7 @@ def write_chat_template(
     write_bytes(target, (head + template).encode("utf-8"))
 
 
-def format_of(model: str) -> ThoughtFormat:
+def format_of(model: Named) -> ThoughtFormat:
     """The thought format beside a model's weights.
 
     Raises: ValueError if there is none.
@@ -123,7 +124,7 @@ def format_of(model: str) -> ThoughtFormat:
     file = Path(models.resolve(model)) / FORMAT_FILE
     if not file.is_file():
         raise ValueError(
-            f"model: {model} has no {FORMAT_FILE}, which forethought writes beside a policy's "
-            "weights; give such a policy, or a thought format"
+            f"model: {source_of(model).path} has no {FORMAT_FILE}, which forethought writes beside "
+            "a policy's weights; give such a policy, or a thought format"
         )
     return load_format(str(file))

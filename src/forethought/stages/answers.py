@@ -51,7 +51,7 @@ def configure_evaluation(place: Place) -> dict[str, Any]:
     """What decides the evaluation besides its inputs."""
     config = _configure(place, place.recipe.evaluation)
     if place.policy_stage is None:
-        config["model"] = models.identity(place.recipe.model.path)
+        config["model"] = models.identity(place.recipe.model.source)
     return config
 
 

@@ -72,7 +72,7 @@ def configure(place: Place) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
     config = settings_identity(_config(place), _judge(place), [Policy.of(place)])
     if place.policy_stage is None:
-        config["model"] = models.identity(place.recipe.model.path)
+        config["model"] = models.identity(place.recipe.model.source)
     return config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from forethought.config import MeasuresConfig, Recipe
+from forethought.config import MeasuresConfig, ModelConfig, Recipe
 from forethought.store import StageError, read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt
@@ -70,10 +70,10 @@ class Place:
         return run / self.arm / f"iteration_{self.index - 1}" / "selection"
 
     @property
-    def policy(self) -> str:
-        """Folder or name of the model that this place samples or starts from."""
-        selection = self.policy_stage
-        return self.recipe.model.path if selection is None else str(selection / "policy")
+    def policy(self) -> ModelConfig:
+        """The model that this place samples or starts from."""
+        seed, selection = self.recipe.model, self.policy_stage
+        return seed if selection is None else seed.at(str(selection / "policy"))
 
     def refuse_dropped_policy(self) -> None:
         """Raises: StageError if the weights that this place samples are not kept."""

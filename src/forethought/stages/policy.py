@@ -64,7 +64,7 @@ class Policy:
         recipe = place.recipe
         return cls(
             name=f"{place.arm} policy {place.index}",
-            model=recipe.model.model_copy(update={"path": place.policy}),
+            model=place.policy,
             thought_format=place.thought_format,
             sampling=recipe.sampling,
             seed_words=(recipe.seed, place.stage, place.index),
@@ -87,7 +87,7 @@ class Policy:
 
     def at(self, checkpoint: Path) -> Self:
         """The same policy with other weights."""
-        return replace(self, model=self.model.model_copy(update={"path": str(checkpoint)}))
+        return replace(self, model=self.model.at(str(checkpoint)))
 
     def draw_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
         """63 bits from (seed words, prompt, sample, attempt)."""
@@ -167,9 +167,8 @@ class OutputSplitter:
     """Splits sampled outputs with a policy's format and finds the split among the tokens."""
 
     def __init__(self, policy: Policy) -> None:
-        model = policy.model
         self._format: ThoughtFormat = policy.thought_format
-        tokenizer = load_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+        tokenizer = load_tokenizer(policy.model.source)
         self._decode = partial(decode, tokenizer)
 
     def rollouts(self, sampled: SampledPrompt) -> list[Rollout]:

@@ -36,7 +36,7 @@ def configure(place: Place) -> dict[str, Any]:
         "prompts": recipe.prompts.model_dump(mode="json"),
         # Both arms share these prompts: histories lose the thoughts of the arm that has any.
         "thought_format": load_format(recipe.thought_format).model_dump(mode="json"),
-        "model": models.identity(recipe.model.path),
+        "model": models.identity(recipe.model.source),
         "context": _engine_context(recipe),
     }
 
@@ -90,9 +90,7 @@ def changed_sources(place: Place) -> list[str]:
 
 def _refuse(recipe: Recipe) -> Refuse:
     """Why a prompt cannot be put to the policy in either arm."""
-    tokenizer = models.load_tokenizer(
-        recipe.model.path, trust_remote_code=recipe.model.trust_remote_code
-    )
+    tokenizer = models.load_tokenizer(recipe.model.source)
     formats = (load_format(recipe.thought_format), DIRECT)
     most, context = recipe.prompts.max_tokens, _context(recipe)
 
@@ -118,10 +116,7 @@ def _context(recipe: Recipe) -> int | None:
     given = _engine_context(recipe)
     if given is not None or recipe.sampling.type not in ("transformers", "vllm"):
         return given
-    from transformers import AutoConfig
-
-    name, trust = models.resolve(recipe.model.path), recipe.model.trust_remote_code
-    return models.context_length(AutoConfig.from_pretrained(name, trust_remote_code=trust))
+    return models.context_length(models.load_config(recipe.model.source))
 
 
 def _engine_context(recipe: Recipe) -> int | None:

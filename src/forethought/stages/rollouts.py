@@ -34,7 +34,7 @@ def configure(place: Place) -> dict[str, Any]:
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
     if place.policy_stage is None:
-        config["model"] = models.identity(recipe.model.path)
+        config["model"] = models.identity(recipe.model.source)
     return config
 
 

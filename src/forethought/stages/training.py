@@ -9,6 +9,7 @@ where it is called, because it loads torch and the commands that only look at a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +39,7 @@ def configure_reference(place: Place) -> dict[str, Any]:
         "tokens_per_microbatch": training.tokens_per_microbatch,
     }
     if place.policy_stage is None:
-        config["model"] = models.identity(place.recipe.model.path)
+        config["model"] = models.identity(place.recipe.model.source)
     return config
 
 
@@ -51,7 +52,7 @@ def configure_training(place: Place) -> dict[str, Any]:
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
     if place.policy_stage is None:
-        config["model"] = models.identity(recipe.model.path)
+        config["model"] = models.identity(recipe.model.source)
     return config
 
 
@@ -77,10 +78,11 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
             return {"pairs": len(pairs)}
         device = str(pick_device(place.recipe.model.device))
         if owed:
-            with open_reference(place.policy, training, device) as policy:
+            model = place.policy.source
+            with open_reference(model, training, device) as policy:
                 for index in owed:
                     part = reference_logprobs(
-                        place.policy, parts[index], training, device=device, policy=policy
+                        model, parts[index], training, device=device, policy=policy
                     )
                     stage.write_records(f"part_{index:05d}", part, ReferenceLogprobs)
                     task.advance(len(parts[index]))
@@ -131,7 +133,7 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
 
         if place.recipe.launch.type == "local":
             result = train(
-                model_path=place.policy,
+                model=place.policy.source,
                 pairs=pairs,
                 reference=read_records(place.beside("reference"), ReferenceLogprobs),
                 config=training,
@@ -157,14 +159,15 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
 
     recipe = place.recipe
     assert recipe.launch.processes is not None
-    model = Path(models.resolve(place.policy))
+    source = place.policy.source
+    folder = Path(models.resolve(source))
     on_ray = recipe.launch.type == "ray"
     asked = recipe.model.device
     device = ray_device(asked, recipe.launch.ray) if on_ray else pick_device(asked).type
     assert device in ("cpu", "cuda")
     return Job(
         kind=kind,
-        model=str(model.absolute() if model.is_dir() else model),
+        model=replace(source, path=str(folder.absolute())) if folder.is_dir() else source,
         pairs=place.beside("pairs").absolute(),
         reference=place.beside("reference").absolute() if kind == "training" else None,
         config=recipe.training,

@@ -19,10 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from forethought.config import TrainingConfig
-from forethought.models import generation_config, load_model, load_tokenizer, resolve
+from forethought.models import (
+    Named,
+    load_model,
+    load_tokenizer,
+    resolve,
+    skeleton,
+    source_of,
+    stored_dtype,
+)
 from forethought.store import content_hash, sync_folder, write_bytes, write_json
 from forethought.training.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
@@ -141,12 +148,12 @@ class TrainingDirectory:
     def save_epoch(
         self,
         epoch: int,
-        model_path: str,
+        model: Named,
         masters: dict[str, torch.Tensor],
         adapter: PeftModel | None,
         dtype: str,
     ) -> None:
-        """Write an ordinary model folder; `dtype` may be `original`, that of `model_path`.
+        """Write an ordinary model folder; `dtype` may be `original`, that of `model`.
 
         `masters` are whole, and needed by the first process alone. An epoch that is already there
         was written by a killed run from the same weights.
@@ -157,8 +164,8 @@ class TrainingDirectory:
         partial = self.folder / f".epoch_{epoch}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        kind = stored_dtype(model_path) if dtype == "original" else dtype
-        _write_checkpoint(partial, model_path, masters, adapter, kind)
+        kind = stored_dtype(model) if dtype == "original" else dtype
+        _write_checkpoint(partial, model, masters, adapter, kind)
         _sync_files(partial)
         os.replace(partial, target)
         sync_folder(self.folder)
@@ -198,26 +205,20 @@ def read_result(folder: Path) -> TrainingResult:
     return TrainingResult(**json.loads((folder / RESULT).read_text()))
 
 
-def stored_dtype(model_path: str) -> str:
-    """Number type of a checkpoint's weights as its config says; float32 if it does not."""
-    dtype = AutoConfig.from_pretrained(resolve(model_path)).dtype
-    return str(dtype or torch.float32).removeprefix("torch.")
-
-
 @torch.no_grad()
 def _write_checkpoint(
     folder: Path,
-    model_path: str,
+    source: Named,
     masters: dict[str, torch.Tensor],
     adapter: PeftModel | None,
     dtype: str,
 ) -> None:
-    if adapter is None and masters.keys() == stored_names(model_path):
+    if adapter is None and masters.keys() == stored_names(source):
         kind = getattr(torch, dtype)
         weights = {name: master.to(device="cpu", dtype=kind) for name, master in masters.items()}
-        _skeleton(model_path, dtype).save_pretrained(folder, state_dict=weights)
+        skeleton(source, dtype=dtype).save_pretrained(folder, state_dict=weights)
     elif adapter is None:
-        model = load_model(model_path, dtype=dtype, device="cpu")
+        model = load_model(source, dtype=dtype, device="cpu")
         parameters = dict(model.named_parameters())
         for name, master in masters.items():
             parameters[name].copy_(master)
@@ -225,39 +226,33 @@ def _write_checkpoint(
     else:
         from peft import PeftModel
 
+        for described in adapter.peft_config.values():
+            described.revision = source_of(source).revision
         adapter.save_pretrained(str(folder / ADAPTER), state_dict=masters)
         # Merged in float32: in bfloat16 a small update would be rounded away twice.
-        base = load_model(model_path, dtype="float32", device="cpu")
+        base = load_model(source, dtype="float32", device="cpu")
         merged = PeftModel.from_pretrained(base, str(folder / ADAPTER)).merge_and_unload()  # pyright: ignore[reportCallIssue]
         merged.to(getattr(torch, dtype)).save_pretrained(folder)
-    _copy_tokenizer(model_path, folder)
+    _copy_rest(source, folder)
 
 
-def stored_names(model_path: str) -> set[str]:
+def stored_names(source: Named) -> set[str]:
     """Names of the tensors in a folder's safetensors files; none for a model that is elsewhere."""
     names: set[str] = set()
-    for path in Path(resolve(model_path)).glob("*.safetensors"):
+    for path in Path(resolve(source)).glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             names.update(file.keys())
     return names
 
 
-def _skeleton(model_path: str, dtype: str) -> PreTrainedModel:
-    """The model without memory for its weights, for one whose names are the file's own."""
-    config = AutoConfig.from_pretrained(resolve(model_path))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    model.generation_config = generation_config(model_path)
-    return model.eval()
-
-
-def _copy_tokenizer(model_path: str, folder: Path) -> None:
-    """The original's own tokenizer files, byte for byte where they are on disk."""
-    source = Path(resolve(model_path))
-    if not source.is_dir():
-        load_tokenizer(model_path, chat=False).save_pretrained(folder)
+def _copy_rest(source: Named, folder: Path) -> None:
+    """The original's other files: its tokenizer, and code that comes with it; byte for byte where
+    they are on disk."""
+    original = Path(resolve(source))
+    if not original.is_dir():
+        load_tokenizer(source, chat=False).save_pretrained(folder)
         return
-    for file in source.iterdir():
+    for file in original.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHT_FILES):
             target = folder / file.name
             if not target.exists():

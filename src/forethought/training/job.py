@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from forethought.config import TrainingConfig
+from forethought.config import ModelSource, TrainingConfig
 from forethought.store import read_records, write_json
 from forethought.training.ranks import Ranks, join
 from forethought.training.reference import reference_logprobs
@@ -28,15 +28,15 @@ from forethought.types import PreferencePair
 class Job(BaseModel):
     """What to do with which files.
 
-    Example: `Job(kind="reference", model="runs/q/…/policy", pairs=Path("runs/q/…/pairs"),
-    config=TrainingConfig(), directory=Path("runs/q/…/scratch"), owed=[(0, 0, 900)], processes=8,
-    device="cuda", …)`
+    Example: `Job(kind="reference", model=ModelSource(path="runs/q/…/policy"),
+    pairs=Path("runs/q/…/pairs"), config=TrainingConfig(), directory=Path("runs/q/…/scratch"),
+    owed=[(0, 0, 900)], processes=8, device="cuda", …)`
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["training", "reference"]
-    model: str
+    model: ModelSource
     pairs: Path
     """Sealed stage of the pairs."""
     reference: Path | None
@@ -80,7 +80,7 @@ def take_part(job: Job) -> None:
         return
     assert job.reference is not None
     train(
-        model_path=job.model,
+        model=job.model,
         pairs=pairs,
         reference=read_records(job.reference, ReferenceLogprobs),
         config=job.config,

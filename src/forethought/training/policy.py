@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,9 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
 from forethought.kept import keeping, kept
-from forethought.models import context_length, load_model
+from forethought.models import Named, context_length, load_model, stored_dtype
 from forethought.policy_module import Files, PolicyModule, policy_module, weight_files
-from forethought.training.checkpoint import stored_dtype
 from forethought.training.logprobs import PolicyLogprobs, Way
 from forethought.training.optimizer import MasterWeights, cast_parameters
 
@@ -46,47 +44,45 @@ class Trainee:
     adapter: PeftModel | None
     kept: _KeptMasters | None = None
 
-    def settle(self, checkpoint: Path) -> None:
+    def settle(self, checkpoint: Named) -> None:
         """Be what this checkpoint says: that of the last epoch, just written from the masters."""
         if self.kept is not None:
             self.kept.settle(checkpoint)
 
 
 @contextmanager
-def open_reference(
-    model_path: str, config: TrainingConfig, device: str
-) -> Iterator[PolicyLogprobs]:
+def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterator[PolicyLogprobs]:
     """The starting policy, frozen, in the number type of the training forward."""
     if keeping():
-        with _kept_policy(policy_module(config.dtype, device), model_path, device) as policy:
+        with _kept_policy(policy_module(config.dtype, device), model, device) as policy:
             policy.requires_grad_(False)
             yield policy
         return
-    policy = PolicyLogprobs.open(load_model(model_path, dtype="float32", device=device))
+    policy = PolicyLogprobs.open(load_model(model, dtype="float32", device=device))
     policy.requires_grad_(False)
     cast_parameters(policy, getattr(torch, config.dtype))
     yield policy
 
 
 @contextmanager
-def open_policy(model_path: str, config: TrainingConfig, device: str) -> Iterator[Trainee]:
+def open_policy(model: Named, config: TrainingConfig, device: str) -> Iterator[Trainee]:
     """The model to train, its master weights, and the adapter around it if there is one."""
     dtype = getattr(torch, config.dtype)
     # An adapter changes the module itself.
     if keeping() and config.lora is None:
         module = policy_module(config.dtype, device)
-        with _kept_policy(module, model_path, device) as policy:
+        with _kept_policy(module, model, device) as policy:
             policy.requires_grad_(True)
             recompute_activations(policy, config)
             masters = kept(("masters", policy.model), lambda: _KeptMasters(module, policy, dtype))
-            masters.take(model_path)
+            masters.take(model)
             module.changes()
             try:
                 yield Trainee(policy, masters.weights, None, masters)
             finally:
                 store_activations(policy, config)
         return
-    policy = PolicyLogprobs.open(load_model(model_path, dtype="float32", device=device))
+    policy = PolicyLogprobs.open(load_model(model, dtype="float32", device=device))
     adapter = add_adapter(policy, config)
     recompute_activations(policy, config)
     named = (adapter or policy.model).named_parameters()
@@ -104,32 +100,32 @@ class _KeptMasters:
         self._dtype = str(dtype).removeprefix("torch.")
         self._holds: Files | None = None
 
-    def take(self, model_path: str) -> None:
+    def take(self, source: Named) -> None:
         """Be the float32 weights of a checkpoint whose rounded ones the module has."""
-        files = weight_files(model_path)
+        files = weight_files(source)
         if self.weights.copies and (files is None or files != self._holds):
-            if stored_dtype(model_path) == self._dtype:
+            if stored_dtype(source) == self._dtype:
                 self.weights.gather()
             else:
-                exact = load_model(model_path, dtype="float32", device="cpu")
+                exact = load_model(source, dtype="float32", device="cpu")
                 self.weights.load(dict(exact.named_parameters()))
         self._holds = None
 
-    def settle(self, checkpoint: Path) -> None:
+    def settle(self, checkpoint: Named) -> None:
         """Be what was written, which may be rounded."""
-        self.weights.round(getattr(torch, stored_dtype(str(checkpoint))))
-        self._module.became(str(checkpoint))
-        self._holds = weight_files(str(checkpoint))
+        self.weights.round(getattr(torch, stored_dtype(checkpoint)))
+        self._module.became(checkpoint)
+        self._holds = weight_files(checkpoint)
 
 
 @contextmanager
-def _kept_policy(module: PolicyModule, model_path: str, device: str) -> Iterator[PolicyLogprobs]:
+def _kept_policy(module: PolicyModule, source: Named, device: str) -> Iterator[PolicyLogprobs]:
     """The run's module in the way that suits it, afterwards as it was."""
     way: Way = kept(
         ("way", module),
-        lambda: PolicyLogprobs.open(load_model(model_path, dtype="float32", device=device)).way,
+        lambda: PolicyLogprobs.open(load_model(source, dtype="float32", device=device)).way,
     )
-    model = module.at(model_path)
+    model = module.at(source)
     before = model.config._attn_implementation or "eager"
     try:
         yield PolicyLogprobs.in_way(model, way)

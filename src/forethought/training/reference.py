@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from forethought.config import TrainingConfig
+from forethought.models import Named
 from forethought.training.batches import rounds, shortest_pair, usable_pairs
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import PackedPairs, pack
@@ -28,7 +29,7 @@ def sequence_sums(logps_M: torch.Tensor, batch: PackedPairs) -> torch.Tensor:
 
 @torch.no_grad()
 def reference_logprobs(
-    model_path: str,
+    model: Named,
     pairs: Sequence[PreferencePair],
     config: TrainingConfig,
     *,
@@ -42,9 +43,9 @@ def reference_logprobs(
     Several processes call this together, each with its `ranks`, and get the same records.
     """
     if policy is None:
-        with open_reference(model_path, config, device) as opened:
+        with open_reference(model, config, device) as opened:
             return reference_logprobs(
-                model_path, pairs, config, device=device, policy=opened, ranks=ranks
+                model, pairs, config, device=device, policy=opened, ranks=ranks
             )
     kept, _ = usable_pairs(pairs, length_limit(policy, config))
     found: dict[str, ReferenceLogprobs] = {}

@@ -17,10 +17,9 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from forethought.config import TrainingConfig
-from forethought.models import load_model, resolve
+from forethought.models import Named, load_model, skeleton
 from forethought.training.attention import PACKED
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.optimizer import MasterWeights
@@ -29,12 +28,12 @@ from forethought.training.ranks import Ranks
 from forethought.training.states import put
 
 
-def open_sharded_policy(model_path: str, config: TrainingConfig, ranks: Ranks) -> Trainee:
+def open_sharded_policy(model: Named, config: TrainingConfig, ranks: Ranks) -> Trainee:
     """The model to train, its sharded master weights, and the adapter if there is one.
 
     Raises: ValueError if the model cannot be loaded.
     """
-    policy = _open(model_path, ranks)
+    policy = _open(model, ranks)
     adapter = add_adapter(policy, config)
     recompute_activations(policy, config)
     _shard(policy, config, ranks)
@@ -43,28 +42,27 @@ def open_sharded_policy(model_path: str, config: TrainingConfig, ranks: Ranks) -
     return Trainee(policy, MasterWeights(named, torch.float32), adapter)
 
 
-def open_sharded_reference(model_path: str, config: TrainingConfig, ranks: Ranks) -> PolicyLogprobs:
+def open_sharded_reference(model: Named, config: TrainingConfig, ranks: Ranks) -> PolicyLogprobs:
     """The starting policy, frozen, in the number type of the training forward."""
-    policy = _open(model_path, ranks)
+    policy = _open(model, ranks)
     policy.requires_grad_(False)
     _shard(policy, config, ranks)
     return policy
 
 
-def _open(model_path: str, ranks: Ranks) -> PolicyLogprobs:
+def _open(model: Named, ranks: Ranks) -> PolicyLogprobs:
     """Whole in float32 on the first process's CPU, a skeleton without memory on the others."""
     if ranks.first:
-        policy = PolicyLogprobs.open(load_model(model_path, dtype="float32", device="cpu"))
+        policy = PolicyLogprobs.open(load_model(model, dtype="float32", device="cpu"))
         ranks.from_first((policy.way, policy.plain_attention))
         return policy
-    config = AutoConfig.from_pretrained(resolve(model_path))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    model.tie_weights()
+    # After the first: code that comes with a checkpoint is copied before it is imported.
     way, attention = ranks.from_first(("plain", ""))
-    policy = PolicyLogprobs(model, way)
+    empty = skeleton(model, dtype="float32")
+    empty.tie_weights()
+    policy = PolicyLogprobs(empty, way)
     policy.plain_attention = attention
-    model.set_attn_implementation(PACKED if way == "packed" else attention)
+    empty.set_attn_implementation(PACKED if way == "packed" else attention)
     return policy
 
 

@@ -14,12 +14,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from forethought.config import TrainingConfig
+from forethought.config import ModelSource, TrainingConfig
+from forethought.models import Named, source_of
 from forethought.training.batches import (
     epoch_batches,
     rounds,
@@ -85,7 +86,7 @@ class PairStatistics:
 
 def train(
     *,
-    model_path: str,
+    model: Named,
     pairs: Sequence[PreferencePair],
     reference: Sequence[ReferenceLogprobs],
     config: TrainingConfig,
@@ -110,16 +111,16 @@ def train(
     torch.manual_seed(seed)
     with ExitStack() as opened:
         if ranks.mesh is None:
-            trainee = opened.enter_context(open_policy(model_path, config, device))
+            trainee = opened.enter_context(open_policy(model, config, device))
         else:
             from forethought.training.sharded import open_sharded_policy
 
-            trainee = open_sharded_policy(model_path, config, ranks)
+            trainee = open_sharded_policy(model, config, ranks)
         kept, left_out = _usable(pairs, length_limit(trainee.policy, config))
         run = _Run(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
         run.resume(folder.newest_state())
         folder.cut_log(run.step)
-        _run_epochs(run, trainee, kept, folder, model_path, on_step)
+        _run_epochs(run, trainee, kept, folder, source_of(model), on_step)
     result = TrainingResult(
         pairs=len(kept),
         left_out=left_out,
@@ -137,7 +138,7 @@ def _run_epochs(
     trainee: Trainee,
     pairs: Sequence[PreferencePair],
     folder: TrainingDirectory,
-    model_path: str,
+    source: ModelSource,
     on_step: Callable[[StepLog], None] | None,
 ) -> None:
     """The steps that are owed, with a checkpoint after each epoch."""
@@ -154,14 +155,12 @@ def _run_epochs(
                 on_step(log)
             if run.step == first + len(batches):
                 weights = run.masters.whole(keep=run.ranks.first)
-                folder.save_epoch(
-                    epoch, model_path, weights, trainee.adapter, config.checkpoint_dtype
-                )
+                folder.save_epoch(epoch, source, weights, trainee.adapter, config.checkpoint_dtype)
             # After the last step the epoch's checkpoint is all there is to save.
             ends_epoch = run.step == first + len(batches)
             if run.step < run.total_steps and (run.step % config.save_every == 0 or ends_epoch):
                 folder.save_state(run.state())
-    trainee.settle(folder.epoch_folder(config.epochs))
+    trainee.settle(replace(source, path=str(folder.epoch_folder(config.epochs)), revision=None))
 
 
 def _usable(pairs: Sequence[PreferencePair], limit: int | None) -> tuple[list[PreferencePair], int]:

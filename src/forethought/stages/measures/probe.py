@@ -116,7 +116,7 @@ def _openings(policy: Policy, answers: Sequence[Answer]) -> dict[Variant, dict[s
 
     Raises: ValueError if no output has a response, or only one, which leaves no other's thought.
     """
-    tokenizer = load_tokenizer(policy.model.path, trust_remote_code=policy.model.trust_remote_code)
+    tokenizer = load_tokenizer(policy.model.source)
     frames = {}
     for one in answers:
         if one.parsed.response is not None and one.parsed.thought is not None:
