@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from forethought.cli.main import app
 from forethought.config import Recipe
 from forethought.kept import keep_engines, keeping, kept, kept_open
-from forethought.models import load_model
+from forethought.models import load_model, source_of
 from forethought.pipeline import places
 from forethought.policy_module import PolicyModule, policy_module, weight_files
 from forethought.pruning import drop_weights
@@ -74,7 +74,7 @@ def test_with_engines_kept_a_model_is_loaded_once(tmp_path: Path, monkeypatch):
     for place in (module.models, training):
 
         def counted(name, *arguments, load=place.load_model, **options):
-            loaded.append(name)
+            loaded.append(source_of(name).path)
             return load(name, *arguments, **options)
 
         monkeypatch.setattr(place, "load_model", counted)
