@@ -73,7 +73,7 @@ def save_own(folder: Path, *, reward: bool = False, seed: int = 0) -> Path:
     kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     model = kind.from_config(config)
     if not reward:
-        model.generation_config.eos_token_id = [config.eos_token_id, *range(20, 300)]
+        model.generation_config.eos_token_id = [config.eos_token_id, *range(100, 260)]
     model.save_pretrained(str(folder))
     for name, text in FILES.items():
         (folder / name).write_text(text)
