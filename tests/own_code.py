@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tiny import save_tokenizer
@@ -54,7 +55,7 @@ FILES = {"modeling_own.py": CODE, "halves.py": "def halved(hidden):\n    return 
 
 def save_own(folder: Path, *, reward: bool = False, seed: int = 0) -> Path:
     """A policy, or a reward model, that loads with `trust_remote_code` alone."""
-    tokenizer = save_tokenizer(folder, "llama")
+    tokenizer: Any = save_tokenizer(folder, "llama")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
