@@ -62,21 +62,33 @@ def test_a_run_from_a_file_of_ones_own_ends_with_a_page(tmp_path):
         {"prompt": task.query, "reference": task.reference, "kind": task.category}
         for task in generate("train", 48, seed=1)
     ]
+    # The second cannot be sampled: the model takes 1024 tokens.
+    rows.insert(1, {"prompt": "letters " * 1024, "reference": "1", "kind": "letters"})
     (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     columns = "{reference: reference, category: kind}"
     source = f"{{type: file, path: {tmp_path}/p.jsonl, columns: {columns}}}"
     run = tmp_path / "run"
     words = [*SMALL, f"run={run}", "iterations=1", f"prompts.train=[{source}]"]
-    held = ["prompts.validation={count: 8}", "prompts.test={count: 8}"]
+    held = [f"prompts.{one}={{count: 8, sources: []}}" for one in ("validation", "test")]
     done = forethought("run", QUICKSTART, *words, *held)
     assert done.exit_code == 0, done.output
     assert "report: " in done.output
+    said = " ".join(done.output.split())
+    assert f"Left out of prompts: 1 prompts, such as {tmp_path}/p.jsonl, line 2: it has" in said
     again = forethought("report", run, "--output", tmp_path / "page.html")
     assert again.exit_code == 0, again.output
     assert "p.jsonl" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert '"error": null' in View(run).page().replace('"error":null', '"error": null')
     assert forethought("status", run).exit_code == 0
     assert forethought("export", run, tmp_path / "policy").exit_code == 0
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Another", "reference": "", "kind": ""}\n')
+    resumed = forethought("run", QUICKSTART, *words, *held)
+    assert resumed.exit_code == 0, resumed.output
+    said = " ".join(resumed.output.split())
+    assert (
+        f"prompts: {tmp_path}/p.jsonl has changed since this run read it; the run goes on" in said
+    )
+    assert "give another run=" in said
 
 
 @pytest.mark.parametrize(

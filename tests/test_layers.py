@@ -13,7 +13,7 @@ LAYERS = [
     {"config", "control_tokens"},
     {"recipe", "thoughts", "records", "progress", "workers", "addresses", "kept", "threads"},
     {"store"},
-    {"cache", "models"},
+    {"cache", "models", "left_out"},
     {"microworld", "policy_module"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},

@@ -68,7 +68,8 @@ class Line:
 def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter) -> None:
     """Sample outputs for every prompt of a JSONL file.
 
-    Each line gets `outputs`: text, status, thought, response, finish_reason and tokens.
+    Each line gets `outputs`: text, status, thought, response, finish_reason and tokens. That of a
+    prompt which cannot be sampled gets none, and the reason as `left_out`.
 
     Raises: ValueError for a bad line, an output that exists, or other settings than before.
     """
@@ -80,6 +81,8 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     output = Output(target, source, settings)
     size = part.sampling.part_size
     starts = range(output.done, len(lines), size)
+    gone: list[str] = []
+    reason = ""
     with reporter.task("sample", len(lines), "prompts") as task, output:
         task.advance(output.done)
         if starts:
@@ -98,12 +101,23 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
                     rows = []
                     for line, result in zip(these, results, strict=True):
                         if isinstance(result, Unsampled):
-                            raise ValueError(f"{line.where}: {result.reason}")
+                            gone.append(line.where)
+                            reason = reason or result.reason
+                            rows.append(line.row | {"outputs": [], "left_out": result.reason})
+                            continue
                         outputs = [_output(thought_format, one) for one in result.completions]
                         rows.append(line.row | {"outputs": outputs})
                     output.add(rows)
                     task.advance(len(these))
+        if len(gone) == len(lines):
+            output.forget()
+            raise ValueError(f"no prompt can be sampled; {lines[0].where}: {reason}")
         output.finish()
+    if gone:
+        reporter.say(
+            f"{len(gone)} of {len(lines)} prompts cannot be sampled, the first in {gone[0]}; their "
+            f"lines in {target} have no outputs, and the reason in `left_out`"
+        )
 
 
 def _sampling_crew(part: SamplePart, cache: Cache) -> Crew[Sequence[SampleRequest], Sampled]:
@@ -135,13 +149,7 @@ def _open_sampling(
     with engine() as sampler:
 
         def sample(requests: Sequence[SampleRequest]) -> Sampled:
-            results: Sampled = []
-            for one in sampler.sample(requests):
-                results.append(one)
-                # It ends the command; what a server would still be asked is not worth it.
-                if isinstance(one, Unsampled):
-                    break
-            return results
+            return list(sampler.sample(requests))
 
         yield sample
 
@@ -248,6 +256,10 @@ class Output:
         self._file.write(text.encode("utf-8", "surrogatepass"))
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def forget(self) -> None:
+        """Take back what was added."""
+        self._file.truncate(0)
 
     def finish(self) -> None:
         """Give the file its name and remove the working files."""

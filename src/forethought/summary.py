@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from forethought import left_out
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.judging.describe import BY_JUDGE, score_of
@@ -34,6 +36,10 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         "arms": rows,
         "score_of": score_of(recipe),
         "difference": _difference(arms),
+        "left_out": {
+            stage: {"count": len(gone), "first": [asdict(one) for one in gone[: left_out.SHOWN]]}
+            for stage, gone in left_out.of_run(recipe.run).items()
+        },
     }
 
 
@@ -74,6 +80,15 @@ def difference_line(summary: dict[str, Any]) -> str:
         f"Thought arm minus direct arm at policy {found['iteration']}: {value} {unit} "
         f"(95 % interval {low} to {high}, n = {found['count']}){sure}."
     )
+
+
+def left_out_lines(summary: dict[str, Any]) -> list[str]:
+    """How many prompts each stage goes without, and the first of them."""
+    return [
+        f"Left out of {stage}: {gone['count']} prompts, such as {gone['first'][0]['where']}: "
+        f"{gone['first'][0]['reason']}"
+        for stage, gone in summary["left_out"].items()
+    ]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -257,13 +257,15 @@ def _run(recipe: Recipe, reporter: Reporter) -> None:
     from forethought.pipeline import run_recipe
     from forethought.report.page import write_report
     from forethought.store import read_json
-    from forethought.summary import difference_line, summary_table
+    from forethought.summary import difference_line, left_out_lines, summary_table
 
     run_recipe(recipe, reporter)
     summary = read_json(recipe.run / "summary.json")
     if recipe.prompts.test is not None:
         reporter.console.print(summary_table(summary))
         reporter.say(difference_line(summary))
+    for line in left_out_lines(summary):
+        reporter.say(line)
     reporter.say(f"report: {write_report(recipe.run)}")
 
 

@@ -22,6 +22,9 @@ from forethought.evaluation.annotator import Annotation
 from forethought.evaluation.weighted_preference import Comparison
 
 LOST = Annotation(preference=1.0, switched=False, logprobs=None, reason=None)
+UNASKED = Annotation(
+    preference=None, switched=False, logprobs=None, reason="the model cannot be asked this"
+)
 """Of an output that is not there."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from forethought import left_out
 from forethought.config import Recipe
 from forethought.recipe import load_run
 from forethought.report.columns import is_sealed, read_columns, read_rows
@@ -23,7 +24,7 @@ from forethought.report.measures import Measured, read_measures, wanted_measures
 from forethought.report.scores import Difference, PolicyScore, read_difference, read_policies
 from forethought.report.stages import ITERATION_STAGES
 from forethought.store import read_json
-from forethought.types import Arm, ParseStatus
+from forethought.types import Arm, LeftOut, ParseStatus
 
 LogEntry = dict[str, Any]
 """A line of the training log; its fields are those of the trainer's `StepLog`."""
@@ -124,7 +125,8 @@ class Run:
     """All numbers of the page.
 
     Example: `Run(folder=Path("runs/quickstart"), recipe=Recipe(…), arms=(…,), difference=None,
-    measures=(), costs=(), seconds=None, provenance={}, missing=("direct/iteration_1/pairs",))`
+    measures=(), costs=(), seconds=None, provenance={}, missing=("direct/iteration_1/pairs",),
+    left_out={})`
     """
 
     folder: Path
@@ -139,6 +141,8 @@ class Run:
     provenance: dict[str, Any]
     missing: tuple[str, ...]
     """Stage folders that the recipe asks for and that are not sealed."""
+    left_out: dict[str, list[LeftOut]]
+    """Prompts that sealed stages went on without, by the stage's folder."""
 
 
 def collect(folder: Path) -> Run:
@@ -169,6 +173,7 @@ def collect(folder: Path) -> Run:
         seconds=summary.get("seconds"),
         provenance=_optional(folder / "run.json"),
         missing=tuple(_missing(folder, recipe)),
+        left_out=left_out.of_run(folder),
     )
 
 

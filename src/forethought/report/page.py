@@ -41,6 +41,10 @@ from forethought.report.samples import (
 from forethought.report.score_charts import scale_of, score_charts
 from forethought.report.training_charts import selection_chart, training_charts
 from forethought.store import write_bytes
+from forethought.types import LeftOut
+
+LEFT_OUT_SHOWN = 20
+"""Prompts that a stage goes without and that the page names; the stage's folder names all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +62,24 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutOf:
+    """Prompts that a stage went on without.
+
+    Example: `LeftOutOf(stage="prompts", count=2, first=(LeftOut(…), LeftOut(…)))`
+    """
+
+    stage: str
+    count: int
+    first: tuple[LeftOut, ...]
+    """Not all of them, where they are many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
     """All of one run that stands on the page, its samples apart.
 
     Example: `RunPage(label="quickstart", prefix="", headline=Headline(…), facts=(…,), missing=(),
-    sections=(Section(…),), hashes=None, provenance=(…,), recipe="run: …")`
+    left_out=(), sections=(Section(…),), hashes=None, provenance=(…,), recipe="run: …")`
     """
 
     label: str
@@ -71,6 +88,7 @@ class RunPage:
     headline: Headline
     facts: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
+    left_out: tuple[LeftOutOf, ...]
     sections: tuple[Section, ...]
     hashes: Chart | None
     provenance: tuple[tuple[str, str], ...]
@@ -173,6 +191,10 @@ def _run_page(run: Run, label: str, prefix: str) -> RunPage:
         headline=headline(run, scale),
         facts=tuple(_facts(run)),
         missing=run.missing,
+        left_out=tuple(
+            LeftOutOf(stage=stage, count=len(gone), first=tuple(gone[:LEFT_OUT_SHOWN]))
+            for stage, gone in run.left_out.items()
+        ),
         sections=tuple(
             Section(key=key, title=name, charts=arranged(charts), views=_view_labels(charts))
             for key, name, charts in layout

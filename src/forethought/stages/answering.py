@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
+from forethought import left_out
 from forethought.config import DrawConfig
+from forethought.left_out import Places
 from forethought.progress import Task
 from forethought.sampling.base import SamplingParams
 from forethought.stages.policy import DrawingCrew, Policy, drawing_crew
 from forethought.store import Stage
-from forethought.types import Answer, Prompt, Rollout, SampleRequest
+from forethought.types import Answer, Prompt, Rollout, SampleRequest, Unsampled
 
 PART = 512
 """Most prompts of a part: what one worker answers at a time."""
@@ -34,15 +36,20 @@ def answer_prompts(
     draw: DrawConfig,
     prompts: Sequence[Prompt],
     *,
+    part: str,
     samples: int = 1,
     task: Task | None = None,
+    places: Places = dict,
 ) -> list[Answer]:
     """Sample until every prompt has its responses or the attempts are used up.
+
+    A prompt that cannot be sampled has no answer; the stage notes it under the name of `part`, with
+    where it came from by `places`.
 
     Returns them in the order of (prompt_id, sample_index), without scores. An output that never
     had a response is there with `parsed.response=None`. The tokens of all attempts are counted.
 
-    Raises: ValueError if the engine cannot give an output.
+    Raises: ValueError if the engine fails, or can take none of the prompts.
     """
     params = SamplingParams(
         temperature=draw.temperature,
@@ -51,20 +58,28 @@ def answer_prompts(
     )
     latest: dict[tuple[str, int], tuple[int, Rollout]] = {}
     spent: Counter[tuple[str, int]] = Counter()
+    refused: dict[str, Unsampled] = {}
     owed = {prompt.prompt_id: tuple(range(samples)) for prompt in prompts}
     with drawing_crew(stage, policy, params) as crew:
         # Greedy, another attempt would be the same output.
         for attempt in range(draw.attempts if draw.temperature > 0 else 1):
-            new = _sample(policy, crew, prompts, owed, attempt)
+            new, unsampled = _sample(policy, crew, prompts, owed, attempt)
+            refused |= {one.prompt_id: one for one in unsampled}
             latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
             for one in new:
                 spent[one.prompt_id, one.sample_index] += len(one.completion.token_ids)
             if task is not None:
                 tokens = sum(len(one.completion.token_ids) for one in new)
                 task.advance(0 if attempt else len(prompts), tokens=tokens)
-            owed = _without_response(latest)
+            owed = {k: v for k, v in _without_response(latest).items() if k not in refused}
             if not owed:
                 break
+    answered = {prompt_id for prompt_id, _ in latest}
+    gone = [one for one in refused.values() if one.prompt_id not in answered]
+    without = left_out.placed(gone, prompts, places)
+    if without and not latest:
+        raise left_out.none_sampled(f"{policy.name} {stage.name}", without)
+    left_out.note(stage, part, without)
     return [_record(*latest[key], spent[key]) for key in sorted(latest)]
 
 
@@ -74,7 +89,8 @@ def _sample(
     prompts: Sequence[Prompt],
     owed: Mapping[str, tuple[int, ...]],
     attempt: int,
-) -> list[Rollout]:
+) -> tuple[list[Rollout], list[Unsampled]]:
+    """The outputs that are owed, and the prompts that cannot be sampled."""
     requests = [
         SampleRequest(
             prompt_id=prompt.prompt_id,
@@ -91,12 +107,16 @@ def _sample(
     part = answers_part(policy.sampling.part_size)
     starts = range(0, len(requests), part)
     drawn = dict(crew.each(starts, lambda start: requests[start : start + part]))
+    unsampled: list[Unsampled] = []
     for request, each in zip(
         requests, chain.from_iterable(drawn[start] for start in starts), strict=True
     ):
+        if isinstance(each, Unsampled):
+            unsampled.append(each)
+            continue
         for index, one in zip(owed[request.prompt_id], each, strict=True):
             rollouts.append(replace(one, sample_index=index))
-    return rollouts
+    return rollouts, unsampled
 
 
 def _without_response(

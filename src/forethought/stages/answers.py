@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from forethought import models
+from forethought import left_out, models
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
 from forethought.judging.describe import identity, is_relative
@@ -74,16 +74,25 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                 if not stage.has(f"{SCRATCH}/sampled_{epoch}"):
                     epoch_policy = policy.at(place.beside("training") / f"epoch_{epoch}")
                     answers = answer_prompts(
-                        stage, epoch_policy, draw, prompts, samples=draw.samples
+                        stage,
+                        epoch_policy,
+                        draw,
+                        prompts,
+                        part=f"epoch_{epoch}",
+                        samples=draw.samples,
+                        places=place.prompt_places,
                     )
                     stage.write_records(f"{SCRATCH}/sampled_{epoch}", answers, Answer)
                 task.advance()
-            sampled = {k: stage.read_records(f"{SCRATCH}/sampled_{k}", Answer) for k in epochs}
+            sampled = _of_all(
+                {k: stage.read_records(f"{SCRATCH}/sampled_{k}", Answer) for k in epochs}
+            )
             for epoch, answers in judged.scored(sampled, prompts).items():
                 stage.write_records(f"epoch_{epoch}", answers, Answer)
         answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in epochs}
         worst = worst_score(judged.floor, [one for each in answers.values() for one in each])
         scores = {k: _mean_score(each, worst) for k, each in answers.items()}
+        asked = len({one.prompt_id for one in answers[epochs[0]]})
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
         task.note = f"epoch {best} of {len(epochs)}, score {_shown(scores[best])}"
     _keep_policy(place.beside("training") / f"epoch_{best}", stage.folder / "policy")
@@ -92,13 +101,21 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     ]
     tied = [k for k in scores if scores[k] == scores[best] and k != best]
     what = "share of the other epochs' answers beaten" if judged.relative else "mean judge score"
-    reason = f"highest {what} on {len(prompts)} validation prompts" + (
+    reason = f"highest {what} on {asked} validation prompts" + (
         f"; epoch {', '.join(map(str, tied))} ties and is later" if tied else ""
     )
     choice: dict[str, Count] = {"chosen_epoch": best, "scores": rows, "reason": reason}
     write_json(stage.folder / "choice.json", choice)
     tokens = sum(map(_tokens, answers.values()))
-    return choice | {"new_tokens": tokens} | judged.counts() | server_counts(stage, policy)
+    left_out.say(stage, reporter)
+    counts: dict[str, Count] = {"new_tokens": tokens, **left_out.counts(stage.folder)}
+    return choice | counts | judged.counts() | server_counts(stage, policy)
+
+
+def _of_all(sides: dict[Key, list[Answer]]) -> dict[Key, list[Answer]]:
+    """The answers to prompts that every side has answered: a comparison is on the same ones."""
+    common = set.intersection(*({one.prompt_id for one in each} for each in sides.values()))
+    return {side: [one for one in each if one.prompt_id in common] for side, each in sides.items()}
 
 
 def _take_last(stage: Stage, place: Place, epoch: int) -> dict[str, Count]:
@@ -122,7 +139,14 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
         if not stage.has("answers"):
             if not stage.has(f"{SCRATCH}/sampled"):
                 answers = answer_prompts(
-                    stage, policy, draw, prompts, samples=draw.samples, task=task
+                    stage,
+                    policy,
+                    draw,
+                    prompts,
+                    part="answers",
+                    samples=draw.samples,
+                    task=task,
+                    places=place.prompt_places,
                 )
                 stage.write_records(f"{SCRATCH}/sampled", answers, Answer)
             sides = {"policy": stage.read_records(f"{SCRATCH}/sampled", Answer)}
@@ -132,12 +156,13 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
                 answers = judged.even(sides["policy"])
             else:
                 sides["baseline"] = read_records(place.baseline.folder, Answer, "answers")
-                answers = judged.scored(sides, prompts)["policy"]
+                answers = judged.scored(_of_all(sides), prompts)["policy"]
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
         result = mean_result("test_score", list(scores.values())) if scores else None
         task.note = f"test score {_shown(result and result.value)}"
+    left_out.say(stage, reporter)
     statuses = Counter(str(one.parsed.status) for one in answers)
     return {
         "test_score": result.value if result else None,
@@ -150,6 +175,7 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
         "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
         "attempts": sum(one.attempts for one in answers),
         "new_tokens": _tokens(answers),
+        **left_out.counts(stage.folder),
         **judged.counts(),
         **server_counts(stage, policy),
     }

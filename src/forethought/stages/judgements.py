@@ -26,7 +26,7 @@ from forethought.store import (
     StageError,
     read_columns,
     read_manifest,
-    read_records,
+    read_part,
     sealed_parts,
 )
 from forethought.types import Rollout, ScoredGroup, Unjudged
@@ -126,7 +126,9 @@ def _refuse_if_nothing_parses(place: Place) -> None:
     folder = place.beside("rollouts")
     counts = read_manifest(folder).counts
     if counts["parse_failures"] == 1:
-        first = read_records(folder, Rollout, "part_00000")[0]
+        first = next(
+            one for part in sealed_parts(folder) for one in read_part(folder, part, Rollout)
+        )
         raise StageError(
             f"{place.label}: none of {counts['outputs']} outputs has a response "
             f"({counts['statuses']}). The model does not follow the format "

@@ -99,6 +99,7 @@ def measure(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         account=subject.account,
         prompts=subject.prompts,
         launch=place.recipe.launch,
+        places=place.prompt_places,
     )
     return win_rate.compare(stage, match, config, reporter)
 
@@ -145,4 +146,5 @@ def _subject(place: Place, prompts: tuple[Prompt, ...]) -> Subject:
         cache=verdict_cache_file(place.recipe),
         account=f"{place.recipe.run.resolve()} {place.label}",
         prompts=prompts,
+        places=place.prompt_places,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from forethought.config import MeasuresConfig, ModelConfig, Recipe
 from forethought.store import StageError, read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
-from forethought.types import Arm, Prompt
+from forethought.types import Arm, Prompt, PromptPlace
 
 MEASURES = tuple(MeasuresConfig.model_fields)
 """Stages named as the sections of `measures`."""
@@ -101,6 +101,11 @@ class Place:
             Place(recipe=self.recipe, stage="evaluation", arm=arm, index=self.index)
             for arm in self.recipe.arms
         )
+
+    def prompt_places(self) -> dict[str, str]:
+        """File and line of each prompt of the run, by its id."""
+        found = read_records(self.beside("prompts"), PromptPlace, "places")
+        return {one.prompt_id: one.where for one in found}
 
     def prompts(self, kind: str) -> list[Prompt]:
         """`train` (this iteration's slice), `validation` or `test` prompts."""

@@ -22,7 +22,6 @@ from forethought.models import decode, load_tokenizer
 from forethought.sampling.base import (
     Sampler,
     SamplingParams,
-    one_prompt,
     open_sampler,
     stable_seed,
 )
@@ -30,13 +29,21 @@ from forethought.sampling.pooled import PooledSampler, open_sampling
 from forethought.stages.place import Place
 from forethought.store import SCRATCH, Count, Stage
 from forethought.thoughts import ThoughtFormat, first_response_token
-from forethought.types import Completion, ParsedOutput, Rollout, SampledPrompt, SampleRequest
+from forethought.types import (
+    Completion,
+    ParsedOutput,
+    Rollout,
+    SampledPrompt,
+    SampleRequest,
+    Unsampled,
+)
 from forethought.workers.base import Crew, Here
 from forethought.workers.pool import Pool
 
-Draw = Callable[[Sequence[SampleRequest]], list[list[Rollout]]]
-"""The rollouts of each request, in the order of requests."""
-DrawingCrew = Crew[Sequence[SampleRequest], list[list[Rollout]]]
+Drawn = list[list[Rollout] | Unsampled]
+"""The rollouts of each request, or why there are none, in the order of requests."""
+Draw = Callable[[Sequence[SampleRequest]], Drawn]
+DrawingCrew = Crew[Sequence[SampleRequest], Drawn]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +124,11 @@ def open_drawing(
     splitter = OutputSplitter(policy)
     with engine() as sampler:
 
-        def draw(requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
-            return [splitter.rollouts(one_prompt(one)) for one in sampler.sample(requests)]
+        def draw(requests: Sequence[SampleRequest]) -> Drawn:
+            return [
+                one if isinstance(one, Unsampled) else splitter.rollouts(one)
+                for one in sampler.sample(requests)
+            ]
 
         yield draw
 

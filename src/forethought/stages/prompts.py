@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import models
+from forethought import left_out, models
 from forethought.config import Recipe
 from forethought.progress import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
-from forethought.stages import left_out
 from forethought.stages.place import Place
 from forethought.store import Count, Stage, StageError, read_json, write_json
 from forethought.thoughts import DIRECT, load_format
@@ -58,15 +57,12 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         stage.write_records("train", split.train, Prompt)
         kept = [one.prompt_id for one in (*split.test, *split.validation, *split.train)]
         places = [PromptPlace(prompt_id=key, where=split.places[key]) for key in kept]
-        stage.write_records(left_out.PLACES, places, PromptPlace)
+        stage.write_records("places", places, PromptPlace)
         write_json(stage.folder / SOURCES, digests)
         left_out.note(stage, "prompts", split.left_out)
         note = f"{len(split.train)} to train on, {split.duplicates} duplicates dropped"
         task.advance(note=note)
-    if split.left_out:
-        reporter.say(
-            f"  {left_out.words(stage.folder)}; all in {stage.folder}/left_out_prompts.json"
-        )
+    left_out.say(stage, reporter)
     return {
         "train": len(split.train),
         "validation": len(split.validation),

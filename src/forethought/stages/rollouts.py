@@ -2,7 +2,7 @@
 
 A part is a fixed slice of the prompts. With `sampling.workers` parts are done many at a time and
 written as they arrive; what is written is the same. With `judge.workers` what is written is judged
-while sampling goes on.
+while sampling goes on. A prompt that cannot be sampled is left out alone (left_out.py).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from forethought import models
+from forethought import left_out, models
 from forethought.progress import Reporter
 from forethought.sampling.base import SamplingParams
 from forethought.stages.early_judging import judge_early
 from forethought.stages.place import Place
-from forethought.stages.policy import Policy, drawing_crew, server_counts
+from forethought.stages.policy import Drawn, Policy, drawing_crew, server_counts
 from forethought.store import Count, Stage
-from forethought.types import Prompt, Rollout, SampleRequest
+from forethought.types import Prompt, Rollout, SampleRequest, Unsampled
 
 
 def configure(place: Place) -> dict[str, Any]:
@@ -39,7 +39,10 @@ def configure(place: Place) -> dict[str, Any]:
 
 
 def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
-    """Sample what parts are owed; counts parse statuses and tokens."""
+    """Sample what parts are owed; counts parse statuses and tokens.
+
+    Raises: StageError if no prompt can be sampled.
+    """
     sampling = place.recipe.sampling
     policy = Policy.of(place)
     prompts = place.prompts("train")
@@ -64,14 +67,30 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                 for index, drawn in crew.each(
                     owed, lambda index: [_request(policy, prompt) for prompt in parts[index]]
                 ):
-                    rollouts = list(chain.from_iterable(drawn))
+                    rollouts = _kept(stage, place, index, parts[index], drawn)
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
                     for part in [*unseen, index]:
                         written(part)
                     unseen = []
                     task.advance(len(drawn), tokens=counts.add(rollouts))
         task.note = f"{counts.parse_failures:.1%} without a response"
-    return counts.summary() | server_counts(stage, policy)
+    gone = left_out.noted(stage.folder)
+    if len(gone) == len(prompts):
+        # Owed again, in case that the server or the template is mended.
+        for index in range(len(parts)):
+            (stage.folder / f"part_{index:05d}.parquet").unlink()
+        raise left_out.none_sampled(place.label, gone)
+    left_out.say(stage, reporter)
+    return counts.summary() | left_out.counts(stage.folder) | server_counts(stage, policy)
+
+
+def _kept(
+    stage: Stage, place: Place, index: int, prompts: Sequence[Prompt], drawn: Drawn
+) -> list[Rollout]:
+    """A part's rollouts; what could not be sampled is noted."""
+    unsampled = [one for one in drawn if isinstance(one, Unsampled)]
+    left_out.note(stage, f"{index:05d}", left_out.placed(unsampled, prompts, place.prompt_places))
+    return list(chain.from_iterable(one for one in drawn if not isinstance(one, Unsampled)))
 
 
 def _request(policy: Policy, prompt: Prompt) -> SampleRequest:

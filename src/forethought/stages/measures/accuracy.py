@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+from forethought import left_out
 from forethought.config import AccuracyMeasure, VerifierJudge
 from forethought.evaluation.intervals import share_result
 from forethought.judging.base import checked, open_judge
 from forethought.progress import Reporter
-from forethought.prompts import load_prompts
+from forethought.prompts import Loaded, load_prompts
 from forethought.stages.answering import answer_prompts
 from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policy import server_counts
@@ -33,7 +35,7 @@ RIGHT = 1.0
 """A verifier's score of a right answer."""
 
 
-def questions(config: AccuracyMeasure, subject: Subject) -> tuple[Prompt, ...]:
+def questions(config: AccuracyMeasure, subject: Subject) -> Loaded:
     """The questions, without doubles.
 
     Raises: ValueError if a source cannot be read, or a question has no reference.
@@ -45,14 +47,15 @@ def questions(config: AccuracyMeasure, subject: Subject) -> tuple[Prompt, ...]:
                 f"measures.gsm8k.sources: question {prompt.messages[-1].content!r:.80} of "
                 f"{prompt.source} has no reference; name its column in columns.reference"
             )
-    return tuple(loaded.prompts)
+    return loaded
 
 
 def measure(
     stage: Stage, subject: Subject, config: AccuracyMeasure, reporter: Reporter
 ) -> dict[str, Count]:
     """Ask every question in both ways and grade the final answers."""
-    asked = questions(config, subject)
+    loaded = questions(config, subject)
+    asked = loaded.prompts
     rounds = {
         "gsm8k": asked,
         "gsm8k_answer_only": [_answer_only(prompt, config.answer_only) for prompt in asked],
@@ -64,7 +67,15 @@ def measure(
     with reporter.task(label, len(rounds) * len(asked), "questions") as task:
         for name, prompts in rounds.items():
             if not stage.has(name):
-                answers = answer_prompts(stage, subject.policy, config, prompts, task=task)
+                answers = answer_prompts(
+                    stage,
+                    subject.policy,
+                    config,
+                    prompts,
+                    part=name,
+                    task=task,
+                    places=partial(_places, loaded, asked, prompts),
+                )
                 stage.write_records(name, _graded(answers, prompts, config), Answer)
             answers = stage.read_records(name, Answer)
             results += _results(name, answers, prompts)
@@ -76,8 +87,17 @@ def measure(
         "results": as_counts(results),
         "without_response": without_response,
         "new_tokens": tokens,
+        **left_out.counts(stage.folder),
     }
     return counts | server_counts(stage, subject.policy)
+
+
+def _places(loaded: Loaded, asked: Sequence[Prompt], prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Where each question of a round stands; the bare answer's question has an id of its own."""
+    return {
+        one.prompt_id: loaded.places[question.prompt_id]
+        for question, one in zip(asked, prompts, strict=True)
+    }
 
 
 def _answer_only(prompt: Prompt, line: str) -> Prompt:
@@ -115,6 +135,11 @@ def _results(
     categories = sorted({prompt.category for prompt in prompts if prompt.category is not None})
     found = [share_result(name, list(right.values()))]
     for category in categories:
-        own = [right[one.prompt_id] for one in prompts if one.category == category]
-        found.append(share_result(name, own, category=category))
+        own = [
+            right[one.prompt_id]
+            for one in prompts
+            if one.category == category and one.prompt_id in right
+        ]
+        if own:
+            found.append(share_result(name, own, category=category))
     return found

@@ -6,19 +6,22 @@ answers as they were sampled, thoughts included, as a part. The counts hold the 
 length-controlled one in percent, as the leaderboard prints them, and their intervals.
 
 An output without a response is sampled again up to `attempts` times and then loses unseen. An
-annotation that failed has no part in the win rate and is listed under `missing`.
+annotation that failed has no part in the win rate and is listed under `missing`; nor has an
+instruction that the policy cannot be asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from forethought import left_out
 from forethought.cache import Cache
 from forethought.config import AlpacaEvalMeasure
 from forethought.evaluation.alpaca_eval import as_json, as_results, score
 from forethought.evaluation.alpaca_files import read_difficulty, read_gamed
 from forethought.evaluation.alpaca_outputs import (
     LOST,
+    UNASKED,
     Instruction,
     Outputs,
     annotation_records,
@@ -54,7 +57,8 @@ def measure(
     _check(config, len(instructions), table)
     answers = _answers(stage, subject, config, instructions, reporter)
     model = Outputs(
-        generator=subject.policy.name, texts=tuple(one.parsed.response for one in answers)
+        generator=subject.policy.name,
+        texts=tuple(one and one.parsed.response for one in answers),
     )
     write_json(stage.folder / "model_outputs.json", output_records(instructions, model))
     cache_file = subject.cache or stage.folder / SCRATCH / "judge.sqlite"
@@ -63,6 +67,10 @@ def measure(
             annotations = _annotations(
                 annotator, comparisons(instructions, baseline, model), subject, reporter
             )
+            annotations = [
+                UNASKED if answer is None else one
+                for answer, one in zip(answers, annotations, strict=True)
+            ]
             name = f"weighted_alpaca_eval:{annotator.model}"
         spent = replies.counts()
     records = annotation_records(instructions, baseline, model, annotations, annotator=name)
@@ -75,7 +83,7 @@ def measure(
         for place, one in enumerate(annotations)
         if one.preference is None
     ]
-    answered = [one for one in answers if one.parsed.response is not None]
+    given = [one for one in answers if one is not None]
     return {
         "results": as_counts(as_results(annotated, scored)),
         "glm": scored.glm,
@@ -84,9 +92,10 @@ def measure(
         "annotator": name,
         "avg_length": scored.avg_length,
         "missing": missing,
-        "without_response": len(answers) - len(answered),
-        "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
-        "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
+        "without_response": sum(one.parsed.response is None for one in given),
+        "thought_tokens": sum(one.thought_tokens for one in given) / len(given),
+        "response_tokens": sum(one.response_tokens for one in given) / len(given),
+        **left_out.counts(stage.folder),
         "judge_calls": spent,
         **server_counts(stage, subject.policy),
     }
@@ -112,15 +121,26 @@ def _answers(
     config: AlpacaEvalMeasure,
     instructions: Sequence[Instruction],
     reporter: Reporter,
-) -> list[Answer]:
-    """In the order of the evaluation set."""
+) -> list[Answer | None]:
+    """In the order of the evaluation set; `None` where the policy cannot be asked."""
     prompts = [_prompt(one) for one in instructions]
     if not stage.has("answers"):
         with reporter.task(f"{subject.policy.name} alpaca_eval", len(prompts), "answers") as task:
-            answers = answer_prompts(stage, subject.policy, config, prompts, task=task)
+            answers = answer_prompts(
+                stage,
+                subject.policy,
+                config,
+                prompts,
+                part="answers",
+                task=task,
+                places=lambda: {
+                    one.prompt_id: f"{config.instructions}, record {number}"
+                    for number, one in enumerate(prompts, start=1)
+                },
+            )
         stage.write_records("answers", answers, Answer)
     by_id = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
-    return [by_id[prompt.prompt_id] for prompt in prompts]
+    return [by_id.get(prompt.prompt_id) for prompt in prompts]
 
 
 def _prompt(instruction: Instruction) -> Prompt:

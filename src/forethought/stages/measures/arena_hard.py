@@ -13,7 +13,8 @@ the labels give the score (evaluation/arena_hard.py). The stage keeps:
 
 The published protocol knows no output without a response. Here, after the attempts, it loses both
 games as a plain loss (`>`, weight 1), without asking the judge, and is counted as `unparsable`. A
-greedy policy says the same at every attempt.
+greedy policy says the same at every attempt. A question that the policy cannot be asked has no
+games and is listed under `missing`.
 
 Answers and the judge's replies are kept as they come: a run that was killed goes on with what it
 still owes.
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from forethought import left_out
 from forethought.cache import Cache
 from forethought.config import ArenaHardMeasure
 from forethought.evaluation.arena_files import Question, read_answers, read_questions
@@ -46,6 +48,7 @@ LOSS = (
     Game(user_prompt="", judgment="", label="B>A", reason="the model gave no response"),
 )
 """The two games of an output without a response."""
+UNASKED = Game(user_prompt="", judgment="", label=None, reason="the model cannot be asked this")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +58,12 @@ class _Entry:
     question: Question
     prompt: Prompt
     baseline: str
-    answer: Answer
+    answer: Answer | None
+    """`None` where the policy cannot be asked."""
 
     @property
     def response(self) -> str | None:
-        return self.answer.parsed.response
+        return self.answer and self.answer.parsed.response
 
 
 def measure(
@@ -88,14 +92,16 @@ def measure(
     score = score_labels(labels)
     published = score_labels(labels, interval="published")
     write_json(stage.folder / "scores.json", [score.as_json(), published.as_json()])
-    answered = [one.answer for one in entries if one.response is not None]
+    given = [one.answer for one in entries if one.answer is not None]
+    answered = [one for one in given if one.parsed.response is not None]
     return {
         "results": as_counts([score.as_result()]),
         "published_interval": list(published.interval),
         "questions": len(entries),
         "games": score.n_games,
         "missing": _missing(entries, games),
-        "unparsable": len(entries) - len(answered),
+        "unparsable": len(given) - len(answered),
+        **left_out.counts(stage.folder),
         "mean_response_tokens": _mean([one.response_tokens for one in answered]),
         "mean_thought_tokens": _mean([one.thought_tokens for one in answered]),
         "judge_calls": spent,
@@ -113,7 +119,18 @@ def _entries(
         # The same text may stand under two questions; a policy answers it once.
         distinct = list({one.prompt_id: one for one in prompts}.values())
         with reporter.task(f"{subject.policy.name} arena_hard", len(distinct), "answers") as task:
-            answers = answer_prompts(stage, subject.policy, config, distinct, task=task)
+            answers = answer_prompts(
+                stage,
+                subject.policy,
+                config,
+                distinct,
+                part="answers",
+                task=task,
+                places=lambda: {
+                    prompt.prompt_id: f"{config.questions}, question {one.question_id}"
+                    for prompt, one in zip(prompts, questions, strict=True)
+                },
+            )
         stage.write_records("answers", answers, Answer)
     found = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
     return [
@@ -121,7 +138,7 @@ def _entries(
             question=question,
             prompt=prompt,
             baseline=baseline.texts[question.question_id],
-            answer=found[prompt.prompt_id],
+            answer=found.get(prompt.prompt_id),
         )
         for question, prompt in zip(questions, prompts, strict=True)
     ]
@@ -159,7 +176,10 @@ def _games(
         ):
             played = play(judge, list(matches.values()))
     by_place = dict(zip(matches, played, strict=True))
-    return [by_place.get(place, LOSS) for place in range(len(entries))]
+    return [
+        by_place.get(place, LOSS if one.answer else (UNASKED, UNASKED))
+        for place, one in enumerate(entries)
+    ]
 
 
 def _missing(entries: Sequence[_Entry], games: Sequence[tuple[Game, Game]]) -> list[Count]:
@@ -206,7 +226,7 @@ def _answer_line(model: str, entry: _Entry) -> dict[str, Any]:
         "answer_id": content_hash([model, question_id, response])[:22],
         "model_id": model,
         "choices": [] if response is None else [{"index": 0, "turns": turns}],
-        "conv_metadata": {"token_len": entry.answer.response_tokens},
+        "conv_metadata": {"token_len": entry.answer.response_tokens if entry.answer else 0},
     }
 
 

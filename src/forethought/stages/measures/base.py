@@ -10,6 +10,7 @@ from typing import Any
 
 from forethought.config import JudgeConfig, MeasureConfig
 from forethought.judging.describe import identity
+from forethought.left_out import Places
 from forethought.stages.policy import Policy
 from forethought.store import Count, sha256_file
 from forethought.types import EvaluationResult, Prompt
@@ -31,6 +32,8 @@ class Subject:
     """Under which replies are paid."""
     prompts: tuple[Prompt, ...]
     """Test prompts, for the measures that have no questions of their own."""
+    places: Places = dict
+    """Where they came from."""
 
     @property
     def needed_judge(self) -> JudgeConfig:

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from forethought import left_out
 from forethought.cache import Cache
 from forethought.config import ProbeMeasure
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
 from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
 from forethought.models import decode, load_tokenizer
 from forethought.progress import Reporter, Task
-from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.sampling.base import SamplingParams
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, worst_score
 from forethought.stages.measures.base import Subject, as_counts
@@ -30,6 +31,7 @@ from forethought.types import (
     Prompt,
     SampledPrompt,
     SampleRequest,
+    Unsampled,
 )
 
 UNREAD = "unread.json"
@@ -61,11 +63,13 @@ def measure(
     single = config.model_copy(update={"attempts": 1})
     with reporter.task(f"{policy.name} {stage.name}", 1 + len(VARIANTS), "rounds") as task:
         if not stage.has("answers"):
-            answers = answer_prompts(stage, policy, single, prompts)
+            answers = answer_prompts(
+                stage, policy, single, prompts, part="answers", places=subject.places
+            )
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         task.advance(tokens=sum(one.spent_tokens for one in answers))
-        _draw_variants(stage, policy, config, prompts, answers, task)
+        _draw_variants(stage, subject, config, prompts, answers, task)
         if not stage.has("half"):
             sides = {
                 variant: stage.read_records(f"{SCRATCH}/{variant}", Answer) for variant in VARIANTS
@@ -87,7 +91,8 @@ def measure(
         "results": as_counts(results),
         "prompts": len(prompts),
         "probed": probed,
-        "without_response": len(prompts) - probed,
+        "without_response": sum(one.parsed.response is None for one in answers),
+        **left_out.counts(stage.folder),
         "unread_verdicts": read_json(stage.folder / UNREAD),
         "new_tokens": sum(one.spent_tokens for each in (answers, *sides.values()) for one in each),
     }
@@ -96,17 +101,18 @@ def measure(
 
 def _draw_variants(
     stage: Stage,
-    policy: Policy,
+    subject: Subject,
     config: ProbeMeasure,
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
     task: Task,
 ) -> None:
-    openings = None
+    policy, openings = subject.policy, None
     for variant in VARIANTS:
         if not stage.has(f"{SCRATCH}/{variant}") and not stage.has(variant):
             openings = openings or _openings(policy, answers)
-            drawn = _after_openings(stage, policy, config, prompts, openings[variant])
+            drawn, gone = _after_openings(stage, policy, config, prompts, openings[variant])
+            left_out.note(stage, variant, left_out.placed(gone, prompts, subject.places))
             stage.write_records(f"{SCRATCH}/{variant}", drawn, Answer)
         task.advance()
 
@@ -146,8 +152,9 @@ def _after_openings(
     config: ProbeMeasure,
     prompts: Sequence[Prompt],
     openings: Mapping[str, _Opening],
-) -> list[Answer]:
-    """One response per prompt that goes on from its opening, drawn again where none came."""
+) -> tuple[list[Answer], list[Unsampled]]:
+    """One response per prompt that goes on from its opening, drawn again where none came, and the
+    prompts that cannot be sampled so."""
     params = SamplingParams(
         temperature=config.temperature,
         top_p=config.top_p,
@@ -155,6 +162,7 @@ def _after_openings(
     )
     messages = {one.prompt_id: policy.thought_format.apply(one.messages) for one in prompts}
     latest: dict[str, Answer] = {}
+    refused: dict[str, Unsampled] = {}
     owed = list(openings)
     with policy_sampler(stage, policy, params) as sampler:
         for attempt in range(config.attempts):
@@ -167,13 +175,21 @@ def _after_openings(
                 )
                 for prompt_id in owed
             ]
-            for sampled in map(one_prompt, sampler.sample(requests)):
+            for sampled in sampler.sample(requests):
+                if isinstance(sampled, Unsampled):
+                    refused[sampled.prompt_id] = sampled
+                    continue
                 opening = openings[sampled.prompt_id]
                 latest[sampled.prompt_id] = _answer(policy, sampled, opening, attempt + 1)
-            owed = [each for each in owed if latest[each].parsed.response is None]
+            owed = [
+                each
+                for each in owed
+                if each not in refused and latest[each].parsed.response is None
+            ]
             if not owed:
                 break
-    return [latest[prompt_id] for prompt_id in sorted(latest)]
+    gone = [one for one in refused.values() if one.prompt_id not in latest]
+    return [latest[prompt_id] for prompt_id in sorted(latest)], gone
 
 
 def _answer(policy: Policy, sampled: SampledPrompt, opening: _Opening, attempts: int) -> Answer:

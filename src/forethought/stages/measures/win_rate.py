@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from forethought import left_out
 from forethought.cache import Cache
 from forethought.config import JudgeConfig, LaunchConfig, WinRateMeasure
 from forethought.evaluation.win_rate import (
@@ -28,6 +29,7 @@ from forethought.evaluation.win_rate import (
 )
 from forethought.evaluation.win_share import win_shares
 from forethought.judging.describe import is_relative
+from forethought.left_out import Places
 from forethought.progress import Reporter, Task
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import JudgedSides, judge_sides
@@ -72,6 +74,8 @@ class Match:
     prompts: tuple[Prompt, ...]
     launch: LaunchConfig
     """Where the judge's workers are."""
+    places: Places = dict
+    """Where the prompts came from."""
 
 
 def compare(
@@ -121,6 +125,7 @@ def compare(
         "without_response": {side: _unparsed(each) for side, each in sides.items()},
         "unread_verdicts": sum(read_json(stage.folder / _unread(n or "plain")) for n in rivals),
         "missing": missing,
+        **left_out.counts(stage.folder),
     }
 
 
@@ -138,7 +143,9 @@ def _answers(
         answers = stage.read_records(side, Answer)
     else:
         assert contender.policy is not None, "a contender without answers is a policy"
-        answers = answer_prompts(stage, contender.policy, config, match.prompts)
+        answers = answer_prompts(
+            stage, contender.policy, config, match.prompts, part=side, places=match.places
+        )
         stage.write_records(side, answers, Answer)
     task.advance(tokens=sum(one.spent_tokens for one in answers))
     return answers
@@ -165,7 +172,15 @@ def _at_equal_tokens(
     count = min(wanted, MOST_ANSWERS)
     task.total += 2
     if not stage.has("drawn"):
-        drawn = answer_prompts(stage, policy, config, match.prompts, samples=count)
+        drawn = answer_prompts(
+            stage,
+            policy,
+            config,
+            match.prompts,
+            part="drawn",
+            samples=count,
+            places=match.places,
+        )
         stage.write_records("drawn", drawn, Answer)
     if not stage.has("best_of_n"):
         best = _best(stage.read_records("drawn", Answer), match)
@@ -175,7 +190,10 @@ def _at_equal_tokens(
         asked = replace(
             policy, thought_format=ThoughtFormat(name="longer", instruction=config.longer)
         )
-        stage.write_records("longer", answer_prompts(stage, asked, config, match.prompts), Answer)
+        answers = answer_prompts(
+            stage, asked, config, match.prompts, part="longer", places=match.places
+        )
+        stage.write_records("longer", answers, Answer)
     task.advance()
     return {name: stage.read_records(name, Answer) for name in ("best_of_n", "longer")}
 

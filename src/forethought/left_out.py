@@ -7,17 +7,18 @@ is known, the file and line it came from; the manifest's `left_out` has their nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from forethought.store import Count, Stage, read_json, read_records, write_json
-from forethought.types import LeftOut, PromptPlace, Unsampled
+from forethought.progress import Reporter
+from forethought.store import Count, Stage, StageError, read_json, write_json
+from forethought.types import LeftOut, Prompt, Unsampled
 
 SHOWN = 3
 """Examples in a manifest, and in a line on the terminal."""
-PLACES = "places"
-"""The part of the stage `prompts` that says where each prompt came from."""
+Places = Callable[[], Mapping[str, str]]
+"""Where prompts came from, by id; asked only when something is left out."""
 
 
 def note(stage: Stage, part: str, left_out: Sequence[LeftOut]) -> None:
@@ -38,11 +39,28 @@ def noted(folder: Path) -> list[LeftOut]:
     return list(found.values())
 
 
+def of_run(run: Path) -> dict[str, list[LeftOut]]:
+    """What each sealed stage of a run goes without, by its folder in the run directory."""
+    folders = sorted({path.parent for path in run.rglob("left_out*.json")})
+    return {
+        folder.relative_to(run).as_posix(): noted(folder)
+        for folder in folders
+        if (folder / "manifest.json").is_file()
+    }
+
+
 def counts(folder: Path) -> dict[str, Count]:
     """What the manifest says of it."""
     found = noted(folder)
     first: list[Count] = [{"where": one.where, "reason": one.reason} for one in found[:SHOWN]]
     return {"left_out": {"count": len(found), "first": first}}
+
+
+def say(stage: Stage, reporter: Reporter) -> None:
+    """One line for the reader, if anything is left out."""
+    said = words(stage.folder)
+    if said:
+        reporter.say(f"  {said} (all: {stage.folder}/left_out_*.json)")
 
 
 def words(folder: Path) -> str:
@@ -54,18 +72,31 @@ def words(folder: Path) -> str:
     return f"{some} left out, the first {found[0].where}: {found[0].reason}"
 
 
-def placed(unsampled: Sequence[Unsampled], places: Mapping[str, str]) -> list[LeftOut]:
-    """With the place that each came from."""
+def placed(
+    unsampled: Sequence[Unsampled], prompts: Sequence[Prompt], places: Places
+) -> list[LeftOut]:
+    """With the place that each of the prompts came from, or its source and its first words."""
+    if not unsampled:
+        return []
+    known, named = places(), {one.prompt_id: one for one in prompts}
     return [
         LeftOut(
             prompt_id=one.prompt_id,
-            where=places.get(one.prompt_id, f"prompt {one.prompt_id}"),
+            where=known.get(one.prompt_id) or _named(named[one.prompt_id]),
             reason=one.reason,
         )
         for one in unsampled
     ]
 
 
-def places_of(prompts: Path) -> dict[str, str]:
-    """Where each prompt of a run came from; `prompts` is the folder of that stage."""
-    return {one.prompt_id: one.where for one in read_records(prompts, PromptPlace, PLACES)}
+def _named(prompt: Prompt) -> str:
+    return f"{prompt.source}, {prompt.messages[-1].content!r:.60}"
+
+
+def none_sampled(label: str, left_out: Sequence[LeftOut]) -> StageError:
+    """The error where nothing is left."""
+    first = left_out[0]
+    return StageError(
+        f"{label}: none of {len(left_out)} prompts can be sampled; the first, {first.where}: "
+        f"{first.reason}"
+    )
