@@ -64,8 +64,8 @@ def load_run(run: Path, arguments: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         what = "it has no config.json" if run.is_dir() else "there is no such folder"
         raise ValueError(
-            f"run: {run} is not a run directory: {what}. Give one that `forethought run` wrote: it "
-            "holds config.json, run.json, prompts/, and a folder per arm"
+            f"run: {run} is not a run directory: {what}. A run directory is what `forethought run` "
+            "writes: it holds config.json, run.json, prompts/, and a folder per arm"
         )
     try:
         held = json.loads(path.read_bytes())
