@@ -261,8 +261,11 @@ def test_the_paper_on_several_devices_of_one_machine(folder, tmp_path):
     done = run("paper-llama3-8b.yaml", tmp_path, *words, f"judge.path={folder}/armorm")
     config = json.loads((policy_of(done) / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
-    job = json.loads((done / "thought/iteration_0/training/scratch/job.json").read_text())
-    assert job["processes"] == 2
+    ran = json.loads((done / "config.json").read_text())
+    assert ran["launch"]["type"] == "torchrun"
+    assert ran["launch"]["processes"] == 2
+    assert ran["launch"]["process_per_stage"]
+    assert ran["sampling"]["workers"]["count"] == ran["judge"]["workers"]["count"] == 2
     assert len(list((done / "thought/iteration_0/rollouts").glob("part_*.parquet"))) == 2
 
 
