@@ -17,6 +17,7 @@ from forethought.config import (
     LaunchConfig,
     MeasuresConfig,
     ModelConfig,
+    PromptsConfig,
     Recipe,
     SamplingConfig,
     VllmSampling,
@@ -193,6 +194,12 @@ def test_the_sections_of_the_scaling_page_are_valid():
     assert sampling.workers == judge.workers == Workers(count=8, gpus=1)
     recipe = yaml.safe_load((DOCS.parent / "recipes" / "ray-cluster.yaml").read_text())
     assert recipe["launch"].items() <= cluster["launch"].items()
+
+
+def test_the_prompts_page_is_a_section_of_a_recipe():
+    [text] = FRAGMENT.findall((DOCS / "prompts.md").read_text())
+    shown = PromptsConfig.model_validate(yaml.safe_load(text))
+    assert (shown.max_tokens, len(shown.train)) == (1000, 4)
 
 
 def test_the_near_online_page_is_the_recipe_in_small():
