@@ -151,7 +151,7 @@ def variants(spot: Spot) -> list[Spot]:
 
 @cache
 def sections() -> tuple[Spot, ...]:
-    """Every place in a recipe that has places inside."""
+    """Every section of a recipe that has fields of its own."""
     seen: list[Spot] = []
     owed = [spot_of(shape) for shape in (Recipe, SamplePart, JudgePart, EvaluatePart)]
     while owed:
@@ -161,7 +161,7 @@ def sections() -> tuple[Spot, ...]:
             model = model_of(spot)
             steps = [item_of(spot, one) for one in (model.model_fields if model else (0,))]
             owed += [*members_of(spot), *(one for one in steps if one is not None)]
-    return tuple(seen)
+    return tuple(one for one in seen if model_of(one) is not None)
 
 
 def is_field(dotted: str) -> bool:
