@@ -39,7 +39,7 @@ from forethought.config.judges import (
     SingleJudge,
     VerifierJudge,
 )
-from forethought.config.mistakes import explain
+from forethought.config.mistakes import explain, wanted
 from forethought.config.prompts import (
     ColumnsConfig,
     DatasetPrompts,

@@ -50,6 +50,12 @@ def explain(error: ValidationError, shape: Any, at: str = "") -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
+def wanted(shape: Any, mistake: Any) -> str:
+    """What is allowed where one of an error's mistakes is."""
+    spot = _trace(shape, mistake).spot
+    return "another value" if spot is None else allowed(spot)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Traced:
     """A mistake and where it is.

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from forethought.config import wanted
 from forethought.sampling.base import stable_seed
 from forethought.serving.base import Question
 from forethought.serving.settings import ServerSettings
@@ -235,7 +236,11 @@ def _invalid(error: ValidationError) -> ApiError:
     mistakes = error.errors(include_url=False, include_context=False, include_input=False)
     mistake = max(mistakes, key=lambda one: len(one["loc"]))
     if mistake["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {mistake['msg']}", code="invalid_json")
+        return ApiError(
+            400,
+            f"the body is not JSON: {mistake['msg'].removeprefix('Invalid JSON: ')}",
+            code="invalid_json",
+        )
     place = ""
     for step in mistake["loc"]:
         if isinstance(step, int):
@@ -250,8 +255,10 @@ def _invalid(error: ValidationError) -> ApiError:
     place = place.removeprefix(".")
     if not place:
         return ApiError(400, "the body is not a JSON object", code="invalid_type")
-    code = "missing_required_parameter" if mistake["type"] == "missing" else "invalid_type"
-    return ApiError(400, f"{place}: {mistake['msg']}", param=place, code=code)
+    missing = mistake["type"] == "missing"
+    said = f"{'it is missing; ' if missing else ''}give {wanted(ChatRequest, mistake)}"
+    code = "missing_required_parameter" if missing else "invalid_type"
+    return ApiError(400, f"{place}: {said}", param=place, code=code)
 
 
 def _refuse_unsupported(asked: ChatRequest) -> None:
