@@ -1,7 +1,9 @@
-"""What all tests share: one thread, no network, no progress bars of libraries, one browser."""
+"""What all tests share: one thread, no network, no progress bars of libraries, one browser, and
+random draws that are the same each time."""
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+
+# The environment of the vLLM engine's tests has none, and they need none.
+with suppress(ImportError):
+    from hypothesis import settings
+
+    # The same draws everywhere, and no limit of time that a busy machine would break. To look for
+    # new failures: pytest --hypothesis-profile=explore
+    settings.register_profile("same", derandomize=True, deadline=None)
+    settings.register_profile("explore", derandomize=False, deadline=None)
+    settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True, scope="session")

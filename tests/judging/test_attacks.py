@@ -144,7 +144,7 @@ def whole(messages: Sequence[Message]) -> str:
 def test_no_content_leaves_its_frame(attack: str, name: str, kind: Any) -> None:
     file = load_prompt(name, kind)
     strings = (*file.delimiters, *frame.MARKS.values(), frame.LAST_MARK)
-    start = time.perf_counter()
+    start = time.process_time()
     for place, hostile, harmless in everywhere(file, attack):
         text, plain = whole(hostile), whole(harmless)
         for one in strings:
@@ -154,7 +154,7 @@ def test_no_content_leaves_its_frame(attack: str, name: str, kind: Any) -> None:
         verdict = re.compile(file.verdict_pattern, re.IGNORECASE)
         assert len(verdict.findall(text)) == len(verdict.findall(plain)), place
         assert len(WELL_KNOWN.findall(text)) == len(WELL_KNOWN.findall(plain)), place
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @attacked

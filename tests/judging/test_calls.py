@@ -204,9 +204,9 @@ def test_reasoning_is_left_out(text: str, kept: str, ended: bool) -> None:
     ],
 )
 def test_degenerate_replies_are_read_in_linear_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     ask(told(piece * (100_000 // len(piece)), "[[A]]"), [request()], labels, FINISH)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_the_end_of_a_text() -> None:

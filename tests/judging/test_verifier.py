@@ -232,9 +232,9 @@ def test_any_text_is_read(text: str) -> None:
     ],
 )
 def test_degenerate_outputs_are_read_in_linear_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     final_number(piece * 10_000)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_gsm8k_compares_final_numbers() -> None:

@@ -103,7 +103,7 @@ def served(
         assert not thread.is_alive(), "the server did not end"
 
 
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Wait until it holds."""
     end = time.monotonic() + seconds
     while not condition():

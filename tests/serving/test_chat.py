@@ -208,7 +208,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(server, open_chat):
     terminal.type("Tea?\r")
     terminal.wait("3 messages; you said: é Tea?")
     terminal.ready(after="Tea?")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + SECONDS
     while server.left() != ["slow please", "never answer"]:
         assert time.monotonic() < deadline, server.left()
         time.sleep(0.05)

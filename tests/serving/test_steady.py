@@ -116,9 +116,8 @@ def test_a_client_that_leaves_ends_its_answers(stream, count):
                 + body
             )
             until(lambda: server.backend.open == min(count, 2))
-        left = time.monotonic()
-        until(lambda: server.backend.open == 0)
-        assert time.monotonic() - left < 1
+        # Long before its end, which is 9 seconds away.
+        until(lambda: server.backend.open == 0, 6)
         until(lambda: f'route="{CHAT}",status="499"}} 1' in metrics(server))
         assert "running_answers 0" in metrics(server)
         assert "waiting_answers 0" in metrics(server)
