@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
-    {"types"},
+    {"types", "share_interval"},
     {"config", "control_tokens"},
     {"recipe", "thoughts", "records", "progress", "workers", "addresses", "kept", "threads"},
     {"store"},

@@ -12,7 +12,8 @@ from rich.table import Table
 from forethought import left_out
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
-from forethought.judging.describe import BY_JUDGE, score_of
+from forethought.judging.describe import BY_JUDGE, difference_ends, score_of
+from forethought.share_interval import Ends
 from forethought.stages.place import Place
 from forethought.store import read_json, read_manifest, write_json
 
@@ -35,7 +36,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         "seconds": _seconds(recipe.run),
         "arms": rows,
         "score_of": score_of(recipe),
-        "difference": _difference(arms),
+        "difference": _difference(arms, difference_ends(recipe.judge)),
         "left_out": {
             stage: {"count": len(gone), "first": [asdict(one) for one in gone[: left_out.SHOWN]]}
             for stage, gone in left_out.of_run(recipe.run).items()
@@ -114,7 +115,9 @@ def _policies(recipe: Recipe, arm: Any) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _difference(arms: dict[Any, dict[int, dict[str, Any]]]) -> dict[str, Any] | None:
+def _difference(
+    arms: dict[Any, dict[int, dict[str, Any]]], ends: Ends | None
+) -> dict[str, Any] | None:
     if set(arms) != {"thought", "direct"}:
         return None
     both = arms["thought"].keys() & arms["direct"].keys()
@@ -122,7 +125,10 @@ def _difference(arms: dict[Any, dict[int, dict[str, Any]]]) -> dict[str, Any] | 
     if last < 0 or not all(each[last]["scores"] for each in arms.values()):
         return None
     result = paired_difference(
-        "thought - direct", arms["thought"][last]["scores"], arms["direct"][last]["scores"]
+        "thought - direct",
+        arms["thought"][last]["scores"],
+        arms["direct"][last]["scores"],
+        ends=ends,
     )
     return {
         "iteration": last,

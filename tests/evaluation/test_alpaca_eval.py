@@ -101,9 +101,12 @@ def test_figures_by_their_definitions(tmp_path):
     assert one.win_rate == pytest.approx(100 * 4.1 / 7, abs=1e-12)
     deviations = [0, 1, 0.5, 0.2, 0.9, 0.5, 1]
     assert one.standard_error == pytest.approx(100 * stats.sem(deviations), abs=1e-12)
-    margin = stats.t.ppf(0.975, 6) * one.standard_error
-    low, high = one.win_rate - margin, one.win_rate + margin
-    assert one.win_rate_interval == pytest.approx((low, high), abs=1e-9)
+    # Shares whose variance is that of these and of one more at each end.
+    more = np.array([*deviations, 0, 1])
+    effective = 7 * more.mean() * (1 - more.mean()) / more.var()
+    yes, no = effective * 4.1 / 7, effective * 2.9 / 7
+    ends = (stats.beta.ppf(0.025, yes, no + 1), stats.beta.ppf(0.975, yes + 1, no))
+    assert one.win_rate_interval == pytest.approx([100 * end for end in ends], abs=1e-9)
     assert (one.n_wins, one.n_wins_base, one.n_draws) == (3, 2, 2)
     assert (one.n_total, one.n_missing) == (7, 1)
     assert one.discrete_win_rate == pytest.approx(400 / 7)

@@ -1,12 +1,17 @@
 """Intervals of means, differences and shares hold the truth as often as they say."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
-from scipy import stats
 
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
+from forethought.share_interval import interval_between
 
 WORLDS = 2000
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+COVERAGES = runpy.run_path(str(BENCHMARKS / "interval_coverage.py"))["coverages"]
 
 
 def held(intervals, truth):
@@ -35,15 +40,69 @@ def test_paired_differences_are_narrower_than_unpaired_ones():
     assert np.mean(widths) < unpaired / 3
 
 
-@pytest.mark.parametrize("share", [0.03, 0.5, 0.9])
-def test_shares(share):
-    """Exactly, by summing over all outcomes of 200 questions."""
-    count = 200
-    coverage = 0.0
-    for right in range(count + 1):
-        low, high = share_result("s", [True] * right + [False] * (count - right)).interval
-        coverage += float(stats.binom.pmf(right, count, share)) * (low <= share <= high)
-    assert coverage == pytest.approx(0.95, abs=0.02)
+@pytest.mark.parametrize("tied", [0.0, 0.3])
+@pytest.mark.parametrize("count", [5, 12, 20, 60])
+def test_win_rates_hold_at_every_true_rate(count, tied):
+    """Exactly, over all outcomes; docs/evaluation.md has the table up to 300 prompts."""
+    found = COVERAGES(count, tied)
+    assert set(found) == {round(0.05 * step, 2) for step in range(1, 20)}
+    assert min(found.values()) >= 0.945
+    if count == 60:
+        assert sum(found.values()) / len(found) < 0.975
+
+
+def test_shares_of_300_questions():
+    found = COVERAGES(300, 0.0)
+    assert 0.95 <= min(found.values()) <= max(found.values()) < 0.97
+
+
+def test_all_of_twelve_is_not_certain():
+    wins = interval_between([1.0] * 12)
+    assert wins == pytest.approx((0.025 ** (1 / 12), 1.0))
+    assert interval_between([0.0] * 12) == pytest.approx((0, 1 - 0.025 ** (1 / 12)))
+    low, high = interval_between([0.5] * 12)
+    assert 0.3 < low < 0.45
+    assert high == pytest.approx(1 - low)
+    assert mean_result("m", [1.0] * 12, ends=(0.0, 1.0)).interval == wins
+    assert share_result("s", [True] * 12).interval == wins
+
+
+def test_a_difference_that_is_always_zero_is_not_certain():
+    same = {str(number): 1.0 for number in range(12)}
+    low, high = paired_difference("d", same, same, ends=(-1.0, 1.0)).interval
+    assert -0.4 < low < -0.1
+    assert high == pytest.approx(-low)
+    low, high = paired_difference("d", same, dict.fromkeys(same, 0.0), ends=(-1.0, 1.0)).interval
+    assert (low, high) == pytest.approx((2 * 0.025 ** (1 / 12) - 1, 1.0))
+
+
+def several_answers(generator, count, rate):
+    """Each prompt has a rate of its own, and the mean of four answers."""
+    rates = generator.beta(4 * rate, 4 * (1 - rate), (WORLDS, count))
+    return generator.binomial(4, rates) / 4
+
+
+def mostly_whole(generator, count, rate):
+    """Marks that are mostly 0 or 1, a fifth of them somewhere between."""
+    whole = (generator.random((WORLDS, count)) < rate).astype(float)
+    between = generator.beta(4 * rate, 4 * (1 - rate), whole.shape)
+    return np.where(generator.random(whole.shape) < 0.2, between, whole)
+
+
+@pytest.mark.parametrize("draw", [several_answers, mostly_whole])
+@pytest.mark.parametrize(("count", "rate"), [(5, 0.1), (5, 0.6), (12, 0.95), (40, 0.05), (40, 0.7)])
+def test_means_between_two_ends_hold(draw, count, rate):
+    worlds = draw(np.random.default_rng(7), count, rate)
+    assert held([interval_between(row) for row in worlds], rate) >= 0.93
+
+
+def test_a_scale_of_other_ends_is_the_same_interval_stretched():
+    values = [0.0, 0.25, 1.0, 1.0, 0.75]
+    low, high = interval_between(values)
+    stretched = interval_between([1 + 9 * value for value in values], (1.0, 10.0))
+    assert stretched == pytest.approx((1 + 9 * low, 1 + 9 * high))
+    mirrored = interval_between([1 - value for value in values])
+    assert mirrored == pytest.approx((1 - high, 1 - low))
 
 
 def test_a_share_keeps_its_category_and_count():

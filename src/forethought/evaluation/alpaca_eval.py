@@ -41,6 +41,8 @@ from forethought.evaluation.length_control import (
 )
 from forethought.types import EvaluationResult
 
+PERCENT = (0.0, 100.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlpacaEvalScore:
@@ -54,7 +56,7 @@ class AlpacaEvalScore:
     win_rate: float
     standard_error: float
     win_rate_interval: tuple[float, float]
-    """95 %, Student's t over instructions."""
+    """95 %, see share_interval.py; the standard error is the published one."""
     n_wins: int
     n_wins_base: int
     n_draws: int
@@ -148,7 +150,7 @@ def score(
         baseline=annotations.baseline,
         win_rate=100 * float(valid_N.mean()),
         standard_error=100 * float(valid_N.std(ddof=1)) / float(np.sqrt(len(valid_N))),
-        win_rate_interval=mean_result("win_rate", (100 * valid_N).tolist()).interval,
+        win_rate_interval=mean_result("win_rate", (100 * valid_N).tolist(), ends=PERCENT).interval,
         n_wins=wins,
         n_wins_base=losses,
         n_draws=draws,
@@ -194,7 +196,7 @@ def as_results(annotations: ModelAnnotations, scored: AlpacaEvalScore) -> list[E
     preference_N = np.array(annotations.preferences, dtype=np.float64) - 1
     parts = _by_dataset(annotations, preference_N)
     return rates + [
-        mean_result("win_rate", [100 * value for value in values], category=name)
+        mean_result("win_rate", [100 * value for value in values], category=name, ends=PERCENT)
         for name, values in parts.items()
         if len(values) > 1
     ]

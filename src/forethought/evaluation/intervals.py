@@ -1,8 +1,11 @@
 """Means and shares with 95 % intervals, and differences of two policies on the same prompts.
 
-A mean's interval is Student's t over prompts. Two policies that answered the same prompts are
-compared prompt by prompt, which removes the prompts' own difficulty from the interval. A share of
-yes and no has Wilson's interval, which keeps its coverage near 0 and 1.
+A figure with two ends (a win rate, a share of right answers, a mean of scores in [0, 1], a
+difference of two such) has the interval of share_interval.py, which holds at the ends, too. The
+mean of a score without ends has Student's t over prompts.
+
+Two policies that answered the same prompts are compared prompt by prompt, which removes the
+prompts' own difficulty from the interval.
 """
 
 from __future__ import annotations
@@ -12,29 +15,35 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from forethought.share_interval import LEVEL, SHARE, Ends, interval_between
 from forethought.types import EvaluationResult
 
 
 def mean_result(
-    name: str, values: Sequence[float], *, category: str | None = None
+    name: str,
+    values: Sequence[float],
+    *,
+    category: str | None = None,
+    ends: Ends | None = None,
 ) -> EvaluationResult:
-    """The mean of one value per prompt.
+    """The mean of one value per prompt. `ends` are those of its scale, where it has two.
 
     Raises: ValueError if there is no value.
     """
-    from scipy.stats import t
-
     if not values:
         raise ValueError(f"{name}: there is no value to average")
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
-    half = float(t.ppf(0.975, max(len(array) - 1, 1))) * _standard_error(array)
+    if ends is None:
+        from scipy.special import stdtrit
+
+        quantile = float(stdtrit(max(len(array) - 1, 1), (1 + LEVEL) / 2))
+        half = quantile * _standard_error(array)
+        interval = (mean - half, mean + half)
+    else:
+        interval = interval_between(values, ends)
     return EvaluationResult(
-        name=name,
-        value=mean,
-        interval=(mean - half, mean + half),
-        count=len(array),
-        category=category,
+        name=name, value=mean, interval=interval, count=len(array), category=category
     )
 
 
@@ -44,14 +53,15 @@ def paired_difference(
     second: Mapping[str, float],
     *,
     category: str | None = None,
+    ends: Ends | None = None,
 ) -> EvaluationResult:
-    """Mean of `first - second` over the prompts that both have.
+    """Mean of `first - second` over the prompts that both have; `ends` are the difference's.
 
     Raises: ValueError if they share no prompt.
     """
     shared = sorted(first.keys() & second.keys())
     values = [first[prompt] - second[prompt] for prompt in shared]
-    return mean_result(name, values, category=category)
+    return mean_result(name, values, category=category, ends=ends)
 
 
 def share_result(
@@ -61,19 +71,7 @@ def share_result(
 
     Raises: ValueError if there is no value.
     """
-    from scipy.stats import binomtest
-
-    if not values:
-        raise ValueError(f"{name}: there is no value to average")
-    yes, count = sum(values), len(values)
-    interval = binomtest(yes, count).proportion_ci(0.95, method="wilson")
-    return EvaluationResult(
-        name=name,
-        value=yes / count,
-        interval=(float(interval.low), float(interval.high)),
-        count=count,
-        category=category,
-    )
+    return mean_result(name, [float(value) for value in values], category=category, ends=SHARE)
 
 
 def _standard_error(array: np.ndarray) -> float:

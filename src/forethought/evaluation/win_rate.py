@@ -1,7 +1,9 @@
 """Win rates of A against B on the same prompts: raw, by category, and length-controlled.
 
 A prompt's preference is 1 where A's response is better, 0 where B's is, 1/2 at a tie. Intervals are
-95 % percentile intervals of a paired bootstrap over prompts: a prompt is drawn with both answers.
+those of share_interval.py over prompts, a prompt coming with both answers. For the
+length-controlled rate the effective number of prompts is told by a bootstrap of the fit, again with
+one more prompt for each side, of equal lengths, so that it holds where A wins everything.
 
 The length-controlled win rate is that of AlpacaEval 2 (Dubois et al. 2024) without its terms for
 the instruction's difficulty, which are known for its own instructions only: the logistic model
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from forethought.evaluation.intervals import mean_result
+from forethought.share_interval import SHARE, exact_interval
 from forethought.types import EvaluationResult
 
 RESAMPLES = 2000
@@ -48,19 +52,14 @@ class Comparison:
 
 
 def win_rate(
-    comparisons: Sequence[Comparison],
-    *,
-    name: str = "win_rate",
-    category: str | None = None,
-    resamples: int = RESAMPLES,
+    comparisons: Sequence[Comparison], *, name: str = "win_rate", category: str | None = None
 ) -> EvaluationResult:
     """A's raw win rate, a share in [0, 1].
 
     Raises: ValueError if there is no comparison.
     """
     preferences_P = _preferences(comparisons, name)
-    rates_R = _counts(len(preferences_P), resamples) @ preferences_P / len(preferences_P)
-    return _result(name, float(preferences_P.mean()), rates_R, len(preferences_P), category)
+    return mean_result(name, preferences_P.tolist(), category=category, ends=SHARE)
 
 
 def category_win_rates(
@@ -88,10 +87,20 @@ def length_controlled_win_rate(
     difference_P = np.array([one.first_length - one.second_length for one in comparisons])
     spread = float(difference_P.std())
     feature_P = np.tanh(difference_P / spread) if spread > 0 else np.zeros_like(difference_P)
-    whole = fit_at_equal_lengths(preferences_P, feature_P, np.ones((1, len(preferences_P))))
-    counts_RP = _counts(len(preferences_P), resamples)
-    rates_R = fit_at_equal_lengths(preferences_P, feature_P, counts_RP)
-    return _result(name, float(whole[0]), rates_R, len(preferences_P), None)
+    count = len(preferences_P)
+    whole = fit_at_equal_lengths(preferences_P, feature_P, np.ones((1, count)))
+    more_P, even_P = np.append(preferences_P, SHARE), np.append(feature_P, (0.0, 0.0))
+    centre = float(fit_at_equal_lengths(more_P, even_P, np.ones((1, count + 2)))[0])
+    counts_RP = _counts(count + 2, resamples // 2)
+    # Each resample also with the two more exchanged, so that neither side is favoured by the draw.
+    mirrored_RP = np.concatenate((counts_RP[:, :-2], counts_RP[:, :-3:-1]), axis=1)
+    both_RP = np.concatenate((counts_RP, mirrored_RP))
+    rates_R = fit_at_equal_lengths(more_P, even_P, both_RP)
+    effective = centre * (1 - centre) / float(rates_R.var()) * count / (count + 2)
+    rate = float(whole[0])
+    return EvaluationResult(
+        name=name, value=rate, interval=exact_interval(rate, effective), count=count
+    )
 
 
 def fit_at_equal_lengths(
@@ -142,12 +151,3 @@ def _counts(prompts: int, resamples: int) -> np.ndarray:
     """How often each resample has each prompt; shape (R, P), the same for the same P."""
     generator = np.random.default_rng(prompts)
     return generator.multinomial(prompts, np.full(prompts, 1 / prompts), resamples).astype(float)
-
-
-def _result(
-    name: str, value: float, rates_R: np.ndarray, count: int, category: str | None
-) -> EvaluationResult:
-    low, high = np.quantile(rates_R, (0.025, 0.975))
-    return EvaluationResult(
-        name=name, value=value, interval=(float(low), float(high)), count=count, category=category
-    )

@@ -19,6 +19,7 @@ from forethought.config import (
 from forethought.judging.calls import model_name
 from forethought.judging.pairwise import calls_per_group as comparisons_per_group
 from forethought.judging.prompt_file import load_prompt
+from forethought.share_interval import SHARE, Ends
 from forethought.store import content_hash
 
 
@@ -71,6 +72,28 @@ def refuse_missing_models(config: JudgeConfig) -> None:
                     refuse_missing_models(member.judge)
         case _:
             pass
+
+
+def score_ends(config: JudgeConfig) -> Ends | None:
+    """The ends of a prompt's score, where the judge's scale is known to have two.
+
+    Raises: ValueError if a prompt file cannot be read.
+    """
+    if is_relative(config):
+        return SHARE
+    match config:
+        case VerifierJudge(function="gsm8k" | "microworld"):
+            return SHARE
+        case RatingJudge():
+            return load_prompt(config.prompt, "rating").scale
+        case _:
+            return None
+
+
+def difference_ends(config: JudgeConfig) -> Ends | None:
+    """The ends of the difference of two such scores."""
+    ends = score_ends(config)
+    return None if ends is None else (ends[0] - ends[1], ends[1] - ends[0])
 
 
 BY_JUDGE = "the judge's score"

@@ -167,7 +167,7 @@ def collect(folder: Path) -> Run:
         folder=folder,
         recipe=recipe,
         arms=arms,
-        difference=read_difference(policies, summary),
+        difference=read_difference(policies, summary, recipe),
         measures=read_measures(folder, recipe),
         costs=tuple(read_costs(folder, recipe)),
         seconds=summary.get("seconds"),

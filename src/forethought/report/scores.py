@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from forethought.config import Recipe
+from forethought.judging.describe import difference_ends
 from forethought.report.columns import is_sealed
+from forethought.share_interval import Ends, interval_between
 from forethought.store import read_manifest, read_records
 from forethought.types import Arm, Prompt
 
@@ -77,13 +79,13 @@ def read_policies(run: Path, recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...
     test = read_records(prompts, Prompt, "test") if is_sealed(prompts) else []
     categories = {one.prompt_id: one.category or UNCATEGORISED for one in test}
     return {
-        arm: tuple(_arm_policies(run / "evaluation" / arm, recipe.iterations, categories))
+        arm: tuple(_arm_policies(run / "evaluation" / arm, recipe, categories))
         for arm in recipe.arms
     }
 
 
 def read_difference(
-    policies: Mapping[Arm, Sequence[PolicyScore]], summary: Mapping[str, Any]
+    policies: Mapping[Arm, Sequence[PolicyScore]], summary: Mapping[str, Any], recipe: Recipe
 ) -> Difference | None:
     """The arms' difference at the last policy that both have; `None` where there is no such."""
     by_arm = {arm: {one.policy: one for one in each} for arm, each in policies.items()}
@@ -100,27 +102,28 @@ def read_difference(
     values = [ours[one] - theirs[one] for one in sorted(ours.keys() & theirs.keys())]
     if not values:
         return None
-    return Difference(policy=last, mean=mean_of(values))
+    return Difference(policy=last, mean=mean_of(values, difference_ends(recipe.judge)))
 
 
-def mean_of(values: Sequence[float]) -> Mean:
-    """The mean with Student's 95 % interval."""
+def mean_of(values: Sequence[float], ends: Ends | None) -> Mean:
+    """The mean with its 95 % interval, Student's where the values have no `ends`."""
     array = np.asarray(values, dtype=np.float64)
     value = float(array.mean())
     if len(array) < 2:
         return Mean(value=value, interval=None, count=len(array))
+    if ends is not None:
+        return Mean(value=value, interval=interval_between(values, ends), count=len(array))
     from scipy.stats import t
 
     half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     return Mean(value=value, interval=(value - half, value + half), count=len(array))
 
 
-def _arm_policies(
-    folder: Path, iterations: int, categories: Mapping[str, str]
-) -> list[PolicyScore]:
+def _arm_policies(folder: Path, recipe: Recipe, categories: Mapping[str, str]) -> list[PolicyScore]:
+    ends = difference_ends(recipe.judge)
     policies: list[PolicyScore] = []
     seed: Mapping[str, float] = {}
-    for number in range(iterations + 1):
+    for number in range(recipe.iterations + 1):
         place = folder / f"policy_{number}"
         if not is_sealed(place):
             continue
@@ -135,7 +138,7 @@ def _arm_policies(
                 thought_tokens=counts["thought_tokens"],
                 response_tokens=counts["response_tokens"],
                 parse_failures=counts["parse_failures"],
-                gains=_gains(scores, seed, categories) if number else {},
+                gains=_gains(scores, seed, categories, ends) if number else {},
             )
         )
     return policies
@@ -153,10 +156,13 @@ def _score(counts: Mapping[str, Any]) -> Mean | None:
 
 
 def _gains(
-    last: Mapping[str, float], seed: Mapping[str, float], categories: Mapping[str, str]
+    last: Mapping[str, float],
+    seed: Mapping[str, float],
+    categories: Mapping[str, str],
+    ends: Ends | None,
 ) -> dict[str, Mean]:
     differences: dict[str, list[float]] = defaultdict(list)
     for prompt_id in sorted(last.keys() & seed.keys()):
         category = categories.get(prompt_id, UNCATEGORISED)
         differences[category].append(last[prompt_id] - seed[prompt_id])
-    return {category: mean_of(values) for category, values in sorted(differences.items())}
+    return {category: mean_of(values, ends) for category, values in sorted(differences.items())}

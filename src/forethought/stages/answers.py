@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from forethought import left_out, models
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
-from forethought.judging.describe import identity, is_relative
+from forethought.judging.describe import identity, is_relative, score_ends
 from forethought.progress import Reporter
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, prompt_scores, worst_score
@@ -160,7 +160,8 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
-        result = mean_result("test_score", list(scores.values())) if scores else None
+        ends = score_ends(place.recipe.judge)
+        result = mean_result("test_score", list(scores.values()), ends=ends) if scores else None
         task.note = f"test score {_shown(result and result.value)}"
     left_out.say(stage, reporter)
     statuses = Counter(str(one.parsed.status) for one in answers)

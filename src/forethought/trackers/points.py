@@ -20,6 +20,7 @@ from typing import Any
 
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
+from forethought.judging.describe import difference_ends
 from forethought.pairs import OUTCOMES
 from forethought.stages.place import Place
 from forethought.stages.table import ITERATION
@@ -189,7 +190,7 @@ def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     ours, theirs = ({**_mapping(read_manifest(one).counts["scores"])} for one in folders)
     if not ours.keys() & theirs.keys():
         return []
-    result = paired_difference("test_score", ours, theirs)
+    result = paired_difference("test_score", ours, theirs, ends=difference_ends(recipe.judge))
     low, high = result.interval
     values = {"test_score": result.value, "test_score_low": low, "test_score_high": high}
     return [("difference", policy, values | {"count": float(result.count)})]

@@ -14,9 +14,10 @@ from itertools import pairwise
 
 from forethought import left_out
 from forethought.cache import Cache
-from forethought.config import ProbeMeasure
+from forethought.config import JudgeConfig, ProbeMeasure
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
 from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
+from forethought.judging.describe import difference_ends, score_ends
 from forethought.models import decode, load_tokenizer
 from forethought.progress import Reporter, Task
 from forethought.sampling.base import SamplingParams
@@ -84,7 +85,7 @@ def measure(
         sides: dict[Variant, list[Answer]] = {
             variant: stage.read_records(variant, Answer) for variant in VARIANTS
         }
-        results = _results(policy, prompts, answers, sides)
+        results = _results(policy, prompts, answers, sides, judge)
         task.note = _note(results)
     probed = len(sides["own"])
     counts: dict[str, Count] = {
@@ -217,22 +218,29 @@ def _results(
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
     sides: Mapping[Variant, Sequence[Answer]],
+    judge: JudgeConfig,
 ) -> list[EvaluationResult]:
+    ends, apart = score_ends(judge), difference_ends(judge)
     scores = {
         variant: {one.prompt_id: one.score for one in each if one.score is not None}
         for variant, each in sides.items()
     }
     category = {prompt.prompt_id: prompt.category for prompt in prompts}
-    results = [mean_result(f"probe_{v}", list(each.values())) for v, each in scores.items() if each]
+    results = [
+        mean_result(f"probe_{variant}", list(each.values()), ends=ends)
+        for variant, each in scores.items()
+        if each
+    ]
     for variant in VARIANTS[1:]:
         name = f"probe_drop_{variant}"
         if not scores["own"].keys() & scores[variant].keys():
             continue
-        results.append(paired_difference(name, scores["own"], scores[variant]))
+        results.append(paired_difference(name, scores["own"], scores[variant], ends=apart))
         for each in sorted({category[one] or "" for one in scores["own"]} - {""}):
             own = {k: v for k, v in scores["own"].items() if category[k] == each}
             if own.keys() & scores[variant].keys():
-                results.append(paired_difference(name, own, scores[variant], category=each))
+                rest = scores[variant]
+                results.append(paired_difference(name, own, rest, category=each, ends=apart))
     found = habits(answers, policy.thought_format)
     for name, values in (
         ("probe_draft_copied", found.draft_copied),
