@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types", "share_interval"},
     {"config", "control_tokens"},
-    {"recipe", "thoughts", "records", "progress", "workers", "addresses", "kept", "threads"},
+    {
+        "recipe",
+        "thoughts",
+        "records",
+        "progress",
+        "workers",
+        "addresses",
+        "kept",
+        "positions",
+        "threads",
+    },
     {"store"},
     {"cache", "models", "left_out"},
     {"microworld", "policy_module"},

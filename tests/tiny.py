@@ -19,6 +19,7 @@ from transformers import (
     GemmaConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
@@ -67,9 +68,15 @@ FAMILIES: dict[str, tuple[type, str, str, str, list[str]]] = {
 }
 
 
+OTHERS: dict[str, tuple[type, str, str, str, list[str]]] = {
+    "phi3": (Phi3Config, CHATML, "<|endoftext|>", "<|im_end|>", ["<|im_start|>"]),
+}
+"""Kinds that only some tests are about."""
+
+
 def save_tokenizer(folder: Path, family: str) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with the family's special tokens and chat template."""
-    _, template, bos, eos, extra = FAMILIES[family]
+    _, template, bos, eos, extra = (FAMILIES | OTHERS)[family]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -101,9 +108,9 @@ def save_policy(folder: Path, family: str = "llama", **changes: Any) -> Path:
     return folder
 
 
-def save_reward_model(folder: Path, family: str = "llama") -> Path:
+def save_reward_model(folder: Path, family: str = "llama", **changes: Any) -> Path:
     """A tiny random sequence classifier with one logit."""
-    config = _config(folder, family, {})
+    config = _config(folder, family, changes)
     config.num_labels = 1
     torch.manual_seed(1)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(str(folder))
@@ -154,4 +161,4 @@ def _config(folder: Path, family: str, changes: dict[str, Any]) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": family in ("gemma",),
     }
-    return FAMILIES[family][0](**(shape | changes))
+    return (FAMILIES | OTHERS)[family][0](**(shape | changes))

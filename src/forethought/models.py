@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from forethought.config import ModelSource
 from forethought.control_tokens import broken, control_tokens
 from forethought.kept import keeping, kept
+from forethought.positions import fix_positions, original_length, reads_long
 from forethought.store import content_hash, sha256_file
 from forethought.types import Message
 
@@ -97,12 +98,16 @@ def pretrained(kind: Any, model: Named, **options: Any) -> Any:
     Raises: ValueError and OSError, as transformers does.
     """
     source = source_of(model)
-    return kind.from_pretrained(
+    loaded = kind.from_pretrained(
         resolve(source),
         trust_remote_code=source.trust_remote_code,
         **_revision(source),
         **options,
     )
+    network = loaded[0] if isinstance(loaded, tuple) else loaded
+    if hasattr(network, "named_modules"):
+        fix_positions(network, long_context=source.long_context)
+    return loaded
 
 
 def _revision(source: ModelSource) -> dict[str, Any]:
@@ -207,6 +212,7 @@ def skeleton(model: Named, *, dtype: str) -> PreTrainedModel:
             dtype=getattr(torch, dtype),
             trust_remote_code=source_of(model).trust_remote_code,
         )
+    fix_positions(built, long_context=source_of(model).long_context)
     built.generation_config = generation_config(model)
     return built.eval()
 
@@ -248,11 +254,17 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def context_length(model_config: Any) -> int | None:
+def context_length(model_config: Any, *, long_context: bool = False) -> int | None:
     """Longest sequence the model was made for, `None` if its config does not say."""
     text_config = model_config.get_text_config()
     limit = getattr(text_config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+    original = None if long_context else original_length(model_config)
+    return original or (int(limit) if limit else None)
+
+
+def context_of(network: PreTrainedModel) -> int | None:
+    """The same of a loaded model."""
+    return context_length(network.config, long_context=reads_long(network))
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> tuple[int, ...]:
@@ -318,10 +330,12 @@ def identity(model: Named) -> dict[str, Any]:
     source = source_of(model)
     name = source.path
     folder = Path(resolve(source))
+    long = {"long_context": True} if source.long_context else {}
     if not folder.is_dir():
-        return {"name": name} | _revision(source)
+        return {"name": name} | _revision(source) | long
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    return {"name": name, "files": content_hash([[path.name, *_glance(path)] for path in files])}
+    content = content_hash([[path.name, *_glance(path)] for path in files])
+    return {"name": name, "files": content} | long
 
 
 def _glance(path: Path) -> tuple[int, str]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from forethought import models
 from forethought.kept import kept
-from forethought.models import Named
+from forethought.models import Named, source_of
 
 Files = frozenset[tuple[int, ...]]
 
@@ -32,6 +32,7 @@ class PolicyModule:
         self._dtype = dtype
         self._device = device
         self._model: PreTrainedModel | None = None
+        self._long = False
         self._holds: Files | None = None
         """The files whose weights it has; `None` while it has those of none."""
 
@@ -43,16 +44,19 @@ class PolicyModule:
         if (model := self.held(name)) is not None:
             return model
         self._holds = None
-        if self._model is None or not read_weights(self._model, name):
+        same_positions = self._long == source_of(name).long_context
+        if self._model is None or not same_positions or not read_weights(self._model, name):
             self._model = None
             self._model = models.load_model(name, dtype=self._dtype, device=self._device)
         self._holds = weight_files(name)
+        self._long = source_of(name).long_context
         return self._model
 
     def held(self, name: Named) -> PreTrainedModel | None:
         """The module if it has these weights now."""
         files = weight_files(name)
-        return self._model if files is not None and files == self._holds else None
+        same = files is not None and files == self._holds
+        return self._model if same and self._long == source_of(name).long_context else None
 
     def changes(self) -> None:
         """Its weights are about to be those of no checkpoint."""

@@ -48,6 +48,9 @@ class RewardModelJudge(Shape):
     """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
+    long_context: Annotated[bool, Later] = False
+    """Of a longrope model: read every conversation with its long position factors. Without it none
+    goes beyond the length of the original training."""
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
 
@@ -55,7 +58,10 @@ class RewardModelJudge(Shape):
     def source(self) -> ModelSource:
         """What its files are loaded by."""
         return ModelSource(
-            path=self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+            path=self.path,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            long_context=self.long_context,
         )
 
 

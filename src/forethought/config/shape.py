@@ -41,7 +41,7 @@ class Shape(BaseModel):
             name: _identity(value)
             for name, value in self
             if Operational not in (marks := type(self).model_fields[name].metadata)
-            and not (Later in marks and value is None)
+            and not (Later in marks and not value)
         }
 
 
@@ -75,6 +75,8 @@ class ModelSource:
     """Of a hub model: commit, tag or branch; the newest by default."""
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
+    long_context: bool = False
+    """Of a longrope model: its long factors for every sequence."""
 
 
 class ModelConfig(Shape):
@@ -91,18 +93,29 @@ class ModelConfig(Shape):
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
 
+    long_context: Annotated[bool, Later] = False
+    """Of a model with two sets of position factors (longrope: Phi-3.5, Phi-4-mini): read every
+    sequence with the long ones. Without it no sequence goes beyond the length of the original
+    training."""
+
     @property
     def source(self) -> ModelSource:
         """What its files are loaded by."""
         return ModelSource(
-            path=self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+            path=self.path,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            long_context=self.long_context,
         )
 
     @classmethod
     def of(cls, source: ModelSource) -> ModelConfig:
         """Its files with the settings' defaults."""
         return cls(
-            path=source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+            path=source.path,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            long_context=source.long_context,
         )
 
     def at(self, path: str) -> ModelConfig:

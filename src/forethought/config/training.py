@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from forethought.config.shape import DType, Shape
 
@@ -18,6 +18,11 @@ class PairsConfig(Shape):
     """Largest share of an iteration's pairs whose rejected side has no response."""
 
 
+ALL = "all-linear"
+HEADS = ("lm_head", "embed_out", "output_layer", "output_projection")
+"""Names of the head in transformers' models."""
+
+
 class LoraSettings(Shape):
     """Low-rank adapters instead of full fine-tuning."""
 
@@ -28,7 +33,18 @@ class LoraSettings(Shape):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Which linear layers."""
+    """Which linear layers; never the head, whose weight the log-probs read as it is."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_the_head(cls, given: Any) -> Any:
+        heads = [one for one in given if one.split(".")[-1] in HEADS] if given != ALL else []
+        if heads:
+            raise ValueError(
+                f"{', '.join(heads)} is the model's head, which an adapter here would not reach; "
+                f"leave it out, or give {ALL}, which takes every linear layer but the head"
+            )
+        return given
 
 
 class TrainingConfig(Shape):

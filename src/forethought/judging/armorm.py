@@ -77,7 +77,7 @@ class ArmoRM:
         )
         tokenizer = load_tokenizer(config.source)
         self._pattern = gate_pattern(tokenizer)
-        limit = length_limit(config.path, config.max_length, self._model.model.config)
+        limit = length_limit(config.source, config.max_length, self._model.model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
         self._identity = scoring_identity(config)
 

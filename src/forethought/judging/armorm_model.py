@@ -38,6 +38,7 @@ from forethought.config import ModelSource
 from forethought.judging.llama import encode
 from forethought.judging.shared_prompts import Packed, Span
 from forethought.models import Named, pretrained, resolve, source_of
+from forethought.positions import fix_positions
 
 ARCHITECTURE = "LlamaForRewardModelWithGating"
 WEIGHTS = "model.safetensors"
@@ -136,6 +137,7 @@ def load(source: Named, *, dtype: torch.dtype, device: torch.device) -> ArmoRMMo
         model = ArmoRMModel(config)
     # Its tables are computed, not stored.
     model.model.rotary_emb = LlamaRotaryEmbedding(config)
+    fix_positions(model.model, long_context=False)
     files = _files(path, folder)
     expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     _refuse_other_tensors(path, expected, _shapes(path, files))

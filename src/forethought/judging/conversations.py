@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from forethought.config import ModelSource
 from forethought.models import (
     Named,
     as_turns,
@@ -122,17 +123,17 @@ def load_tokenizer(model: Named) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def length_limit(path: str, max_length: int | None, model_config: Any) -> int | None:
+def length_limit(model: ModelSource, max_length: int | None, model_config: Any) -> int | None:
     """Longest conversation in tokens, `None` where neither the user nor the model sets one.
 
     Raises: ValueError if the user's is beyond the model's.
     """
-    limit = context_length(model_config)
+    limit = context_length(model_config, long_context=model.long_context)
     if max_length is None or limit is None:
         return max_length or limit
     if max_length > limit:
         raise ValueError(
-            f"judge.max_length: {max_length} is beyond the {limit} positions of {path}; lower it "
-            "or leave it out"
+            f"judge.max_length: {max_length} is beyond the {limit} positions of {model.path}; "
+            "lower it or leave it out"
         )
     return max_length

@@ -61,7 +61,7 @@ class RewardModel:
         tokenizer = load_tokenizer(config.source)
         self._model: PreTrainedModel | None
         self._model, self._declared_pad = kept(("judge", config), lambda: _model_and_pad(config))
-        limit = length_limit(config.path, config.max_length, self._model.config)
+        limit = length_limit(config.source, config.max_length, self._model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
         self._identity = scoring_identity(config)
 

@@ -158,7 +158,7 @@ class SharedPrefixDecoder:
         self.device = model.device
         self.check_every = 1 if self.device.type == "cpu" else 8
         self.windows = _windows(model.config)
-        self.context = models.context_length(model.config)
+        self.context = models.context_of(model)
         self.cohorts: list[Cohort] = []
         self.positions_R = torch.empty(0, dtype=torch.int64, device=self.device)
 

@@ -76,7 +76,7 @@ class TransformersSampler:
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         model = self._model
         assert model is not None, "the sampler is closed"
-        context = models.context_length(model.config)
+        context = models.context_of(model)
         jobs = [
             job_for(request, self._tokenizer, self._params, name=self._name, context=context)
             for request in requests

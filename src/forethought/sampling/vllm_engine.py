@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from forethought import models
 from forethought.config import ModelConfig, ModelSource, VllmEngine
+from forethought.positions import original_length
 
 ADAPTER = "adapter"
 """Folder beside the merged weights in which training leaves what it learned."""
@@ -185,6 +186,7 @@ def _start(
         cleanup_dist_env_and_memory,
     )
 
+    length = _length(config.max_model_len, weights.source)
     options: dict[str, Any] = {}
     if here:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -198,7 +200,7 @@ def _start(
             dtype=model.dtype,
             tensor_parallel_size=config.tensor_parallel,
             gpu_memory_utilization=config.gpu_memory,
-            max_model_len=config.max_model_len,
+            max_model_len=length,
             max_num_seqs=config.max_sequences,
             enforce_eager=config.enforce_eager,
             enable_prefix_caching=True,
@@ -218,6 +220,27 @@ def _start(
             "on gpu_memory, max_model_len, max_sequences and tensor_parallel; sampling.type: "
             "transformers does without vLLM"
         ) from error
+
+
+def _length(asked: int | None, source: ModelSource) -> int | None:
+    """vLLM's `max_model_len`, by which it chooses a longrope model's factors.
+
+    Raises: ValueError if it would choose others than training.
+    """
+    original = original_length(models.load_config(source))
+    if original is None:
+        return asked
+    if source.long_context and asked is not None and asked <= original:
+        raise ValueError(
+            f"max_model_len: {asked} has vLLM read {source.path} with its short position factors, "
+            f"and model.long_context asks for the long ones; give more than {original}"
+        )
+    if not source.long_context and asked is not None and asked > original:
+        raise ValueError(
+            f"max_model_len: {asked} has vLLM read {source.path} with its long position factors; "
+            f"give at most {original}, or set model.long_context: true for everything"
+        )
+    return asked if source.long_context else asked or original
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class EmbeddedBackend:
         self._decoding = copy.deepcopy(self._tokenizer)
         self._vocabulary = Vocabulary(self._decoding)
         loaded = models.load_model(model.source, dtype=model.dtype, device=model.device)
-        self._context = models.context_length(loaded.config)
+        self._context = models.context_of(loaded)
         self._end_ids = models.end_token_ids(self._tokenizer, loaded.generation_config)
         with torch.no_grad():
             self.slow_reason = shared_prefix.unsupported(loaded)

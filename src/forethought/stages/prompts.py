@@ -112,7 +112,9 @@ def _context(recipe: Recipe) -> int | None:
     given = _engine_context(recipe)
     if given is not None or recipe.sampling.type not in ("transformers", "vllm"):
         return given
-    return models.context_length(models.load_config(recipe.model.source))
+    return models.context_length(
+        models.load_config(recipe.model.source), long_context=recipe.model.long_context
+    )
 
 
 def _engine_context(recipe: Recipe) -> int | None:

@@ -18,8 +18,10 @@ G = H / K query heads per key head, D head size, X row slots of all buckets (sum
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -235,7 +237,9 @@ def packed_attention(
     query_rows = ToRows.apply(_table(query), query_index)
     key_rows = ToRows.apply(_table(key), key_index)
     value_rows = ToRows.apply(_table(value), key_index)
-    if row_layout.cumulative_lengths is not None and not softcap:
+    varlen = row_layout.cumulative_lengths is not None and not softcap
+    # The kernel takes heads of one width; latent attention has wider queries than values.
+    if varlen and query.shape[-1] == value.shape[-1] and takes_all(varlen_kernel()):
         rows = _varlen(query_rows, key_rows, value_rows, row_layout, heads, scale, sliding_window)
     else:
         rows = _bucketed(
@@ -250,6 +254,26 @@ def _table(heads: torch.Tensor) -> torch.Tensor:
     return heads[0].transpose(0, 1).reshape(-1, heads.shape[-1])
 
 
+@cache
+def varlen_kernel() -> Callable[..., Any] | None:
+    """PyTorch's attention over rows of unequal lengths; `None` where this PyTorch has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def takes_all(kernel: Callable[..., Any] | None) -> bool:
+    """Whether a kernel knows every argument that `_varlen` gives it, as PyTorch's does from 2.12.
+
+    Without it each row goes through `scaled_dot_product_attention`: slower, and the same.
+    """
+    if kernel is None:
+        return False
+    return {"scale", "window_size", "enable_gqa"} <= signature(kernel).parameters.keys()
+
+
 def _varlen(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -259,11 +283,11 @@ def _varlen(
     scaling: float,
     window: int | None,
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+    kernel = varlen_kernel()
+    assert kernel is not None
     longest = max(bucket.length for bucket in layout.buckets)
     assert layout.cumulative_lengths is not None
-    out: Any = varlen_attn(
+    out: Any = kernel(
         query.view(-1, heads[0], query.shape[-1]),
         key.view(-1, heads[1], key.shape[-1]),
         value.view(-1, heads[1], value.shape[-1]),

@@ -118,7 +118,9 @@ class PolicyLogprobs(nn.Module):
         with torch.no_grad():
             probe = pack(_probe_pairs(model)).to(model.device)
             expected_M = policy(probe)
-            for way in ("packed", "padded"):
+            # A class that is its own backbone (Llama 4's text model) has no hidden states to take.
+            ways: tuple[Way, ...] = () if model.base_model is model else ("packed", "padded")
+            for way in ways:
                 if policy._agrees(way, probe, expected_M):
                     return policy
         policy.way = "plain"
@@ -143,7 +145,7 @@ class PolicyLogprobs(nn.Module):
         layout = self._layout(probe)
         try:
             logps_M = self._packed(probe, layout) if way == "packed" else self(probe)
-        except (NotImplementedError, TypeError):
+        except (NotImplementedError, TypeError, AttributeError):
             agrees = False
         else:
             agrees = bool((logps_M - expected_M).abs().max() < PROBE_TOLERANCE)

@@ -18,8 +18,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
 from forethought.kept import keeping, kept
-from forethought.models import Named, context_length, load_model, stored_dtype
+from forethought.models import Named, context_of, load_model, stored_dtype
 from forethought.policy_module import Files, PolicyModule, policy_module, weight_files
+from forethought.positions import original_length
 from forethought.training.logprobs import PolicyLogprobs, Way
 from forethought.training.optimizer import MasterWeights, cast_parameters
 
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 def length_limit(policy: PolicyLogprobs, config: TrainingConfig) -> int | None:
     """Longest prompt + output that is trained on."""
-    return config.max_length or context_length(policy.model.config)
+    context = context_of(policy.model)
+    if original_length(policy.model.config) is not None and context is not None:
+        # Its positions were fixed for so many tokens and no more.
+        return min(config.max_length or context, context)
+    return config.max_length or context
 
 
 @dataclass(slots=True)
@@ -141,6 +146,7 @@ def add_adapter(policy: PolicyLogprobs, config: TrainingConfig) -> PeftModel | N
     if config.lora is None:
         return None
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     lora = config.lora
     targets = lora.target_modules
@@ -155,6 +161,11 @@ def add_adapter(policy: PolicyLogprobs, config: TrainingConfig) -> PeftModel | N
             task_type="CAUSAL_LM",
         ),
     ).eval()
+    if isinstance(policy.model.get_output_embeddings(), BaseTunerLayer):
+        raise ValueError(
+            "training.lora.target_modules: the model's head is among them, which an adapter here "
+            "would not reach; leave it out"
+        )
     for name, module in adapter.named_modules():
         if isinstance(module, torch.nn.Dropout) and "lora_dropout" in name:
             module.train()
