@@ -174,6 +174,43 @@ def test_a_model_that_is_its_own_baseline_has_fifty(tmp_path):
     assert one.win_rate != 50
 
 
+def test_records_that_stand_there_twice_are_refused_and_not_counted_twice(tmp_path):
+    path = written(tmp_path / "annotations.json", records(count=40) + records(count=5))
+    words = r"record 40: instruction is that of 0 again \(4 more stand there twice\); .* keep one"
+    with pytest.raises(ValueError, match=words):
+        scored(path)
+    rows = [record | {"index": min(place, 38)} for place, record in enumerate(records(count=40))]
+    with pytest.raises(ValueError, match="record 39: index is that of 38 again; each would count"):
+        scored(written(tmp_path / "places.json", rows))
+    content = compact(0)
+    content["models"]["model 0"]["canon"] = [*range(COUNT - 1), 0]
+    with pytest.raises(ValueError, match=rf"entry {COUNT - 1}: canon is that of 0 again"):
+        scored(written(tmp_path / "compact.json", content))
+
+
+def test_a_compact_file_that_names_no_baseline_does_not_fit_it_against_itself(tmp_path):
+    content = compact(0, 3)
+    content["models"]["base"] = {
+        "preference": [1.5] * COUNT,
+        "len_1": None,
+        "len_2": content["len_1"],
+        "canon": None,
+    }
+    found = {
+        one.model: one
+        for one in score_annotations(written(tmp_path / "compact.json", content), resamples=3)
+    }
+    assert (found["base"].glm, found["base"].length_controlled_win_rate) == ("baseline", 50)
+    assert found["base"].win_rate == 50
+    assert found["model 3"].glm == "minimal"
+    content["models"]["base"]["preference"] = [1.4] * COUNT
+    path = written(tmp_path / "odd.json", content)
+    with pytest.raises(ValueError, match=r"base: its outputs are all as long .* name the baseline"):
+        scored(path, model="base")
+    named = written(tmp_path / "named.json", content | {"baseline": "base"})
+    assert scored(named, model="base").glm == "baseline"
+
+
 # Layouts.
 
 

@@ -97,6 +97,7 @@ def test_a_file_that_is_not_there(tmp_path):
         ([OLD_ANSWER, {**OLD_ANSWER, "question_id": "q2", "choices": []}], "lacks an answer to 1"),
         ([OLD_ANSWER, {**NEW_ANSWER, "uid": "q2", "model": "n"}], "answers of gpt-4-0314, n"),
         ([OLD_ANSWER, OLD_ANSWER], "line 2: question q1 stands there twice"),
+        ([{**OLD_ANSWER, "choices": []}, OLD_ANSWER], "line 2: question q1 stands there twice"),
         ([{"question_id": "q1", "choices": []}], "model_id is missing"),
     ],
 )

@@ -140,6 +140,11 @@ def score(
     own_baseline = annotations.model == annotations.baseline
     control = None
     if not own_baseline:
+        if annotations.baseline is None and annotations.lengths == annotations.baseline_lengths:
+            raise ValueError(
+                f"{annotations.model}: its outputs are all as long as the baseline's, so it is the "
+                'baseline itself or not to be told from it; name the baseline in "baseline"'
+            )
         comparisons = _comparisons(annotations, preference_N, difficulty)
         try:
             control = length_controlled(comparisons, gamed, C=C, resamples=resamples)

@@ -11,6 +11,10 @@ There `len_1` and `dataset` are of the evaluation set; a model that lacks rows s
 which it has, and may have a `len_1` of its own. In both a preference lies between 1, the baseline
 `output_1` wins, and 2; 0 is a draw of old; null is an annotation that failed.
 
+There `baseline` names the model that the others are held against. Where it is missing, a model of
+the very lengths of the baseline that draws every row is taken for it. An instruction counts once: a
+file that has one twice is refused.
+
 An annotation's difficulty is looked up by its place in the file, as the package does it, even where
 rows are missing before it. A record may name its place itself, with `index`.
 """
@@ -20,7 +24,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -135,6 +139,9 @@ def _official(path: Path, records: Sequence[Any]) -> ModelAnnotations:
         field: tuple(_text_length(path, place, one, field) for place, one in enumerate(records))
         for field in ("output_1", "output_2")
     }
+    places = _places(path, records)
+    for field in ("instruction", "index"):
+        _refuse_twice(f"{path}: record", field, [one.get(field) for one in records])
     return ModelAnnotations(
         model=_only(path, records, "generator_2"),
         baseline=_only(path, records, "generator_1"),
@@ -144,7 +151,7 @@ def _official(path: Path, records: Sequence[Any]) -> ModelAnnotations:
         ),
         baseline_lengths=lengths["output_1"],
         lengths=lengths["output_2"],
-        places=_places(path, records),
+        places=places,
         datasets=tuple(_name(one.get("dataset")) for one in records),
     )
 
@@ -167,15 +174,20 @@ def _compact(path: Path, content: Mapping[str, Any], name: str, fields: Any) -> 
     ):
         if found != wanted:
             raise ValueError(f"{where}: {field} has {found} entries, preference has {wanted}")
+    _refuse_twice(f"{where}: entry", "canon", rows)
     chosen = range(count) if own else rows
+    read = tuple(_preference(f"{where}: row {place}", one) for place, one in enumerate(preferences))
+    baseline_lengths = tuple(_length(f"{where}: len_1", source, place) for place in chosen)
+    own_lengths = tuple(_length(f"{where}: len_2", lengths, place) for place in range(count))
+    baseline = _name(content.get("baseline"))
+    if baseline is None and own_lengths == baseline_lengths and set(read) <= {DRAW, None}:
+        baseline = name
     return ModelAnnotations(
         model=name,
-        baseline=_name(content.get("baseline")),
-        preferences=tuple(
-            _preference(f"{where}: row {place}", one) for place, one in enumerate(preferences)
-        ),
-        baseline_lengths=tuple(_length(f"{where}: len_1", source, place) for place in chosen),
-        lengths=tuple(_length(f"{where}: len_2", lengths, place) for place in range(count)),
+        baseline=baseline,
+        preferences=read,
+        baseline_lengths=baseline_lengths,
+        lengths=own_lengths,
         places=tuple(range(count)),
         datasets=tuple(
             _name(datasets[place]) if place in range(len(datasets)) else None for place in rows
@@ -184,6 +196,24 @@ def _compact(path: Path, content: Mapping[str, Any], name: str, fields: Any) -> 
 
 
 _ABSENT = object()
+DRAW = 1.5
+
+
+def _refuse_twice(where: str, field: str, values: Iterable[Any]) -> None:
+    """Raises: ValueError if a value that is there stands there again, with both places."""
+    first: dict[Any, int] = {}
+    doubles = [
+        (place, first[key])
+        for place, value in enumerate(values)
+        if value is not None and first.setdefault(key := json.dumps(value), place) != place
+    ]
+    if doubles:
+        (again, before), more = doubles[0], len(doubles) - 1
+        others = f" ({more} more stand there twice)" if more else ""
+        raise ValueError(
+            f"{where} {again}: {field} is that of {before} again{others}; each would count as "
+            "often, so keep one of them"
+        )
 
 
 def _preference(where: str, value: Any) -> float | None:
@@ -196,7 +226,7 @@ def _preference(where: str, value: Any) -> float | None:
             f"{where}: preference: {value!r:.60} is not in 1..2; 1 is for the baseline (output_1), "
             "2 for the model (output_2), null for an annotation that failed"
         )
-    return float(value) if value else 1.5
+    return float(value) if value else DRAW
 
 
 def _text_length(path: Path, place: int, record: Mapping[str, Any], field: str) -> int:

@@ -137,8 +137,10 @@ def read_answers(path: Path, question_ids: Collection[str]) -> ModelAnswers:
     """
     texts: dict[str, str] = {}
     models: dict[str, None] = {}
+    seen: set[str] = set()
     for where, record in _records(path, _Answer):
-        _refuse_twice(where, record.question_id, texts)
+        _refuse_twice(where, record.question_id, seen)
+        seen.add(record.question_id)
         models[record.model] = None
         if (text := record.text()) is not None:
             texts[record.question_id] = text
