@@ -16,7 +16,7 @@ from microworld_judges import microworld_prompts, train_reward_model
 from rich.console import Console
 
 from forethought.pipeline import run_recipe
-from forethought.plan import plan
+from forethought.planning.bounds import plan
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
 from forethought.store import read_json, read_manifest, read_records

@@ -32,8 +32,8 @@ LAYERS = [
     {"launch", "summary", "files", "named_policy", "pruning"},
     {"export", "trackers"},
     {"pipeline", "evaluate"},
-    {"plan"},
-    {"planning", "status"},
+    {"planning"},
+    {"status"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

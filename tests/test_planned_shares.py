@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from forethought.plan import plan, plan_table
+from forethought.planning.bounds import plan, plan_table
 from forethought.planning.costs import Costs, StageCost, recipe_costs, stage_costs
 from forethought.planning.devices import find_device
 from forethought.planning.fitting import refuse_what_cannot_fit

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from forethought.config import Recipe
 from forethought.pipeline import places
-from forethought.plan import SEPARATE
+from forethought.planning.bounds import SEPARATE
 from forethought.stages.place import Place
 from forethought.store import Count, read_manifest
 

@@ -99,8 +99,8 @@ def plan(
     reporter = Reporter(Console())
     with clear_errors(reporter):
         recipe = load_recipe(words)
-        from forethought.plan import plan as make_plan
-        from forethought.plan import plan_table
+        from forethought.planning.bounds import plan as make_plan
+        from forethought.planning.bounds import plan_table
 
         if gpu is None:
             if as_json:

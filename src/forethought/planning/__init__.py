@@ -1,7 +1,8 @@
 """What a recipe will cost on given devices: memory, seconds, tokens, operations, disk, money.
 
-`devices.py` and `rates.py` hold every constant, with where it comes from; `model_shape.py` reads a
-model's size; `lengths.py` says how long texts are; `work.py` counts operations; `memory.py` counts
-bytes; `costs.py` makes a stage's cost of them; `fitting.py` refuses what cannot fit; `table.py`
-shows it. docs/scaling.md works through three cases.
+`bounds.py` counts what it will do at most, on any device. `devices.py` and `rates.py` hold every
+constant, with where it comes from; `model_shape.py` reads a model's size; `lengths.py` says how
+long texts are; `work.py` counts operations; `memory.py` counts bytes; `shares.py` gives a stage the
+devices that the recipe launches it on; `costs.py` makes a stage's cost of them; `fitting.py`
+refuses what cannot fit; `table.py` shows it. docs/scaling.md works through three cases.
 """

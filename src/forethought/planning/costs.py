@@ -14,8 +14,8 @@ from forethought.config import Recipe
 from forethought.evaluation.probe import VARIANTS
 from forethought.judging.describe import is_relative
 from forethought.pipeline import places
-from forethought.plan import plan, question_count
 from forethought.planning.answering import sample_cost
+from forethought.planning.bounds import plan, question_count
 from forethought.planning.cluster import Cluster, Effort, Setting
 from forethought.planning.devices import Device
 from forethought.planning.learning import reference_cost, training_cost
