@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types", "share_interval"},
-    {"config", "control_tokens"},
+    {"config", "control_tokens", "under_way"},
     {
         "recipe",
         "thoughts",

@@ -29,6 +29,7 @@ from forethought.config import (
 from forethought.judging.crew import judging_crew
 from forethought.store import read_manifest
 from forethought.types import Message, Prompt, ResponseGroup
+from forethought.under_way import Drawing, Tally, listening
 from forethought.workers.base import Here
 from forethought.workers.feed import Feed
 from forethought.workers.pool import Pool, give_back_gpus
@@ -60,6 +61,8 @@ def squares(log: Path, kind: str):
         file.write("x")
 
     def do(number: int) -> tuple[int, int, str]:
+        tally = Tally("squaring", prompts=1, outputs=4)
+        tally.tell(done=1, tokens=10 + number)
         with (log / f"part_{number}").open("a") as file:
             file.write("x")
         tries = (log / f"part_{number}").stat().st_size
@@ -100,6 +103,15 @@ def test_every_part_is_done_once_by_engines_opened_once(cluster, tmp_path):
     assert {f"opened_{pid}" for pid in pids} <= set(opened)
     assert set(opened.values()) == {"x"}
     assert {path.read_text() for path in tmp_path.glob("part_*")} == {"x"}
+
+
+def test_workers_tell_how_far_they_are(cluster, tmp_path):
+    heard: list[tuple[str, Drawing]] = []
+    with pool(tmp_path, "slow") as crew, listening(lambda *said: heard.append(said)):
+        assert len(list(crew.each(range(6), lambda number: number))) == 6
+    assert len({who for who, _ in heard}) == 2
+    assert {one.how for _, one in heard} == {"squaring"}
+    assert {one.tokens - 10 for _, one in heard if one.done} <= set(range(6))
 
 
 def test_workers_stay_for_the_next_stage(cluster, tmp_path):

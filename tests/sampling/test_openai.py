@@ -9,10 +9,12 @@ import openai_server
 import pytest
 from questions import PARAMS, answers, asked, asking, engine, questions, texts
 
+from forethought import under_way
 from forethought.cache import Cache
 from forethought.config import Price
 from forethought.sampling.base import SamplingParams, open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
+from forethought.under_way import Drawing, listening
 
 
 def test_replies_come_in_the_order_of_requests_and_seeds(serve):
@@ -329,3 +331,14 @@ def test_the_server_of_these_tests_ends_when_told():
     assert url.startswith("http://127.0.0.1:")
     server.stop()
     assert process.returncode == 0
+
+
+def test_it_tells_how_far_it_is(serve, monkeypatch):
+    monkeypatch.setattr(under_way, "SECOND", 0.0)
+    heard: list[Drawing] = []
+    server = serve("--delay", "0.02")
+    with listening(lambda who, drawing: heard.append(drawing)):
+        asked(engine(server.base_url, concurrency=2), questions(10))
+    assert [one.done for one in heard] == list(range(11))
+    assert {(one.prompts, one.outputs) for one in heard} == {(10, 10)}
+    assert server.base_url in heard[0].how

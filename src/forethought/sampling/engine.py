@@ -20,6 +20,7 @@ from torch import Tensor
 from forethought.sampling import nucleus
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.jobs import Job
+from forethought.under_way import Tally
 
 REFILL_SHARE = 4
 """Waiting prompts enter when one row in so many is free."""
@@ -92,10 +93,14 @@ def run(
     end_ids: tuple[int, ...],
     rows: int,
     device: torch.device,
+    how: str = "",
 ) -> list[list[list[int]]]:
-    """The new token ids of every seed of every job, the end token included."""
+    """The new token ids of every seed of every job, the end token included.
+
+    Whoever listens is told how far it is, and `how` outputs are drawn.
+    """
     loop = _Loop(decoder, jobs, params=params, end_ids=end_ids, rows=rows, device=device)
-    return loop.run()
+    return loop.run(Tally(how, prompts=len(jobs), outputs=loop.first_output[-1]))
 
 
 class _Loop:
@@ -125,14 +130,17 @@ class _Loop:
         self.waiting = sorted(with_seeds, key=lambda index: len(jobs[index].token_ids))
         self.rows: _Rows | None = None
 
-    def run(self) -> list[list[list[int]]]:
+    def run(self, tally: Tally) -> list[list[list[int]]]:
         since_look = 0
         while True:
             # Prompts leave a full house alone, so most steps have nothing to admit.
             while chosen := self._next_prompts():
                 self._admit(chosen)
             if self.rows is None:
+                tally.tell(done=len(self.lengths), tokens=int(self.lengths.sum()))
                 return self._results()
+            if tally.due:
+                tally.tell(done=self._ended(), tokens=int(self.lengths.sum()))
             since_look += 1
             if since_look >= self.decoder.check_every:
                 since_look = 0
@@ -140,6 +148,11 @@ class _Loop:
             if self.rows is not None and not self._may_admit():
                 logits_RV = self.decoder.step(self.rows.tokens)
                 self._draw(self.rows, logits_RV)
+
+    def _ended(self) -> int:
+        waiting = sum(len(self.jobs[index].seeds) for index in self.waiting)
+        live = int((~self.rows.done).sum()) if self.rows is not None else 0
+        return len(self.lengths) - waiting - live
 
     def _may_admit(self) -> bool:
         live = len(self.rows) if self.rows is not None else 0

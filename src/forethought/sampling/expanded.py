@@ -19,6 +19,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 
+def has_cache(model: PreTrainedModel) -> bool:
+    """Whether it has transformers' cache."""
+    return model._supports_default_dynamic_cache()  # pyright: ignore[reportCallIssue]
+
+
 class ExpandedDecoder:
     """Decoder over one batch of equally long prompts at a time."""
 
@@ -33,7 +38,7 @@ class ExpandedDecoder:
         arguments = inspect.signature(model.forward).parameters
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments else {}
         self.cache_name = "cache_params" if "cache_params" in arguments else "past_key_values"
-        self.has_cache: bool = model._supports_default_dynamic_cache()  # pyright: ignore[reportCallIssue]
+        self.has_cache = has_cache(model)
         self.cache: DynamicCache | None = None
         self.ids_RT = torch.empty(0, 0, dtype=torch.int64)
 

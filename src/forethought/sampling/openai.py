@@ -51,6 +51,7 @@ from forethought.sampling.endpoint import (
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
 from forethought.store import content_hash
 from forethought.types import Completion, FinishReason, SampledPrompt, SampleRequest, Unsampled
+from forethought.under_way import Tally
 
 OURS = ("model", "messages", "n", "stream", "return_token_ids")
 OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
@@ -146,12 +147,18 @@ class OpenAISampler:
         running = self._background.start(self._answer_all(list(calls.values()), news))
         running.add_done_callback(lambda _: news.put(None))
         outcomes: dict[str, Answer | _Refusal] = {}
+        how = f"asking {self._config.base_url}"
+        tally, tokens = Tally(how, prompts=len(plan), outputs=len(calls)), 0
         try:
             for request, each in zip(requests, plan, strict=True):
                 while any(call.key not in outcomes for call in each):
                     if (item := news.get()) is None:
                         raise self._failure(running, outcomes, len(calls))
                     outcomes[item[0]] = item[1]
+                    if not isinstance(item[1], _Refusal):
+                        tokens += len(item[1]["token_ids"])
+                    if tally.due or len(outcomes) == len(calls):
+                        tally.tell(done=len(outcomes), tokens=tokens)
                 yield _result(request, [outcomes[call.key] for call in each])
         finally:
             running.cancel()

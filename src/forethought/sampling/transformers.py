@@ -21,11 +21,20 @@ from forethought.kept import kept
 from forethought.policy_module import policy_module
 from forethought.sampling import engine, nucleus, shared_prefix
 from forethought.sampling.base import SamplingParams
-from forethought.sampling.expanded import ExpandedDecoder
+from forethought.sampling.expanded import ExpandedDecoder, has_cache
 from forethought.sampling.jobs import Job, job_for
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
+from forethought.under_way import listener
 
 log = logging.getLogger(__name__)
+
+FAST = "sampling the fast way: a prompt is computed once and shared by its samples"
+SLOW = (
+    "sampling the slow way, several times slower than the fast one: {reason}. Every sample has its "
+    "own copy of the prompt's cache, only prompts of one length are drawn together, and none "
+    "enters before all of those have ended{again}. sampling.type: vllm may know this model"
+)
+AGAIN = ", and without a cache the whole sequence is computed again for every token"
 
 
 class TransformersSampler:
@@ -50,8 +59,14 @@ class TransformersSampler:
         self._name = name
         self._end_ids = models.end_token_ids(tokenizer, model.generation_config)
         self._reason = kept(("decoder", model), lambda: _reason_against(model))
-        if self._reason is not None:
-            log.warning("sampling from %s the slow way: %s", name, self._reason)
+        if self._reason is not None and listener() is None:
+            log.warning("%s: %s", name, self._how(model))
+
+    def _how(self, model: PreTrainedModel) -> str:
+        if self._reason is None:
+            return FAST
+        again = "" if has_cache(model) else AGAIN
+        return SLOW.format(reason=self._reason, again=again)
 
     @classmethod
     def load(
@@ -96,6 +111,7 @@ class TransformersSampler:
             "end_ids": self._end_ids,
             "rows": self._rows,
             "device": model.device,
+            "how": self._how(model),
         }
         try:
             if self._reason is not None:

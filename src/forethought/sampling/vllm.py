@@ -16,6 +16,7 @@ from forethought import models
 from forethought.config import ModelConfig, VllmEngine
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.jobs import Job, job_for
+from forethought.sampling.vllm_bar import OutputsBar
 from forethought.sampling.vllm_engine import find_weights, reason
 from forethought.sampling.vllm_kept import kept_vllm
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
@@ -102,7 +103,9 @@ class VllmSampler:
         # depend on the parts before it.
         self._llm.reset_prefix_cache()
         try:
-            return self._llm.generate(prompts, settings, use_tqdm=False, lora_request=self._lora)
+            return self._llm.generate(
+                prompts, settings, use_tqdm=OutputsBar, lora_request=self._lora
+            )
         # Errors of many types come out of vLLM, and after any it may never answer again.
         except Exception as error:
             self._engine.close()
@@ -116,16 +119,17 @@ class VllmSampler:
     def _settings(self, seed: int, limit: int) -> Any:
         from vllm import SamplingParams as Settings  # pyright: ignore[reportMissingImports]
 
-        return Settings(
-            temperature=self._params.temperature,
-            top_p=self._params.top_p,
-            max_tokens=limit,
-            seed=seed,
+        fields: dict[str, Any] = {
+            "temperature": self._params.temperature,
+            "top_p": self._params.top_p,
+            "max_tokens": limit,
+            "seed": seed,
             # Its own notion of end tokens would come on top of these.
-            ignore_eos=True,
-            stop_token_ids=list(self._end_ids),
-            detokenize=False,
-        )
+            "ignore_eos": True,
+            "stop_token_ids": list(self._end_ids),
+            "detokenize": False,
+        }
+        return Settings(**fields)
 
     def _sampled(self, request: SampleRequest, job: Job, outputs: Iterator[Any]) -> SampledPrompt:
         return SampledPrompt(

@@ -12,7 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from forethought.under_way import Drawing, listening
 from forethought.workers.base import Opening
+from forethought.workers.board import write
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,16 @@ class Worker:
             return Mistake(str(error))
         return None
 
-    def do(self, part: Any) -> Any:
-        """The part's result, or the user's mistake."""
+    def do(self, part: Any, place: str) -> Any:
+        """The part's result, or the user's mistake; how far it is stands at `place` of the board
+        meanwhile."""
+
+        def tell(who: str, drawing: Drawing) -> None:
+            write(place, drawing)
+
         try:
-            return self._do(part)
+            with listening(tell):
+                return self._do(part)
         except ValueError as error:
             return Mistake(str(error))
 

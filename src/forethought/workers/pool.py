@@ -25,12 +25,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
 from forethought.config import LaunchConfig, Workers
+from forethought.under_way import listener
+from forethought.workers import board
 from forethought.workers.actor import Mistake, Worker
 from forethought.workers.base import Opening, Part, Result
 from forethought.workers.cluster import LOCAL, connect, import_ray, refuse_without_room
@@ -75,6 +78,8 @@ class _Seat:
     ready: bool = False
     """Whether it has opened."""
     part: int | None = None
+    board: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Its place on the board; read while somebody listens."""
 
 
 @dataclass(slots=True)
@@ -168,6 +173,7 @@ class Pool(Generic[Part, Result]):
         with _lock:
             _idle.setdefault(self._shape, []).extend(stay)
         for seat in self._seats:
+            board.clear(seat.board)
             if seat.actor not in stay:
                 self._ray.kill(seat.actor)
         self._seats = []
@@ -210,6 +216,7 @@ class Pool(Generic[Part, Result]):
                 done, _ = self._ray.wait(list(tasks), num_returns=1, timeout=1.0)
             elif self._feed is not None:
                 self._feed.wait(1.0)
+            self._relay()
             for task in done:
                 yield from self._take(tasks[task], work)
             now = time.monotonic()
@@ -221,6 +228,14 @@ class Pool(Generic[Part, Result]):
                 raise ValueError(self._no_room())
             if self._feed is None:
                 self._share_room(work, starved=now - placed > SETTLED)
+
+    def _relay(self) -> None:
+        """Tell whoever listens how far the parts under way are."""
+        if (hear := listener()) is None:
+            return
+        for seat in self._seats:
+            if seat.part is not None and (drawing := board.read(seat.board)) is not None:
+                hear(seat.board, drawing)
 
     def _goes_on(self, work: _Work[Part]) -> bool:
         """Whether there is anything left to do, or may still come."""
@@ -276,7 +291,7 @@ class Pool(Generic[Part, Result]):
         for seat in self._seats:
             if work.owed and seat.ready and seat.task is None:
                 seat.part = work.owed.popleft()
-                seat.task = seat.actor.do.remote(work.part(seat.part))
+                seat.task = seat.actor.do.remote(work.part(seat.part), seat.board)
 
     def _take(self, seat: _Seat, work: _Work[Part]) -> Iterator[tuple[int, Result]]:
         """What a seat's task came to: a place, an opened engine, a result, a mistake, a death."""
