@@ -274,7 +274,7 @@ def test_the_process_serves_and_ends_cleanly(process: tuple[Any, str, Path]):
         assert client.get(url, headers={"Host": "evil.example"}).status_code == 403
         # The open connection must not keep it.
         started.send_signal(signal.SIGINT)
-        output, _ = started.communicate(timeout=20)
+        output, _ = started.communicate(timeout=60)
     assert started.returncode == 0
     assert "The view has ended" in output
     assert "Traceback" not in output

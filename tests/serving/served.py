@@ -140,7 +140,7 @@ def impatient(url: str, seconds: float) -> None:
     """Read a stream for a while, then leave."""
     end = time.monotonic() + seconds
     body = asked(stream=True)
-    with httpx.stream("POST", url + "/v1/chat/completions", json=body, timeout=10) as reply:
+    with httpx.stream("POST", url + "/v1/chat/completions", json=body, timeout=60) as reply:
         for _ in reply.iter_raw():
             if time.monotonic() > end:
                 return

@@ -48,7 +48,7 @@ except ValueError as error:
 print("ended well")
 """
 ASKS = "\x1b[?2004h"
-SECONDS = 30.0
+SECONDS = 100.0
 
 
 class Terminal:

@@ -52,11 +52,11 @@ def last(page: Any) -> Any:
 
 
 def wait_for(page: Any, text: str) -> None:
-    sync_api.expect(last(page)).to_contain_text(text, timeout=15_000)
+    sync_api.expect(last(page)).to_contain_text(text, timeout=60_000)
 
 
 def wait_idle(page: Any) -> None:
-    sync_api.expect(page.locator("#send")).to_be_visible(timeout=15_000)
+    sync_api.expect(page.locator("#send")).to_be_visible(timeout=60_000)
 
 
 def test_a_conversation_streams_and_is_sent_back_without_thoughts(page: Any, server: Server):

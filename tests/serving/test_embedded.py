@@ -69,7 +69,7 @@ def served(config: ModelConfig, test: Run, slots: int = 8) -> None:
     async def main() -> None:
         backend = EmbeddedBackend(config, slots=slots, name="tiny")
         try:
-            await asyncio.wait_for(test(backend), 60)
+            await asyncio.wait_for(test(backend), 120)
         finally:
             await backend.close()
 
@@ -390,7 +390,7 @@ def test_a_loop_that_ended_without_closing_its_iterators_holds_no_slot(llama):
         assert whole(await pieces(backend, replace(endless, max_tokens=3)))[1] == 3
         await backend.close()
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_a_model_that_shares_no_prompts_is_served_all_the_same(tmp_path):

@@ -54,13 +54,13 @@ def received(client):
 def test_a_slow_body_and_slow_headers_are_given_up():
     with served(ScriptedBackend(SIMPLE), read_seconds=0.3) as server:
         port = int(server.url.rsplit(":", 1)[1])
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
             head = "Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
             client.sendall(f"POST {CHAT} HTTP/1.1\r\n{head}\r\n{{".encode())
             assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
         whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
         for before in (b"", whole):
-            with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                 if before:
                     client.sendall(before)
                     assert received(client).startswith(b"HTTP/1.1 200 ")
@@ -251,9 +251,9 @@ def stream_of_a_process(seconds, words):
         while not (line := process.stdout.readline()).startswith("at "):
             assert line, "the server did not start"
         url = line.split()[1]
-        with httpx.stream("POST", url + CHAT, json=asked(stream=True), timeout=20) as reply:
+        with httpx.stream("POST", url + CHAT, json=asked(stream=True), timeout=60) as reply:
             yield process, url, reply.iter_text()
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert "closed True open 0" in out
         assert "Traceback" not in err
