@@ -6,8 +6,8 @@ that failed have no part in these; the length-controlled model predicts them. A 
 own baseline has 50 at equal length. `avg_length` is in characters, cut to a whole number as there.
 
 Departures: a failed annotation is counted (`n_missing`), and both rates have a 95 % interval, that
-of the win rate Student's t over instructions, that of the length-controlled one a bootstrap
-(length_control.py).
+of the win rate from share_interval.py over instructions, that of the length-controlled one a
+bootstrap (length_control.py).
 
 Example::
 

@@ -56,7 +56,7 @@ def category_chart(
         "yaxis": {"automargin": True, "ticklabelstandoff": 6},
     }
     if scale.unit == "%":
-        # Of a few prompts alone Student's interval may go beyond what a share can be.
+        # An interval of a few prompts may reach far; a share ends where it ends.
         layout["xaxis"] |= {"range": _range(groups, -1.0 if signed else 0.0)}
     if even is not None:
         layout["shapes"] = [level_line(even * scale.factor, across="x")]
