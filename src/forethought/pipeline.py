@@ -36,10 +36,13 @@ from forethought.store import (
     write_json,
 )
 from forethought.summary import write_summary
+from forethought.threads import use_threads
 from forethought.trackers.follow import Trackers
 
 PACKAGES = ("forethought", "torch", "transformers", "tokenizers", "peft", "pyarrow", "numpy")
 """Recorded as provenance."""
+SAMPLED = ("rollouts", "evaluation")
+"""Stages that pay for outputs first."""
 
 
 def places(recipe: Recipe) -> Iterator[Place]:
@@ -81,6 +84,9 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
     with keep_engines() if recipe.launch.keep_engines else nullcontext():
         for place in places(recipe):
             if not (place.folder / "manifest.json").is_file():
+                if place.stage in SAMPLED and not attempt.tried:
+                    attempt.tried = True
+                    _try_training(recipe)
                 attempt.worked = True
                 launch(place, reporter)
                 if place.stage == "evaluation":
@@ -125,6 +131,29 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, str, tuple[PromptSource, ...
         yield "measures.gsm8k.sources", "gsm8k", gsm8k.sources
 
 
+def _try_training(recipe: Recipe) -> None:
+    """Find out before anything is sampled what could not be trained.
+
+    In this process alone: where stages or launchers have their own, that is where it would show,
+    and where engines are kept a first iteration is small.
+
+    Raises: ValueError if the model cannot be trained here.
+    """
+    begun = any(
+        (recipe.run / arm / "iteration_0" / stage / "manifest.json").is_file()
+        for arm in recipe.arms
+        for stage in ("rollouts", "reference")
+    )
+    launch = recipe.launch
+    if begun or launch.type != "local" or launch.process_per_stage or launch.keep_engines:
+        return
+    from forethought.models import pick_device
+    from forethought.training.trial import try_training
+
+    use_threads(launch.threads)
+    try_training(recipe.model.source, recipe.training, str(pick_device(recipe.model.device)))
+
+
 def refuse_changed_recipe(recipe: Recipe) -> None:
     """Raises: StageError naming the first stage already begun with other settings."""
     for place in places(recipe):
@@ -166,6 +195,8 @@ class _Attempt:
 
     def __init__(self, run: Path) -> None:
         self.worked = False
+        self.tried = False
+        """Whether the model was trained for a trial."""
         self._path = run / "run.json"
         self._started = time.monotonic()
         record = read_json(self._path) if self._path.is_file() else {"attempts": []}

@@ -45,7 +45,7 @@ def test_training_starts_at_ln_2(phi3: str, tmp_path: Path, long_context: bool):
     source = ModelSource(path=phi3, long_context=long_context)
     pairs = [*make_pairs(4), *make_pairs(4, seed=4, longest=80)]
     pairs = [replace(pair, prompt_id=str(index)) for index, pair in enumerate(pairs)]
-    config = settings(learning_rate=1e-12, epochs=1, batch_size=8)
+    config = settings(learning_rate=1e-12, epochs=1, batch_size=1)
     logs: list[Any] = []
     result = train(
         model=source,
@@ -57,7 +57,8 @@ def test_training_starts_at_ln_2(phi3: str, tmp_path: Path, long_context: bool):
         device="cpu",
         on_step=logs.append,
     )
-    assert logs[0].loss == pytest.approx(math.log(2), abs=1e-5)
+    # Steps are made of other pairs than the reference's passes.
+    assert [one.loss for one in logs] == pytest.approx([math.log(2)] * len(logs), abs=1e-5)
     assert (result.left_out == 0) is long_context
 
 
@@ -135,15 +136,11 @@ def test_dynamic_ntk_remembers_no_earlier_batch(tmp_path: Path):
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     )
     network = models.load_model(str(folder), dtype="float32", device="cpu")
-    short, long = torch.arange(10, 60)[None], torch.arange(10, 110)[None]
+    between, long = torch.arange(10, 90)[None], torch.arange(10, 110)[None]
     with torch.no_grad():
-        before = network(short).logits
+        before = network(between).logits
         network(long)
-        assert torch.equal(network(torch.cat([short, short])).logits[:1], before)
-        # A first batch between the two lengths would have kept the longer one's frequencies.
-        again = network(torch.arange(10, 90)[None]).logits
-        fresh = models.load_model(str(folder), dtype="float32", device="cpu")
-        assert torch.equal(fresh(torch.arange(10, 90)[None]).logits, again)
+        assert torch.equal(network(between).logits, before)
 
 
 def test_long_context_is_for_models_that_have_two_sets(tmp_path: Path, phi3: str):

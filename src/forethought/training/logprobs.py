@@ -116,7 +116,7 @@ class PolicyLogprobs(nn.Module):
         """Wrap a float32 model in the fastest way that gives its own log-probs."""
         policy = cls.in_way(model, "plain")
         with torch.no_grad():
-            probe = pack(_probe_pairs(model)).to(model.device)
+            probe = pack(probe_pairs(model)).to(model.device)
             expected_M = policy(probe)
             # A class that is its own backbone (Llama 4's text model) has no hidden states to take.
             ways: tuple[Way, ...] = () if model.base_model is model else ("packed", "padded")
@@ -235,7 +235,7 @@ def _declared_windows(model: PreTrainedModel) -> set[int]:
     return set() if window is None else {window}
 
 
-def _probe_pairs(model: PreTrainedModel) -> list[PreferencePair]:
+def probe_pairs(model: PreTrainedModel) -> list[PreferencePair]:
     """Two small pairs of unequal lengths."""
     vocabulary = model.config.get_text_config().vocab_size
     ids = [int(i) for i in np.random.Generator(np.random.PCG64(7)).integers(vocabulary, size=40)]
