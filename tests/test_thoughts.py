@@ -1,7 +1,7 @@
 """The one splitter: whole text, every way of cutting it, and what is never a response."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forethought.thoughts import (
@@ -23,7 +23,23 @@ PIECES = [
     "Here is my thought process:",
     "Here's my thought process:",
     "Here is my response:",
-    "Here's my response:",
+    "Here’s my response:",
+    "here is my response",
+    "**Here is my response:**",
+    "## Here is my response:",
+    "__",
+    "**",
+    "*",
+    "# ",
+    ":",
+    "`",
+    '"',
+    "'",
+    "“",
+    "”",
+    "```\n",
+    "c",
+    "<r>",
     "<R>",
     "<think>",
     "</think>",
@@ -41,19 +57,38 @@ TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map
 FORMATS = st.sampled_from(list(THOUGHT_FORMATS.values()))
 
 
-@given(FORMATS, TEXTS, st.data(), st.sampled_from(["stop", "length"]))
-def test_streaming_equals_whole_text_for_every_cut(thought_format, text, data, reason):
-    whole = thought_format.parse(text, reason)
-    splitter = thought_format.stream()
+ENDS = st.sampled_from(["stop", "length"])
+
+
+@settings(max_examples=600, deadline=None)
+@given(FORMATS, TEXTS, st.data(), ENDS, st.booleans())
+def test_streaming_equals_whole_text_for_every_cut(thought_format, text, data, reason, served):
+    whole = thought_format.parse(text, reason, served=served)
+    splitter = thought_format.stream(served=served)
     thought, response, at = "", "", 0
     while at < len(text):
         size = data.draw(st.integers(1, len(text) - at))
         delta = splitter.feed(text[at : at + size])
         thought, response, at = thought + delta.thought, response + delta.response, at + size
+    delta = splitter.feed("", end=reason)
     assert splitter.finish(reason) == whole
+    assert thought + delta.thought == (whole.thought or "")
+    in_one = thought_format.stream(served=served).feed(text, end=reason)
+    assert response + delta.response == in_one.response
     if whole.response is not None:
-        assert response == whole.response
-        assert thought == (whole.thought or "")
+        assert in_one.response == whole.response
+
+
+@settings(max_examples=300, deadline=None)
+@given(FORMATS, TEXTS)
+def test_streaming_by_characters_equals_the_whole_text(thought_format, text):
+    for served in (False, True):
+        splitter = thought_format.stream(served=served)
+        deltas = [splitter.feed(one) for one in text] + [splitter.feed("", end="stop")]
+        whole = thought_format.parse(text, served=served)
+        assert "".join(one.response for one in deltas) == (whole.response or "")
+        assert "".join(one.thought for one in deltas) == (whole.thought or "")
+        assert splitter.finish("stop") == whole
 
 
 @given(FORMATS, TEXTS)
@@ -84,6 +119,7 @@ def test_generic_needs_the_thought_marker_first():
     ("thought_format", "text", "thought", "response"),
     [
         (SPECIFIC, "Draft: hi. Good.\n<R>\nhi <R>", "Draft: hi. Good.", "hi <R>"),
+        (SPECIFIC, "<R> hi", "", "hi"),
         (TAGS, "<think>\nhm\n</think>\n\nyes", "hm", "yes"),
         (TAGS, "hm</think>yes", "hm", "yes"),
         (TAGS, "\n <think></think> yes", "", "yes"),
@@ -112,6 +148,117 @@ def test_what_has_no_response_is_none_and_never_the_thought(text, reason, status
     assert parsed.response is None
 
 
+THOUGHT = "Here is my thought process:"
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "response"),
+    [
+        (f"{THOUGHT} 2 and 3 is 5. Here is my response: 5", "2 and 3 is 5.", "5"),
+        (f"{THOUGHT} hm.Here is my response: 5", "hm.", "5"),
+        (f"**{THOUGHT}**\nhm\n\n**Here is my response:**\nParis.", "hm", "Paris."),
+        (f"## {THOUGHT}\nhm\n## Here is my response:\nParis.", "hm", "Paris."),
+        (f"### **{THOUGHT}**\nhm\n### **Here is my response:** Paris.", "hm", "Paris."),
+        (f"*{THOUGHT}* hm *Here is my response:* Paris.", "hm", "Paris."),
+        (f"__{THOUGHT}__ hm __Here is my response:__ Paris.", "hm", "Paris."),
+        (f"***{THOUGHT}*** hm ***Here is my response:***Paris.", "hm", "Paris."),
+        (f"{THOUGHT} hm **Here is my response**: Paris.", "hm", "Paris."),
+        (f"{THOUGHT} hm ** Here is my response: **\nParis.", "hm", "Paris."),
+        # What opens behind the marker is the response's own.
+        (f"{THOUGHT} hm Here is my response: **Paris**.", "hm", "**Paris**."),
+        (f"{THOUGHT} hm\n* Here is my response: *Paris*.", "hm", "*Paris*."),
+        (f"{THOUGHT} hm\n**Here is my response:** **Paris**", "hm", "**Paris**"),
+        ("Here’s my thought process: hm Here’s my response: Paris.", "hm", "Paris."),
+        ("here is my thought process: hm\nhere's my response: Paris.", "hm", "Paris."),
+    ],
+)
+def test_spellings_of_real_models(text, thought, response):
+    parsed = GENERIC.parse(text)
+    assert (parsed.thought, parsed.response) == (thought, response)
+
+
+@pytest.mark.parametrize(
+    ("text", "response"),
+    [
+        ("It returns a Vec<R> here. <R> Yes.", "Yes."),
+        ("Stream<R> and a_<R> and 5<R>\n<R> Yes.", "Yes."),
+        ('I write "<R>" first, then more. <R> Yes.', "Yes."),
+        ("I write “<R>”, '<R>', ‘<R>’, «<R>» or „<R>“. <R> Yes.", "Yes."),
+        ("I write `<R>`. <R> Yes.", "Yes."),
+        ("It says `public <R> Stream<R> map()` there. <R> Yes.", "Yes."),
+        ('My plan ("so <R> and that") is good. <R> Yes.', "Yes."),
+        ("```java\npublic <R> Stream<R> map();\n  <R> R of();\n```\n<R> Yes.", "Yes."),
+        ("```\nnever closed\n**<R>**\nYes.", "Yes."),
+        # Not quotes: inches, apostrophes, what no quote closes, what closes before.
+        ("It's 5\" tall, isn't it? <R> It's 5\" tall.", "It's 5\" tall."),
+        ('"Once upon a time\nthere was." <R> The "best" one.', 'The "best" one.'),
+        ("It`s so. <R> Yes.", "Yes."),
+        ('He said: "so <R> Yes.\nNo"', 'Yes.\nNo"'),
+        ("'Tis so. <R> They don't.", "They don't."),
+        ('The answer is "5". <R> "Yes"', '"Yes"'),
+        ("思考完毕<R>是的", "是的"),
+        ("so **<R>** Yes.", "Yes."),
+        ("so <r> Yes.", "Yes."),
+    ],
+)
+def test_a_marker_is_one_only_where_it_stands_free(text, response):
+    assert SPECIFIC.parse(text).response == response
+
+
+@pytest.mark.parametrize("text", ["Vec<R> x", 'a "<R>" b', "`<R>` x", "```\nint <R> b\n", "__<R"])
+def test_a_marker_that_is_text_is_no_response(text):
+    assert SPECIFIC.parse(text).status is ParseStatus.NO_RESPONSE
+
+
+def test_an_instruction_that_is_repeated_is_no_marker():
+    text = f"{GENERIC.instruction} Here is my thought process: hm\nHere is my response: yes"
+    assert GENERIC.parse(text).response == "yes"
+    assert GENERIC.parse(str(GENERIC.instruction)).status is ParseStatus.NO_RESPONSE
+
+
+@pytest.mark.parametrize(
+    ("thought_format", "text", "response", "served"),
+    [
+        (TAGS, "<think>a</think><think>SECRET</think>R", "R", "R"),
+        (TAGS, "a</think>\n\n<think>\nSECRET\n</think>\n\nR", "R", "R"),
+        (TAGS, "<think>a</think>R <think>b</think> S", "R <think>b</think> S", "R  S"),
+        (TAGS, "<think>a</think>R <think>b", "R <think>b", "R <think>b"),
+        (TAGS, "<think>a</think>R `<think>`, b</think> S", "R `<think>`, b</think> S", None),
+        (DIRECT, "<think>a</think><think>b</think>R", "R", "R"),
+        (DIRECT, "Hi <think>b</think> R", "Hi <think>b</think> R", "Hi  R"),
+        (DIRECT, "[THINK]a[/THINK]R", "R", "R"),
+        (
+            TAGS,
+            "a</think>so **R** <think>b</think> S",
+            "so **R** <think>b</think> S",
+            "so **R**  S",
+        ),
+    ],
+)
+def test_further_thoughts(thought_format, text, response, served):
+    assert thought_format.parse(text).response == response
+    assert thought_format.parse(text, served=True).response == (served or response)
+
+
+def test_a_further_thought_cut_off_is_not_served():
+    text = "<think>a</think>R <think>SECRET"
+    assert TAGS.parse("<think>a</think><think>SECRET").status is ParseStatus.NO_RESPONSE
+    assert TAGS.stream(served=True).feed(text, end="length").response == "R"
+
+
+def test_what_nobody_asked_to_think_is_split_where_a_thought_opens_it():
+    for thought_format in (DIRECT, TAGS.unasked(), GENERIC.unasked(), SPECIFIC.unasked()):
+        assert not thought_format.thinks
+        parsed = thought_format.parse("\n<think>hm</think>yes")
+        assert (parsed.thought, parsed.response) == ("hm", "yes")
+        assert thought_format.parse("yes").thought is None
+        assert thought_format.parse("yes <think>").response == "yes <think>"
+        assert thought_format.parse("<think>hm").status is ParseStatus.NO_RESPONSE
+    own = GENERIC.unasked().parse("Here is my thought process: x Here is my response: y")
+    assert own.response == "y"
+    assert SPECIFIC.unasked().parse("a <R> b").response == "a <R> b"
+
+
 def test_direct_outputs():
     assert DIRECT.parse("").status is ParseStatus.EMPTY_RESPONSE
     assert DIRECT.parse("half a sent", "length").status is ParseStatus.TRUNCATED
@@ -131,6 +278,10 @@ def test_instruction_goes_before_the_last_user_message_only():
         GENERIC.apply(history[:2])
 
 
+JAVA = "Use `public <R> Stream<R> map(…)`"
+STREAM_OF_TAGS = "The reasoning ends at </think>, the answer follows."
+
+
 @pytest.mark.parametrize(
     ("thought_format", "text", "kept"),
     [
@@ -138,8 +289,15 @@ def test_instruction_goes_before_the_last_user_message_only():
         (GENERIC, "Here is my thought process: x", ""),
         (GENERIC, "Just an answer.", "Just an answer."),
         (TAGS, "<think>x</think>y", "y"),
-        (TAGS, "x</think>", ""),
+        (TAGS, "<think>x", ""),
+        (TAGS, "\n<think>\nx\n</think>\n\n", ""),
+        (TAGS, "x</think>", "x</think>"),
         (TAGS, "plain", "plain"),
+        (TAGS, STREAM_OF_TAGS, STREAM_OF_TAGS),
+        (GENERIC, "Sure. Here is my response: y", "Sure. Here is my response: y"),
+        (SPECIFIC, "secret <R> one", "one"),
+        (SPECIFIC, "plain", "plain"),
+        (SPECIFIC, JAVA, JAVA),
         (DIRECT, "<think>x</think>y", "<think>x</think>y"),
     ],
 )

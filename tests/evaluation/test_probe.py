@@ -3,7 +3,7 @@
 import pytest
 
 from forethought.evaluation.probe import frame, habits, half
-from forethought.thoughts import GENERIC
+from forethought.thoughts import GENERIC, SPECIFIC
 from forethought.types import Answer, Completion, FinishReason
 
 PREFIX = "Here is my thought process: First add.\nThen carry the one.\n\nHere is my response:"
@@ -41,6 +41,15 @@ def test_the_frame_stays_and_the_thought_changes():
 )
 def test_half_a_thought_is_cut_between_words(thought, first):
     assert half(thought) == first
+
+
+def test_half_a_thought_does_not_end_inside_a_fenced_block():
+    thought = "```python\nprint(1)\n```\nthat is what it takes"
+    cut = half(thought)
+    assert cut.startswith("```python\nprint(1)\n```\nthat")
+    opened = half("```python\nprint(1) or print(2) or print(3)\n```")
+    assert opened == "```python\nprint(1) or\n```\n"
+    assert SPECIFIC.parse(f"{opened} <R> yes").response == "yes"
 
 
 def test_a_thought_that_is_not_there_is_refused():

@@ -126,8 +126,51 @@ def test_a_model_that_thinks_unasked_shows_no_thought():
 def test_a_model_that_always_thinks_cannot_be_asked_not_to():
     with pytest.raises(RefusedDrawError, match="cannot be asked not to think"):
         answered(ScriptedBackend(script("x</think>y")), TAGS, think=False)
-    deltas, _ = answered(ScriptedBackend(script("<think>x</think>y")), DIRECT, think=False)
-    assert response(deltas) == "<think>x</think>y"
+    for think in (True, False):
+        backend = ScriptedBackend(script("<think>x</think>y"))
+        deltas, end = answered(backend, DIRECT, think=think)
+        assert (response(deltas), thought(deltas)) == ("y", "x")
+        assert end.reasoning_tokens == 4
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100])
+def test_a_further_thought_is_taken_out_of_a_response(cut):
+    text = "<think>x</think>one **two** <think>secret</think> three"
+    backend = ScriptedBackend(script(text, cut=cut, logprobs=True))
+    deltas, end = answered(backend, TAGS, top_logprobs=0)
+    assert (response(deltas), thought(deltas)) == ("one **two**  three", "x\n\nsecret")
+    entries = "".join(e.token for one in deltas for e in one.logprobs)
+    assert entries.strip() in "one **two**"
+    if cut == 1:
+        # From the piece that completes the marker.
+        assert end.reasoning_tokens == len("<think>x</think>") + len(">secret</think>")
+
+
+def test_what_only_looks_like_a_further_thought_is_shown_at_the_end():
+    text = "<think>x</think>Write <think> there."
+    deltas, end = answered(
+        ScriptedBackend(script(text, cut=1, logprobs=True)), TAGS, top_logprobs=0
+    )
+    assert response(deltas) == "Write <think> there."
+    assert "".join(e.token for one in deltas for e in one.logprobs) == "Write <think> there."
+    assert end.reasoning_tokens == len("<think>x</think>")
+    cut_off = ScriptedBackend(script(text, cut=1, finish="length"))
+    deltas, _ = answered(cut_off, TAGS)
+    assert response(deltas) == "Write"
+
+
+def test_markdown_around_a_marker_is_not_shown():
+    text = "**Here’s my thought process:**\nhm\n\n**Here’s my response:**\nParis."
+    for cut in (1, 4, 100):
+        deltas, _ = answered(ScriptedBackend(script(text, cut=cut)), GENERIC)
+        assert (response(deltas), thought(deltas)) == ("Paris.", "hm")
+
+
+def test_a_thought_cut_off_inside_a_fenced_block_can_be_ended():
+    backend = ScriptedBackend(script("```\nx = 1\nyyy", cut=14), script(" yes"), can_continue=True)
+    deltas, _ = answered(backend, SPECIFIC, settings(thought_budget=1))
+    assert response(deltas) == "yes"
+    assert backend.draws[-1].begun.endswith("\n```\n\n<R>")
 
 
 def test_tags_whose_opening_one_is_in_the_prompt():
@@ -291,7 +334,7 @@ def test_a_forced_response_that_reaches_its_limit_is_shown():
         (SPECIFIC, "a <R", "a <R\n\n<R>"),
         (SPECIFIC, 'It surely is "5." The user', 'It surely is "5."\n\n<R>'),
         (SPECIFIC, "Hm. The user wants an answer", "Hm. The user wants an answer\n\n<R>"),
-        (ENDS_A_LINE, "so ANSWER", "so ANSWER[[answer]]"),
+        (ENDS_A_LINE, "so ANSWER", "so ANSWER [[answer]]"),
     ],
 )
 def test_the_markers_that_end_a_thought(thought_format, text, begun):
@@ -306,7 +349,7 @@ def test_the_markers_that_end_a_thought(thought_format, text, begun):
 
 def test_a_marker_that_came_with_the_last_budgeted_token_is_enough():
     backend = ScriptedBackend(
-        script("ab<R> \n yes", cut=["ab", "<R>", " \n", " yes"]), can_continue=True
+        script("ab.<R> \n yes", cut=["ab.", "<R>", " \n", " yes"]), can_continue=True
     )
     deltas, _ = answered(backend, SPECIFIC, settings(thought_budget=2))
     assert (response(deltas), len(backend.draws)) == ("yes", 1)
@@ -320,7 +363,7 @@ def test_without_going_on_a_spent_budget_is_an_output_without_response():
 
 
 def test_a_silent_backend_gets_a_sign_of_life():
-    backend = ScriptedBackend(script("x<R>y", cut=5, delay=1.3))
+    backend = ScriptedBackend(script("x.<R>y", cut=5, delay=1.3))
     deltas, _ = answered(backend, SPECIFIC)
     silent = [one for one in deltas if not one.response and not one.thought]
     assert len(silent) >= 3
@@ -329,7 +372,7 @@ def test_a_silent_backend_gets_a_sign_of_life():
 
 
 def test_pieces_that_say_nothing_are_signs_of_life_too():
-    backend = ScriptedBackend(script(" " * 80 + "x<R>y", cut=1, delay=0.02))
+    backend = ScriptedBackend(script(" " * 80 + "x.<R>y", cut=1, delay=0.02))
     deltas, _ = answered(backend, SPECIFIC)
     silent = [one for one in deltas if not one.response and not one.thought]
     assert 2 <= len(silent) < 40, "a sign now and then, not one for each of 80 pieces"
@@ -369,7 +412,7 @@ def test_cancelling_whoever_reads_closes_the_draw():
 
 def test_a_slow_reader_makes_the_backend_wait():
     async def read_slowly():
-        backend = ScriptedBackend(script("x<R>" + "y" * 10 * AHEAD, cut=1))
+        backend = ScriptedBackend(script("x.<R>" + "y" * 10 * AHEAD, cut=1))
         written = 0
 
         async def counting(draw) -> AsyncGenerator[Piece, None]:
@@ -442,9 +485,9 @@ def piece(text, tokens, finish_reason=None) -> Piece:
     ("pieces", "tokens"),
     [
         # A piece of several tokens across the border.
-        ([piece("hm<R> It is", ["hm", "<R", ">", " It", " is"])], [" It", " is"]),
+        ([piece("hm.<R> It is", ["hm.", "<R", ">", " It", " is"])], [" It", " is"]),
         # A token that holds the marker's end.
-        ([piece("hm<R>It is", ["hm<", "R>It", " is"])], [" is"]),
+        ([piece("hm.<R>It is", ["hm.<", "R>It", " is"])], [" is"]),
         # Fragments of a character stand for it together.
         (
             [piece("<R>a", ["<R>", "a"]), piece("🙂", ["\ufffd", "\ufffd"])],
@@ -461,7 +504,7 @@ def test_where_the_border_runs_through_a_piece(pieces, tokens):
 
 
 def test_logprobs_go_out_with_their_text_and_end_with_it():
-    cuts = ["hm<R>", "one", " ST", "x two", " ST", "OP", " three"]
+    cuts = ["hm.<R>", "one", " ST", "x two", " ST", "OP", " three"]
     backend = ScriptedBackend(script("".join(cuts), cut=cuts, logprobs=True))
     deltas, _ = answered(backend, SPECIFIC, top_logprobs=0, stop=("STOP",))
     assert response(deltas) == "one STx two "

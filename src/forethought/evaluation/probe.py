@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from forethought.thoughts import ThoughtFormat
+from forethought.thoughts import Markers, Surroundings, ThoughtFormat
 from forethought.types import Answer, ParseStatus
 
 Variant = Literal["own", "none", "other", "half"]
@@ -60,10 +60,14 @@ def frame(prefix: str, thought: str) -> Frame:
 
 
 def half(thought: str) -> str:
-    """The first half of its words, rounded down, with the white space between them."""
+    """The first half of its words, rounded down, with the white space between them.
+
+    A fenced block that is cut is closed: in it, the response marker would not count.
+    """
     words = list(re.finditer(r"\S+", thought))
     kept = len(words) // 2
-    return thought[: words[kept - 1].end()] if kept else ""
+    first = thought[: words[kept - 1].end()] if kept else ""
+    return f"{first}\n```\n" if Surroundings().behind(f"{first}\n").fenced else first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,7 @@ class Habits:
 def habits(answers: Sequence[Answer], thought_format: ThoughtFormat) -> Habits:
     """Habits of the thoughts in these outputs, each the first that was drawn for its prompt."""
     phrases = [_words(phrase) for phrase in FORMAT_PHRASES]
-    markers = (*thought_format.thought_starts_after, *thought_format.response_starts_after)
+    markers = Markers([*thought_format.thought_starts_after, *thought_format.response_starts_after])
     found = Habits(draft_copied=[], mentions_format=[], empty=[], runaway=[])
     for one in answers:
         parsed = one.parsed
@@ -101,8 +105,7 @@ def habits(answers: Sequence[Answer], thought_format: ThoughtFormat) -> Habits:
         if len(response) >= SHORTEST_DRAFT:
             found.draft_copied.append(_holds(thought, response))
         found.mentions_format.append(
-            any(marker in parsed.thought for marker in markers)
-            or any(_holds(thought, phrase) for phrase in phrases)
+            markers.named_in(parsed.thought) or any(_holds(thought, phrase) for phrase in phrases)
         )
     return found
 

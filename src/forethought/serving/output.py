@@ -14,6 +14,11 @@ join to its text (a character made of several), they are treated as one.
 Behind a response marker that was forced a weak model may go on thinking. What it writes there is
 held back until it writes a response marker itself, and then was thought; if the output ends, or has
 all the tokens that the response may have, and none has come, it was the response.
+
+A thought marker inside the response may begin a further thought. All from there on is held back
+until the thought has ended, and then was thought; if the output ends first, it was text. From the
+piece that completes the marker, pieces count as thought in the one case and as response in the
+other. Log-probabilities end before it.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from collections.abc import Iterator
 
 from forethought.serving.base import AnswerDelta, Piece, Question, TokenLogprob
 from forethought.serving.stops import StopStrings
-from forethought.thoughts import DIRECT, Delta, Splitter, ThoughtFormat
+from forethought.thoughts import PLAIN, Delta, ThoughtFormat
 from forethought.types import FinishReason, ParseStatus
 
 REPLACEMENT = "\ufffd"
@@ -58,7 +63,7 @@ class Output:
         self._held: list[Piece] = []
         """What came behind them."""
         self._held_tokens = 0
-        self._own_marker = StopStrings(())
+        self._own_marker = PLAIN.stream()
         """Watches for a marker that the model writes itself behind them."""
         self.begun = ""
         """What the backend is to go on from."""
@@ -70,6 +75,8 @@ class Output:
         """The thought budget is used up and no response marker has come."""
         self.reasoning_tokens = 0
         self.response_tokens = 0
+        self._open_tokens = 0
+        """Of what may turn out to be a further thought; counted among the response's until then."""
 
     @property
     def max_tokens(self) -> int | None:
@@ -87,9 +94,8 @@ class Output:
         kept = _whole_sentences(whole)
         self._forced = self._ending(kept, "".join(text for _, text in self._written))
         self.begun = kept + self._forced
-        self._own_marker = StopStrings(
-            () if self._sides.all_is_response else self._format.response_starts_after
-        )
+        if not self._sides.all_is_response:
+            self._own_marker = self._format.model_copy(update={"thought_starts_after": ()}).stream()
         self._marked, self.spent = True, False
         self._written.clear()
 
@@ -103,7 +109,10 @@ class Output:
             # A response marker does not count before the thought's.
             markers.insert(0, self._format.thought_starts_after[0])
         ending = "\n".join(markers)
+        fence = self._format.stream()
+        fence.feed(kept)
         leads = ("\n\n", "", " ") if kept else ("", "\n\n", " ")
+        leads = (*leads, f"{fence.unclosed_fence}\n")
         for lead in leads:
             # Half a marker at the end of the text could become whole with what is put behind it.
             after = f"{lead}{ending}x"
@@ -120,9 +129,9 @@ class Output:
             return self._read(piece)
         self._held.append(piece)
         self._held_tokens += piece.tokens
-        self._own_marker.feed(piece.text)
+        self._own_marker.feed(piece.text, end=piece.finish_reason)
         limit = self._question.max_tokens
-        if self._own_marker.met:
+        if self._own_marker.met_response and not self._sides.all_is_response:
             return self._release(self._before_own_marker())
         if piece.finish_reason is not None or (limit is not None and self._held_tokens >= limit):
             return self._release(self._forced)
@@ -131,7 +140,7 @@ class Output:
     def _before_own_marker(self) -> str:
         """What stands between a thought cut off and one that goes on: no marker may grow there."""
         opening = self._format.thought_starts_after[0] if self._sides.wants_thought_marker else ""
-        return f"\n\n{opening}\n"
+        return f"{self._sides.unclosed_fence}\n\n{opening}\n"
 
     def _release(self, between: str) -> AnswerDelta:
         """Read what was held back, behind this text."""
@@ -150,7 +159,7 @@ class Output:
 
     def _read(self, piece: Piece) -> AnswerDelta:
         reasoning = self._reasoning_of(piece)
-        delta = self._sides.feed(piece.text, last=piece.finish_reason is not None)
+        delta = self._sides.feed(piece.text, end=piece.finish_reason)
         self._place(piece, delta, with_entries=not reasoning)
         self._count(piece, only_reasoning=bool(reasoning and not piece.text))
         shown = self._stops.feed(delta.response)
@@ -161,8 +170,6 @@ class Output:
             shown += self._stops.flush()
         else:
             self._watch_budget(reasoning, piece.text)
-        if piece.finish_reason is not None:
-            thought += self._sides.rest_of_thought(piece.finish_reason)
         if not shown and not thought:
             return NOTHING
         logprobs = tuple(self._entries.up_to(len(shown)))
@@ -172,7 +179,7 @@ class Output:
         # A format without instruction has its reasoning taken out by the server that knows it. With
         # one, the text still has the markers that the instruction asked for.
         split = bool(piece.reasoning) and self._format.instruction is None
-        if self._thinking and (split or piece.text_is_response):
+        if split or piece.text_is_response:
             self._sides.rest_is_response()
         return piece.reasoning
 
@@ -189,8 +196,10 @@ class Output:
         if delta.response and not self.answered:
             self.answered = True
             self._written.clear()
-            # What is shown so far ends with the last character that is not white space.
-            self._entries.begin(len(piece.text.rstrip()) - len(delta.response))
+            self._entries.begin(self._sides.response_at)
+        if self._sides.has_cuts:
+            # Behind a hole it is not known any more which token has shown text.
+            self._entries.end()
         if with_entries and piece.logprobs and self._question.top_logprobs is not None:
             self._entries.add(piece)
         self._entries.pass_over(piece.text)
@@ -204,6 +213,16 @@ class Output:
             self.reasoning_tokens += piece.tokens
         else:
             self.response_tokens += piece.tokens
+            self._recount(piece.tokens)
+
+    def _recount(self, tokens: int) -> None:
+        """Make the tokens of a further thought the thought's, once it is known to be one."""
+        self._open_tokens += tokens
+        if self._sides.took_a_cut():
+            self.response_tokens -= self._open_tokens
+            self.reasoning_tokens += self._open_tokens
+        if not self._sides.withholding:
+            self._open_tokens = 0
 
     def _watch_budget(self, reasoning: str, text: str) -> None:
         if self._budget is None or self._marked or self.answered:
@@ -229,68 +248,83 @@ def _whole_sentences(text: str) -> str:
 
 
 class _Sides:
-    """The splitter of an output: the format's or the direct one, once it is known which.
+    """The splitter of an output: the format's, or the one for outputs that nobody asked to think.
 
-    A model that is not asked to think and opens with the thought marker all the same is split, so
-    that a habit shows no thought.
+    Places are characters of the output from its beginning.
     """
 
     def __init__(self, thought_format: ThoughtFormat, *, thinks: bool) -> None:
         self._format = thought_format
-        self._head = ""
-        self._thought_length = 0
-        self._direct = not thinks
-        self._splitter: Splitter | None = None
-        """`None` while the head may still become the thought marker."""
-        self.thought_unasked = False
-        if thinks:
-            self._splitter = thought_format.stream()
-        elif not thought_format.thought_starts_after:
-            self._splitter = DIRECT.stream()
+        self._asked = thinks
+        rules = thought_format if thinks else thought_format.unasked()
+        self._splitter = rules.stream(served=True)
+        self._start = 0
+        """Where the splitter's text begins."""
+        self._read = 0
+        self._cuts_seen = 0
 
     @property
     def wants_thought_marker(self) -> bool:
         """Whether a response marker would not count yet."""
-        if self._direct or self._splitter is None or self._format.thought_marker_optional:
+        if not self._asked or self._format.thought_marker_optional:
             return False
         return bool(self._format.thought_starts_after) and not self._splitter.saw_marker
 
     @property
+    def thought_unasked(self) -> bool:
+        """Whether the output thinks though nobody asked it to."""
+        return not self._asked and self._splitter.saw_marker
+
+    @property
     def all_is_response(self) -> bool:
-        """Whether no marker means anything."""
-        return self._direct and not self.thought_unasked
+        """Whether no marker ends a thought."""
+        return not self._asked and not self.thought_unasked
+
+    @property
+    def response_at(self) -> int:
+        """Where the response begins, once it has."""
+        assert self._splitter.response_offset is not None
+        return self._start + self._splitter.response_offset
+
+    @property
+    def unclosed_fence(self) -> str:
+        """What ends a fenced block that is open."""
+        return self._splitter.unclosed_fence
+
+    @property
+    def withholding(self) -> bool:
+        """Whether a further thought may have begun inside the response."""
+        return self._splitter.withholding
+
+    @property
+    def has_cuts(self) -> bool:
+        """Whether a further thought has been taken out of the response."""
+        return self._splitter.cuts > 0
+
+    def took_a_cut(self) -> bool:
+        """Whether that has happened since it was last asked."""
+        before, self._cuts_seen = self._cuts_seen, self._splitter.cuts
+        return self._cuts_seen > before
 
     def rest_is_response(self) -> None:
         """What comes from here on has no thought and no marker."""
-        if not self._direct:
-            self._direct = True
-            self._splitter = DIRECT.stream()
+        if self._asked or not self._read:
+            self._asked = False
+            self._splitter = PLAIN.stream()
+            self._start = self._read
 
     def add(self, text: str) -> str:
         """Feed what the model did not write; returns what of the thought that made certain."""
-        return "" if self._direct else self.feed(text, last=False).thought
+        if self.all_is_response:
+            self._start += len(text)
+            self._read += len(text)
+            return ""
+        return self.feed(text, end=None).thought
 
-    def feed(self, text: str, *, last: bool) -> Delta:
-        """What a chunk made certain; the last one settles what the head is."""
-        if self._splitter is None:
-            self._head += text
-            text = self._head
-            opening = text.lstrip()
-            markers = self._format.thought_starts_after
-            self.thought_unasked = any(opening.startswith(one) for one in markers)
-            undecided = not last and any(one.startswith(opening) for one in markers)
-            if undecided and not self.thought_unasked:
-                return Delta(thought="", response="")
-            self._splitter = self._format.stream() if self.thought_unasked else DIRECT.stream()
-        delta = self._splitter.feed(text)
-        self._thought_length += len(delta.thought)
-        return delta
-
-    def rest_of_thought(self, finish_reason: FinishReason) -> str:
-        """What of the thought was held back when the output ended."""
-        assert self._splitter is not None, "the last chunk has settled it"
-        thought = self._splitter.finish(finish_reason).thought
-        return "" if thought is None or self.all_is_response else thought[self._thought_length :]
+    def feed(self, text: str, *, end: FinishReason | None) -> Delta:
+        """What a chunk made certain; the last one has the output's end."""
+        self._read += len(text)
+        return self._splitter.feed(text, end=end)
 
 
 class _Entries:
@@ -306,14 +340,22 @@ class _Entries:
         self._start: int | None = None
         self._shown = 0
         self._waiting: deque[tuple[int, str, TokenLogprob]] = deque()
+        self._ended = False
 
-    def begin(self, within: int) -> None:
-        """The response begins so many characters from here."""
-        self._start = self._shown = self._at + within
+    def begin(self, at: int) -> None:
+        """The response begins at this place."""
+        self._start = self._shown = at
         self._waiting = deque(one for one in self._waiting if self._inside(*one[:2]))
+
+    def end(self) -> None:
+        """No more entries go out, waiting ones neither."""
+        self._ended = True
+        self._waiting.clear()
 
     def add(self, piece: Piece) -> None:
         """The tokens of the piece that begins here."""
+        if self._ended:
+            return
         if self._start is None and not self._keep_early:
             return
         for start, text, entry in _places(piece, self._at):

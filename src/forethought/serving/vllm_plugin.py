@@ -20,28 +20,21 @@ them, know no parser: they give raw outputs, so keep them from clients you do no
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
+from types import ModuleType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from forethought import models, thoughts
+from forethought import models
 from forethought.models import Named, source_of
 from forethought.store import write_bytes
-from forethought.thoughts import FORMAT_FILE, Splitter, ThoughtFormat, load_format
+from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format, markers, splitter
 from forethought.types import Message, ParsedOutput, ParseStatus
 
-SPLITTING = (
-    ParseStatus,
-    ParsedOutput,
-    thoughts.Delta,
-    thoughts._Trimmed,
-    Splitter,
-    thoughts._first_marker,
-    thoughts.possible_start,
-    thoughts.first_response_token,
-)
+SPLITTING = (markers, splitter)
 """All that splits an output, in an order in which it can be defined."""
 INSTRUCTION = Path(__file__).parent / "templates" / "instruction.jinja"
 """What stands before a model's own chat template."""
@@ -63,8 +56,6 @@ def write_plugin(source: str | ThoughtFormat, target: Path, *, show_thoughts: bo
         )
     if target.suffix != ".py":
         raise ValueError(f"output: {target} must end with .py, or vLLM does not load it")
-    thinks = inspect.getattr_static(ThoughtFormat, "thinks").fget
-    assert thinks is not None
     name = "forethought_" + re.sub(r"\W+", "_", thought_format.name, flags=re.ASCII)
     environment = Environment(
         loader=PackageLoader("forethought.serving"),
@@ -75,8 +66,8 @@ def write_plugin(source: str | ThoughtFormat, target: Path, *, show_thoughts: bo
     text = environment.get_template("vllm_plugin.py.jinja").render(
         name=name,
         show_thoughts=show_thoughts,
-        splitting=[inspect.getsource(one).rstrip() for one in SPLITTING],
-        thinks=inspect.getsource(thinks),
+        types=[inspect.getsource(one).rstrip() for one in (ParseStatus, ParsedOutput)],
+        splitting=[_body(one) for one in SPLITTING],
         **{
             field: ascii(value)
             for field, value in thought_format
@@ -85,6 +76,15 @@ def write_plugin(source: str | ThoughtFormat, target: Path, *, show_thoughts: bo
     )
     write_bytes(target, text.encode("utf-8"))
     return name
+
+
+def _body(module: ModuleType) -> str:
+    """The source of a module behind its imports."""
+    source = inspect.getsource(module)
+    imports = [
+        one for one in ast.parse(source).body if isinstance(one, ast.Import | ast.ImportFrom)
+    ]
+    return "\n".join(source.splitlines()[imports[-1].end_lineno :]).strip()
 
 
 def write_chat_template(

@@ -58,8 +58,11 @@ class Place:
 
     @property
     def thought_format(self) -> ThoughtFormat:
-        """The arm's format."""
-        return DIRECT if self.arm == "direct" else load_format(self.recipe.thought_format)
+        """The arm's format. A model may think by its template in the direct arm, too."""
+        asked = load_format(self.recipe.thought_format)
+        if self.arm == "thought":
+            return asked
+        return DIRECT if asked.instruction is not None else asked.unasked()
 
     @property
     def policy_stage(self) -> Path | None:

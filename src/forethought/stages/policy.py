@@ -206,6 +206,6 @@ class OutputSplitter:
         ids = completion.token_ids
         ended = completion.finish_reason == "stop"
         start = 0
-        if self._format.thinks:
+        if self._format.thinks or parsed.thought is not None:
             start = first_response_token(ids, parsed.response_offset, self._decode)
         return parsed, start, max(len(ids) - start - ended, 0)

@@ -31,9 +31,9 @@ class StageKind:
 
 
 STAGES = {
-    "prompts": StageKind(version=2, configure=prompts.configure, reads=(), work=prompts.work),
+    "prompts": StageKind(version=3, configure=prompts.configure, reads=(), work=prompts.work),
     "rollouts": StageKind(
-        version=1, configure=rollouts.configure, reads=("prompts", "policy"), work=rollouts.work
+        version=2, configure=rollouts.configure, reads=("prompts", "policy"), work=rollouts.work
     ),
     "judgements": StageKind(
         version=2,
@@ -57,20 +57,20 @@ STAGES = {
         work=training.run_training,
     ),
     "selection": StageKind(
-        version=3,
+        version=4,
         configure=answers.configure_selection,
         reads=("prompts", "training"),
         work=answers.select,
     ),
     "evaluation": StageKind(
-        version=3,
+        version=4,
         configure=answers.configure_evaluation,
         reads=("prompts", "policy", "baseline"),
         work=answers.evaluate,
     ),
 } | {
     name: StageKind(
-        version=2, configure=measured.configure, reads=measured.READS[name], work=measured.measure
+        version=3, configure=measured.configure, reads=measured.READS[name], work=measured.measure
     )
     for name in MEASURES
 }

@@ -1,0 +1,39 @@
+"""Thought formats: what a model is asked, and how its thought is told from its response.
+
+formats.py: a format and the built-in ones; splitter.py: the state machine that splits an output;
+markers.py: what counts as a marker.
+"""
+
+from forethought.thoughts.formats import (
+    DIRECT,
+    FORMAT_FILE,
+    GENERIC,
+    PLAIN,
+    SPECIFIC,
+    TAGS,
+    THOUGHT_FORMATS,
+    ThoughtFormat,
+    load_format,
+    save_format,
+)
+from forethought.thoughts.markers import Markers, Surroundings, possible_start
+from forethought.thoughts.splitter import Delta, Splitter, first_response_token
+
+__all__ = [
+    "DIRECT",
+    "FORMAT_FILE",
+    "GENERIC",
+    "PLAIN",
+    "SPECIFIC",
+    "TAGS",
+    "THOUGHT_FORMATS",
+    "Delta",
+    "Markers",
+    "Splitter",
+    "Surroundings",
+    "ThoughtFormat",
+    "first_response_token",
+    "load_format",
+    "possible_start",
+    "save_format",
+]

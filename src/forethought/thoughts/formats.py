@@ -1,0 +1,197 @@
+"""Thought formats: the instruction before a query, and the markers that an output is split at.
+
+`ThoughtFormat.parse` feeds a splitter (splitter.py) the whole text, `ThoughtFormat.stream` lets a
+server feed it chunk by chunk; for every way of cutting the text the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from forethought.config import Shape, explain
+from forethought.thoughts.markers import Markers
+from forethought.thoughts.splitter import Splitter
+from forethought.types import FinishReason, Message, ParsedOutput, ParseStatus
+
+FORMAT_FILE = "thought_format.json"
+"""Name of the format's file beside the weights of every checkpoint we write."""
+
+
+class ThoughtFormat(Shape):
+    """How a model is asked to think, and how its thought is told from its response.
+
+    Example: `ThoughtFormat(name="short", instruction="Think first, then answer after <A>.",
+    response_starts_after=("<A>",))`
+    """
+
+    name: str = Field(min_length=1)
+    """Shown in reports."""
+    instruction: str | None = None
+    """Put in front of the user's last message; `None` leaves the message as it is."""
+    thought_starts_after: tuple[str, ...] = ()
+    """Spellings of the thought marker; empty: the thought starts with the output."""
+    thought_marker_optional: bool = False
+    """The thought marker is dropped where it opens the output and not missed elsewhere."""
+    thought_must_open: bool = False
+    """Nobody asks for a thought: an output has one only where a thought marker opens it. All of any
+    other output is response."""
+    response_starts_after: tuple[str, ...] = ()
+    """Spellings of the response marker; empty: there is no thought, all is response."""
+
+    @model_validator(mode="after")
+    def _markers_are_unambiguous(self) -> Self:
+        if self.thought_starts_after and not self.response_starts_after:
+            raise ValueError("response_starts_after: a format with thoughts needs it")
+        for markers in (self.thought_starts_after, self.response_starts_after):
+            fold = Markers(markers).fold
+            for one in markers:
+                if not one.strip():
+                    raise ValueError("a marker must contain more than white space")
+                if any(fold(one) in fold(other) for other in markers if other is not one):
+                    raise ValueError(f"marker {one!r} is contained in another marker")
+        return self
+
+    @property
+    def thinks(self) -> bool:
+        """Whether outputs are meant to have a thought."""
+        return bool(self.response_starts_after) and not self.thought_must_open
+
+    def apply(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The conversation with the instruction in front of the last user message.
+
+        Raises: ValueError if the conversation does not end with a user message.
+        """
+        if not messages or messages[-1].role != "user":
+            raise ValueError("a conversation must end with a user message to be answered")
+        if self.instruction is None:
+            return tuple(messages)
+        last = messages[-1]
+        content = f"{self.instruction}\n\nUser query: {last.content}"
+        return (*messages[:-1], replace(last, content=content))
+
+    def stream(self, *, served: bool = False) -> Splitter:
+        """A splitter for an output in chunks; with `served` its response is watched to the end."""
+        return Splitter(self, served=served)
+
+    def parse(
+        self, text: str, finish_reason: FinishReason = "stop", *, served: bool = False
+    ) -> ParsedOutput:
+        """Split a whole output."""
+        return self.stream(served=served).finish_with(text, finish_reason)
+
+    def strip_thought(self, text: str) -> str:
+        """An assistant message of the conversation's history without its thought.
+
+        Where no thought opens the message it stays as it is; in a format whose thoughts have no
+        marker of their own, a response marker says that there is one. A message that opens a
+        thought and never answers becomes empty.
+        """
+        if not self.thinks:
+            return text
+        opens = bool(self.thought_starts_after)
+        rules = self.model_copy(update={"thought_must_open": opens}) if opens else self
+        parsed = rules.parse(text)
+        if parsed.thought is None or (not opens and parsed.status is ParseStatus.NO_RESPONSE):
+            return text
+        return parsed.response or ""
+
+    def unasked(self) -> ThoughtFormat:
+        """How outputs are split that nobody asked to think: a model may do so all the same.
+
+        A thought has this format's own markers then, or those of common chat models.
+        """
+        own = (self.thought_starts_after, self.response_starts_after)
+        if not self.thought_starts_after:
+            own = ((), ())
+        opening, closing = (
+            (*mine, *(one for one in common if not _clash(one, mine)))
+            for mine, common in zip(own, zip(*COMMON_TAGS, strict=True), strict=True)
+        )
+        return ThoughtFormat(
+            name="direct",
+            thought_starts_after=opening,
+            thought_must_open=True,
+            response_starts_after=closing,
+        )
+
+
+def _clash(one: str, others: Sequence[str]) -> bool:
+    return any(one in other or other in one for other in others)
+
+
+COMMON_TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("[THINK]", "[/THINK]"),
+)
+"""What common chat models put around thoughts."""
+
+
+def _spellings(marker: str) -> tuple[str, ...]:
+    return (marker, marker.replace("Here is", "Here's"))
+
+
+GENERIC = ThoughtFormat(
+    name="generic",
+    instruction=(
+        "Respond to the following user query in a comprehensive and detailed way. You can write "
+        "down your thought process before responding. Write your thoughts after "
+        '"Here is my thought process:" and write your response after "Here is my response:".'
+    ),
+    thought_starts_after=_spellings("Here is my thought process:"),
+    response_starts_after=_spellings("Here is my response:"),
+)
+SPECIFIC = ThoughtFormat(
+    name="specific",
+    instruction=(
+        "Respond to the following user query in a comprehensive and detailed way. But first write "
+        "down your internal thoughts. This must include your draft response and its evaluation. "
+        'After this, write your final response after "<R>".'
+    ),
+    response_starts_after=("<R>",),
+)
+TAGS = ThoughtFormat(
+    name="tags",
+    thought_starts_after=("<think>",),
+    thought_marker_optional=True,
+    response_starts_after=("</think>",),
+)
+DIRECT = ThoughtFormat(name="direct").unasked()
+PLAIN = ThoughtFormat(name="plain")
+"""For texts that are responses already: nothing in them is a marker."""
+
+THOUGHT_FORMATS = {one.name: one for one in (GENERIC, SPECIFIC, TAGS, DIRECT)}
+
+
+def load_format(name: str) -> ThoughtFormat:
+    """A built-in format by name, or one of the user's own from a YAML or JSON file.
+
+    Raises: ValueError if it is neither, or if the file does not describe a format.
+    """
+    if name in THOUGHT_FORMATS:
+        return THOUGHT_FORMATS[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"thought_format: {name!r} is neither a file nor one of {', '.join(THOUGHT_FORMATS)}"
+        )
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"thought_format: {path} is not readable YAML: {error}") from error
+    try:
+        return ThoughtFormat.model_validate(fields)
+    except ValidationError as error:
+        raise ValueError(f"thought_format: {path}: {explain(error, ThoughtFormat)}") from error
+
+
+def save_format(thought_format: ThoughtFormat, folder: Path) -> None:
+    """Write the format beside a checkpoint's weights."""
+    text = thought_format.model_dump_json(indent=2) + "\n"
+    (folder / FORMAT_FILE).write_text(text, encoding="utf-8")

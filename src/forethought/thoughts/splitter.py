@@ -1,0 +1,256 @@
+"""The one state machine that splits outputs, fed a whole text or a piece at a time.
+
+The paper says only "string matching" (Wu et al. 2024, section 2.1); the rules are ours. What a
+marker is stands in markers.py; what follows which stands at `Splitter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from forethought.thoughts.markers import Markers, Surroundings
+from forethought.types import FinishReason, ParsedOutput, ParseStatus
+
+
+class SplitRules(Protocol):
+    """What a splitter must know of a thought format."""
+
+    @property
+    def thought_starts_after(self) -> tuple[str, ...]: ...
+    @property
+    def thought_marker_optional(self) -> bool: ...
+    @property
+    def thought_must_open(self) -> bool: ...
+    @property
+    def response_starts_after(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What a chunk added to each side; either may be empty.
+
+    Example: `Delta(thought="", response="The answer")`
+    """
+
+    thought: str = ""
+    response: str = ""
+
+
+class _Trimmed:
+    """Passes text on without the white space at its two ends, as soon as that is certain."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        text = self._held + text
+        if not self.text:
+            text = text.lstrip()
+        body = text.rstrip()
+        self._held = text[len(body) :]
+        self.text += body
+        return body
+
+
+class Splitter:
+    """Splits one output; feed it chunks in order, the last one with the output's end.
+
+    The first response marker ends the thought. Where a thought marker follows it before anything
+    else, the thought goes on, and what stood between is part of it. Once the response has begun,
+    markers in it are ordinary text; with `served` they are not: a further thought is taken out of
+    the response, so from a thought marker on all is held back until its end has come. If the output
+    ends before that, it was text; if the token limit cut it off, it is never shown.
+
+    Where a format has a required thought marker, a response marker before it does not count. Text
+    before the thought marker belongs to neither side. White space around both sides is dropped.
+    """
+
+    def __init__(self, rules: SplitRules, *, served: bool = False) -> None:
+        self._rules = rules
+        self._opening = Markers(rules.thought_starts_after)
+        self._closing = Markers(rules.response_starts_after)
+        self._served = served and bool(rules.thought_starts_after)
+        self._buffer = ""
+        self._before = Surroundings()
+        self._consumed = 0
+        self._end: FinishReason | None = None
+        self._thought = _Trimmed()
+        self._response = _Trimmed()
+        self._border = ""
+        """What has been read since the thought ended, while it may yet go on."""
+        self.saw_marker = False
+        """Whether a thought marker has been met."""
+        self.response_offset: int | None = None
+        """Where the response begins in the text (characters), once it has."""
+        self.cuts = 0
+        """Thoughts that were taken out of the response."""
+        self._state = self._before_thought
+        if not rules.response_starts_after:
+            self._state = self._in_response
+        elif not rules.thought_starts_after:
+            self._state = self._in_thought
+
+    @property
+    def met_response(self) -> bool:
+        """Whether the thought has ended, or there is none."""
+        return self._state not in (self._before_thought, self._in_thought)
+
+    @property
+    def withholding(self) -> bool:
+        """Whether a thought may have begun inside the response."""
+        return self._state == self._in_later_thought
+
+    @property
+    def unclosed_fence(self) -> str:
+        """A line that ends the fenced block which is open, behind which no marker would count."""
+        return "\n```\n" if self._before.behind(self._buffer + "\n").fenced else ""
+
+    def feed(self, chunk: str, *, end: FinishReason | None = None) -> Delta:
+        """Take the next chunk; returns what became certain, in the order it is to be shown.
+
+        `end` says that it is the last one, and how the output ended.
+        """
+        self._buffer += chunk
+        self._end = end
+        thought, response = "", ""
+        while True:
+            state = self._state
+            delta = state()
+            thought += delta.thought
+            response += delta.response
+            if self._state == state:
+                return Delta(thought=thought, response=response)
+
+    def finish_with(self, text: str, finish_reason: FinishReason) -> ParsedOutput:
+        """Feed a whole output, or the rest of one, and finish."""
+        self.feed(text, end=finish_reason)
+        return self.finish(finish_reason)
+
+    def finish(self, finish_reason: FinishReason) -> ParsedOutput:
+        """The result once the output has ended, by its end token or by the token limit."""
+        if self._end is None:
+            self.feed("", end=finish_reason)
+        thought = self._thought.text if self._has_thought else None
+        if not self.met_response:
+            return ParsedOutput(
+                status=ParseStatus.NO_RESPONSE, thought=thought, response=None, response_offset=None
+            )
+        response = self._response.text
+        if finish_reason == "length":
+            status = ParseStatus.TRUNCATED
+        elif not response:
+            status = ParseStatus.EMPTY_RESPONSE
+        else:
+            status = ParseStatus.COMPLETE
+        return ParsedOutput(
+            status=status,
+            thought=thought,
+            response=response if status is ParseStatus.COMPLETE else None,
+            response_offset=self.response_offset,
+        )
+
+    @property
+    def _has_thought(self) -> bool:
+        if self._rules.thought_must_open:
+            return self.saw_marker or self.cuts > 0
+        return bool(self._rules.response_starts_after) and self._state != self._before_thought
+
+    def _take(self, count: int) -> str:
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        self._before = self._before.behind(taken)
+        self._consumed += count
+        return taken
+
+    def _skip_blanks(self) -> str:
+        return self._take(len(self._buffer) - len(self._buffer.lstrip()))
+
+    def _read_to(self, markers: Markers) -> tuple[str, str]:
+        """What certainly stands before the first marker, and the marker once it is known."""
+        search = markers.search(self._buffer, self._before, ended=self._end is not None)
+        return self._take(search.certain), self._take(search.marker)
+
+    def _opened(self) -> str | None:
+        """The thought marker if the buffer begins with it; `None` while that is open."""
+        search = self._opening.search(self._buffer, self._before, ended=self._end is not None)
+        if search.certain or (self._end is not None and not search.marker):
+            return ""
+        self.saw_marker = self.saw_marker or bool(search.marker)
+        return self._take(search.marker) or None
+
+    def _before_thought(self) -> Delta:
+        if self._rules.thought_marker_optional or self._rules.thought_must_open:
+            self._skip_blanks()
+            opened = self._opened()
+            if opened or (opened is not None and not self._rules.thought_must_open):
+                self._state = self._in_thought
+            elif opened is not None:
+                self._state = self._in_response
+            return Delta()
+        _, marker = self._read_to(self._opening)
+        if marker:
+            self.saw_marker = True
+            self._state = self._in_thought
+        return Delta()
+
+    def _in_thought(self) -> Delta:
+        certain, self._border = self._read_to(self._closing)
+        if self._border:
+            self._state = self._behind_thought
+        return Delta(thought=self._thought.push(certain))
+
+    def _behind_thought(self) -> Delta:
+        self._border += self._skip_blanks()
+        opened = self._opened() if self._buffer or self._end is not None else None
+        if opened is None:
+            return Delta()
+        if opened:
+            self._state = self._in_thought
+            return Delta(thought=self._thought.push(self._border + opened))
+        self._state = self._in_response
+        return Delta()
+
+    def _in_response(self) -> Delta:
+        if self.response_offset is None and self._buffer.strip():
+            blank = len(self._buffer) - len(self._buffer.lstrip())
+            self.response_offset = self._consumed + blank
+        if not self._served:
+            return Delta(response=self._response.push(self._take(len(self._buffer))))
+        certain, self._border = self._read_to(self._opening)
+        if self._border:
+            self._state = self._in_later_thought
+        return Delta(response=self._response.push(certain))
+
+    def _in_later_thought(self) -> Delta:
+        search = self._closing.search(self._buffer, self._before, ended=self._end is not None)
+        if search.marker:
+            thought = self._take(search.certain)
+            self._take(search.marker)
+            self.cuts += 1
+            self._state = self._in_response
+            return Delta(thought=self._thought.push("\n\n" + thought))
+        if self._end != "stop":
+            return Delta()
+        # Nothing can follow, so the rest is not read again.
+        return Delta(response=self._response.push(self._border + self._take(len(self._buffer))))
+
+
+def first_response_token(
+    token_ids: Sequence[int], offset: int | None, decode: Callable[[Sequence[int]], str]
+) -> int:
+    """Index of the first token that contributes a character at or after `offset` of the text.
+
+    `len(token_ids)` where no response begins (`offset` is None).
+    """
+    if offset is None:
+        return len(token_ids)
+    low, high = 0, len(token_ids)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(decode(token_ids[:middle])) <= offset:
+            low = middle
+        else:
+            high = middle - 1
+    return low
