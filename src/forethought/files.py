@@ -129,6 +129,7 @@ def _sampling_crew(part: SamplePart, cache: Cache) -> Crew[Sequence[SampleReques
         model=part.model,
         params=SamplingParams.of(sampling),
         token_ids=False,
+        markers=load_format(part.thought_format).markers,
     )
     match sampling:
         case TransformersSampling() | VllmSampling() if sampling.workers is not None:

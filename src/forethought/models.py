@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
@@ -21,6 +24,7 @@ from forethought.control_tokens import broken, control_tokens
 from forethought.kept import keeping, kept
 from forethought.positions import fix_positions, original_length, reads_long
 from forethought.store import content_hash, sha256_file
+from forethought.thoughts import COMMON_TAGS
 from forethought.types import Message
 
 if TYPE_CHECKING:
@@ -355,10 +359,64 @@ def single_id(token_id: Any) -> int:
     return token_id
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """The text of an output, special tokens left out, nothing tidied."""
-    text = tokenizer.decode(
-        list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+def decode(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], markers: Sequence[str] = ()
+) -> str:
+    """The text of an output, special tokens left out, nothing tidied.
+
+    Special tokens that a marker is made of stay: `markers` are those of the output's format; those
+    of common chat models always count.
+    """
+    ids = list(token_ids)
+    kept = marker_tokens(tokenizer, markers).values()
+    shown = bool(kept) and not set(kept).isdisjoint(ids)
+    if shown:
+        special = _special_ids(tokenizer)
+        ids = [one for one in ids if one in kept or one not in special]
+    text = tokenizer.decode(ids, skip_special_tokens=not shown, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
+
+
+def encode_output(
+    tokenizer: PreTrainedTokenizerBase, text: str, markers: Sequence[str] = ()
+) -> list[int]:
+    """The tokens of an output that is to be gone on from: markers are the tokens that they are.
+
+    Any other control token that is spelled out is text, as it was when drawn.
+    """
+    kept = marker_tokens(tokenizer, markers)
+    parts = re.split(f"({'|'.join(map(re.escape, kept))})", text) if kept else [text]
+    ids: list[int] = []
+    for part in filter(None, parts):
+        if part in kept:
+            ids.append(kept[part])
+            continue
+        encoded: Any = tokenizer(part, add_special_tokens=False, split_special_tokens=True)
+        ids += encoded["input_ids"]
+    return ids
+
+
+def marker_tokens(tokenizer: PreTrainedTokenizerBase, markers: Sequence[str]) -> dict[str, int]:
+    """The special tokens that these markers, or those of common chat models, are made of."""
+    known = _MARKER_TOKENS.setdefault(tokenizer, {})
+    wanted = tuple(markers)
+    if wanted not in known:
+        all_markers = (*wanted, *chain.from_iterable(COMMON_TAGS))
+        ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+        tokens = tokenizer.added_tokens_decoder
+        known[wanted] = {
+            tokens[one].content: one
+            for one in sorted(_special_ids(tokenizer) & tokens.keys())
+            if one not in ends
+            and any(tokens[one].content.strip() in marker for marker in all_markers)
+        }
+    return known[wanted]
+
+
+_MARKER_TOKENS: WeakKeyDictionary[Any, dict[tuple[str, ...], dict[str, int]]] = WeakKeyDictionary()
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {one for one, token in added if token.special} | set(tokenizer.all_special_ids)

@@ -169,9 +169,21 @@ def test_requests_that_would_be_cut_wrongly_or_show_a_thought_are_changed(load):
         hidden.adjust_request(request(structured={"type": "json"}))
 
 
-def test_a_marker_that_vllm_would_leave_out_is_refused(load):
-    with pytest.raises(ValueError, match="special token '</think>', which vLLM leaves out"):
-        load(TAGS, SimpleNamespace(all_special_tokens=["<s>", "</think>"]))()
+def test_a_marker_that_vllm_would_leave_out_is_asked_for(load, tmp_path):
+    tokenizer = save_tokenizer(tmp_path, "llama")
+    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=True)
+    parser = load(TAGS, tokenizer)()
+    assert parser.adjust_request(request_like()).skip_special_tokens is False
+    ids = tokenizer.encode("<think>hm</think>yes", add_special_tokens=False)
+    assert parser.extract_content_ids(ids) == tokenizer.encode("yes", add_special_tokens=False)
+    plain = load(SPECIFIC, tokenizer)().adjust_request(request_like())
+    assert not hasattr(plain, "skip_special_tokens")
+
+
+def request_like():
+    return SimpleNamespace(
+        tools=None, include_reasoning=True, extract_structured_outputs=lambda: None
+    )
 
 
 def test_the_file_stands_alone_and_names_what_it_uses(tmp_path):

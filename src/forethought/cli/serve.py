@@ -108,7 +108,7 @@ def serve(
         }
         if upstream is None:
             _refuse_any(of_a_server)
-            backend = _embedded(source, slots, called)
+            backend = _embedded(source, slots, called, own_format)
         else:
             backend = _at_server(upstream, **of_a_server)
         run_server(
@@ -154,7 +154,7 @@ def chat(
             talk(endpoint, reporter.console, history=history)
             return
         source, own_format = _policy(partner, revision, trust_remote_code, thought_format)
-        backend = _embedded(source, 1, partner)
+        backend = _embedded(source, 1, partner, own_format)
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
@@ -254,11 +254,12 @@ def _draws(word: str) -> tuple[float, float]:
     return draw.temperature, draw.top_p
 
 
-def _embedded(source: ModelSource, slots: int, name: str) -> Backend:
+def _embedded(source: ModelSource, slots: int, name: str, own_format: ThoughtFormat) -> Backend:
     from forethought.config import ModelConfig
     from forethought.serving.embedded import EmbeddedBackend
 
-    return EmbeddedBackend(ModelConfig.of(source), slots=slots, name=name)
+    markers = own_format.markers
+    return EmbeddedBackend(ModelConfig.of(source), slots=slots, name=name, markers=markers)
 
 
 def _at_server(

@@ -91,7 +91,7 @@ class Habits:
 def habits(answers: Sequence[Answer], thought_format: ThoughtFormat) -> Habits:
     """Habits of the thoughts in these outputs, each the first that was drawn for its prompt."""
     phrases = [_words(phrase) for phrase in FORMAT_PHRASES]
-    markers = Markers([*thought_format.thought_starts_after, *thought_format.response_starts_after])
+    markers = Markers(thought_format.markers)
     found = Habits(draft_copied=[], mentions_format=[], empty=[], runaway=[])
     for one in answers:
         parsed = one.parsed

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from forethought.export import facts
 from forethought.export.choice import Chosen
 from forethought.judging.describe import is_relative, score_of
-from forethought.models import MICROWORLD
+from forethought.models import MICROWORLD, load_tokenizer, marker_tokens
 from forethought.store import sha256_file
 from forethought.summary import difference_line, summarise
 
@@ -41,6 +41,7 @@ def model_card(chosen: Chosen, folder: Path) -> str:
             policy=policy,
             which=chosen.which,
             format=form,
+            special_markers=bool(marker_tokens(load_tokenizer(str(folder)), form.markers)),
             needs_opening=bool(form.thought_starts_after) and not form.thought_marker_optional,
             seed=facts.seed_name(recipe),
             toy=recipe.model.path == MICROWORLD,

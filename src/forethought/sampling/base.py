@@ -99,6 +99,7 @@ def open_sampler(
     cache: Cache | None = None,
     token_ids: bool = True,
     policy: bool = False,
+    markers: Sequence[str] = (),
 ) -> Sampler:
     """The engine of a recipe, with a model. `params` are given apart because uses draw otherwise.
 
@@ -106,9 +107,20 @@ def open_sampler(
     `cache` an output that is there is not drawn again, and each new one is kept as it arrives.
     With `token_ids`, completions carry the model's own ids; without, a text is enough. `policy`
     says that the model is one of a run's, which take turns in one engine where engines are kept.
+    `markers` are the format's: texts keep them where they are special tokens.
 
     Raises: ValueError if the model cannot be loaded or the engine cannot be used so.
     """
+    here = isinstance(config, TransformersEngine | VllmEngine)
+    served = isinstance(config, OpenAIEngine) and token_ids
+    if markers and model is not None and (here or served):
+        from forethought.sampling.marked import MarkedSampler
+
+        tokenizer = models.load_tokenizer(model.source)
+        plain = models.marker_tokens(tokenizer, ()).keys()
+        if models.marker_tokens(tokenizer, markers).keys() - plain:
+            options = {"params": params, "cache": cache, "token_ids": token_ids, "policy": policy}
+            return MarkedSampler(open_sampler(config, model=model, **options), model, markers)
     match config:
         case TransformersEngine():
             from forethought.sampling.transformers import TransformersSampler

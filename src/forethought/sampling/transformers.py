@@ -134,12 +134,8 @@ class TransformersSampler:
         )
 
     def _completion(self, ids: list[int]) -> Completion:
-        text = self._tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        assert isinstance(text, str)
         return Completion(
-            text=text,
+            text=models.decode(self._tokenizer, ids),
             token_ids=tuple(ids),
             finish_reason="stop" if ids[-1] in self._end_ids else "length",
         )

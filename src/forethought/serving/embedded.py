@@ -20,11 +20,10 @@ import copy
 import secrets
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -70,10 +69,13 @@ class EmbeddedBackend:
     Raises: ValueError if the model cannot be loaded.
     """
 
-    def __init__(self, model: ModelConfig, *, slots: int, name: str) -> None:
+    def __init__(
+        self, model: ModelConfig, *, slots: int, name: str, markers: Sequence[str] = ()
+    ) -> None:
+        """`markers` are those of the model's thought format, whichever tokens they are."""
         if slots < 1:
             raise ValueError(f"slots: {slots}; at least one output must be in the making")
-        self._name, self._slots = name, slots
+        self._name, self._slots, self._markers = name, slots, tuple(markers)
         self._tokenizer = models.load_tokenizer(model.source)
         # Two threads use a tokenizer at a time, and encoding may change its settings.
         self._decoding = copy.deepcopy(self._tokenizer)
@@ -137,6 +139,7 @@ class EmbeddedBackend:
             self._vocabulary,
             before=prepared.before,
             prompt_tokens=prepared.prompt_tokens,
+            markers=self._markers,
         )
         request = _Request(prepared.seat, loop)
         self._enter(request)
@@ -203,11 +206,7 @@ class EmbeddedBackend:
         return prompt
 
     def _encode(self, begun: str) -> list[int]:
-        """A control token that is spelled out in an output is text, as it was when drawn."""
-        if not begun:
-            return []
-        encoded: Any = self._tokenizer(begun, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
+        return models.encode_output(self._tokenizer, begun, self._markers)
 
     def _enter(self, request: _Request) -> None:
         with self._changed:

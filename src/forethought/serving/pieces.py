@@ -31,10 +31,16 @@ LONGEST_WINDOW = 64
 
 
 class Decoding:
-    """The text of one output; `before` are the tokens that it goes on from."""
+    """The text of one output; `before` are tokens that it goes on from, `markers` stay in it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        before: Sequence[int],
+        markers: Sequence[str] = (),
+    ) -> None:
         self._tokenizer = tokenizer
+        self._markers = markers
         self._window = list(before)
         self._border = len(self._window)
         """Tokens of the window up to a border of characters that the next window may start at."""
@@ -72,7 +78,7 @@ class Decoding:
             self._sent = max(len(self._decoded()) - held, 0)
 
     def _decoded(self) -> str:
-        return models.decode(self._tokenizer, self._window)
+        return models.decode(self._tokenizer, self._window, self._markers)
 
 
 class Vocabulary:
@@ -117,8 +123,9 @@ class Pen:
         *,
         before: Sequence[int],
         prompt_tokens: int,
+        markers: Sequence[str] = (),
     ) -> None:
-        self._decoding = Decoding(tokenizer, before)
+        self._decoding = Decoding(tokenizer, before, markers)
         self._vocabulary = vocabulary
         self._prompt_tokens: int | None = prompt_tokens
         self._text = ""

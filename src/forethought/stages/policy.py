@@ -110,7 +110,13 @@ def drawing_crew(stage: Stage, policy: Policy, params: SamplingParams) -> Iterat
             opening = partial(open_drawing, policy, partial(policy_sampler, stage, policy, params))
             yield opened.enter_context(Here(opening))
         else:
-            engine = partial(open_sampler, policy.sampling, model=policy.model, params=params)
+            engine = partial(
+                open_sampler,
+                policy.sampling,
+                model=policy.model,
+                params=params,
+                markers=policy.thought_format.markers,
+            )
             opening = partial(open_drawing, policy, engine)
             pool = Pool(opening, workers, policy.launch, name=policy.name, gpus=policy.gpus)
             yield opened.enter_context(pool)
@@ -151,6 +157,7 @@ def policy_sampler(stage: Stage, policy: Policy, params: SamplingParams) -> Iter
             params=params,
             cache=replies,
             policy=True,
+            markers=policy.thought_format.markers,
         )
         if policy.workers is None:
             yield opened.enter_context(engine())
@@ -179,7 +186,7 @@ class OutputSplitter:
     def __init__(self, policy: Policy) -> None:
         self._format: ThoughtFormat = policy.thought_format
         tokenizer = load_tokenizer(policy.model.source)
-        self._decode = partial(decode, tokenizer)
+        self._decode = partial(decode, tokenizer, markers=policy.thought_format.markers)
 
     def rollouts(self, sampled: SampledPrompt) -> list[Rollout]:
         """One rollout per completion."""

@@ -5,6 +5,7 @@ markers.py: what counts as a marker.
 """
 
 from forethought.thoughts.formats import (
+    COMMON_TAGS,
     DIRECT,
     FORMAT_FILE,
     GENERIC,
@@ -20,6 +21,7 @@ from forethought.thoughts.markers import Markers, Surroundings, possible_start
 from forethought.thoughts.splitter import Delta, Splitter, first_response_token
 
 __all__ = [
+    "COMMON_TAGS",
     "DIRECT",
     "FORMAT_FILE",
     "GENERIC",

@@ -62,6 +62,11 @@ class ThoughtFormat(Shape):
         """Whether outputs are meant to have a thought."""
         return bool(self.response_starts_after) and not self.thought_must_open
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """All spellings of both markers."""
+        return (*self.thought_starts_after, *self.response_starts_after)
+
     def apply(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """The conversation with the instruction in front of the last user message.
 

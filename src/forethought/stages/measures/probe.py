@@ -127,7 +127,11 @@ def _openings(policy: Policy, answers: Sequence[Answer]) -> dict[Variant, dict[s
     frames = {}
     for one in answers:
         if one.parsed.response is not None and one.parsed.thought is not None:
-            prefix = decode(tokenizer, one.completion.token_ids[: one.thought_tokens])
+            prefix = decode(
+                tokenizer,
+                one.completion.token_ids[: one.thought_tokens],
+                policy.thought_format.markers,
+            )
             frames[one.prompt_id] = frame(prefix, one.parsed.thought)
     if len(frames) < 2:
         raise ValueError(
