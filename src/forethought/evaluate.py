@@ -23,7 +23,12 @@ from forethought.config import (
     explain,
 )
 from forethought.files import read_lines, responses_of
-from forethought.named_policy import RunPolicy, find_run_policy, weights_and_format
+from forethought.named_policy import (
+    RunPolicy,
+    find_run_policy,
+    template_variables,
+    weights_and_format,
+)
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_run
 from forethought.stages.measured import OWN_QUESTIONS, measure_policy
@@ -163,7 +168,9 @@ def _policy(word: str, found: RunPolicy | None, part: EvaluatePart) -> Policy:
     source, thought_format = weights_and_format(given.at(word).source, found, part.thought_format)
     return Policy(
         name=word,
-        model=given.at(source.path),
+        model=given.at(source.path).model_copy(
+            update={"template": given.template or template_variables(found)}
+        ),
         thought_format=thought_format,
         sampling=part.sampling,
         seed_words=(part.seed, "evaluate"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
-from forethought.config import ModelSource
+from forethought.config import ModelConfig, ModelSource
 from forethought.control_tokens import broken, control_tokens
 from forethought.kept import keeping, kept
 from forethought.positions import fix_positions, original_length, reads_long
@@ -36,6 +37,8 @@ GLANCES, GLANCE_BYTES = 64, 16384
 TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".py")
 """What may belong to a tokenizer; a folder with other ones is another tokenizer."""
 Named = ModelSource | str
+TEMPLATE_FILE = "chat_template_variables.json"
+"""Name of the file of template variables beside the weights of a checkpoint we write."""
 MICROWORLD = "microworld"
 MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
 
@@ -289,15 +292,36 @@ def generation_config(model: Named) -> Any:
         return GenerationConfig.from_model_config(load_config(source))
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
+def template_variables(model: ModelConfig) -> dict[str, Any]:
+    """What the model's chat template is given: as the recipe says, or as it was trained."""
+    file = Path(resolve(model.source)) / TEMPLATE_FILE
+    if model.template or not file.is_file():
+        return dict(model.template)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def save_template_variables(template: Mapping[str, Any], folder: Path) -> None:
+    """Write the variables beside a checkpoint's weights, so that others render alike."""
+    if template:
+        text = json.dumps(dict(template), indent=2) + "\n"
+        (folder / TEMPLATE_FILE).write_text(text, encoding="utf-8")
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    template: Mapping[str, Any] | None = None,
+) -> tuple[int, ...]:
     """Token ids of a conversation, ready for the assistant's turn.
+
+    `template` are variables of the chat template, see `template_variables`.
 
     Raises: ValueError if the chat template refuses the conversation.
     """
     turns = as_turns(tokenizer, messages)
     try:
         encoded: Any = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True
+            turns, add_generation_prompt=True, tokenize=True, return_dict=True, **(template or {})
         )
     # A template is a program of its maker's; it may raise anything.
     except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from forethought import models
 from forethought.config import ModelSource, Recipe
@@ -81,6 +82,13 @@ def weights_and_format(
         return place.policy.source, place.thought_format
     own = Path(models.resolve(model)) / FORMAT_FILE
     return model, load_format(str(own) if own.is_file() else otherwise)
+
+
+def template_variables(found: RunPolicy | None) -> dict[str, Any]:
+    """What a run's policy is rendered with; a folder's own are beside its weights."""
+    if found is None:
+        return {}
+    return load_run(found.run).model.of_arm(found.arm).template
 
 
 def _policies(recipe: Recipe, arm: str) -> list[int]:

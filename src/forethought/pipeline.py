@@ -23,6 +23,7 @@ from forethought.launch import launch
 from forethought.progress import Reporter
 from forethought.pruning import drop_weights
 from forethought.recipe import dump
+from forethought.stages.arm_templates import refuse_dishonest_templates
 from forethought.stages.measured import measured_places
 from forethought.stages.place import Place
 from forethought.stages.prompts import changed_sources
@@ -116,6 +117,8 @@ def refuse_missing_files(recipe: Recipe) -> None:
             path = source.path if isinstance(source, FilePrompts) else None
             if isinstance(path, Path) and not path.is_file():
                 raise ValueError(f"{field}.{index}.path: {path} does not exist; correct it")
+    if stages & {"rollouts", "evaluation"}:
+        refuse_dishonest_templates(recipe)
     if stages & {"judgements", "selection", "evaluation"}:
         refuse_missing_models(recipe.judge)
 

@@ -29,7 +29,11 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
     """Figures of every evaluated policy; 0 is the seed."""
     arms = {arm: _policies(recipe, arm) for arm in recipe.arms}
     rows = {
-        arm: [{"iteration": i, **{f: counts[f] for f in FIELDS}} for i, counts in each.items()]
+        arm: [
+            {"iteration": i, "with_thought": counts.get("with_thought", 0)}
+            | {field: counts[field] for field in FIELDS}
+            for i, counts in each.items()
+        ]
         for arm, each in arms.items()
     }
     return {
@@ -59,6 +63,11 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.caption = "thought and response: mean tokens"
     if summary["score_of"] != BY_JUDGE:
         table.caption += f"\nscore: {summary['score_of']}"
+    for row in summary["arms"].get("direct", []):
+        if row["with_thought"]:
+            table.caption += (
+                f"\ndirect policy {row['iteration']}: {row['with_thought']} answers thought unasked"
+            )
     table.caption_justify = "left"
     return table
 

@@ -106,11 +106,12 @@ def serve(
             "splits": upstream_splits,
             "body": upstream_body,
         }
+        template = _template(model, source)
         if upstream is None:
             _refuse_any(of_a_server)
-            backend = _embedded(source, slots, called, own_format)
+            backend = _embedded(source, slots, called, own_format, template)
         else:
-            backend = _at_server(upstream, **of_a_server)
+            backend = _at_server(upstream, template=template, **of_a_server)
         run_server(
             SplittingAnswerer(backend, own_format, answers),
             backend,
@@ -154,7 +155,7 @@ def chat(
             talk(endpoint, reporter.console, history=history)
             return
         source, own_format = _policy(partner, revision, trust_remote_code, thought_format)
-        backend = _embedded(source, 1, partner, own_format)
+        backend = _embedded(source, 1, partner, own_format, _template(partner, source))
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
@@ -254,17 +255,35 @@ def _draws(word: str) -> tuple[float, float]:
     return draw.temperature, draw.top_p
 
 
-def _embedded(source: ModelSource, slots: int, name: str, own_format: ThoughtFormat) -> Backend:
+def _embedded(
+    source: ModelSource,
+    slots: int,
+    name: str,
+    own_format: ThoughtFormat,
+    template: dict[str, Any],
+) -> Backend:
     from forethought.config import ModelConfig
     from forethought.serving.embedded import EmbeddedBackend
 
-    markers = own_format.markers
-    return EmbeddedBackend(ModelConfig.of(source), slots=slots, name=name, markers=markers)
+    model = ModelConfig.of(source).model_copy(update={"template": template})
+    return EmbeddedBackend(model, slots=slots, name=name, markers=own_format.markers)
+
+
+def _template(word: str, source: ModelSource) -> dict[str, Any]:
+    """What the policy's chat template is given, here or at a server."""
+    from forethought.config import ModelConfig
+    from forethought.models import template_variables as variables
+    from forethought.named_policy import find_run_policy, is_run, template_variables
+
+    found = find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
+    own = template_variables(found)
+    return variables(ModelConfig.of(source).model_copy(update={"template": own}))
 
 
 def _at_server(
     address: str,
     *,
+    template: dict[str, Any],
     model: str | None,
     key_env: str | None,
     continues: bool,
@@ -274,6 +293,8 @@ def _at_server(
     from forethought.serving.upstream import UpstreamBackend, upstream_model
 
     extra_body = _json_object(body)
+    if template:
+        extra_body = {"chat_template_kwargs": template} | extra_body
     return UpstreamBackend(
         address,
         model=upstream_model(address, model=model, api_key_env=key_env),

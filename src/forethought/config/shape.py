@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator
 
+from forethought.types import Arm
+
+ARMS: tuple[Arm, ...] = get_args(Arm)
 DType = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -92,6 +95,30 @@ class ModelConfig(Shape):
     """`auto` takes a GPU when there is one."""
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
+    template: Annotated[dict[str, JsonValue], Later] = Field(default_factory=dict)
+    """Variables for the chat template, such as `{enable_thinking: false}`. What stands under
+    `thought` or `direct` is for that arm alone: `{direct: {enable_thinking: false}}`."""
+
+    @field_validator("template")
+    @classmethod
+    def _an_arm_has_variables(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for arm in ARMS:
+            if not isinstance(given.get(arm, {}), dict):
+                raise ValueError(
+                    f"{arm} is {given[arm]!r}; give that arm's variables, such as "
+                    f"{{{arm}: {{enable_thinking: false}}}}"
+                )
+        return given
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.dtype, self.device))
+
+    def of_arm(self, arm: Arm) -> ModelConfig:
+        """The same model with the variables of one arm's prompts."""
+        shared = {name: value for name, value in self.template.items() if name not in ARMS}
+        own = self.template.get(arm, {})
+        assert isinstance(own, dict), "the validator has seen to it"
+        return self.model_copy(update={"template": shared | own})
 
     long_context: Annotated[bool, Later] = False
     """Of a model with two sets of position factors (longrope: Phi-3.5, Phi-4-mini): read every

@@ -44,6 +44,7 @@ def export_policy(
         else:
             _copy_trained(chosen, folder, keep_adapter=keep_adapter)
         save_format(chosen.place.thought_format, folder)
+        models.save_template_variables(chosen.place.policy.template, folder)
         write_json(folder / "generation_config.json", generation_config(chosen))
         (folder / "README.md").write_text(model_card(chosen, folder), encoding="utf-8")
     return target

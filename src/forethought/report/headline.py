@@ -61,7 +61,11 @@ class Headline:
 def headline(run: Run, scale: Scale) -> Headline:
     """The comparison of the arms, or what stands in its way."""
     tiles = (*_tiles(run.arms, scale), *_measure_tiles(run, scale))
-    sentences = (_win_rate_sentence(run), probe_sentence(run, scale))
+    sentences = (
+        _win_rate_sentence(run),
+        probe_sentence(run, scale),
+        *(_unasked_sentence(arm) for arm in run.arms if arm.arm == "direct"),
+    )
     findings = tuple(one for one in sentences if one is not None)
     difference = run.difference
     if difference is None:
@@ -227,6 +231,18 @@ def _win_rate_sentence(run: Run) -> str | None:
     if low <= 0.5 <= high:
         return f"{start}; the interval includes 50%."
     return f"{start}; the interval lies {'above' if low > 0.5 else 'below'} 50%."
+
+
+def _unasked_sentence(arm: ArmData) -> str | None:
+    """How often the baseline thought, which it is not to do."""
+    found = [one for one in arm.policies if one.with_thought]
+    if not found:
+        return None
+    counts = ", ".join(f"{one.with_thought} of policy {one.policy}" for one in found)
+    return (
+        f"Answers of the direct arm that thought unasked: {counts}. The thought was split off and "
+        "not judged, but a baseline that thinks is no baseline; see model.template."
+    )
 
 
 def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:

@@ -44,7 +44,7 @@ class PolicyScore:
     """One policy on the test prompts.
 
     Example: `PolicyScore(policy=0, score=Mean(…), prompt_scores={"9f2c…": 1.0},
-    thought_tokens=31.5, response_tokens=6.0, parse_failures=0.02, gains={})`
+    thought_tokens=31.5, response_tokens=6.0, parse_failures=0.02, with_thought=500, gains={})`
     """
 
     policy: int
@@ -57,6 +57,8 @@ class PolicyScore:
     response_tokens: float
     parse_failures: float
     """Share of prompts whose first output had no response, whatever later ones had."""
+    with_thought: int
+    """Answers with a thought; in the direct arm nobody asked for one."""
     gains: dict[str, Mean]
     """Category to score minus the seed's, prompt by prompt; empty for the seed."""
 
@@ -138,6 +140,7 @@ def _arm_policies(folder: Path, recipe: Recipe, categories: Mapping[str, str]) -
                 thought_tokens=counts["thought_tokens"],
                 response_tokens=counts["response_tokens"],
                 parse_failures=counts["parse_failures"],
+                with_thought=counts.get("with_thought", 0),
                 gains=_gains(scores, seed, categories, ends) if number else {},
             )
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forethought import models
 from forethought.sampling.base import SamplingParams
@@ -33,13 +34,14 @@ def job_for(
     *,
     name: str,
     context: int | None,
+    template: Mapping[str, Any],
 ) -> Job | Unsampled:
     """What to draw, or why it cannot be: the template refuses, or `context` tokens leave no room.
 
     `name` is the model's, for the reason.
     """
     try:
-        ids = (*models.render(tokenizer, request.messages), *request.opening_ids)
+        ids = (*models.render(tokenizer, request.messages, template), *request.opening_ids)
     except ValueError as error:
         return Unsampled(prompt_id=request.prompt_id, reason=str(error))
     limit = params.max_new_tokens - len(request.opening_ids)

@@ -259,6 +259,8 @@ class OpenAISampler:
         }
         if self._policy is not None:
             body |= {"return_token_ids": True, **ONLY_NUCLEUS}
+            if self._policy.template:
+                body["chat_template_kwargs"] = self._policy.template
         body |= self._config.extra_body
         body = {field: value for field, value in body.items() if value is not None}
         return await self._endpoint.ask(

@@ -10,7 +10,7 @@ replies are given whole, since a token limit has no meaning then.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -42,7 +42,9 @@ class ScriptedSampler:
         *,
         params: SamplingParams,
         source: str,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
+        self._template = template
         self._lines = lines
         self._tokenizer = tokenizer
         self._params = params
@@ -51,10 +53,11 @@ class ScriptedSampler:
     @classmethod
     def load(cls, path: Path, *, model: ModelConfig | None, params: SamplingParams) -> Self:
         """Raises: ValueError if the file or a line is wrong, or the tokenizer cannot be loaded."""
-        tokenizer = None
+        tokenizer, template = None, None
         if model is not None:
+            template = models.template_variables(model)
             tokenizer = models.load_tokenizer(model.source)
-        return cls(read_script(path), tokenizer, params=params, source=str(path))
+        return cls(read_script(path), tokenizer, params=params, source=str(path), template=template)
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +80,7 @@ class ScriptedSampler:
         prompt_ids: tuple[int, ...] = ()
         if self._tokenizer is not None:
             try:
-                prompt_ids = models.render(self._tokenizer, request.messages)
+                prompt_ids = models.render(self._tokenizer, request.messages, self._template)
             except ValueError as error:
                 return Unsampled(prompt_id=request.prompt_id, reason=str(error))
         return SampledPrompt(

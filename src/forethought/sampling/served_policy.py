@@ -35,6 +35,8 @@ class ServedPolicy:
     identity: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
     end_ids: tuple[int, ...]
+    template: dict[str, Any]
+    """Variables of the chat template, which the server fills in."""
 
     @classmethod
     def load(cls, model: ModelConfig) -> Self:
@@ -45,6 +47,7 @@ class ServedPolicy:
             path=models.resolve(source),
             identity=models.identity(source),
             tokenizer=tokenizer,
+            template=models.template_variables(model),
             end_ids=models.end_token_ids(tokenizer, models.generation_config(source)),
         )
 

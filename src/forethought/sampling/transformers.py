@@ -8,9 +8,9 @@ through expanded.py; the results mean the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +51,9 @@ class TransformersSampler:
         params: SamplingParams,
         rows: int,
         name: str = "in memory",
+        template: Mapping[str, Any] | None = None,
     ) -> None:
+        self._template = template or {}
         self._model: PreTrainedModel | None = model
         self._tokenizer = tokenizer
         self._params = params
@@ -79,7 +81,8 @@ class TransformersSampler:
             loaded = policy_module(model.dtype, model.device).at(model.source)
         else:
             loaded = kept(("model", model), lambda: _load(model))
-        return cls(loaded, tokenizer, params=params, rows=rows, name=model.path)
+        template = models.template_variables(model)
+        return cls(loaded, tokenizer, params=params, rows=rows, name=model.path, template=template)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +96,14 @@ class TransformersSampler:
         assert model is not None, "the sampler is closed"
         context = models.context_of(model)
         jobs = [
-            job_for(request, self._tokenizer, self._params, name=self._name, context=context)
+            job_for(
+                request,
+                self._tokenizer,
+                self._params,
+                name=self._name,
+                context=context,
+                template=self._template,
+            )
             for request in requests
         ]
         with _borrowed(model):

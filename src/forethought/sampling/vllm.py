@@ -56,6 +56,7 @@ class VllmSampler:
             )
         self._name = model.path
         self._params = params
+        self._template = models.template_variables(model)
         self._tokenizer = models.load_tokenizer(model.source)
         self._end_ids = models.end_token_ids(
             self._tokenizer, models.generation_config(model.source)
@@ -82,7 +83,14 @@ class VllmSampler:
         """
         assert self._llm is not None, "the sampler is closed"
         jobs = [
-            job_for(request, self._tokenizer, self._params, name=self._name, context=self._context)
+            job_for(
+                request,
+                self._tokenizer,
+                self._params,
+                name=self._name,
+                context=self._context,
+                template=self._template,
+            )
             for request in requests
         ]
         outputs = iter(self._run([job for job in jobs if isinstance(job, Job)]))

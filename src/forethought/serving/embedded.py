@@ -76,6 +76,7 @@ class EmbeddedBackend:
         if slots < 1:
             raise ValueError(f"slots: {slots}; at least one output must be in the making")
         self._name, self._slots, self._markers = name, slots, tuple(markers)
+        self._template = models.template_variables(model)
         self._tokenizer = models.load_tokenizer(model.source)
         # Two threads use a tokenizer at a time, and encoding may change its settings.
         self._decoding = copy.deepcopy(self._tokenizer)
@@ -195,7 +196,7 @@ class EmbeddedBackend:
 
     def _render(self, draw: Draw) -> tuple[int, ...]:
         try:
-            prompt = models.render(self._tokenizer, draw.messages)
+            prompt = models.render(self._tokenizer, draw.messages, self._template)
         except ValueError as error:
             roles = ", ".join(message.role for message in draw.messages)
             raise RefusedDrawError(

@@ -172,6 +172,7 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
         "scores": dict(scores),
         "statuses": dict(sorted(statuses.items())),
         "parse_failures": _failures(answers),
+        "with_thought": sum(bool(one.parsed.thought) for one in answers),
         "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
         "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
         "attempts": sum(one.attempts for one in answers),
@@ -244,6 +245,7 @@ def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
         "answers": answers.identity(),
         "engine": sampling,
         "dtype": recipe.model.dtype,
+        "template": place.policy.template,
         "judge": identity(recipe.judge),
         "thought_format": place.thought_format.model_dump(mode="json"),
     }

@@ -75,7 +75,7 @@ class Place:
     @property
     def policy(self) -> ModelConfig:
         """The model that this place samples or starts from."""
-        seed, selection = self.recipe.model, self.policy_stage
+        seed, selection = self.recipe.model.of_arm(self.arm), self.policy_stage
         return seed if selection is None else seed.at(str(selection / "policy"))
 
     def refuse_dropped_policy(self) -> None:

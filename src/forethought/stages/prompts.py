@@ -15,8 +15,8 @@ from forethought.progress import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
 from forethought.stages.place import Place
 from forethought.store import Count, Stage, StageError, read_json, write_json
-from forethought.thoughts import DIRECT, load_format
-from forethought.types import Prompt, PromptPlace
+from forethought.thoughts import DIRECT, ThoughtFormat, load_format
+from forethought.types import Arm, Prompt, PromptPlace
 
 SOURCES = "sources.json"
 """Digests of the sources as they were read."""
@@ -87,12 +87,19 @@ def changed_sources(place: Place) -> list[str]:
 def _refuse(recipe: Recipe) -> Refuse:
     """Why a prompt cannot be put to the policy in either arm."""
     tokenizer = models.load_tokenizer(recipe.model.source)
-    formats = (load_format(recipe.thought_format), DIRECT)
+    asked: tuple[tuple[ThoughtFormat, Arm], ...] = (
+        (load_format(recipe.thought_format), "thought"),
+        (DIRECT, "direct"),
+    )
+    formats = [(one, models.template_variables(recipe.model.of_arm(arm))) for one, arm in asked]
     most, context = recipe.prompts.max_tokens, _context(recipe)
 
     def refuse(prompt: Prompt) -> str | None:
         try:
-            rendered = [models.render(tokenizer, one.apply(prompt.messages)) for one in formats]
+            rendered = [
+                models.render(tokenizer, one.apply(prompt.messages), template)
+                for one, template in formats
+            ]
         except ValueError as error:
             return str(error)
         longest = max(map(len, rendered))

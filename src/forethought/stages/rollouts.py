@@ -31,6 +31,7 @@ def configure(place: Place) -> dict[str, Any]:
         "prompts_per_iteration": recipe.prompts_per_iteration,
         "sampling": recipe.sampling.identity(),
         "dtype": recipe.model.dtype,
+        "template": place.policy.template,
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
     if place.policy_stage is None:
@@ -110,6 +111,7 @@ class _Counts:
     new_tokens: int = 0
     thought_tokens: int = 0
     response_tokens: int = 0
+    with_thought: int = 0
 
     def add(self, rollouts: Sequence[Rollout]) -> int:
         """Count a part; returns its new tokens."""
@@ -118,6 +120,7 @@ class _Counts:
         self.statuses.update(str(one.parsed.status) for one in rollouts)
         self.thought_tokens += sum(one.response_start for one in rollouts)
         self.response_tokens += sum(one.response_tokens for one in rollouts)
+        self.with_thought += sum(bool(one.parsed.thought) for one in rollouts)
         return tokens
 
     @property
@@ -132,6 +135,7 @@ class _Counts:
             "outputs": self.statuses.total(),
             "statuses": {name: count for name, count in sorted(self.statuses.items()) if count},
             "parse_failures": self.parse_failures,
+            "with_thought": self.with_thought,
             "new_tokens": self.new_tokens,
             "mean_thought_tokens": self.thought_tokens / outputs,
             "mean_response_tokens": self.response_tokens / outputs,

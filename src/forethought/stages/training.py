@@ -149,6 +149,7 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
             result = read_result(stage.folder)
     for folder in sorted(stage.folder.glob("epoch_*")):
         save_format(place.thought_format, folder)
+        models.save_template_variables(place.policy.template, folder)
     return {"pairs": len(pairs), "left_out": result.left_out, "steps": result.steps}
 
 
