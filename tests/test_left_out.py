@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from small_run import small_recipe
+from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from forethought import left_out, models
@@ -73,10 +74,14 @@ def prompt(text: str) -> Prompt:
     )
 
 
+@lru_cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return models.load_tokenizer("microworld")
+
+
 def tokens(text: str) -> int:
     """Of a prompt with the thought instruction."""
-    tokenizer = models.load_tokenizer("microworld")
-    return len(models.render(tokenizer, GENERIC.apply([Message(role="user", content=text)])))
+    return len(models.render(tokenizer(), GENERIC.apply([Message(role="user", content=text)])))
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +181,9 @@ def engine_run(tmp_path_factory) -> Recipe:
         "iterations=1",
         "prompts_per_iteration=14",
         "training.epochs=1",
+        "evaluation.attempts=1",
+        "selection.attempts=1",
+        "sampling.max_new_tokens=32",
         "sampling.part_size=8",
         f"measures.gsm8k={{sources: [{source}], verifier: microworld, after: last}}",
         "measures.win_rate={after: last, equal_tokens: false}",
