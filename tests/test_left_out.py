@@ -1,7 +1,10 @@
 """Prompts that cannot be sampled are left out alone, in every stage, and said with their place."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -295,6 +298,18 @@ def test_a_source_that_changed_is_named_and_one_that_is_gone_is_not(prepared):
     assert changed_sources(place) == []
     path.write_text(before)
     assert changed_sources(place) == []
+
+
+def test_a_prompt_that_is_left_out_raises_no_alarm_of_the_tokenizers():
+    code = (
+        "from forethought import models; from forethought.types import Message; "
+        "tokenizer = models.load_tokenizer('microworld'); "
+        "models.render(tokenizer, [Message(role='user', content='letters ' * 1024)])"
+    )
+    talking = os.environ | {"TRANSFORMERS_VERBOSITY": "warning"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=talking)
+    assert "indexing errors" not in done.stderr
 
 
 def test_sampling_a_file_leaves_out_one_line_and_the_judge_takes_the_rest(tmp_path, model):

@@ -177,6 +177,8 @@ def _load_tokenizer(source: ModelSource, chat: bool) -> PreTrainedTokenizerBase:
         raise ValueError(f"model: the tokenizer of {name} has no eos_token, so no output can end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # Its warning of "indexing errors" is about prompts that never reach the model.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 
