@@ -45,7 +45,7 @@ def test_training_starts_at_ln_2(phi3: str, tmp_path: Path, long_context: bool):
     source = ModelSource(path=phi3, long_context=long_context)
     pairs = [*make_pairs(4), *make_pairs(4, seed=4, longest=80)]
     pairs = [replace(pair, prompt_id=str(index)) for index, pair in enumerate(pairs)]
-    config = settings(learning_rate=1e-12, epochs=1, batch_size=1)
+    config = settings(learning_rate=1e-12, epochs=1, batch_size=1, tokens_per_microbatch=4096)
     logs: list[Any] = []
     result = train(
         model=source,
