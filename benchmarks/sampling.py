@@ -8,7 +8,10 @@ ratio is the median over the turns.
 
     python benchmarks/sampling.py                                 # < 5 minutes on two CPU cores
     python benchmarks/sampling.py --vllm /path/to/vllm/bin/python # also against vLLM
-    python benchmarks/sampling.py --model path/to/model
+    python benchmarks/sampling.py --model path/to/model --texts prompts.jsonl
+
+With `--texts`, lines of JSON with a `prompt`, the prompts are those, as they are: for a model that
+speaks a language.
 
 Where the seed model is not in the package, and with `--model stand-in`, a random model of its size
 is made whose end token is likely enough for outputs of 45 tokens on average.
@@ -71,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default=None, help="folder; `stand-in` for a random model")
     parser.add_argument("--prompts", type=int, default=256, help="prompts, 8 samples each")
+    parser.add_argument("--texts", type=Path, help="JSONL file of prompts instead of microworld's")
     parser.add_argument("--rows", type=int, default=2048, help="our outputs decoded at a time")
     parser.add_argument("--dtype", default="bfloat16", help="our number type")
     parser.add_argument("--turns", type=int, default=3, help="interleaved runs of each engine")
@@ -100,7 +104,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(options.threads)
     path = pick_model(options.model, folder)
     tokenizer = models.load_tokenizer(path)
-    requests = job(options.prompts)
+    requests = job(options.prompts, options.texts)
     prompts = [list(models.render(tokenizer, request.messages)) for request in requests]
     lengths = [len(ids) for ids in prompts]
     print(f"model: {path}, {options.threads} threads, {len(prompts)} prompts x {SAMPLES}")
@@ -143,18 +147,24 @@ def interleave(
 # The job
 
 
-def job(count: int) -> list[SampleRequest]:
+def job(count: int, texts: Path | None) -> list[SampleRequest]:
     from forethought.microworld.tasks import generate
     from forethought.thoughts import GENERIC
     from forethought.types import Message, SampleRequest
 
+    if texts is None:
+        queries = [task.query for task in generate("train", count, 0)]
+        turns = [GENERIC.apply((Message(role="user", content=one),)) for one in queries]
+    else:
+        lines = texts.read_text(encoding="utf-8").splitlines()[:count]
+        turns = [(Message(role="user", content=json.loads(one)["prompt"]),) for one in lines]
     return [
         SampleRequest(
             prompt_id=str(index),
-            messages=GENERIC.apply((Message(role="user", content=task.query),)),
+            messages=messages,
             seeds=tuple(SAMPLES * index + k for k in range(SAMPLES)),
         )
-        for index, task in enumerate(generate("train", count, 0))
+        for index, messages in enumerate(turns)
     ]
 
 
