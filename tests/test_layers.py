@@ -22,6 +22,7 @@ LAYERS = [
         "positions",
         "threads",
     },
+    {"masters"},
     {"store"},
     {"cache", "models", "left_out"},
     {"microworld", "policy_module"},

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,17 @@ from forethought.types import Message
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 GLANCES, GLANCE_BYTES = 64, 16384
 """Blocks of a file that are looked at, and their size: 1 MiB of a file of any size."""
 TOKENIZER_FILES = (".json", ".model", ".txt", ".jinja", ".py")
 """What may belong to a tokenizer; a folder with other ones is another tokenizer."""
+ADAPTER = "adapter"
+"""Folder of a checkpoint's adapter. Where there are no weights beside it, its base is elsewhere."""
+RESTS = Path("masters") / "rests.safetensors"
+"""File of a checkpoint with what its bfloat16 weights lack of those that training left."""
 Named = ModelSource | str
 TEMPLATE_FILE = "chat_template_variables.json"
 """Name of the file of template variables beside the weights of a checkpoint we write."""
@@ -191,19 +197,130 @@ def _named(model: Named) -> str:
 def load_model(model: Named, *, dtype: str, device: str, **options: Any) -> PreTrainedModel:
     """The causal model in eval mode on its device; `options` go to `from_pretrained`.
 
+    What training left is read as it is: in float32 its exact weights, and an adapter on its base,
+    unmerged, in the same number type.
+
     Raises: ValueError if the folder holds no causal model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     quiet_loading()
+    if (adapter := find_adapter(model)) is not None:
+        return load_adapted(adapter, dtype=dtype, device=device, **options).get_base_model()  # pyright: ignore[reportReturnType]
     try:
         loaded: Any = pretrained(
             AutoModelForCausalLM, model, dtype=getattr(torch, dtype), **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model: {_named(model)} could not be loaded: {error}") from error
+    if dtype == "float32" and (rests := find_rests(model)) is not None:
+        from forethought.masters import restore
+
+        restore(rests, loaded.named_parameters())
     return loaded.to(pick_device(device)).eval()
+
+
+def find_rests(model: Named) -> Path | None:
+    """The file beside a checkpoint's rounded weights with what they lack; `None` for any other."""
+    path = Path(resolve(model)) / RESTS
+    return path if path.is_file() else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What training with LoRA left, and the model that it belongs on.
+
+    Example: `Adapter(folder=Path("runs/a/…/policy/adapter"), base=ModelSource(path="org/name"))`
+    """
+
+    folder: Path
+    base: ModelSource
+    rank: int
+
+
+def find_adapter(model: Named) -> Adapter | None:
+    """The adapter of a folder without weights of its own; `None` for any other model.
+
+    Raises: ValueError if it names no base model, or one that is not there.
+    """
+    folder = Path(resolve(model))
+    whole = (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+    return None if whole else read_adapter(model)
+
+
+def read_adapter(model: Named) -> Adapter | None:
+    """The adapter of a folder, also beside merged weights; `None` where there is none.
+
+    Raises: ValueError as `find_adapter` does.
+    """
+    source = source_of(model)
+    folder = Path(resolve(source)) / ADAPTER
+    if not folder.is_dir():
+        return None
+    try:
+        described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        name, revision = described["base_model_name_or_path"] or "", described.get("revision")
+        base = replace(source, path=name, revision=revision)
+        rank = int(described["r"])
+        if not base.path:
+            raise ValueError("it names no base model")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"model: {folder} holds no adapter that training wrote ({error!r})"
+        ) from error
+    try:
+        resolve(base)
+    except ValueError as error:
+        raise ValueError(
+            f"model: {folder} was trained on {base.path}, which is not there ({error}); put it back"
+        ) from error
+    return Adapter(folder=folder, base=base, rank=rank)
+
+
+def load_adapted(
+    adapter: Adapter, *, dtype: str, device: str, trainable: bool = False, **options: Any
+) -> PeftModel:
+    """The base with the adapter put into it, in eval mode on its device.
+
+    Raises: ValueError if one of them cannot be loaded, or they do not belong together.
+    """
+    base = load_model(adapter.base, dtype=dtype, device=device, **options)
+    return put_adapter(base, adapter, dtype=dtype, trainable=trainable)
+
+
+def put_adapter(
+    base: PreTrainedModel, adapter: Adapter, *, dtype: str, trainable: bool
+) -> PeftModel:
+    """Put the adapter into its base, which is changed; only the adapter can then be trained.
+
+    Raises: ValueError if they do not belong together.
+    """
+    import torch
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(base, str(adapter.folder), is_trainable=trainable)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"model: the adapter in {adapter.folder} does not fit {adapter.base.path}: {error}"
+        ) from error
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    return adapted.eval()
+
+
+def merged(model: Named) -> PreTrainedModel:
+    """A folder's adapter in the weights of its base, in float32 on the CPU.
+
+    Raises: ValueError if it holds no adapter, or one of the two cannot be loaded.
+    """
+    adapter = read_adapter(model)
+    if adapter is None:
+        raise ValueError(f"model: {_named(model)} holds no adapter")
+    adapted: Any = load_adapted(adapter, dtype="float32", device="cpu")
+    return adapted.merge_and_unload()
 
 
 def skeleton(model: Named, *, dtype: str) -> PreTrainedModel:
@@ -223,6 +340,12 @@ def skeleton(model: Named, *, dtype: str) -> PreTrainedModel:
         )
     fix_positions(built, long_context=source_of(model).long_context)
     built.generation_config = generation_config(model)
+    if (adapter := find_adapter(model)) is not None:
+        from peft import LoraConfig, get_peft_model
+
+        described = LoraConfig.from_pretrained(str(adapter.folder))
+        described.base_model_name_or_path = built.name_or_path
+        built = get_peft_model(built, described).get_base_model()  # pyright: ignore[reportArgumentType]
     return built.eval()
 
 
@@ -364,6 +487,8 @@ def identity(model: Named) -> dict[str, Any]:
     if not folder.is_dir():
         return {"name": name} | _revision(source) | long
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    learned = [*sorted((folder / ADAPTER).glob("*.safetensors")), folder / RESTS]
+    files += [path for path in learned if path.is_file()]
     content = content_hash([[path.name, *_glance(path)] for path in files])
     return {"name": name, "files": content} | long
 

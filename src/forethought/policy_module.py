@@ -16,7 +16,9 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from forethought import models
+from forethought.config import ModelSource
 from forethought.kept import kept
+from forethought.masters import restore
 from forethought.models import Named, source_of
 
 Files = frozenset[tuple[int, ...]]
@@ -79,9 +81,16 @@ def weight_files(name: Named) -> Files | None:
     folder = Path(models.resolve(name))
     if not folder.is_dir():
         return None
-    stats = [path.stat() for path in folder.glob("*.safetensors")]
+    files = list(folder.glob("*.safetensors"))
+    if (adapter := models.find_adapter(name)) is not None:
+        files = [*adapter.folder.glob("*.safetensors"), *_whole(adapter.base)]
+    stats = [path.stat() for path in files]
     found = frozenset((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
     return found or None
+
+
+def _whole(base: ModelSource) -> list[Path]:
+    return list(Path(models.resolve(base)).glob("*.safetensors"))
 
 
 @torch.no_grad()
@@ -101,4 +110,8 @@ def read_weights(model: PreTrainedModel, name: Named) -> bool:
                 state[key].copy_(file.get_tensor(key))
                 read.add(state[key].data_ptr())
     # Tied weights stand in the file once.
-    return all(tensor.data_ptr() in read for tensor in state.values())
+    if not all(tensor.data_ptr() in read for tensor in state.values()):
+        return False
+    if model.dtype == torch.float32 and (rests := models.find_rests(name)) is not None:
+        restore(rests, model.named_parameters())
+    return True

@@ -16,6 +16,7 @@ from forethought.judging.describe import BY_JUDGE, difference_ends, score_of
 from forethought.share_interval import Ends
 from forethought.stages.place import Place
 from forethought.store import read_json, read_manifest, write_json
+from forethought.training.results import LEAST_KEPT
 
 FIELDS = ("test_score", "interval", "count", "thought_tokens", "response_tokens", "parse_failures")
 
@@ -32,6 +33,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         arm: [
             {"iteration": i, "with_thought": counts.get("with_thought", 0)}
             | {field: counts[field] for field in FIELDS}
+            | {"margin_kept": margin_kept(recipe, arm, i)}
             for i, counts in each.items()
         ]
         for arm, each in arms.items()
@@ -61,6 +63,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
             table.add_row(str(policy), arm, *_cells(row))
         table.add_section()
     table.caption = "thought and response: mean tokens"
+    table.caption += _kept_line(summary)
     if summary["score_of"] != BY_JUDGE:
         table.caption += f"\nscore: {summary['score_of']}"
     for row in summary["arms"].get("direct", []):
@@ -70,6 +73,33 @@ def summary_table(summary: dict[str, Any]) -> Table:
             )
     table.caption_justify = "left"
     return table
+
+
+def margin_kept(recipe: Recipe, arm: Any, policy: int) -> float | None:
+    """The share of what its training learned that a policy has when it is sampled."""
+    if policy == 0:
+        return None
+    trained = Place(recipe=recipe, stage="training", arm=arm, index=policy - 1)
+    shares: Any = read_manifest(trained.folder).counts.get("margin_kept")
+    if shares is None:
+        # Trained before it was measured.
+        return None
+    chosen: Any = read_manifest(trained.beside("selection")).counts["chosen_epoch"]
+    return shares[chosen - 1]
+
+
+def _kept_line(summary: dict[str, Any]) -> str:
+    """The least of each arm, in the caption: the table is as wide as it may be."""
+    least = {}
+    for arm, rows in summary["arms"].items():
+        shares = [row["margin_kept"] for row in rows if row["margin_kept"] is not None]
+        if shares:
+            least[arm] = min(shares)
+    if not least:
+        return ""
+    words = ", ".join(f"{arm} {share:.1%}" for arm, share in least.items())
+    low = " (little: see the warnings)" if min(least.values()) < LEAST_KEPT else ""
+    return f"\nlearned margin that is left when sampled, at least: {words}{low}"
 
 
 def difference_line(summary: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tiny_training import make_pairs, settings, tiny_model
 
 from forethought.config import ModelSource
@@ -27,6 +28,7 @@ class Case:
     """A model and how it is trained."""
 
     kind: str = "llama"
+    stored: str = "float32"
     model: dict[str, Any] = field(default_factory=dict)
     pairs: int = 80
     training: dict[str, Any] = field(default_factory=dict)
@@ -41,6 +43,7 @@ TWENTY_STEPS = {
 }
 CASES = {
     "full": Case(training=TWENTY_STEPS),
+    "masters": Case(stored="bfloat16", training=TWENTY_STEPS),
     "lora": Case(training=TWENTY_STEPS | {"lora": {"rank": 4}}),
     "bfloat16": Case(training=TWENTY_STEPS | {"dtype": "bfloat16"}),
     "lora_bfloat16": Case(training=TWENTY_STEPS | {"dtype": "bfloat16", "lora": {"rank": 4}}),
@@ -69,7 +72,8 @@ CASES = {
 
 def prepare(folder: Path, case: Case) -> Job:
     """The model and the sealed stages of a case, and a job that does it alone."""
-    tiny_model(case.kind, **case.model).save_pretrained(folder / "model")
+    model = tiny_model(case.kind, **case.model).to(getattr(torch, case.stored))
+    model.save_pretrained(folder / "model")
     config, pairs = settings(**case.training), make_pairs(case.pairs)
     reference = reference_logprobs(str(folder / "model"), pairs, config, device="cpu")
     for name, records, record_type in (

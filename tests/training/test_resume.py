@@ -43,7 +43,9 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("llama")
-    tiny_model("llama").save_pretrained(folder)
+    # In bfloat16 a checkpoint has bits beside its weights.
+    model: Any = tiny_model("llama")
+    model.to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
 
 

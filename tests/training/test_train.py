@@ -125,9 +125,12 @@ def test_checkpoints_keep_the_original_number_type(tmp_path: Path, stored: str):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_lora_leaves_merged_weights_and_the_adapter(llama: str, tmp_path: Path, dtype: str):
+def test_lora_leaves_merged_weights_where_a_number_type_is_given(
+    llama: str, tmp_path: Path, dtype: str
+):
     pairs = make_pairs(4)
-    config = settings(dtype=dtype, lora=LoraSettings(rank=2, dropout=0.1), schedule="constant")
+    lora = LoraSettings(rank=2, dropout=0.1)
+    config = settings(dtype=dtype, lora=lora, schedule="constant", checkpoint_dtype="original")
     _, logs = run(llama, pairs, config, tmp_path)
     assert logs[0].loss == pytest.approx(math.log(2), abs=1e-2)
     folder = tmp_path / "epoch_2"

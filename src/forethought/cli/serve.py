@@ -186,6 +186,8 @@ def vllm_plugin(
     """Write a reasoning parser, so that `vllm serve` alone hides the thought."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
+        from forethought.models import find_adapter
+        from forethought.sampling.vllm_engine import lora_limit
         from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 
         source, own_format = _policy(model, revision, trust_remote_code, "direct")
@@ -198,7 +200,12 @@ def vllm_plugin(
             words = f"--revision {source.revision} {words}"
         if source.trust_remote_code:
             words = f"--trust-remote-code {words}"
-        reporter.say(f"vllm serve {source.path} {words}")
+        served = source.path
+        if (adapter := find_adapter(source)) is not None:
+            served = adapter.base.path
+            words += f" --enable-lora --max-lora-rank {lora_limit(adapter.rank)}"
+            words += f" --lora-modules policy={adapter.folder.resolve()}"
+        reporter.say(f"vllm serve {served} {words}")
 
 
 def new_key(

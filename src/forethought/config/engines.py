@@ -33,7 +33,8 @@ class VllmEngine(Shape):
     enforce_eager: Annotated[bool, Operational] = False
     """Skip graph capture: a quicker start, slower decoding."""
     adapters: bool = False
-    """Where a checkpoint was trained with LoRA, load its base and apply the adapter, unmerged."""
+    """Where an adapter lies beside weights it was merged into, load its base and apply it. One that
+    lies alone is always applied so."""
 
 
 class Price(Shape):

@@ -174,6 +174,21 @@ class Recipe(Shape):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_server_can_serve_what_is_trained(self) -> Recipe:
+        training = self.training
+        if (
+            training.lora is not None
+            and training.checkpoint_dtype == "masters"
+            and self.sampling.type == "openai"
+        ):
+            raise ValueError(
+                "training.lora: policies are adapters apart from their base, and the server of "
+                "sampling.command is given one whole folder; use training.checkpoint_dtype: "
+                "float32, which merges them, or sampling.type vllm or transformers"
+            )
+        return self
+
 
 class SamplePart(Shape):
     """What `forethought sample` needs of a recipe."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -80,6 +80,10 @@ class ModelSource:
     """Run modelling code that comes with the checkpoint."""
     long_context: bool = False
     """Of a longrope model: its long factors for every sequence."""
+
+    def at(self, path: str) -> ModelSource:
+        """Another folder, read in the same way."""
+        return replace(self, path=path, revision=None)
 
 
 class ModelConfig(Shape):

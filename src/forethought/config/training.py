@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from forethought.config.shape import DType, Shape
 
@@ -47,6 +47,12 @@ class LoraSettings(Shape):
         return given
 
 
+FULL_RATE = 5e-7
+LORA_RATE = 5e-6
+"""Those of Zephyr's DPO recipes, full and with LoRA (alignment-handbook, zephyr-7b-beta). Adapters
+want about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")."""
+
+
 class TrainingConfig(Shape):
     """DPO on whole outputs. Values the paper does not publish are starting points, not its."""
 
@@ -62,8 +68,8 @@ class TrainingConfig(Shape):
     nll_mean: Literal["sequence", "token"] = "sequence"
     """`sequence`: mean over pairs of each chosen output's mean (IRPO). `token`: mean over the
     batch's chosen tokens (TRL)."""
-    learning_rate: float = Field(default=5e-7, gt=0)
-    """Peak learning rate."""
+    learning_rate: float = Field(default=FULL_RATE, gt=0)
+    """Peak learning rate: 5e-7 by default, and 5e-6 with `lora`, which learns nothing at 5e-7."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Decay after warm-up, over all epochs of the iteration."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
@@ -88,12 +94,22 @@ class TrainingConfig(Shape):
     out and counted."""
     dtype: DType = "bfloat16"
     """Number type of the matrix products; master weights and optimizer stay float32."""
-    checkpoint_dtype: DType | Literal["original"] = "original"
-    """Number type of checkpoints, from which the next iteration starts. A small iteration changes
-    weights by less than a step of bfloat16: give `float32` there, or its work is rounded away."""
+    checkpoint_dtype: DType | Literal["masters", "original"] = "masters"
+    """How checkpoints keep the weights from which the next iteration starts. `masters`: as training
+    left them, nothing lost; a bfloat16 model's in bfloat16 with their other bits beside, adapters
+    apart from their base. A number type, or `original`, the model's own: whole weights rounded to
+    it, adapters merged; in bfloat16 most of what a few steps learn is rounded away."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     lora: LoraSettings | None = None
     """Adapters; without it all weights are trained."""
     save_every: int = Field(default=50, ge=1)
     """Optimizer steps between resumable states."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_what_is_trained(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("learning_rate") is None:
+            rate = FULL_RATE if given.get("lora") is None else LORA_RATE
+            return given | {"learning_rate": rate}
+        return given

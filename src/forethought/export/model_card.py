@@ -17,7 +17,7 @@ from forethought.export.choice import Chosen
 from forethought.judging.describe import is_relative, score_of
 from forethought.models import MICROWORLD, load_tokenizer, marker_tokens
 from forethought.store import sha256_file
-from forethought.summary import difference_line, summarise
+from forethought.summary import difference_line, margin_kept, summarise
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -50,6 +50,7 @@ def model_card(chosen: Chosen, folder: Path) -> str:
             score_of=score_of(recipe),
             evaluated=evaluated,
             own=here[0] if here else None,
+            kept=margin_kept(recipe, arm, policy),
             difference=difference_line(summary) if summary["difference"] is not None else None,
             measures=facts.measures(recipe, arm, policy),
             sources=facts.source_names(recipe),

@@ -1,9 +1,10 @@
 """A policy of a run as an ordinary Hugging Face folder, with its format and its card.
 
 The folder loads with `AutoModelForCausalLM`, serves in vLLM, and says how to be prompted: weights
-and tokenizer as they were sampled, `thought_format.json`, a `generation_config.json` with the
-settings of the run's sampling, and a `README.md` whose figures are the run's. Checkpoints trained
-with LoRA were merged into full weights when they were written; `keep_adapter` adds the adapter.
+in the seed's own number type, the tokenizer, `thought_format.json`, a `generation_config.json` with
+the settings of the run's sampling, and a `README.md` whose figures are the run's. Weights that are
+rounded here are rounded so that what was learned stays (`masters.py`). An adapter is merged into
+its base; `keep_adapter` adds it beside.
 
 Everything is copied, nothing is linked: who edits an export must not edit a sealed stage.
 """
@@ -14,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from forethought import models
-from forethought.config import ModelConfig
+from forethought.config import ModelConfig, ModelSource
 from forethought.export.choice import Chosen, Which, choose
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
@@ -72,21 +73,43 @@ def generation_config(chosen: Chosen) -> dict[str, object]:
 
 
 def _copy_trained(chosen: Chosen, folder: Path, *, keep_adapter: bool) -> None:
-    """The sealed files of the chosen checkpoint but the seed's card."""
-    from forethought.training.checkpoint import ADAPTER
-
+    """The sealed files of the chosen checkpoint but the seed's card and bits beside weights."""
     stage = chosen.place.policy_stage
     assert stage is not None
+    policy = chosen.place.policy.source
+    own = models.stored_dtype(chosen.recipe.model.source)
+    alone = models.find_adapter(policy) is not None
+    anew = alone or (models.stored_dtype(policy) == "float32" and own != "float32")
     for part in read_manifest(stage).parts:
         inside = Path(part.name)
         if inside.parts[0] != "policy" or inside.name == "README.md":
             continue
-        if inside.parts[1] == ADAPTER and not keep_adapter:
-            continue
         check_part(stage, part)
+        if inside.parts[1] == models.ADAPTER and not keep_adapter:
+            continue
+        whole = len(inside.parts) == 2 and ".safetensors" in inside.name
+        if inside.is_relative_to("policy" / models.RESTS.parent) or (anew and whole):
+            continue
         copy = folder / inside.relative_to("policy")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(stage / inside, copy)
+    if anew:
+        _write_anew(policy, own, folder, merge=alone)
+
+
+def _write_anew(policy: ModelSource, dtype: str, folder: Path, *, merge: bool) -> None:
+    """Whole weights in another number type."""
+    import torch
+
+    from forethought.masters import rounded
+
+    model = models.merged(policy) if merge else None
+    if model is None:
+        model = models.load_model(policy, dtype="float32", device="cpu")
+    if dtype == "bfloat16":
+        for parameter in model.parameters():
+            parameter.data = rounded(parameter.data)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _copy_seed(seed: ModelConfig, folder: Path) -> None:

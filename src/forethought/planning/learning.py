@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from forethought.config import TrainingConfig
 from forethought.planning.cluster import Cluster, Effort, Setting
 from forethought.planning.lengths import Lengths
 from forethought.planning.memory import (
@@ -20,6 +21,7 @@ from forethought.planning.memory import (
     trained_parameters,
     training_memory,
 )
+from forethought.planning.model_shape import ModelShape
 from forethought.planning.work import forward_flops, pair
 
 OPTIMIZER_BYTES = 36
@@ -60,11 +62,12 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     trained = trained_parameters(shape, training)
     moved = OPTIMIZER_BYTES * trained / cluster.gpus / cluster.device.bandwidth
     saves = steps // training.save_every + training.epochs - 1
-    stored = 4 if training.checkpoint_dtype == "float32" else 2
-    # An adapter is merged into the original, which is read for it.
-    read = 0 if training.lora is None else 2
-    written = saves * 12 * trained + training.epochs * (read + stored) * shape.parameters
-    waiting = 0 if setting.recipe.keep == "all" else training.epochs * stored * shape.parameters
+    stored = checkpoint_bytes(shape, training)
+    # An adapter that is merged into its base reads it.
+    merged = training.lora is not None and training.checkpoint_dtype != "masters"
+    read = 2 * shape.parameters if merged else 0
+    written = saves * 12 * trained + training.epochs * (read + stored)
+    waiting = 0 if setting.recipe.keep == "all" else training.epochs * stored
     exchanged = 8 if training.lora is None else 4
     parts = {
         **_exchanged(setting, flops, microbatches, exchanged, rates.training),
@@ -79,7 +82,7 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
         parts,
         flops=flops,
         memory=memory,
-        weights=training.epochs * stored * shape.parameters,
+        weights=training.epochs * stored,
         # The new state is whole before the old one goes; then the epochs wait for the choice.
         scratch=2 * 12 * trained + waiting,
     )
@@ -92,6 +95,14 @@ def _on_device(setting: Setting, one: Callable[[int], float]) -> float:
         return one(setting.cluster.gpus)
     processes = setting.recipe.launch.processes or 1
     return shared_memory(one(processes), processes, cpu=True)
+
+
+def checkpoint_bytes(shape: ModelShape, training: TrainingConfig) -> float:
+    """On disk: float32 weights are 2 + 2 bytes where the model's are bfloat16, 4 elsewhere; of an
+    adapter there is no base."""
+    if training.checkpoint_dtype != "masters":
+        return (4 if training.checkpoint_dtype == "float32" else 2) * shape.parameters
+    return 4 * trained_parameters(shape, training)
 
 
 def _exchanged(

@@ -22,6 +22,7 @@ from forethought.report.cost_charts import cost_charts
 from forethought.report.embed import script_json
 from forethought.report.figures import Chart, arranged
 from forethought.report.headline import Headline, headline
+from forethought.report.margin_charts import kept_chart, kept_warning
 from forethought.report.measure_charts import measure_charts
 from forethought.report.pair_charts import pair_charts
 from forethought.report.probe_charts import probe_charts
@@ -51,7 +52,7 @@ LEFT_OUT_SHOWN = 20
 class Section:
     """A heading with its charts.
 
-    Example: `Section(key="results", title="Results", charts=(Chart(…),), views=())`
+    Example: `Section(key="results", title="Results", charts=(Chart(…),), views=(), warning=None)`
     """
 
     key: str
@@ -59,6 +60,8 @@ class Section:
     charts: tuple[Chart, ...]
     views: tuple[str, ...]
     """Labels of the iteration selector; empty where charts have one view."""
+    warning: str | None
+    """Stands above the charts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,13 +179,13 @@ def _run_page(run: Run, label: str, prefix: str) -> RunPage:
     scale = scale_of(run)
     results = {chart.key: chart for chart in score_charts(run, scale)}
     late = [results.pop("first-failures")] if "first-failures" in results else []
-    selection = selection_chart(run, scale)
+    chosen = [one for one in (selection_chart(run, scale), kept_chart(run)) if one is not None]
     layout: list[tuple[str, str, list[Chart]]] = [
         ("results", "Results", list(results.values())),
         ("measures", "Measures", measure_charts(run)),
         ("probes", "Is the thought used?", probe_charts(run, scale)),
         ("pairs", "Samples and pairs", [*pair_charts(run, scale), *late]),
-        ("training", "Training", [*training_charts(run), *([selection] if selection else [])]),
+        ("training", "Training", [*training_charts(run), *chosen]),
         ("cost", "Cost", cost_charts(run)),
     ]
     return RunPage(
@@ -196,7 +199,13 @@ def _run_page(run: Run, label: str, prefix: str) -> RunPage:
             for stage, gone in run.left_out.items()
         ),
         sections=tuple(
-            Section(key=key, title=name, charts=arranged(charts), views=_view_labels(charts))
+            Section(
+                key=key,
+                title=name,
+                charts=arranged(charts),
+                views=_view_labels(charts),
+                warning=kept_warning(run) if key == "training" else None,
+            )
             for key, name, charts in layout
             if charts
         ),

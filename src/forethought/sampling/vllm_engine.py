@@ -64,14 +64,22 @@ class Weights:
             named |= {"revision": self.source.revision, "code_revision": self.source.revision}
         if self.adapter is None:
             return named
-        limit = min(limit for limit in LORA_RANKS if limit >= self.rank)
-        return named | {"enable_lora": True, "max_loras": 1, "max_lora_rank": limit}
+        return named | {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": lora_limit(self.rank),
+        }
 
     def request(self, number: int) -> Any:
         """How a prompt asks vLLM for the adapter; an engine knows adapters by number, from 1."""
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         return LoRARequest(f"{ADAPTER}_{number}", number, str(self.adapter))
+
+
+def lora_limit(rank: int) -> int:
+    """The least upper limit that vLLM can be told for an adapter's rank."""
+    return min(limit for limit in LORA_RANKS if limit >= rank)
 
 
 def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
@@ -81,9 +89,12 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
     """
     source = replace(model.source, path=models.resolve(model.source))
     folder = Path(source.path) / ADAPTER
-    if not adapters or not folder.is_dir():
+    merged = any(Path(source.path).glob("*.safetensors"))
+    if not folder.is_dir() or (merged and not adapters):
         return Weights(source=source, adapter=None, rank=0)
-    way_out = "set adapters: false to sample the merged weights beside it"
+    way_out = "sample another policy"
+    if merged:
+        way_out = "set adapters: false to sample the merged weights beside it"
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         base, rank = str(config["base_model_name_or_path"] or ""), int(config["r"])
@@ -155,7 +166,7 @@ def _import_vllm() -> Any:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
-        from vllm import LLM  # pyright: ignore[reportMissingImports]
+        from vllm import LLM  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     # A build for another torch or another driver fails in the other two.
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(

@@ -42,6 +42,7 @@ class KeptVllm:
         self._llm: Any = None
         self._source: ModelSource | None = None
         self._files: Any = None
+        self._takes_adapters = False
         self._adapters: dict[str, int] = {}
 
     def at(self, model: ModelConfig, weights: Weights) -> tuple[Any, Any]:
@@ -51,9 +52,12 @@ class KeptVllm:
         """
         files = weight_files(weights.source)
         same = self._llm is not None and self._source == weights.source and self._files == files
-        if not same and not self._move(model, weights):
+        # An engine that was started for whole weights takes no adapter.
+        fits = self._takes_adapters or weights.adapter is None
+        if not fits or (not same and not self._move(model, weights)):
             self.close()
             self._llm = self._opened.enter_context(running(self._config, model, weights))
+            self._takes_adapters = weights.adapter is not None
         self._source, self._files = weights.source, files
         if weights.adapter is None:
             return self._llm, None
@@ -93,7 +97,8 @@ class KeptVllm:
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
 
         self._llm.reset_prefix_cache()
-        settings = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        made: Any = SamplingParams
+        settings = made(max_tokens=1, prompt_logprobs=0, detokenize=False)
         (output,) = self._llm.generate([{"prompt_token_ids": ids}], settings, use_tqdm=False)
         found = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
         return np.array([given[token].logprob for token, given in found])

@@ -51,7 +51,7 @@ STAGES = {
         work=training.compute_reference,
     ),
     "training": StageKind(
-        version=1,
+        version=2,
         configure=training.configure_training,
         reads=("pairs", "reference", "policy"),
         work=training.run_training,

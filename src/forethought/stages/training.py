@@ -8,7 +8,7 @@ where it is called, because it loads torch and the commands that only look at a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ from forethought.progress import Reporter, Task
 from forethought.stages.place import Place
 from forethought.store import SCRATCH, Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
-from forethought.training.results import ReferenceLogprobs, StepLog
+from forethought.training.results import LEAST_KEPT, ReferenceLogprobs, StepLog
 from forethought.types import PreferencePair
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def configure_training(place: Place) -> dict[str, Any]:
     config: dict[str, Any] = {
         "seed": recipe.seed,
         "training": recipe.training.model_dump(mode="json"),
+        "sampled": recipe.model.dtype,
         "thought_format": place.thought_format.model_dump(mode="json"),
     }
     if place.policy_stage is None:
@@ -140,6 +141,7 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
                 seed=place.recipe.seed,
                 directory=stage.folder,
                 device=str(pick_device(place.recipe.model.device)),
+                sampled=place.recipe.model.dtype,
                 on_step=on_step,
             )
         else:
@@ -150,7 +152,29 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
     for folder in sorted(stage.folder.glob("epoch_*")):
         save_format(place.thought_format, folder)
         models.save_template_variables(place.policy.template, folder)
-    return {"pairs": len(pairs), "left_out": result.left_out, "steps": result.steps}
+    if (warning := loss_warning(place, result.margin_kept)) is not None:
+        reporter.say(f"warning: {warning}")
+    return {
+        "pairs": len(pairs),
+        "left_out": result.left_out,
+        "steps": result.steps,
+        "margin_kept": list(result.margin_kept),
+    }
+
+
+def loss_warning(place: Place, margin_kept: Sequence[float | None]) -> str | None:
+    """What to say where rounding takes too much of what was learned from some epoch's policy."""
+    known = [share for share in margin_kept if share is not None]
+    if not known or min(known) >= LEAST_KEPT:
+        return None
+    training = place.recipe.training
+    way_out = "sample in float32 (model.dtype)"
+    if training.checkpoint_dtype not in ("masters", "float32"):
+        way_out = "use training.checkpoint_dtype: masters"
+    return (
+        f"{place.label}: of the margin that was learned, {min(known):.0%} is left in the policy as "
+        f"it is sampled, weights rounded to {place.recipe.model.dtype}; {way_out}"
+    )
 
 
 def _job(place: Place, kind: Literal["training", "reference"], directory: Path) -> Job:
@@ -173,6 +197,7 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
         reference=place.beside("reference").absolute() if kind == "training" else None,
         config=recipe.training,
         seed=recipe.seed,
+        sampled=recipe.model.dtype,
         directory=directory.absolute(),
         processes=recipe.launch.processes,
         device=device,

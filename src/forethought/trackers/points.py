@@ -175,7 +175,8 @@ def _training(recipe: Recipe, arm: Arm, iteration: int) -> list[Figures]:
     points = []
     for line in whole.splitlines():
         row = json.loads(line)
-        values = {key: float(row[key]) for key in METRICS["training"]}
+        known = [key for key in METRICS["training"] if row.get(key) is not None]
+        values = {key: float(row[key]) for key in known}
         points.append((f"{arm}/training", before + row["step"], values))
     return points
 

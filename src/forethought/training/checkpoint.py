@@ -18,31 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from forethought.config import TrainingConfig
-from forethought.models import (
-    Named,
-    load_model,
-    load_tokenizer,
-    resolve,
-    skeleton,
-    source_of,
-    stored_dtype,
-)
+from forethought.models import Named
 from forethought.store import content_hash, sync_folder, write_bytes, write_json
 from forethought.training.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
 from forethought.training.states import TrainingState, newest, save_sharded, save_whole
+from forethought.training.stored import Stored, write_model
 from forethought.types import PairSide, PreferencePair
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTER = "adapter"
 STEPS = "steps.jsonl"
 RESULT = "result.json"
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf", ".h5", ".msgpack")
 
 
 def training_fingerprint(
@@ -103,6 +93,15 @@ class TrainingDirectory:
         shutil.rmtree(self.state_folder, ignore_errors=True)
         return read_result(self.folder)
 
+    def margins_kept(self) -> tuple[float | None, ...]:
+        """What the log says of each epoch's checkpoint, in order."""
+        found: dict[int, float | None] = {}
+        if self.ranks.first:
+            for line in self.steps_path.read_text().splitlines():
+                log = json.loads(line)
+                found[log["epoch"]] = log["margin_kept"]
+        return self.ranks.from_first(tuple(found.values()))
+
     def finish(self, result: TrainingResult) -> None:
         """Mark the training done, then drop its state."""
         if self.ranks.first:
@@ -151,9 +150,9 @@ class TrainingDirectory:
         model: Named,
         masters: dict[str, torch.Tensor],
         adapter: PeftModel | None,
-        dtype: str,
+        stored: Stored,
     ) -> None:
-        """Write an ordinary model folder; `dtype` may be `original`, that of `model`.
+        """Write the folder of a policy.
 
         `masters` are whole, and needed by the first process alone. An epoch that is already there
         was written by a killed run from the same weights.
@@ -164,8 +163,7 @@ class TrainingDirectory:
         partial = self.folder / f".epoch_{epoch}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        kind = stored_dtype(model) if dtype == "original" else dtype
-        _write_checkpoint(partial, model, masters, adapter, kind)
+        write_model(partial, model, masters, adapter, stored)
         _sync_files(partial)
         os.replace(partial, target)
         sync_folder(self.folder)
@@ -202,61 +200,8 @@ class LogReader:
 
 def read_result(folder: Path) -> TrainingResult:
     """What a finished training left in its folder."""
-    return TrainingResult(**json.loads((folder / RESULT).read_text()))
-
-
-@torch.no_grad()
-def _write_checkpoint(
-    folder: Path,
-    source: Named,
-    masters: dict[str, torch.Tensor],
-    adapter: PeftModel | None,
-    dtype: str,
-) -> None:
-    if adapter is None and masters.keys() == stored_names(source):
-        kind = getattr(torch, dtype)
-        weights = {name: master.to(device="cpu", dtype=kind) for name, master in masters.items()}
-        skeleton(source, dtype=dtype).save_pretrained(folder, state_dict=weights)
-    elif adapter is None:
-        model = load_model(source, dtype=dtype, device="cpu")
-        parameters = dict(model.named_parameters())
-        for name, master in masters.items():
-            parameters[name].copy_(master)
-        model.save_pretrained(folder)
-    else:
-        from peft import PeftModel
-
-        for described in adapter.peft_config.values():
-            described.revision = source_of(source).revision
-        adapter.save_pretrained(str(folder / ADAPTER), state_dict=masters)
-        # Merged in float32: in bfloat16 a small update would be rounded away twice.
-        base = load_model(source, dtype="float32", device="cpu")
-        merged = PeftModel.from_pretrained(base, str(folder / ADAPTER)).merge_and_unload()  # pyright: ignore[reportCallIssue]
-        merged.to(getattr(torch, dtype)).save_pretrained(folder)
-    _copy_rest(source, folder)
-
-
-def stored_names(source: Named) -> set[str]:
-    """Names of the tensors in a folder's safetensors files; none for a model that is elsewhere."""
-    names: set[str] = set()
-    for path in Path(resolve(source)).glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            names.update(file.keys())
-    return names
-
-
-def _copy_rest(source: Named, folder: Path) -> None:
-    """The original's other files: its tokenizer, and code that comes with it; byte for byte where
-    they are on disk."""
-    original = Path(resolve(source))
-    if not original.is_dir():
-        load_tokenizer(source, chat=False).save_pretrained(folder)
-        return
-    for file in original.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHT_FILES):
-            target = folder / file.name
-            if not target.exists():
-                shutil.copyfile(file, target)
+    result = json.loads((folder / RESULT).read_text())
+    return TrainingResult(**result | {"margin_kept": tuple(result["margin_kept"])})
 
 
 def _sync_files(folder: Path) -> None:

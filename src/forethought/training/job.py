@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from forethought.config import ModelSource, TrainingConfig
+from forethought.config import DType, ModelSource, TrainingConfig
 from forethought.store import read_records, write_json
 from forethought.training.ranks import Ranks, join
 from forethought.training.reference import reference_logprobs
@@ -49,6 +49,8 @@ class Job(BaseModel):
     """Number, first pair and last pair + 1 of each part of the reference."""
     processes: int
     device: Literal["cpu", "cuda"]
+    sampled: DType = "bfloat16"
+    """Number type in which what is trained will be sampled."""
     threads: int | None
     """CPU threads of each process."""
 
@@ -87,6 +89,7 @@ def take_part(job: Job) -> None:
         seed=job.seed,
         directory=job.directory,
         device=job.device,
+        sampled=job.sampled,
         ranks=ranks,
     )
 

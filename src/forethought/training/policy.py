@@ -18,7 +18,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
 from forethought.kept import keeping, kept
-from forethought.models import Named, context_of, load_model, stored_dtype
+from forethought.masters import rounded
+from forethought.models import (
+    Adapter,
+    Named,
+    context_of,
+    find_adapter,
+    find_rests,
+    load_model,
+    put_adapter,
+    source_of,
+    stored_dtype,
+)
 from forethought.policy_module import Files, PolicyModule, policy_module, weight_files
 from forethought.positions import original_length
 from forethought.training.logprobs import PolicyLogprobs, Way
@@ -59,7 +70,11 @@ class Trainee:
 def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterator[PolicyLogprobs]:
     """The starting policy, frozen, in the number type of the training forward."""
     if keeping():
-        with _kept_policy(policy_module(config.dtype, device), model, device) as policy:
+        module = policy_module(config.dtype, device)
+        with _kept_policy(module, model, device) as policy:
+            if config.lora is None and find_rests(model) is not None:
+                # What is sampled is rounded otherwise than what is trained.
+                _kept_masters(module, policy, config).give(model)
             policy.requires_grad_(False)
             yield policy
         return
@@ -77,23 +92,47 @@ def open_policy(model: Named, config: TrainingConfig, device: str) -> Iterator[T
     if keeping() and config.lora is None:
         module = policy_module(config.dtype, device)
         with _kept_policy(module, model, device) as policy:
-            policy.requires_grad_(True)
+            masters = _kept_masters(module, policy, config)
             recompute_activations(policy, config)
-            masters = kept(("masters", policy.model), lambda: _KeptMasters(module, policy, dtype))
             masters.take(model)
-            module.changes()
             try:
                 yield Trainee(policy, masters.weights, None, masters)
             finally:
                 store_activations(policy, config)
         return
-    policy = PolicyLogprobs.open(load_model(model, dtype="float32", device=device))
-    adapter = add_adapter(policy, config)
+    base, earlier = starting_point(model, config)
+    policy = PolicyLogprobs.open(load_model(base, dtype="float32", device=device))
+    adapter = add_adapter(policy, config, earlier)
     recompute_activations(policy, config)
     named = (adapter or policy.model).named_parameters()
     masters = MasterWeights(named, dtype)
     cast_parameters(policy, dtype)
     yield Trainee(policy, masters, adapter)
+
+
+def starting_point(model: Named, config: TrainingConfig) -> tuple[Named, Adapter | None]:
+    """The model to load, and the adapter whose training goes on, if there is one.
+
+    Raises: ValueError if what is there cannot be trained as the recipe asks.
+    """
+    adapter = find_adapter(model)
+    if adapter is None:
+        return model, None
+    if config.lora is None:
+        raise ValueError(
+            f"training: {source_of(model).path} is an adapter on {adapter.base.path}; give "
+            "training.lora with its settings to go on with it, or `forethought export` it and "
+            "train the merged weights"
+        )
+    return adapter.base, adapter
+
+
+def _kept_masters(
+    module: PolicyModule, policy: PolicyLogprobs, config: TrainingConfig
+) -> _KeptMasters:
+    policy.requires_grad_(True)
+    dtype = getattr(torch, config.dtype)
+    return kept(("masters", policy.model), lambda: _KeptMasters(module, policy, dtype))
 
 
 class _KeptMasters:
@@ -107,18 +146,32 @@ class _KeptMasters:
 
     def take(self, source: Named) -> None:
         """Be the float32 weights of a checkpoint whose rounded ones the module has."""
-        files = weight_files(source)
-        if self.weights.copies and (files is None or files != self._holds):
-            if stored_dtype(source) == self._dtype:
-                self.weights.gather()
-            else:
-                exact = load_model(source, dtype="float32", device="cpu")
-                self.weights.load(dict(exact.named_parameters()))
+        self.give(source)
         self._holds = None
 
+    def give(self, source: Named) -> None:
+        """Be these weights and let the module have them rounded as training does."""
+        files = weight_files(source)
+        exact = find_rests(source) is not None
+        if self.weights.copies and (files is None or files != self._holds):
+            if stored_dtype(source) == self._dtype and not exact:
+                self.weights.gather()
+            else:
+                whole = load_model(source, dtype="float32", device="cpu")
+                self.weights.load(dict(whole.named_parameters()))
+        elif exact:
+            self.weights.publish()
+        self._holds = files
+        self._module.changes()
+
+    @torch.no_grad()
     def settle(self, checkpoint: Named) -> None:
-        """Be what was written, which may be rounded."""
-        self.weights.round(getattr(torch, stored_dtype(checkpoint)))
+        """Be what was written, which may be rounded, and let the module have what is sampled."""
+        if find_rests(checkpoint) is None:
+            self.weights.round(getattr(torch, stored_dtype(checkpoint)))
+        elif self.weights.copies:
+            for working, master in zip(self.weights.working, self.weights.masters, strict=True):
+                working.copy_(rounded(master))
         self._module.became(checkpoint)
         self._holds = weight_files(checkpoint)
 
@@ -138,8 +191,10 @@ def _kept_policy(module: PolicyModule, source: Named, device: str) -> Iterator[P
         model.set_attn_implementation(before)
 
 
-def add_adapter(policy: PolicyLogprobs, config: TrainingConfig) -> PeftModel | None:
-    """Put the adapter that is asked for into the model, whose own weights are then frozen.
+def add_adapter(
+    policy: PolicyLogprobs, config: TrainingConfig, earlier: Adapter | None
+) -> PeftModel | None:
+    """Put the adapter that is asked for, or goes on, into the model, whose own weights are frozen.
 
     Dropout is off, as in other preference trainers, but for an adapter's own.
     """
@@ -150,17 +205,25 @@ def add_adapter(policy: PolicyLogprobs, config: TrainingConfig) -> PeftModel | N
 
     lora = config.lora
     targets = lora.target_modules
-    adapter = get_peft_model(
-        policy.model,
-        LoraConfig(
-            r=lora.rank,
-            # peft accepts a float and declares an int.
-            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
-            lora_dropout=lora.dropout,
-            target_modules=targets if isinstance(targets, str) else list(targets),
-            task_type="CAUSAL_LM",
-        ),
-    ).eval()
+    wanted = LoraConfig(
+        r=lora.rank,
+        # peft accepts a float and declares an int.
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    if earlier is None:
+        adapter = get_peft_model(policy.model, wanted).eval()
+    else:
+        adapter = put_adapter(policy.model, earlier, dtype="float32", trainable=True)
+        there = adapter.peft_config["default"]
+        if (there.r, there.lora_alpha) != (lora.rank, lora.alpha):  # pyright: ignore[reportAttributeAccessIssue]
+            raise ValueError(
+                f"training.lora: the adapter in {earlier.folder} has rank {there.r} and alpha "  # pyright: ignore[reportAttributeAccessIssue]
+                f"{there.lora_alpha}, and {lora.rank} and {lora.alpha:g} are asked for; give those "  # pyright: ignore[reportAttributeAccessIssue]
+                "that it has, or start from another model"
+            )
     if isinstance(policy.model.get_output_embeddings(), BaseTunerLayer):
         raise ValueError(
             "training.lora.target_modules: the model's head is among them, which an adapter here "

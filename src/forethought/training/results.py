@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAST_KEPT = 0.9
+"""Where less of the learned margin is left, readers are warned."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceLogprobs:
@@ -57,6 +60,9 @@ class StepLog:
     """Tokens of both sequences of each pair; the prompt counts twice."""
     seconds: float
     tokens_per_second: float
+    margin_kept: float | None = None
+    """Of the last step of an epoch: the share of the learned margin that its checkpoint has when
+    it is sampled (`margin.py`). `None` for other steps, and where nothing was learned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +70,7 @@ class TrainingResult:
     """What a finished training was.
 
     Example: `TrainingResult(pairs=900, left_out=4, steps=150, epochs=10, tokens=1200000,
-    way="packed")`
+    way="packed", margin_kept=(0.99, 1.0))`
     """
 
     pairs: int
@@ -78,3 +84,5 @@ class TrainingResult:
     """Over all epochs."""
     way: str
     """How the model ran: `packed`, `padded` or `plain`."""
+    margin_kept: tuple[float | None, ...]
+    """`StepLog.margin_kept` of each epoch."""

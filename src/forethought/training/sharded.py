@@ -23,7 +23,13 @@ from forethought.models import Named, load_model, skeleton
 from forethought.training.attention import PACKED
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.optimizer import MasterWeights
-from forethought.training.policy import Trainee, add_adapter, layers, recompute_activations
+from forethought.training.policy import (
+    Trainee,
+    add_adapter,
+    layers,
+    recompute_activations,
+    starting_point,
+)
 from forethought.training.ranks import Ranks
 from forethought.training.states import put
 
@@ -33,10 +39,11 @@ def open_sharded_policy(model: Named, config: TrainingConfig, ranks: Ranks) -> T
 
     Raises: ValueError if the model cannot be loaded.
     """
-    policy = _open(model, ranks)
-    adapter = add_adapter(policy, config)
+    base, earlier = starting_point(model, config)
+    policy = _open(base, ranks)
+    adapter = add_adapter(policy, config, earlier)
     recompute_activations(policy, config)
-    _shard(policy, config, ranks)
+    _shard(policy, getattr(torch, config.dtype), ranks)
     named = (adapter or policy.model).named_parameters()
     # The shards themselves are the masters: FSDP2 makes the working copies.
     return Trainee(policy, MasterWeights(named, torch.float32), adapter)
@@ -46,14 +53,23 @@ def open_sharded_reference(model: Named, config: TrainingConfig, ranks: Ranks) -
     """The starting policy, frozen, in the number type of the training forward."""
     policy = _open(model, ranks)
     policy.requires_grad_(False)
-    _shard(policy, config, ranks)
+    _shard(policy, getattr(torch, config.dtype), ranks)
     return policy
 
 
-def _open(model: Named, ranks: Ranks) -> PolicyLogprobs:
+def open_sharded_float32(model: Named, read_as: str, ranks: Ranks) -> PolicyLogprobs:
+    """A frozen model whose products are float32, its weights as they are read in a number type."""
+    policy = _open(model, ranks, read_as)
+    policy.requires_grad_(False)
+    _shard(policy, torch.float32, ranks)
+    return policy
+
+
+def _open(model: Named, ranks: Ranks, read_as: str = "float32") -> PolicyLogprobs:
     """Whole in float32 on the first process's CPU, a skeleton without memory on the others."""
     if ranks.first:
-        policy = PolicyLogprobs.open(load_model(model, dtype="float32", device="cpu"))
+        whole = load_model(model, dtype=read_as, device="cpu").float()
+        policy = PolicyLogprobs.open(whole)
         ranks.from_first((policy.way, policy.plain_attention))
         return policy
     # After the first: code that comes with a checkpoint is copied before it is imported.
@@ -66,11 +82,10 @@ def _open(model: Named, ranks: Ranks) -> PolicyLogprobs:
     return policy
 
 
-def _shard(policy: PolicyLogprobs, config: TrainingConfig, ranks: Ranks) -> None:
+def _shard(policy: PolicyLogprobs, dtype: torch.dtype, ranks: Ranks) -> None:
     """Leave each process with its part of every parameter, and the buffers whole."""
     mesh = ranks.mesh
     assert mesh is not None
-    dtype = getattr(torch, config.dtype)
     for parameter in policy.parameters():
         if not parameter.requires_grad:
             # What is not trained needs no float32 master.

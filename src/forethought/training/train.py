@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from forethought.config import ModelSource, TrainingConfig
+from forethought.config import DType, ModelSource, TrainingConfig
 from forethought.models import Named, source_of
 from forethought.training.batches import (
     epoch_batches,
@@ -32,6 +32,7 @@ from forethought.training.batches import (
 from forethought.training.checkpoint import TrainingDirectory, training_fingerprint
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.loss import implicit_rewards, nll_losses, preference_losses
+from forethought.training.margin import MarginProbe
 from forethought.training.optimizer import (
     MasterWeights,
     learning_rate,
@@ -44,6 +45,7 @@ from forethought.training.ranks import ALONE, Ranks
 from forethought.training.reference import sequence_sums
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
 from forethought.training.states import WHOLE, TrainingState, load_into, load_whole
+from forethought.training.stored import stored_as
 from forethought.types import PreferencePair
 
 START_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
@@ -93,13 +95,16 @@ def train(
     seed: int,
     directory: Path,
     device: str,
+    sampled: DType = "bfloat16",
     on_step: Callable[[StepLog], None] | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train and leave `epoch_1` … `epoch_N`, `steps.jsonl` and `result.json` in `directory`.
 
-    Where there are several processes, all call this with the same arguments but their own `ranks`;
-    `device` is then that of their mesh. A step's pairs are the same for any number of them.
+    `sampled` is the number type in which the policy will be sampled: what of the learned margin is
+    left there is measured (`margin.py`). Where there are several processes, all call this with the
+    same arguments but their own `ranks`; `device` is then that of their mesh. A step's pairs are
+    the same for any number of them.
 
     Raises: ValueError if no pair is usable, the reference belongs to another model, the directory
     holds another training, or loss or gradient are not finite (weights are then untouched).
@@ -118,9 +123,11 @@ def train(
             trainee = open_sharded_policy(model, config, ranks)
         kept, left_out = _usable(pairs, length_limit(trainee.policy, config))
         run = _Run(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
+        source = source_of(model)
+        probe = MarginProbe(trainee, source, kept, config, sampled, ranks)
         run.resume(folder.newest_state())
         folder.cut_log(run.step)
-        _run_epochs(run, trainee, kept, folder, source_of(model), on_step)
+        _run_epochs(run, trainee, kept, folder, source, probe, on_step)
     result = TrainingResult(
         pairs=len(kept),
         left_out=left_out,
@@ -128,6 +135,7 @@ def train(
         epochs=config.epochs,
         tokens=run.tokens,
         way=trainee.policy.way,
+        margin_kept=folder.margins_kept(),
     )
     folder.finish(result)
     return result
@@ -139,28 +147,34 @@ def _run_epochs(
     pairs: Sequence[PreferencePair],
     folder: TrainingDirectory,
     source: ModelSource,
+    probe: MarginProbe,
     on_step: Callable[[StepLog], None] | None,
 ) -> None:
     """The steps that are owed, with a checkpoint after each epoch."""
     config = run.config
+    stored = stored_as(source, config)
     for epoch in range(1, config.epochs + 1):
+        checkpoint = source.at(str(folder.epoch_folder(epoch)))
         batches = epoch_batches(len(pairs), config.batch_size, seed=run.seed, epoch=epoch)
         first = (epoch - 1) * len(batches)
         for step, batch in enumerate(batches, start=first):
             if step < run.step:
                 continue
             log = run.one_step(epoch, [pairs[i] for i in batch])
+            ends_epoch = run.step == first + len(batches)
+            if ends_epoch:
+                weights = run.masters.whole(keep=run.ranks.first)
+                folder.save_epoch(epoch, source, weights, trainee.adapter, stored)
+                run.ranks.from_first(None)
+                kept = probe.kept(checkpoint, last=epoch == config.epochs)
+                log = replace(log, margin_kept=kept)
             folder.append(log)
             if on_step is not None:
                 on_step(log)
-            if run.step == first + len(batches):
-                weights = run.masters.whole(keep=run.ranks.first)
-                folder.save_epoch(epoch, source, weights, trainee.adapter, config.checkpoint_dtype)
             # After the last step the epoch's checkpoint is all there is to save.
-            ends_epoch = run.step == first + len(batches)
             if run.step < run.total_steps and (run.step % config.save_every == 0 or ends_epoch):
                 folder.save_state(run.state())
-    trainee.settle(replace(source, path=str(folder.epoch_folder(config.epochs)), revision=None))
+    trainee.settle(source.at(str(folder.epoch_folder(config.epochs))))
 
 
 def _usable(pairs: Sequence[PreferencePair], limit: int | None) -> tuple[list[PreferencePair], int]:
