@@ -99,6 +99,15 @@ def test_the_bounds_say_what_they_leave_out(tmp_path):
     assert "without those of answers drawn again, up to 2 times" in str(table.caption)
 
 
+def test_both_plans_count_the_same_checkpoints():
+    """Float32 weights, 4 bytes of each; of adapters no base."""
+    for words, size in (([], 4 * 8.03e9), (["training.lora={rank: 16}"], 4 * 42e6)):
+        recipe = load_recipe([PAPER, "arms=[thought]", *words])
+        [first, *_] = [one.disk for one in plan(recipe) if one.place.stage == "training"]
+        assert first == pytest.approx(10 * size, rel=0.01)
+        assert row(costs(8, *words), "training").effort.weights == pytest.approx(first)
+
+
 def test_the_judge_has_the_workers_that_are_named():
     whole, named = costs(8), costs(8, "judge.workers={count: 2, gpus: 1}")
     assert row(named, "judgements").effort.seconds > 3 * row(whole, "judgements").effort.seconds
@@ -288,9 +297,9 @@ def test_what_this_machine_cannot_hold_is_refused_with_a_setting():
 def test_states_to_resume_from_are_gone_when_a_training_ends():
     one, four = costs(8, "iterations=1"), costs(8)
     training = row(four, "training").effort
-    assert training.weights == pytest.approx(10 * 2 * 8.03e9, rel=0.01)
+    assert training.weights == pytest.approx(10 * 4 * 8.03e9, rel=0.01)
     assert training.scratch == pytest.approx(24 * 8.03e9, rel=0.01)
-    assert four.disk - one.disk == pytest.approx(3 * 1.606e11, rel=0.01)
+    assert four.disk - one.disk == pytest.approx(3 * 3.212e11, rel=0.01)
 
 
 def test_starting_is_a_part_of_the_time():
@@ -330,8 +339,8 @@ def test_small_iterations_are_planned_without_what_they_leave_out():
         for found in (few, whole)
     ]
     assert left[0] == pytest.approx(left[1] / 40)
-    double = costs(8, *near_online, "training.checkpoint_dtype=float32")
-    assert row(double, "training").effort.weights == 2 * row(whole, "training").effort.weights
+    half = costs(8, *near_online, "training.checkpoint_dtype=original")
+    assert row(whole, "training").effort.weights == 2 * row(half, "training").effort.weights
 
 
 def test_long_plans_and_statuses_have_few_rows(tmp_path: Path):

@@ -1,7 +1,8 @@
 """What a recipe will do, before it does it: prompts, outputs, tokens, steps and disk.
 
 Token figures are upper bounds: every output at its limit. Disk counts the checkpoints, which
-outweigh all else; the size of one is known where the model lies in a folder.
+outweigh all else; the size of one is known where the model lies in a folder, or where
+`planning/model_shape.py` has its shape.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from forethought.evaluation.probe import VARIANTS
 from forethought.judging.describe import calls_per_group, is_relative
 from forethought.models import resolve
 from forethought.pipeline import places
+from forethought.planning.learning import checkpoint_bytes
+from forethought.planning.model_shape import KNOWN, model_shape
 from forethought.pruning import policies_that_stay
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.place import Place
@@ -193,10 +196,16 @@ def question_count(source: PromptSource) -> int | None:
 
 
 def _checkpoint_bytes(recipe: Recipe) -> int:
-    folder = Path(resolve(recipe.model.source))
-    if not folder.is_dir():
+    """Bytes of a policy on disk; 0 where its model's size is not known without asking the hub."""
+    source = recipe.model.source
+    folder = Path(resolve(source))
+    if not folder.is_dir() and source.path not in KNOWN:
         return 0
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    try:
+        return round(checkpoint_bytes(model_shape(source), recipe.training))
+    except ValueError:
+        # A mixture of experts: its weights as they are.
+        return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _size(count: int) -> str:
