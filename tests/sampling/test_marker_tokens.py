@@ -5,7 +5,7 @@ from tiny import save_policy, save_tokenizer
 
 from forethought import models
 from forethought.config import ModelConfig, TransformersEngine
-from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
 from forethought.sampling.marked import MarkedSampler
 from forethought.serving.pieces import Decoding
 from forethought.thoughts import ThoughtFormat, first_response_token
@@ -87,7 +87,7 @@ def test_a_sampler_keeps_the_markers_of_its_format(tmp_path):
         )
         assert isinstance(sampler, MarkedSampler) == bool(markers)
         with sampler:
-            (sampled,) = sampler.sample([request])
+            sampled = one_prompt(next(sampler.sample([request])))
         texts[markers] = [one.text for one in sampled.completions]
     kept = texts[marked.markers]
     assert any("<|start_header_id|>" in one for one in kept)
