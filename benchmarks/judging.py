@@ -207,7 +207,7 @@ def our_scores(judge: ArmoRM, groups: list[ResponseGroup]) -> list[float]:
     scores: list[float] = []
     for answer in judge.judge(groups):
         assert isinstance(answer, Judgement), answer
-        scores += answer.scores
+        scores += answer.all_scores
     return scores
 
 

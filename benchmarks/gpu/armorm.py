@@ -79,7 +79,7 @@ def run_ours(judge: ArmoRM, groups: list[ResponseGroup]) -> tuple[float, list[fl
     scores: list[float] = []
     for answer in judge.judge(groups):
         assert isinstance(answer, Judgement), answer
-        scores += answer.scores
+        scores += answer.all_scores
     return len(scores) / (workload.now() - start), scores
 
 

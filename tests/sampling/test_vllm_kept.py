@@ -14,6 +14,7 @@ from forethought.kept import keep_engines
 from forethought.policy_module import policy_module
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.vllm import VllmSampler
+from forethought.sampling.vllm_engine import find_weights
 from forethought.sampling.vllm_kept import KeptVllm, expected_logprobs, probe_ids
 from forethought.types import Message, SampledPrompt, SampleRequest
 
@@ -106,15 +107,12 @@ def test_an_engine_that_does_not_take_the_weights_is_started_anew(
 
 
 def test_the_probe_tells_the_checkpoints_apart(policies: list[Path]):
-    model = ModelConfig(path="", dtype="float32")
-    ids = probe_ids(str(policies[0]), model)
-    own = [expected_logprobs(str(folder), model, ids) for folder in policies]
+    models = [ModelConfig(path=str(folder), dtype="float32") for folder in policies]
+    ids = probe_ids(models[0].source)
+    own = [expected_logprobs(model.source, model, ids) for model in models]
     engine = KeptVllm(ENGINE)
     try:
-        from forethought.sampling.vllm_engine import Weights
-
-        weights = Weights(source=str(policies[0]), adapter=None, rank=0)
-        engine.at(model.model_copy(update={"path": str(policies[0])}), weights)
+        engine.at(models[0], find_weights(models[0], adapters=False))
         found = engine._logprobs(ids)
     finally:
         engine.close()

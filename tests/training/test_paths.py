@@ -77,4 +77,4 @@ def test_an_adapter_on_a_head_of_another_name_is_refused_when_it_is_made():
     )
     config = settings().model_copy(update={"lora": lora})
     with pytest.raises(ValueError, match="the model's head is among them"):
-        add_adapter(policy, config)
+        add_adapter(policy, config, None)
