@@ -12,6 +12,7 @@ smaller of the two workloads' median ratios.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import shutil
@@ -33,16 +34,23 @@ import transformers
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from tokenizers import Tokenizer, models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+)
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from forethought.config import TrainingConfig
+from forethought.config import ModelConfig, TrainingConfig, TransformersEngine
+from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
 from forethought.training.batches import packed_tokens
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import StepLog
 from forethought.training.train import train
-from forethought.types import PairSide, PreferencePair
+from forethought.types import Message, PairSide, PreferencePair, SampleRequest
 
 LEARNING_RATE = 1e-4
 VOCABULARY = 768
@@ -60,6 +68,18 @@ class Workload:
     pairs: int
     batch_size: int
     device_batches: tuple[int, ...]
+    model: str | None = None
+    """A real model's folder; `None` makes a random one of this size."""
+    inner: int | None = None
+    heads: int | None = None
+    """Width of all query heads."""
+    kv_heads: int | None = None
+    """Width of all key heads."""
+    vocabulary: int = VOCABULARY
+
+    @property
+    def mlp(self) -> int:
+        return self.inner or round(self.hidden * 8 / 3 / 32) * 32
 
 
 QUICKSTART = Workload(
@@ -84,6 +104,65 @@ ULTRAFEEDBACK = Workload(
 )
 
 
+def real_workload(model: str, pairs: int) -> Workload:
+    """The shape of a real model; its pairs are those of `written_pairs`."""
+    config = AutoConfig.from_pretrained(model)
+    return Workload(
+        name=Path(model).name,
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        prompt=(0, 0),
+        output=(0, 0),
+        pairs=pairs,
+        batch_size=min(16, pairs),
+        device_batches=tuple(one for one in (1, 2, 4, 8) if one <= min(16, pairs)),
+        model=model,
+        inner=config.intermediate_size,
+        heads=config.num_attention_heads * config.head_dim,
+        kv_heads=config.num_key_value_heads * config.head_dim,
+        vocabulary=config.vocab_size,
+    )
+
+
+def written_pairs(model: str, texts: Path, count: int) -> list[PreferencePair]:
+    """Two outputs of the model, of 128 tokens at most, to each prompt of a JSONL file."""
+    lines = texts.read_text(encoding="utf-8").splitlines()[:count]
+    requests = [
+        SampleRequest(
+            prompt_id=str(index),
+            messages=(Message(role="user", content=json.loads(line)["prompt"]),),
+            seeds=(2 * index, 2 * index + 1),
+        )
+        for index, line in enumerate(lines)
+    ]
+    params = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=128)
+    config = ModelConfig(path=model, dtype="bfloat16", device="cpu")
+    with open_sampler(TransformersEngine(), model=config, params=params) as sampler:
+        drawn = [one_prompt(one) for one in sampler.sample(requests)]
+    return [
+        PreferencePair(
+            prompt_id=one.prompt_id,
+            prompt_token_ids=one.prompt_token_ids,
+            chosen=make_side(0, one.completions[0].token_ids),
+            rejected=make_side(1, one.completions[1].token_ids),
+            kind="judged",
+            margin=1.0,
+        )
+        for one in drawn
+    ]
+
+
+def make_side(index: int, ids: tuple[int, ...]) -> PairSide:
+    return PairSide(
+        sample_index=index,
+        token_ids=ids,
+        response_start=len(ids) // 2,
+        response_tokens=len(ids) - len(ids) // 2,
+        score=1.0 - index,
+        shaped_score=None,
+    )
+
+
 def make_pairs(workload: Workload, count: int) -> list[PreferencePair]:
     """Random tokens with the workload's lengths."""
     random = np.random.Generator(np.random.PCG64(11))
@@ -93,15 +172,7 @@ def make_pairs(workload: Workload, count: int) -> list[PreferencePair]:
         return tuple(random.integers(3, VOCABULARY, size=size).tolist())
 
     def side(index: int) -> PairSide:
-        ids = tokens(workload.output, 4)
-        return PairSide(
-            sample_index=index,
-            token_ids=ids,
-            response_start=len(ids) // 2,
-            response_tokens=len(ids) - len(ids) // 2,
-            score=1.0 - index,
-            shaped_score=None,
-        )
+        return make_side(index, tokens(workload.output, 4))
 
     return [
         PreferencePair(
@@ -117,12 +188,14 @@ def make_pairs(workload: Workload, count: int) -> list[PreferencePair]:
 
 
 def make_model(workload: Workload, folder: Path) -> str:
-    """A random Llama with a tokenizer that only TRL's constructor looks at."""
+    """The real one, or a random Llama with a tokenizer that only TRL's constructor looks at."""
+    if workload.model is not None:
+        return workload.model
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=workload.hidden,
-        intermediate_size=round(workload.hidden * 8 / 3 / 32) * 32,
+        intermediate_size=workload.mlp,
         num_hidden_layers=workload.layers,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -283,21 +356,21 @@ def useful_flops(workload: Workload, pairs: list[PreferencePair]) -> tuple[float
     Two per weight and position, prompts counted once; causal attention of each query over its
     own keys; head at predicted positions only; backward twice the forward. Nothing recomputed.
     """
-    hidden, inner = workload.hidden, round(workload.hidden * 8 / 3 / 32) * 32
-    layer = 4 * hidden**2 + 3 * hidden * inner
+    hidden, heads = workload.hidden, workload.heads or workload.hidden
+    layer = hidden * (2 * heads + 2 * (workload.kv_heads or heads) + 3 * workload.mlp)
     forward = 0.0
     for pair in pairs:
         prompt = len(pair.prompt_token_ids)
         outputs = [len(side.token_ids) for side in (pair.chosen, pair.rejected)]
         scores = prompt**2 / 2 + sum(prompt * n + n**2 / 2 for n in outputs)
-        forward += workload.layers * (2 * layer * packed_tokens(pair) + 4 * hidden * scores)
-        forward += 2 * hidden * VOCABULARY * sum(outputs)
+        forward += workload.layers * (2 * layer * packed_tokens(pair) + 4 * heads * scores)
+        forward += 2 * hidden * workload.vocabulary * sum(outputs)
     return forward, 3 * forward
 
 
 def matrix_rate(workload: Workload, clock: Clock) -> float:
     """bfloat16 operations per second of this CPU on the workload's MLP product."""
-    inner = round(workload.hidden * 8 / 3 / 32) * 32
+    inner = workload.mlp
     left = torch.randn(4096, workload.hidden, dtype=torch.bfloat16)
     right = torch.randn(workload.hidden, inner, dtype=torch.bfloat16)
     rates = []
@@ -315,34 +388,36 @@ def high_water() -> int:
     return int(status.split("VmHWM:")[1].split()[0])
 
 
-def _peak_child(queue: Any, ours: bool, workload: Workload, model: str, options: dict) -> None:
+def _peak_child(
+    queue: Any, ours: bool, pairs: list[PreferencePair], model: str, options: dict
+) -> None:
     _quiet()
-    pairs = make_pairs(workload, workload.batch_size)
     before = high_water()
     if ours:
-        run_ours(model, pairs, workload.batch_size, time.perf_counter)
+        run_ours(model, pairs, len(pairs), time.perf_counter)
     else:
         run_trl(model, pairs, time.perf_counter, **options)
     queue.put((high_water() - before) / 1024)
 
 
-def peak_memory(ours: bool, workload: Workload, model: str, options: dict) -> float:
+def peak_memory(ours: bool, pairs: list[PreferencePair], model: str, options: dict) -> float:
     """MiB that one optimizer batch adds to a fresh process."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    child = context.Process(target=_peak_child, args=(queue, ours, workload, model, options))
+    child = context.Process(target=_peak_child, args=(queue, ours, pairs, model, options))
     child.start()
     peak = queue.get(timeout=600)
     child.join()
     return peak
 
 
-def compare(workload: Workload, rounds: int, clock: Clock, memory: bool) -> tuple[float, float]:
+def compare(
+    workload: Workload, pairs: list[PreferencePair], rounds: int, clock: Clock, memory: bool
+) -> tuple[float, float]:
     """Print one workload's numbers; the median ratios to TRL's best and to its defaults."""
     print(f"\n{workload.name}: {workload.pairs} pairs in batches of {workload.batch_size}")
     folder = Path(tempfile.mkdtemp())
     model = make_model(workload, folder)
-    pairs = make_pairs(workload, workload.pairs)
     run_ours(model, pairs[: workload.batch_size], workload.batch_size, clock)
     options = choose_best(workload, model, pairs, clock)
     ours, best, defaults = [], [], []
@@ -356,7 +431,7 @@ def compare(workload: Workload, rounds: int, clock: Clock, memory: bool) -> tupl
     _print_runs(workload, pairs, ours, best, defaults, rate)
     if memory:
         for name, is_ours in (("ours", True), ("TRL best", False)):
-            peak = peak_memory(is_ours, workload, model, options)
+            peak = peak_memory(is_ours, pairs[: workload.batch_size], model, options)
             print(f"  peak memory of a batch, {name:9s} {peak:6.0f} MiB")
     shutil.rmtree(folder)
     to_best = statistics.median(b.whole / a.whole for a, b in zip(ours, best, strict=True))
@@ -405,15 +480,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--workload", choices=("quickstart", "ultrafeedback"))
+    parser.add_argument("--model", help="a real model's folder, instead of the workloads")
+    parser.add_argument("--texts", type=Path, help="JSONL file of prompts for it")
+    parser.add_argument("--pairs", type=int, default=64, help="pairs of the real model")
     parser.add_argument("--no-memory", action="store_true")
     arguments = parser.parse_args()
     _quiet()
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
     print(f"{torch.get_num_threads()} threads, {arguments.clock} time, torch {torch.__version__}")
     chosen = {"quickstart": [QUICKSTART], "ultrafeedback": [ULTRAFEEDBACK]}
+    workloads = chosen.get(arguments.workload, [QUICKSTART, ULTRAFEEDBACK])
+    given = [(one, make_pairs(one, one.pairs)) for one in workloads]
+    if arguments.model:
+        if arguments.texts is None:
+            parser.error("--model needs --texts")
+        pairs = written_pairs(arguments.model, arguments.texts, arguments.pairs)
+        given = [(real_workload(arguments.model, len(pairs)), pairs)]
     ratios = [
-        compare(workload, arguments.rounds, clock, not arguments.no_memory)
-        for workload in chosen.get(arguments.workload, [QUICKSTART, ULTRAFEEDBACK])
+        compare(workload, pairs, arguments.rounds, clock, not arguments.no_memory)
+        for workload, pairs in given
     ]
     print()
     for best, defaults in ratios:
