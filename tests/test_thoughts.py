@@ -210,6 +210,18 @@ def test_a_marker_that_is_text_is_no_response(text):
     assert SPECIFIC.parse(text).status is ParseStatus.NO_RESPONSE
 
 
+@pytest.mark.parametrize(
+    ("marker", "text", "response"),
+    [(" is", "The capital is Paris.", "Paris."), ("\nAnswer:", "2 and 3\nAnswer: 5", "5")],
+)
+def test_a_marker_may_begin_with_its_own_space(marker, text, response):
+    own = ThoughtFormat(name="own", instruction="Answer.", response_starts_after=(marker,))
+    assert own.parse(text).response == response
+    stream = own.stream()
+    pieces = [stream.feed(one).response for one in text]
+    assert "".join(pieces) + stream.feed("", end="stop").response == response
+
+
 def test_an_instruction_that_is_repeated_is_no_marker():
     text = f"{GENERIC.instruction} Here is my thought process: hm\nHere is my response: yes"
     assert GENERIC.parse(text).response == "yes"

@@ -7,7 +7,7 @@ it, also before a colon at its end (`**Here is my response**:`).
 A marker is text, and no marker,
 
 - behind a word character: `Vec<R>`. Closing tags and control tokens (`</think>`, `<|answer|>`)
-  stand there rightly, and scripts without letter case, which put no space between words, do not
+  stand there rightly, as do markers that begin with white space (`\nAnswer:`), and scripts without letter case, which put no space between words, do not
   count;
 - inside backticks or quotes that are opened before it and closed behind it on its line;
 - in a fenced block, unless it is all that stands on its line. A fence that is not closed is open.
@@ -31,8 +31,8 @@ LEAD_BEGUN = re.compile(r"(?:#{1,6}[ \t]{0,3})?(?:[*_]{1,3}[ \t]{0,3})?\Z")
 LONGEST_LEAD = 15
 FENCE = re.compile(r"\s*(?:```|~~~)[^`]*$")
 """A line that begins or ends a fenced block."""
-GLUED_RIGHTLY = re.compile(r"\W*[/|｜]")
-"""How markers begin that follow a word without a space."""
+GLUED_RIGHTLY = re.compile(r"\s|\W*[/|｜]")
+"""How markers begin that follow a word without a space, or bring their own."""
 QUOTES = tuple(
     (re.compile(opening), re.compile(closing))
     for opening, closing in (
