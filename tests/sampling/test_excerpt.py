@@ -124,6 +124,14 @@ def test_seen_padding_is_seen(monkeypatch):
     assert "would differ" in (reason(model) or "")
 
 
+@pytest.mark.parametrize("ends", [[2, 3, 4, 5], list(range(8))], ids=["middle", "all"])
+def test_a_vocabulary_without_ordinary_tokens_is_tried_all_the_same(ends):
+    model = made("llama", vocab_size=8, pad_token_id=None, bos_token_id=None, eos_token_id=ends)
+    model.generation_config.eos_token_id = ends
+    assert ordinary_tokens(model)
+    assert reason(model) is None
+
+
 def test_an_excerpt_is_small_exact_and_apart():
     model = made("gemma3", num_hidden_layers=9, layer_types=None)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -33,7 +33,8 @@ ROOM = 2
 def ordinary_tokens(model: PreTrainedModel) -> list[int]:
     """Ids from all over the middle of the vocabulary, declared special ones left out.
 
-    Control tokens stand at the ends of vocabularies, and so do rows that were never trained.
+    Control tokens stand at the ends of vocabularies, and so do rows that were never trained. A
+    vocabulary so small that none is left gives what it has.
     """
     size = len(_weight(model.get_input_embeddings()))
     special: set[Any] = set()
@@ -42,6 +43,7 @@ def ordinary_tokens(model: PreTrainedModel) -> list[int]:
             declared = getattr(config, name, None)
             special.update(declared if isinstance(declared, list) else [declared])
     middle = [one for one in range(size // 4, size * 3 // 4) if one not in special]
+    middle = middle or [one for one in range(size) if one not in special] or list(range(size))
     return middle[:: max(len(middle) // TOKENS, 1)][:TOKENS]
 
 
