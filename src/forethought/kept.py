@@ -40,6 +40,16 @@ def keep_engines() -> Iterator[None]:
             _current.reset(token)
 
 
+@contextmanager
+def keep_nothing() -> Iterator[None]:
+    """Inside the block each use loads its own, even within `keep_engines`."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def keeping() -> bool:
     """Whether engines are kept now."""
     return _current.get() is not None

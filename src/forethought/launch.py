@@ -1,7 +1,8 @@
 """Run one stage: here, or in a process of its own that returns its memory by ending.
 
 The child is `python -m forethought.launch RUN STAGE ARM INDEX`; it reads the resolved recipe from
-the run directory. The parent holds the run's lock. The stages that train start processes of their
+the run directory. The parent holds the run's lock. Engines that are tried before anything is
+sampled have processes of their own in the same way. The stages that train start processes of their
 own where the recipe names a launcher.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
@@ -17,12 +19,16 @@ from forethought.config import Recipe
 from forethought.models import pick_device
 from forethought.progress import Reporter
 from forethought.recipe import load_run
+from forethought.stages.opening import open_engine
 from forethought.stages.place import Place
 from forethought.stages.table import run_stage
 from forethought.store import StageError
 from forethought.threads import use_threads
 from forethought.workers.cluster import connect
 from forethought.workers.pool import give_back_gpus
+
+OPENING = "opening"
+"""In a stage's place: the child opens an engine."""
 
 
 def launch(place: Place, reporter: Reporter) -> None:
@@ -43,6 +49,33 @@ def launch(place: Place, reporter: Reporter) -> None:
     child = subprocess.run([sys.executable, "-m", "forethought.launch", *words], check=False)
     if child.returncode != 0:
         raise StageError(f"{place.label} ended with status {child.returncode}; see above")
+
+
+def try_engine(recipe: Recipe, name: str) -> None:
+    """Open an engine of the recipe (stages/opening.py) where the recipe's stages would.
+
+    Raises: ValueError that says what is wrong with it.
+    """
+    _refuse_what_is_missing(recipe)
+    if name == "training":
+        give_back_gpus()
+    if not recipe.launch.process_per_stage:
+        use_threads(recipe.launch.threads)
+        open_engine(recipe, name)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # The child's own words are the parent's one message.
+        said = Path(folder) / "reason"
+        words = [str(recipe.run), OPENING, name, str(said)]
+        child = subprocess.run([sys.executable, "-m", "forethought.launch", *words], check=False)
+        if child.returncode == 0:
+            return
+        if said.is_file():
+            raise ValueError(said.read_text(encoding="utf-8"))
+    raise ValueError(
+        f"{name}: a process that tried it ended with status {child.returncode}; see above. If it "
+        "was killed for memory, give it more or take a smaller model"
+    )
 
 
 def _refuse_what_is_missing(recipe: Recipe) -> None:
@@ -73,6 +106,8 @@ def main(arguments: list[str]) -> int:
     reporter = Reporter(Console())
     try:
         recipe = load_run(Path(run))
+        if stage == OPENING:
+            return _open(recipe, arm, Path(index))
         assert arm in ("thought", "direct")
         use_threads(recipe.launch.threads)
         run_stage(Place(recipe=recipe, stage=stage, arm=arm, index=int(index)), reporter)
@@ -81,6 +116,16 @@ def main(arguments: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    return 0
+
+
+def _open(recipe: Recipe, name: str, said: Path) -> int:
+    use_threads(recipe.launch.threads)
+    try:
+        open_engine(recipe, name)
+    except (ValueError, OSError) as error:
+        said.write_text(str(error), encoding="utf-8")
+        return 1
     return 0
 
 

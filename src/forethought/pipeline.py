@@ -19,12 +19,13 @@ from typing import Any
 from forethought.config import FilePrompts, PromptSource, Recipe
 from forethought.judging.describe import refuse_missing_models
 from forethought.kept import keep_engines
-from forethought.launch import launch
+from forethought.launch import launch, try_engine
 from forethought.progress import Reporter
 from forethought.pruning import drop_weights
 from forethought.recipe import dump
 from forethought.stages.arm_templates import refuse_dishonest_templates
 from forethought.stages.measured import measured_places
+from forethought.stages.opening import owed_engines
 from forethought.stages.place import Place
 from forethought.stages.prompts import changed_sources
 from forethought.stages.table import ITERATION, STAGES
@@ -37,13 +38,10 @@ from forethought.store import (
     write_json,
 )
 from forethought.summary import write_summary
-from forethought.threads import use_threads
 from forethought.trackers.follow import Trackers
 
 PACKAGES = ("forethought", "torch", "transformers", "tokenizers", "peft", "pyarrow", "numpy")
 """Recorded as provenance."""
-SAMPLED = ("rollouts", "evaluation")
-"""Stages that pay for outputs first."""
 
 
 def places(recipe: Recipe) -> Iterator[Place]:
@@ -85,9 +83,9 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
     with keep_engines() if recipe.launch.keep_engines else nullcontext():
         for place in places(recipe):
             if not (place.folder / "manifest.json").is_file():
-                if place.stage in SAMPLED and not attempt.tried:
+                if place.stage != "prompts" and not attempt.tried:
                     attempt.tried = True
-                    _try_training(recipe)
+                    _try_engines(recipe, reporter)
                 attempt.worked = True
                 launch(place, reporter)
                 if place.stage == "evaluation":
@@ -134,27 +132,23 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, str, tuple[PromptSource, ...
         yield "measures.gsm8k.sources", "gsm8k", gsm8k.sources
 
 
-def _try_training(recipe: Recipe) -> None:
-    """Find out before anything is sampled what could not be trained.
+def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
+    """Find out before anything is sampled which engine could not be used.
 
-    In this process alone: where stages or launchers have their own, that is where it would show,
-    and where engines are kept a first iteration is small.
-
-    Raises: ValueError if the model cannot be trained here.
+    Raises: ValueError that names it.
     """
-    begun = any(
-        (recipe.run / arm / "iteration_0" / stage / "manifest.json").is_file()
-        for arm in recipe.arms
-        for stage in ("rollouts", "reference")
-    )
-    launch = recipe.launch
-    if begun or launch.type != "local" or launch.process_per_stage or launch.keep_engines:
+    every = list(places(recipe))
+    if not (names := owed_engines(every)):
         return
-    from forethought.models import pick_device
-    from forethought.training.trial import try_training
-
-    use_threads(launch.threads)
-    try_training(recipe.model.source, recipe.training, str(pick_device(recipe.model.device)))
+    reporter.say(f"trying before anything is sampled: {', '.join(names)}")
+    try:
+        for name in names:
+            try_engine(recipe, name)
+    except ValueError as error:
+        begun = {place.stage for place in every if (place.folder / "intent.json").is_file()}
+        if begun - {"prompts"}:
+            raise
+        raise ValueError(f"{error}; nothing was sampled yet") from error
 
 
 def refuse_changed_recipe(recipe: Recipe) -> None:
@@ -199,7 +193,7 @@ class _Attempt:
     def __init__(self, run: Path) -> None:
         self.worked = False
         self.tried = False
-        """Whether the model was trained for a trial."""
+        """Whether the engines were opened for a trial."""
         self._path = run / "run.json"
         self._started = time.monotonic()
         record = read_json(self._path) if self._path.is_file() else {"attempts": []}

@@ -10,6 +10,7 @@ the whole group is `Unjudged` with the error as its reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Self
 
 from forethought.config import VerifierJudge
@@ -95,4 +96,16 @@ def _users_function(path: str) -> Grade:
             f"judge.function: {path!r} is no verifier; use 'microworld', 'gsm8k', or "
             "package.module:function for one of your own"
         )
-    return import_attribute(path, "judge.function")
+    function = import_attribute(path, "judge.function")
+    try:
+        takes = signature(function)
+    except ValueError:
+        # What a builtin takes cannot be asked.
+        return function
+    try:
+        takes.bind(None, "")
+    except TypeError as error:
+        raise ValueError(
+            f"judge.function: {path} cannot be called as f(prompt, response): {error}"
+        ) from None
+    return function

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 PASSING = frozenset({408, 409, 425, 429})
 REFUSALS = frozenset({400, 413, 422})
+NO_SUCH_PATH = frozenset({404, 405})
 LONGEST_BACKOFF = 60.0
 """Seconds."""
 LONGEST_RETRY_AFTER = 300.0
@@ -53,6 +54,10 @@ class UnreadableError(RefusedError):
 
 class NeverWholeError(RefusedError):
     """The server breaks this output off in every try."""
+
+
+class UnknownPathError(ValueError):
+    """The server answers, and has nothing under this path."""
 
 
 class UnansweredError(ValueError):
@@ -158,7 +163,8 @@ class Endpoint:
             return _Trouble(reason, way_out, _retry_after(response.headers.get("Retry-After")))
         if response.status_code in REFUSALS:
             raise RefusedError(f"the server refused it with {reason}")
-        raise ValueError(f"{self.name} answered with {reason}; {self._way_out(response)}")
+        kind = UnknownPathError if response.status_code in NO_SUCH_PATH else ValueError
+        raise kind(f"{self.name} answered with {reason}; {self._way_out(response)}")
 
     def _words(self, response: httpx.Response) -> str:
         """What the server says in an error, however it wraps it."""

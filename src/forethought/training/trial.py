@@ -40,6 +40,6 @@ def try_training(source: ModelSource, config: TrainingConfig, device: str) -> No
     if reason is not None:
         raise ValueError(
             f"training: {source.path} cannot be trained in {config.dtype} on {device} ({reason}); "
-            "nothing was sampled yet. Try another training.dtype or model.device, or another "
-            "model; if memory is full, training.lora or launch.type torchrun need less of it"
+            "try another training.dtype or model.device, or another model; if memory is full, "
+            "training.lora or launch.type torchrun need less of it"
         )
