@@ -7,8 +7,8 @@ it, also before a colon at its end (`**Here is my response**:`).
 A marker is text, and no marker,
 
 - behind a word character: `Vec<R>`. Closing tags and control tokens (`</think>`, `<|answer|>`)
-  stand there rightly, as do markers that begin with white space (`\nAnswer:`), and scripts without letter case, which put no space between words, do not
-  count;
+  stand there rightly, as do markers that begin with white space, and scripts without letter case,
+  which put no space between words, do not count;
 - inside backticks or quotes that are opened before it and closed behind it on its line;
 - in a fenced block, unless it is all that stands on its line. A fence that is not closed is open.
 
