@@ -99,13 +99,13 @@ def main() -> None:
 def benchmark(options: argparse.Namespace, folder: Path) -> None:
     import torch
 
-    from forethought import models
+    from forethought import models, rendering
 
     torch.set_num_threads(options.threads)
     path = pick_model(options.model, folder)
     tokenizer = models.load_tokenizer(path)
     requests = job(options.prompts, options.texts)
-    prompts = [list(models.render(tokenizer, request.messages)) for request in requests]
+    prompts = [list(rendering.render(tokenizer, request.messages)) for request in requests]
     lengths = [len(ids) for ids in prompts]
     print(f"model: {path}, {options.threads} threads, {len(prompts)} prompts x {SAMPLES}")
     print(f"prompt tokens: {min(lengths)} to {max(lengths)}, mean {statistics.mean(lengths):.0f}")

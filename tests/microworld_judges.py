@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import MicroworldPrompts, ModelConfig
 from forethought.control_tokens import WORD_JOINER
 from forethought.microworld.verifier import grade
@@ -133,7 +133,7 @@ def _labelled(prompts: list[Prompt], tokenizer: Any) -> list[tuple[list[int], fl
 
 
 def _conversation(prompt: Prompt, response: str, tokenizer: Any) -> list[int]:
-    turns = models.as_turns(
+    turns = rendering.as_turns(
         tokenizer, (*prompt.messages, Message(role="assistant", content=response))
     )
     text = tokenizer.apply_chat_template(turns, tokenize=False)

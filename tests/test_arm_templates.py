@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from tiny import save_policy, save_tokenizer
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.named_policy import find_run_policy, template_variables
 from forethought.pipeline import run_recipe
@@ -129,10 +129,10 @@ def test_a_run_of_both_arms(tmp_path, monkeypatch):
         assert read_manifest(folder).counts["with_thought"] == thought > 0
         # What was trained renders as it was trained, wherever it is taken.
         trained = made.run / arm / "iteration_0" / "selection" / "policy"
-        variables = models.template_variables(ModelConfig(path=str(trained)))
+        variables = rendering.template_variables(ModelConfig(path=str(trained)))
         assert variables == made.model.of_arm(arm).template
         assert template_variables(find_run_policy(f"{made.run}/{arm}/0")) == variables
-        prompt = str(tokenizer.decode(list(models.render(tokenizer, HI, variables))))
+        prompt = str(tokenizer.decode(list(rendering.render(tokenizer, HI, variables))))
         assert prompt.endswith(ending)
     summary = json.loads((made.run / "summary.json").read_text())
     evaluated = summary["arms"]["direct"][0]

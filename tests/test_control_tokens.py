@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, save_tokenizer
 
 from forethought.control_tokens import WORD_JOINER, broken, control_tokens, without_well_known
-from forethought.models import load_tokenizer, render
+from forethought.models import load_tokenizer
+from forethought.rendering import render
 from forethought.types import Message
 
 KNOWN = [

@@ -62,7 +62,8 @@ def test_one_iteration_stands_beside_its_prediction(run, tmp_path):
     assert stages[0] == "prompts"
     assert stages[-1] == "selection"
     assert all(one["predicted"] > 0 for one in found["stages"])
-    assert (tmp_path / "run/direct/iteration_0/selection/policy/model.safetensors").is_file()
+    policy = tmp_path / "run/direct/iteration_0/selection/policy"
+    assert (policy / "adapter/adapter_model.safetensors").is_file()
 
 
 def test_without_a_gpu_the_script_says_so(run, monkeypatch):

@@ -25,7 +25,7 @@ LAYERS = [
     {"masters"},
     {"store"},
     {"cache", "models", "left_out"},
-    {"microworld", "policy_module"},
+    {"microworld", "policy_module", "rendering"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},
     {"evaluation", "report", "serving"},

@@ -15,7 +15,7 @@ from small_run import small_recipe
 from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from forethought import left_out, models
+from forethought import left_out, models, rendering
 from forethought.cli.main import app
 from forethought.config import Recipe
 from forethought.microworld.tasks import generate
@@ -84,7 +84,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 def tokens(text: str) -> int:
     """Of a prompt with the thought instruction."""
-    return len(models.render(tokenizer(), GENERIC.apply([Message(role="user", content=text)])))
+    return len(rendering.render(tokenizer(), GENERIC.apply([Message(role="user", content=text)])))
 
 
 @pytest.fixture(scope="module")
@@ -302,9 +302,9 @@ def test_a_source_that_changed_is_named_and_one_that_is_gone_is_not(prepared):
 
 def test_a_prompt_that_is_left_out_raises_no_alarm_of_the_tokenizers():
     code = (
-        "from forethought import models; from forethought.types import Message; "
+        "from forethought import models, rendering; from forethought.types import Message; "
         "tokenizer = models.load_tokenizer('microworld'); "
-        "models.render(tokenizer, [Message(role='user', content='letters ' * 1024)])"
+        "rendering.render(tokenizer, [Message(role='user', content='letters ' * 1024)])"
     )
     talking = os.environ | {"TRANSFORMERS_VERBOSITY": "warning"}
     words = [sys.executable, "-c", code]

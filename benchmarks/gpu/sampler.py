@@ -17,7 +17,7 @@ import workload
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workload import SAMPLES, Bench
 
-from forethought import models
+from forethought import models, rendering
 from forethought.sampling.base import SamplingParams, one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.types import Message, SampleRequest
@@ -122,7 +122,7 @@ def main() -> None:
         tokenizer = models.load_tokenizer(path)
         model = models.load_model(path, dtype="bfloat16", device=bench.device)
         requests = make_requests(bench)
-        prompts = [models.render(tokenizer, one.messages) for one in requests]
+        prompts = [rendering.render(tokenizer, one.messages) for one in requests]
 
         def generate(setting: Setting, limit: int) -> float:
             return run_generate(model, tokenizer, prompts, limit, setting)

@@ -11,23 +11,14 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
-
-from forethought.config import ModelConfig, ModelSource
-from forethought.control_tokens import broken, control_tokens
+from forethought.config import ModelSource
 from forethought.kept import keeping, kept
 from forethought.positions import fix_positions, original_length, reads_long
 from forethought.store import content_hash, sha256_file
-from forethought.thoughts import COMMON_TAGS
-from forethought.types import Message
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +34,6 @@ ADAPTER = "adapter"
 RESTS = Path("masters") / "rests.safetensors"
 """File of a checkpoint with what its bfloat16 weights lack of those that training left."""
 Named = ModelSource | str
-TEMPLATE_FILE = "chat_template_variables.json"
-"""Name of the file of template variables beside the weights of a checkpoint we write."""
 MICROWORLD = "microworld"
 MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
 
@@ -417,64 +406,6 @@ def generation_config(model: Named) -> Any:
         return GenerationConfig.from_model_config(load_config(source))
 
 
-def template_variables(model: ModelConfig) -> dict[str, Any]:
-    """What the model's chat template is given: as the recipe says, or as it was trained."""
-    file = Path(resolve(model.source)) / TEMPLATE_FILE
-    if model.template or not file.is_file():
-        return dict(model.template)
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def save_template_variables(template: Mapping[str, Any], folder: Path) -> None:
-    """Write the variables beside a checkpoint's weights, so that others render alike."""
-    if template:
-        text = json.dumps(dict(template), indent=2) + "\n"
-        (folder / TEMPLATE_FILE).write_text(text, encoding="utf-8")
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    template: Mapping[str, Any] | None = None,
-) -> tuple[int, ...]:
-    """Token ids of a conversation, ready for the assistant's turn.
-
-    `template` are variables of the chat template, see `template_variables`.
-
-    Raises: ValueError if the chat template refuses the conversation.
-    """
-    turns = as_turns(tokenizer, messages)
-    try:
-        encoded: Any = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True, **(template or {})
-        )
-    # A template is a program of its maker's; it may raise anything.
-    except Exception as error:
-        roles = [message.role for message in messages]
-        raise ValueError(
-            f"prompts: the model's chat template refuses a conversation of roles {roles}: "
-            f"{template_error(error)}; the conversation begins "
-            f"{messages[0].content!r:.120}; drop or rewrite such prompts, or use another template"
-        ) from error
-    return tuple(encoded["input_ids"])
-
-
-def template_error(error: Exception) -> str:
-    """What a chat template raised, in words: its own are clear, others need their kind."""
-    return str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
-
-
-def as_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], also: Sequence[str] = ()
-) -> list[dict[str, str]]:
-    """Messages for a chat template, the tokenizer's control tokens in their contents broken.
-
-    `also` names more strings to break.
-    """
-    tokens = (*control_tokens(tokenizer), *also)
-    return [{"role": one.role, "content": broken(one.content, tokens)} for one in messages]
-
-
 def identity(model: Named) -> dict[str, Any]:
     """What names a model in a hash: its name, its revision, and its files where it is local.
 
@@ -508,66 +439,3 @@ def single_id(token_id: Any) -> int:
     """A tokenizer's special id, which transformers types as one id or several."""
     assert isinstance(token_id, int)
     return token_id
-
-
-def decode(
-    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], markers: Sequence[str] = ()
-) -> str:
-    """The text of an output, special tokens left out, nothing tidied.
-
-    Special tokens that a marker is made of stay: `markers` are those of the output's format; those
-    of common chat models always count.
-    """
-    ids = list(token_ids)
-    kept = marker_tokens(tokenizer, markers).values()
-    shown = bool(kept) and not set(kept).isdisjoint(ids)
-    if shown:
-        special = _special_ids(tokenizer)
-        ids = [one for one in ids if one in kept or one not in special]
-    text = tokenizer.decode(ids, skip_special_tokens=not shown, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text
-
-
-def encode_output(
-    tokenizer: PreTrainedTokenizerBase, text: str, markers: Sequence[str] = ()
-) -> list[int]:
-    """The tokens of an output that is to be gone on from: markers are the tokens that they are.
-
-    Any other control token that is spelled out is text, as it was when drawn.
-    """
-    kept = marker_tokens(tokenizer, markers)
-    parts = re.split(f"({'|'.join(map(re.escape, kept))})", text) if kept else [text]
-    ids: list[int] = []
-    for part in filter(None, parts):
-        if part in kept:
-            ids.append(kept[part])
-            continue
-        encoded: Any = tokenizer(part, add_special_tokens=False, split_special_tokens=True)
-        ids += encoded["input_ids"]
-    return ids
-
-
-def marker_tokens(tokenizer: PreTrainedTokenizerBase, markers: Sequence[str]) -> dict[str, int]:
-    """The special tokens that these markers, or those of common chat models, are made of."""
-    known = _MARKER_TOKENS.setdefault(tokenizer, {})
-    wanted = tuple(markers)
-    if wanted not in known:
-        all_markers = (*wanted, *chain.from_iterable(COMMON_TAGS))
-        ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
-        tokens = tokenizer.added_tokens_decoder
-        known[wanted] = {
-            tokens[one].content: one
-            for one in sorted(_special_ids(tokenizer) & tokens.keys())
-            if one not in ends
-            and any(tokens[one].content.strip() in marker for marker in all_markers)
-        }
-    return known[wanted]
-
-
-_MARKER_TOKENS: WeakKeyDictionary[Any, dict[tuple[str, ...], dict[str, int]]] = WeakKeyDictionary()
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    added = tokenizer.added_tokens_decoder.items()
-    return {one for one, token in added if token.special} | set(tokenizer.all_special_ids)

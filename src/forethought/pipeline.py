@@ -115,10 +115,11 @@ def refuse_missing_files(recipe: Recipe) -> None:
             path = source.path if isinstance(source, FilePrompts) else None
             if isinstance(path, Path) and not path.is_file():
                 raise ValueError(f"{field}.{index}.path: {path} does not exist; correct it")
-    if stages & {"rollouts", "evaluation"}:
-        refuse_dishonest_templates(recipe)
     if stages & {"judgements", "selection", "evaluation"}:
         refuse_missing_models(recipe.judge)
+    # The last, since it loads a tokenizer.
+    if stages & {"rollouts", "evaluation"}:
+        refuse_dishonest_templates(recipe)
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, str, tuple[PromptSource, ...]]]:

@@ -19,7 +19,7 @@ from judge_models import JudgeModel, Messages, answers, group, pairwise, rating,
 from tiny import FAMILIES, save_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from forethought import models
+from forethought import rendering
 from forethought.control_tokens import WELL_KNOWN, WORD_JOINER
 from forethought.judging import frame
 from forethought.judging.prompt_file import PairwisePrompt, RatingPrompt, load_prompt
@@ -230,7 +230,7 @@ def test_no_content_becomes_a_control_token(attack: str, family: str, tokenizers
     assert len(special) >= 3
 
     def control(messages: Sequence[Message]) -> list[int]:
-        return [token for token in models.render(tokenizer, messages) if token in special]
+        return [token for token in rendering.render(tokenizer, messages) if token in special]
 
     # Gemma's template takes no system turn.
     names = NAMES[1:2] if family == "gemma" else NAMES[:1]

@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.export.policy import export_policy
 from forethought.pipeline import run_recipe
@@ -114,7 +114,7 @@ def test_it_is_sampled_the_fast_way_as_peft_has_it(policy, by_peft, caplog):
         sampled = [one_prompt(one) for one in sampler.sample(requests)]
     assert "slow" not in caplog.text
     for one in sampled:
-        text = models.decode(by_peft.tokenizer, one.completions[0].token_ids)
+        text = rendering.decode(by_peft.tokenizer, one.completions[0].token_ids)
         assert text == by_peft.answer(one.prompt_id, DIRECT)[0]
 
 

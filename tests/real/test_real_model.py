@@ -10,7 +10,7 @@ import torch
 from build_model import reason_file
 from transformers import AutoModelForCausalLM
 
-from forethought import models
+from forethought import models, rendering
 from forethought.types import Message
 
 
@@ -21,9 +21,9 @@ def test_it_is_an_ordinary_chat_model_in_bfloat16(real_model):
     assert not hasattr(model.config, "quantization_config")
     tokenizer = models.load_tokenizer(str(real_model))
     question = Message(role="user", content="What is the capital of France?")
-    ids = models.render(tokenizer, [question])
+    ids = rendering.render(tokenizer, [question])
     output = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)
-    assert "Paris" in models.decode(tokenizer, output[0, len(ids) :].tolist())
+    assert "Paris" in rendering.decode(tokenizer, output[0, len(ids) :].tolist())
 
 
 def test_without_the_wheel_the_reason_is_kept(tmp_path, monkeypatch):

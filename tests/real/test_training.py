@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import TrainingConfig
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import StepLog
@@ -38,7 +38,7 @@ def test_training_starts_at_ln_2(dtype, lora, real_model, tmp_path):
     tokenizer: Any = models.load_tokenizer(str(real_model))
     pairs = []
     for number, (question, *outputs) in enumerate(TEXTS):
-        prompt = models.render(tokenizer, [Message(role="user", content=question)])
+        prompt = rendering.render(tokenizer, [Message(role="user", content=question)])
         chosen, rejected = (
             side([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id])
             for text in outputs

@@ -3,7 +3,7 @@
 import pytest
 from tiny import save_policy, save_tokenizer
 
-from forethought import models
+from forethought import rendering
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
 from forethought.sampling.marked import MarkedSampler
@@ -43,7 +43,7 @@ def test_markers_survive_and_other_special_tokens_do_not(tokenizer, thought_form
     ids = [*ids, tokenizer.pad_token_id]
 
     def decode(some):
-        return models.decode(tokenizer, some, thought_format.markers)
+        return rendering.decode(tokenizer, some, thought_format.markers)
 
     text = decode(ids)
     assert text == f"{opening}2 + 3 is 5.{closing}It is 5."
@@ -57,15 +57,15 @@ def test_markers_survive_and_other_special_tokens_do_not(tokenizer, thought_form
 
 def test_tags_of_common_models_survive_without_being_named(tokenizer):
     ids = tokenizer.encode("[THINK]a[/THINK]b<|answer|>", add_special_tokens=False)
-    assert models.decode(tokenizer, ids) == "[THINK]a[/THINK]b"
+    assert rendering.decode(tokenizer, ids) == "[THINK]a[/THINK]b"
     plain = tokenizer.encode("a<|answer|>b", add_special_tokens=False)
-    assert models.decode(tokenizer, plain) == "ab"
+    assert rendering.decode(tokenizer, plain) == "ab"
 
 
 def test_what_is_gone_on_from_has_its_markers_as_tokens(tokenizer):
     text = "<|plan|>a <|tool|> b\n\n<|answer|>"
-    ids = models.encode_output(tokenizer, text, OWN.markers)
-    assert models.decode(tokenizer, ids, OWN.markers) == text
+    ids = rendering.encode_output(tokenizer, text, OWN.markers)
+    assert rendering.decode(tokenizer, ids, OWN.markers) == text
     opening, closing = tokenizer.convert_tokens_to_ids(["<|plan|>", "<|answer|>"])
     assert (ids[0], ids[-1]) == (opening, closing)
     assert tokenizer.convert_tokens_to_ids("<|tool|>") not in ids

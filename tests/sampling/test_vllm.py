@@ -10,7 +10,7 @@ import torch
 from tiny import save_policy
 from transformers import AutoModelForCausalLM
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig, VllmEngine
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.vllm import VllmSampler
@@ -93,7 +93,7 @@ def test_results_come_in_the_order_of_requests_and_seeds(sampler):
 def test_prompt_ids_are_those_that_we_render(sampler, folder):
     tokenizer = models.load_tokenizer(str(folder))
     for one, asked in zip(sampled(sampler, requests()), requests(), strict=True):
-        assert one.prompt_token_ids == models.render(tokenizer, asked.messages)
+        assert one.prompt_token_ids == rendering.render(tokenizer, asked.messages)
 
 
 def test_outputs_do_not_depend_on_company_or_order(sampler):
@@ -130,7 +130,7 @@ def test_an_output_ends_with_an_end_token_or_at_the_limit(sampler, folder):
         *body, last = completion.token_ids
         reasons.add(completion.finish_reason)
         assert not set(body) & set(ends)
-        assert completion.text == models.decode(tokenizer, completion.token_ids)
+        assert completion.text == rendering.decode(tokenizer, completion.token_ids)
         if completion.finish_reason == "stop":
             last_ids.add(last)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import save_policy
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig, OpenAIEngine, VllmEngine
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.launched import LaunchedServer
@@ -91,9 +91,9 @@ def test_ids_are_those_that_we_render_and_end_with_the_end_token(engine, folder)
     with served(engine, folder) as sampler:
         results = [sampled(one) for one in sampler.sample(requests(tuple(range(20))))]
     for one, asked in zip(results, requests(), strict=True):
-        assert one.prompt_token_ids == models.render(tokenizer, asked.messages)
+        assert one.prompt_token_ids == rendering.render(tokenizer, asked.messages)
         for completion in one.completions:
-            assert completion.text == models.decode(tokenizer, completion.token_ids)
+            assert completion.text == rendering.decode(tokenizer, completion.token_ids)
             limit = PARAMS.max_new_tokens
             assert (completion.finish_reason == "stop") or len(completion.token_ids) == limit
     lasts = {c.token_ids[-1] for one in results for c in one.completions}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import save_policy
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.sampling.base import SamplingParams, one_prompt
 from forethought.sampling.transformers import TransformersSampler
@@ -218,7 +218,7 @@ def test_an_output_goes_on_from_what_it_has_begun_with():
         found = await pieces(backend, begun)
         assert whole(found) == sampled(MICROWORLD, begun, opening=text[:cut])
         assert "Here is my response:" in whole(found)[0]
-        prompt = models.render(models.load_tokenizer("microworld"), DRAW.messages)
+        prompt = rendering.render(models.load_tokenizer("microworld"), DRAW.messages)
         assert [piece.prompt_tokens for piece in found] == [len(prompt)] + [None] * (len(found) - 1)
 
     served(MICROWORLD, test)
@@ -246,7 +246,7 @@ def test_log_probabilities_cover_the_text_and_agree_with_a_forward_pass():
         assert "".join(one.token for one in entries) == text
         assert len(entries) == tokens - 1
         tokenizer = models.load_tokenizer("microworld")
-        prompt = models.render(tokenizer, draw.messages)
+        prompt = rendering.render(tokenizer, draw.messages)
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert len(ids) == tokens - 1
         model = models.load_model("microworld", dtype="float32", device="cpu")

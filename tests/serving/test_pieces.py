@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
-from forethought import models
+from forethought import rendering
 from forethought.serving.batching import Drawn, Seat
 from forethought.serving.pieces import Decoding, Pen, Vocabulary
 
@@ -51,7 +51,7 @@ def test_pieces_are_the_text_and_hold_whole_characters_only(kind, request):
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
     assert len(ids) > len(TEXT)
     pieces = pushed(tokenizer, ids)
-    assert "".join(pieces) == TEXT == models.decode(tokenizer, ids)
+    assert "".join(pieces) == TEXT == rendering.decode(tokenizer, ids)
     # One U+FFFD stands in the text itself.
     assert sum(piece.count("\ufffd") for piece in pieces) == 1
     assert "😀" in pieces
@@ -70,7 +70,7 @@ def test_an_output_goes_on_from_its_beginning(kind, request):
 @given(data=st.data())
 def test_any_tokens_of_a_byte_level_tokenizer_give_the_whole_text(byte_level, data):
     ids = data.draw(st.lists(st.integers(0, len(byte_level) - 1), max_size=200))
-    assert "".join(pushed(byte_level, ids)) == models.decode(byte_level, ids)
+    assert "".join(pushed(byte_level, ids)) == rendering.decode(byte_level, ids)
 
 
 def test_characters_that_no_token_ends_at_are_shown_all_the_same():
@@ -143,7 +143,7 @@ def test_a_cut_character_at_the_end_is_shown_as_the_whole_text_would(byte_level)
         )  # fmt: skip
     piece = pen.take()
     assert piece is not None
-    assert piece.text == models.decode(byte_level, ids) == "ok \ufffd"
+    assert piece.text == rendering.decode(byte_level, ids) == "ok \ufffd"
 
 
 def test_the_space_in_front_of_a_word_belongs_to_its_token(byte_fallback):

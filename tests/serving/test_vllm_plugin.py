@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, save_tokenizer
 
-from forethought import models
+from forethought import models, rendering
 from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 from forethought.thoughts import (
     DIRECT,
@@ -142,13 +142,13 @@ def test_tokens_before_the_response_are_counted(load, thought_format):
         ids = tokenizer.encode(text, add_special_tokens=False)
         count = parser.count_reasoning_tokens(ids)
         assert parser.extract_content_ids(ids) == ids[count:]
-        response = thought_format.parse(models.decode(tokenizer, ids)).response
+        response = thought_format.parse(rendering.decode(tokenizer, ids)).response
         if response is None:
             assert count == len(ids)
         else:
             assert 0 < count < len(ids)
-            assert models.decode(tokenizer, ids[count:]).strip() == response
-            assert response not in models.decode(tokenizer, ids[count + 1 :])
+            assert rendering.decode(tokenizer, ids[count:]).strip() == response
+            assert response not in rendering.decode(tokenizer, ids[count + 1 :])
     assert parser.count_reasoning_tokens([]) == 0
     # Prompts may name the marker, and vLLM asks this of prompts.
     assert not parser.is_reasoning_end(tokenizer.encode("Answer after <R>."))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tiny import FAMILIES, save_tokenizer
 
-from forethought import models
+from forethought import models, rendering
 from forethought.sampling.launched import LaunchedServer
 from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 from forethought.thoughts import GENERIC, SPECIFIC, TAGS, ThoughtFormat
@@ -133,7 +133,7 @@ def raw(base_url: str, seed: int) -> str:
     """What the policy writes for the same conversation, rendered by us."""
     turns = [Message(role="user", content="Tea?"), Message(role="assistant", content="Yes.")]
     messages = GENERIC.apply([*turns, Message(role="user", content=QUESTION)])
-    prompt = models.render(models.load_tokenizer("microworld"), messages)
+    prompt = rendering.render(models.load_tokenizer("microworld"), messages)
     reply = httpx.post(f"{base_url}/completions", json=body(seed, prompt=list(prompt)), timeout=60)
     return reply.json()["choices"][0]["text"]
 

@@ -186,11 +186,12 @@ def vllm_plugin(
     """Write a reasoning parser, so that `vllm serve` alone hides the thought."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
+        source, own_format = _policy(model, revision, trust_remote_code, "direct")
+
         from forethought.models import find_adapter
         from forethought.sampling.vllm_engine import lora_limit
         from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 
-        source, own_format = _policy(model, revision, trust_remote_code, "direct")
         parser = write_plugin(own_format, target, show_thoughts=show_thoughts)
         words = f"--reasoning-parser-plugin {target.resolve()} --reasoning-parser {parser}"
         if chat_template is not None:
@@ -279,8 +280,8 @@ def _embedded(
 def _template(word: str, source: ModelSource) -> dict[str, Any]:
     """What the policy's chat template is given, here or at a server."""
     from forethought.config import ModelConfig
-    from forethought.models import template_variables as variables
     from forethought.named_policy import find_run_policy, is_run, template_variables
+    from forethought.rendering import template_variables as variables
 
     found = find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
     own = template_variables(found)

@@ -15,7 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from forethought.export import facts
 from forethought.export.choice import Chosen
 from forethought.judging.describe import is_relative, score_of
-from forethought.models import MICROWORLD, load_tokenizer, marker_tokens
+from forethought.models import MICROWORLD, load_tokenizer
+from forethought.rendering import marker_tokens
 from forethought.store import sha256_file
 from forethought.summary import difference_line, margin_kept, summarise
 

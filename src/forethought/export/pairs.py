@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forethought import models
+from forethought import models, rendering
 from forethought.export import facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
@@ -115,7 +115,7 @@ def _rows(place: Place, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str
         prompt = prompts[pair.prompt_id]
         yield {
             # As rendered in the run: control tokens that a user wrote are broken.
-            "prompt": models.as_turns(tokenizer, place.thought_format.apply(prompt.messages)),
+            "prompt": rendering.as_turns(tokenizer, place.thought_format.apply(prompt.messages)),
             "chosen": _answer(texts[pair.prompt_id, pair.chosen.sample_index]),
             "rejected": _answer(texts[pair.prompt_id, pair.rejected.sample_index]),
             "prompt_ids": list(pair.prompt_token_ids),

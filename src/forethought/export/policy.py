@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig, ModelSource
 from forethought.export.choice import Chosen, Which, choose
 from forethought.export.folder import Target, whole_target
@@ -45,7 +45,7 @@ def export_policy(
         else:
             _copy_trained(chosen, folder, keep_adapter=keep_adapter)
         save_format(chosen.place.thought_format, folder)
-        models.save_template_variables(chosen.place.policy.template, folder)
+        rendering.save_template_variables(chosen.place.policy.template, folder)
         write_json(folder / "generation_config.json", generation_config(chosen))
         (folder / "README.md").write_text(model_card(chosen, folder), encoding="utf-8")
     return target

@@ -153,10 +153,7 @@ def load(source: Named, *, dtype: torch.dtype, device: torch.device) -> ArmoRMMo
 
 def _folder(source: ModelSource) -> Path:
     path = source.path
-    try:
-        folder = Path(resolve(source))
-    except ValueError as error:
-        raise ValueError(f"judge.path: no ArmoRM could be loaded from {path}: {error}") from error
+    folder = Path(resolve(source, field="judge.path"))
     if folder.is_dir():
         return folder
     try:

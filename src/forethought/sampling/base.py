@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from forethought import models
+from forethought import models, rendering
 from forethought.cache import Cache
 from forethought.config import (
     EngineConfig,
@@ -117,8 +117,8 @@ def open_sampler(
         from forethought.sampling.marked import MarkedSampler
 
         tokenizer = models.load_tokenizer(model.source)
-        plain = models.marker_tokens(tokenizer, ()).keys()
-        if models.marker_tokens(tokenizer, markers).keys() - plain:
+        plain = rendering.marker_tokens(tokenizer, ()).keys()
+        if rendering.marker_tokens(tokenizer, markers).keys() - plain:
             options = {"params": params, "cache": cache, "token_ids": token_ids, "policy": policy}
             return MarkedSampler(open_sampler(config, model=model, **options), model, markers)
     match config:

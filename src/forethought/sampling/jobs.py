@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from forethought import models
+from forethought import rendering
 from forethought.sampling.base import SamplingParams
 from forethought.types import SampleRequest, Unsampled
 
@@ -41,7 +41,7 @@ def job_for(
     `name` is the model's, for the reason.
     """
     try:
-        ids = (*models.render(tokenizer, request.messages, template), *request.opening_ids)
+        ids = (*rendering.render(tokenizer, request.messages, template), *request.opening_ids)
     except ValueError as error:
         return Unsampled(prompt_id=request.prompt_id, reason=str(error))
     limit = params.max_new_tokens - len(request.opening_ids)

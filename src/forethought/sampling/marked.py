@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.sampling.base import Sampler
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
@@ -49,5 +49,5 @@ class MarkedSampler:
         # A server that gives no ids has made the text itself.
         if not completion.token_ids:
             return completion
-        text = models.decode(self._tokenizer, completion.token_ids, self._markers)
+        text = rendering.decode(self._tokenizer, completion.token_ids, self._markers)
         return replace(completion, text=text)

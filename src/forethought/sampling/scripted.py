@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.sampling.base import SamplingParams, refuse_openings
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
@@ -55,7 +55,7 @@ class ScriptedSampler:
         """Raises: ValueError if the file or a line is wrong, or the tokenizer cannot be loaded."""
         tokenizer, template = None, None
         if model is not None:
-            template = models.template_variables(model)
+            template = rendering.template_variables(model)
             tokenizer = models.load_tokenizer(model.source)
         return cls(read_script(path), tokenizer, params=params, source=str(path), template=template)
 
@@ -80,7 +80,7 @@ class ScriptedSampler:
         prompt_ids: tuple[int, ...] = ()
         if self._tokenizer is not None:
             try:
-                prompt_ids = models.render(self._tokenizer, request.messages, self._template)
+                prompt_ids = rendering.render(self._tokenizer, request.messages, self._template)
             except ValueError as error:
                 return Unsampled(prompt_id=request.prompt_id, reason=str(error))
         return SampledPrompt(
@@ -102,7 +102,7 @@ class ScriptedSampler:
         limit = self._params.max_new_tokens
         if len(ids) <= limit:
             return Completion(text=reply, token_ids=tuple(ids), finish_reason="stop")
-        text = models.decode(self._tokenizer, ids[:limit])
+        text = rendering.decode(self._tokenizer, ids[:limit])
         return Completion(text=text, token_ids=tuple(ids[:limit]), finish_reason="length")
 
 

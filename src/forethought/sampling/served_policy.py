@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.types import Completion, FinishReason, Message
 
@@ -47,7 +47,7 @@ class ServedPolicy:
             path=models.resolve(source),
             identity=models.identity(source),
             tokenizer=tokenizer,
-            template=models.template_variables(model),
+            template=rendering.template_variables(model),
             end_ids=models.end_token_ids(tokenizer, models.generation_config(source)),
         )
 
@@ -65,7 +65,7 @@ class ServedPolicy:
 
     def turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         """The messages, harmless to this tokenizer as they are for every engine."""
-        return models.as_turns(self.tokenizer, messages)
+        return rendering.as_turns(self.tokenizer, messages)
 
     def completion(
         self, token_ids: Sequence[int] | None, finish_reason: FinishReason, server: str
@@ -83,7 +83,7 @@ class ServedPolicy:
                 f"out of extra_body and of the server's settings, or {OTHER_ENGINES}"
             )
         return Completion(
-            text=models.decode(self.tokenizer, token_ids),
+            text=rendering.decode(self.tokenizer, token_ids),
             token_ids=tuple(token_ids),
             finish_reason=finish_reason,
         )

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.kept import kept
 from forethought.policy_module import policy_module
@@ -81,7 +81,7 @@ class TransformersSampler:
             loaded = policy_module(model.dtype, model.device).at(model.source)
         else:
             loaded = kept(("model", model), lambda: _load(model))
-        template = models.template_variables(model)
+        template = rendering.template_variables(model)
         return cls(loaded, tokenizer, params=params, rows=rows, name=model.path, template=template)
 
     def __enter__(self) -> Self:
@@ -145,7 +145,7 @@ class TransformersSampler:
 
     def _completion(self, ids: list[int]) -> Completion:
         return Completion(
-            text=models.decode(self._tokenizer, ids),
+            text=rendering.decode(self._tokenizer, ids),
             token_ids=tuple(ids),
             finish_reason="stop" if ids[-1] in self._end_ids else "length",
         )

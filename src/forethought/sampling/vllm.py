@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig, VllmEngine
 from forethought.sampling.base import SamplingParams
 from forethought.sampling.jobs import Job, job_for
@@ -56,7 +56,7 @@ class VllmSampler:
             )
         self._name = model.path
         self._params = params
-        self._template = models.template_variables(model)
+        self._template = rendering.template_variables(model)
         self._tokenizer = models.load_tokenizer(model.source)
         self._end_ids = models.end_token_ids(
             self._tokenizer, models.generation_config(model.source)
@@ -149,7 +149,7 @@ class VllmSampler:
     def _completion(self, output: Any) -> Completion:
         assert output.finish_reason in ("stop", "length"), output.finish_reason
         return Completion(
-            text=models.decode(self._tokenizer, output.token_ids),
+            text=rendering.decode(self._tokenizer, output.token_ids),
             token_ids=tuple(output.token_ids),
             finish_reason=output.finish_reason,
         )

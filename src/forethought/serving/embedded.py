@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.sampling import shared_prefix
 from forethought.sampling.base import SamplingParams
@@ -76,7 +76,7 @@ class EmbeddedBackend:
         if slots < 1:
             raise ValueError(f"slots: {slots}; at least one output must be in the making")
         self._name, self._slots, self._markers = name, slots, tuple(markers)
-        self._template = models.template_variables(model)
+        self._template = rendering.template_variables(model)
         self._tokenizer = models.load_tokenizer(model.source)
         # Two threads use a tokenizer at a time, and encoding may change its settings.
         self._decoding = copy.deepcopy(self._tokenizer)
@@ -196,7 +196,7 @@ class EmbeddedBackend:
 
     def _render(self, draw: Draw) -> tuple[int, ...]:
         try:
-            prompt = models.render(self._tokenizer, draw.messages, self._template)
+            prompt = rendering.render(self._tokenizer, draw.messages, self._template)
         except ValueError as error:
             roles = ", ".join(message.role for message in draw.messages)
             raise RefusedDrawError(
@@ -207,7 +207,7 @@ class EmbeddedBackend:
         return prompt
 
     def _encode(self, begun: str) -> list[int]:
-        return models.encode_output(self._tokenizer, begun, self._markers)
+        return rendering.encode_output(self._tokenizer, begun, self._markers)
 
     def _enter(self, request: _Request) -> None:
         with self._changed:

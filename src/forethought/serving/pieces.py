@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forethought import models
+from forethought import rendering
 from forethought.serving.base import Piece, TokenLogprob
 from forethought.serving.batching import Drawn
 from forethought.types import FinishReason
@@ -78,7 +78,7 @@ class Decoding:
             self._sent = max(len(self._decoded()) - held, 0)
 
     def _decoded(self) -> str:
-        return models.decode(self._tokenizer, self._window, self._markers)
+        return rendering.decode(self._tokenizer, self._window, self._markers)
 
 
 class Vocabulary:

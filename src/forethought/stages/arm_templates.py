@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import models
+from forethought import models, rendering
 from forethought.config import Recipe
 from forethought.thoughts import COMMON_TAGS, ThoughtFormat, load_format
 from forethought.types import Arm, Message
@@ -29,8 +29,8 @@ def refuse_dishonest_templates(recipe: Recipe) -> None:
     thought_format = load_format(recipe.thought_format)
 
     def rendered(arm: Arm, **switch: bool) -> str:
-        template = models.template_variables(recipe.model.of_arm(arm))
-        ids = models.render(tokenizer, QUESTION, template | switch)
+        template = rendering.template_variables(recipe.model.of_arm(arm))
+        ids = rendering.render(tokenizer, QUESTION, template | switch)
         return str(tokenizer.decode(list(ids), skip_special_tokens=False)).rstrip()
 
     switch = next((one for one in SWITCHES if _turns(rendered, recipe.arms[0], one)), None)

@@ -18,7 +18,8 @@ from forethought.config import (
     VllmSampling,
     Workers,
 )
-from forethought.models import decode, load_tokenizer
+from forethought.models import load_tokenizer
+from forethought.rendering import decode
 from forethought.sampling.base import (
     Sampler,
     SamplingParams,

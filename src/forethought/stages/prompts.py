@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import left_out, models
+from forethought import left_out, models, rendering
 from forethought.config import Recipe
 from forethought.progress import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
@@ -91,13 +91,13 @@ def _refuse(recipe: Recipe) -> Refuse:
         (load_format(recipe.thought_format), "thought"),
         (DIRECT, "direct"),
     )
-    formats = [(one, models.template_variables(recipe.model.of_arm(arm))) for one, arm in asked]
+    formats = [(one, rendering.template_variables(recipe.model.of_arm(arm))) for one, arm in asked]
     most, context = recipe.prompts.max_tokens, _context(recipe)
 
     def refuse(prompt: Prompt) -> str | None:
         try:
             rendered = [
-                models.render(tokenizer, one.apply(prompt.messages), template)
+                rendering.render(tokenizer, one.apply(prompt.messages), template)
                 for one, template in formats
             ]
         except ValueError as error:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from forethought import models
+from forethought import models, rendering
 from forethought.models import pick_device
 from forethought.pairs import OUTCOMES
 from forethought.progress import Reporter, Task
@@ -151,7 +151,7 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
             result = read_result(stage.folder)
     for folder in sorted(stage.folder.glob("epoch_*")):
         save_format(place.thought_format, folder)
-        models.save_template_variables(place.policy.template, folder)
+        rendering.save_template_variables(place.policy.template, folder)
     if (warning := loss_warning(place, result.margin_kept)) is not None:
         reporter.say(f"warning: {warning}")
     return {

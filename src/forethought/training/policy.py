@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
 from forethought.kept import keeping, kept
-from forethought.masters import rounded
+from forethought.masters import restore, rounded
 from forethought.models import (
     Adapter,
     Named,
@@ -152,14 +152,18 @@ class _KeptMasters:
     def give(self, source: Named) -> None:
         """Be these weights and let the module have them rounded as training does."""
         files = weight_files(source)
-        exact = find_rests(source) is not None
+        rests = find_rests(source)
         if self.weights.copies and (files is None or files != self._holds):
-            if stored_dtype(source) == self._dtype and not exact:
+            if stored_dtype(source) == self._dtype:
+                # The module has what is stored; what that lacks is read beside it.
                 self.weights.gather()
+                if rests is not None:
+                    restore(rests, zip(self.weights.names, self.weights.masters, strict=True))
+                    self.weights.publish()
             else:
                 whole = load_model(source, dtype="float32", device="cpu")
                 self.weights.load(dict(whole.named_parameters()))
-        elif exact:
+        elif rests is not None:
             self.weights.publish()
         self._holds = files
         self._module.changes()

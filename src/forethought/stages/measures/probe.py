@@ -18,8 +18,9 @@ from forethought.config import JudgeConfig, ProbeMeasure
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
 from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
 from forethought.judging.describe import difference_ends, score_ends
-from forethought.models import decode, load_tokenizer
+from forethought.models import load_tokenizer
 from forethought.progress import Reporter, Task
+from forethought.rendering import decode
 from forethought.sampling.base import SamplingParams
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, worst_score
