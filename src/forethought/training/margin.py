@@ -97,7 +97,7 @@ class MarginProbe:
         return (self._of_values(values) - self._start) / trained
 
     def _of_values(self, values: Mapping[nn.Parameter, torch.Tensor]) -> float:
-        with _holding(self._trainee.policy, values):
+        with _holding(self._trainee.policy, values, getattr(torch, self._sampled)):
             return self._margin(self._trainee.policy)
 
     def _of_folder(self, source: ModelSource, dtype: DType) -> float:
@@ -158,14 +158,21 @@ def _as_sampled(trainee: Trainee, stored: Stored, dtype: DType) -> dict[nn.Param
 
 
 @contextmanager
-def _holding(policy: PolicyLogprobs, values: Mapping[nn.Parameter, torch.Tensor]) -> Iterator[None]:
+def _holding(
+    policy: PolicyLogprobs, values: Mapping[nn.Parameter, torch.Tensor], sampled: torch.dtype
+) -> Iterator[None]:
     """The policy in float32 with these values of some parameters, afterwards as it was."""
     held = {p: p.data for p in policy.parameters() if p in values}
     kinds = {p: p.dtype for p in policy.parameters()}
     training = {module: module.training for module in policy.modules()}
+    # Factors such as Gemma's scale of embeddings are rounded with the weights where a model is
+    # loaded in bfloat16, and not where it is cast later; tables of rotary frequencies never are.
+    factors = {b: b.data for b in policy.buffers() if b.is_floating_point() and b.dim() == 0}
     try:
         for parameter in kinds:
             parameter.data = values.get(parameter, parameter.data).float()
+        for factor, was in factors.items():
+            factor.data = was.to(sampled).float()
         for module in training:
             module.training = False
         yield
@@ -173,5 +180,7 @@ def _holding(policy: PolicyLogprobs, values: Mapping[nn.Parameter, torch.Tensor]
         for parameter, kind in kinds.items():
             # What is frozen is rounded back to what it was, without a second copy of it.
             parameter.data = held.get(parameter, parameter.data).to(kind)
-        for module, was in training.items():
-            module.training = was
+        for factor, was in factors.items():
+            factor.data = was
+        for module, mode in training.items():
+            module.training = mode
