@@ -281,7 +281,7 @@ def tune(
     """The fastest setting on one batch of the largest size."""
     few = prompts[: 512 // SAMPLES]
     best: tuple[float, Setting] | None = None
-    for batch in (64, 256, 512):
+    for batch in sizes((64, 256, 512), SAMPLES * len(few)):
         for dtype in ("float32", "bfloat16"):
             for cache in ("dynamic", "static"):
                 setting = Setting(batch=batch, dtype=dtype, cache=cache)
@@ -291,6 +291,11 @@ def tune(
                     best = (rate, setting)
     assert best is not None
     return best[1]
+
+
+def sizes(grid: Sequence[int], outputs: int) -> list[int]:
+    """The sizes that differ for a job of so many outputs."""
+    return [size for i, size in enumerate(grid) if i == 0 or grid[i - 1] < outputs]
 
 
 def run_generate(
@@ -409,7 +414,7 @@ def vllm_worker(description: Path, clock: Clock) -> None:
 
     def tuned() -> Any:
         rates = {}
-        for sequences in (256, 512, 1024, 2048):
+        for sequences in sizes((64, 256, 512, 1024, 2048), SAMPLES * len(prompts)):
             llm = load(sequences)
             run(llm, prompts[:16])
             rates[sequences] = run(llm, prompts).rate
@@ -450,7 +455,7 @@ def print_floor(
     flops = 2 * weights + 4 * width * context * config.num_hidden_layers
     cached = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers
     shared = statistics.mean(lengths) / SAMPLES + first.tokens / outputs / 2
-    a = torch.randn(options.rows, config.hidden_size).to(dtype)
+    a = torch.randn(min(options.rows, outputs), config.hidden_size).to(dtype)
     w = torch.randn(config.intermediate_size, config.hidden_size).to(dtype)
     seconds = min(
         timed(lambda: torch.nn.functional.linear(a, w), CLOCKS[options.clock]) for _ in range(50)
