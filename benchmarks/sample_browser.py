@@ -19,7 +19,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from forethought.config import PairsConfig, Recipe
-from forethought.pairs import build_pairs, pair_counts
+from forethought.pairs import chosen_pairs, decide, outcomes, pair_counts, possible_pairs
 from forethought.report.page import write_report
 from forethought.store import Stage, write_json
 from forethought.thoughts import DIRECT, GENERIC
@@ -136,7 +136,10 @@ def _iteration(place: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> 
         for prompt_id, each in outputs.items()
     ]
     scored = {one.prompt_id: one for one in groups}
-    pairs, decisions = build_pairs(outputs, scored, PairsConfig(), seed=0)
+    rules = PairsConfig()
+    offers, possible = possible_pairs(outputs, scored, rules.rho)
+    decisions = decide(offers, rules.max_unparsable, seed=0)
+    pairs = list(chosen_pairs(possible, outcomes(decisions)))
     every = [one for each in outputs.values() for one in each]
     parts: dict[str, list[tuple[str, list[Any], type]]] = {
         "rollouts": [("part_00000", every, Rollout)],

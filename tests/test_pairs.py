@@ -5,12 +5,12 @@ from math import isclose, sqrt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_pairs import build_pairs
 
 from forethought.config import PairsConfig
 from forethought.pairs import (
-    build_pairs,
+    LengthSums,
     length_controlled,
-    length_summary,
     pair_counts,
     unparsable_quota,
 )
@@ -71,6 +71,12 @@ def one_pair(
     return (pairs[0] if pairs else None), decisions[0]
 
 
+def lengths(pairs: list[PreferencePair]) -> dict[str, float | None]:
+    sums = LengthSums()
+    sums.add(pairs)
+    return sums.summary()
+
+
 def test_length_control_by_hand() -> None:
     # Deviations from the mean: scores -1 0 1, std sqrt(2/3); lengths -10 -10 20, std sqrt(200).
     shaped = length_controlled([1.0, 2.0, 3.0], [10, 10, 40], 0.5)
@@ -121,7 +127,7 @@ def test_length_control_may_overrule_the_judge_and_is_reported() -> None:
     pair, _ = one_pair(rollouts, {0: 0.0, 1: 1.0}, rho=2.0)
     assert pair is not None
     assert pair.margin == -1.0
-    assert length_summary([pair])["against_judge"] == 1
+    assert lengths([pair])["against_judge"] == 1
 
 
 def test_ties_take_the_lowest_index_in_any_order_of_rollouts() -> None:
@@ -287,7 +293,7 @@ def test_lengths_are_summed_up_over_judged_pairs_only() -> None:
     scored = {"a": group({0: 1.0, 1: 0.0}, "a"), "b": group({0: 0.0, 1: 1.0}, "b")}
     scored["c"] = group({0: 1.0}, "c")
     pairs, _ = build_pairs(rollouts, scored, PairsConfig(max_unparsable=0.5), seed=0)
-    summary = length_summary(pairs)
+    summary = lengths(pairs)
     assert len(pairs) == 3
     assert summary == {
         "chosen_response_tokens": 8.0,
@@ -296,7 +302,7 @@ def test_lengths_are_summed_up_over_judged_pairs_only() -> None:
         "rejected_output_tokens": 14.0,
         "against_judge": 0,
     }
-    assert length_summary([])["chosen_response_tokens"] is None
+    assert lengths([])["chosen_response_tokens"] is None
 
 
 def test_a_response_that_the_judge_could_not_score_has_no_part_in_it() -> None:

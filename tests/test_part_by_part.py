@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from small_run import small_recipe
+from whole_pairs import build_pairs
 
 from forethought.config import Recipe
 from forethought.launch import launch
-from forethought.pairs import build_pairs, length_summary, pair_counts
+from forethought.pairs import LengthSums, pair_counts
 from forethought.progress import Reporter, Task
 from forethought.stages.place import Place
 from forethought.store import ROW_GROUP, Stage, StageError, read_manifest, read_records
@@ -78,7 +79,9 @@ def test_pairs_are_those_of_the_whole_iteration(recipe):
     assert {"judged", "unparsable", "unparsable_quota"} <= {one.outcome for one in decisions}
     assert read_records(pairs.folder, PreferencePair, "pairs") == expected
     assert read_records(pairs.folder, PairDecision, "decisions") == decisions
-    counts = {"pairs": len(expected), **pair_counts(decisions), **length_summary(expected)}
+    sums = LengthSums()
+    sums.add(expected)
+    counts = {"pairs": len(expected), **pair_counts(decisions), **sums.summary()}
     assert read_manifest(pairs.folder).counts == counts
     assert not (pairs.folder / "scratch").exists()
 

@@ -5,7 +5,6 @@ One cluster for all tests: a head without CPUs of its own and a node of two; a t
 
 import json
 import os
-import threading
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -31,7 +30,6 @@ from forethought.store import read_manifest
 from forethought.types import Message, Prompt, ResponseGroup
 from forethought.under_way import Drawing, Tally, listening
 from forethought.workers.base import Here
-from forethought.workers.feed import Feed
 from forethought.workers.pool import Pool, give_back_gpus
 
 pytestmark = pytest.mark.scale
@@ -286,78 +284,6 @@ def test_what_is_kept_is_found_and_new_scores_are_kept(cluster, tmp_path, kind):
 def test_here_and_pool_are_one_crew(cluster, tmp_path):
     with Here(partial(squares, tmp_path, "raises")) as crew, pytest.raises(ValueError, match="NaN"):
         list(crew.each([0, 1], lambda number: number))
-
-
-@contextmanager
-def steps(log: Path, kind: str):
-    """An engine whose parts end when a file says so."""
-
-    def do(number: int) -> int:
-        (log / f"{kind}_{number}_begun").touch()
-        while not (log / f"{kind}_{number}_go").exists():
-            time.sleep(0.05)
-        return number
-
-    yield do
-
-
-def follow(log: Path, feed: Feed, found: list[int], count: int) -> threading.Thread:
-    """A guest at work in a thread of its own, on parts 0 to 9."""
-    for number in range(10):
-        feed.put(number)
-
-    def work() -> None:
-        workers = Workers(count=count)
-        with Pool(partial(steps, log, "guest"), workers, LAUNCH, name="guest") as guest:
-            found.extend(number for number, _ in guest.follow(feed, lambda number: number))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.05)
-
-
-def test_a_guest_gets_the_room_that_is_not_needed_any_more(cluster, tmp_path):
-    feed, found, hosts = Feed(), [], []
-
-    def work() -> None:
-        with Pool(partial(steps, tmp_path, "host"), Workers(count=2), LAUNCH, name="host") as host:
-            hosts.extend(number for number, _ in host.each([0, 1], lambda number: number))
-
-    host = threading.Thread(target=work)
-    host.start()
-    wait_for(tmp_path / "host_0_begun")
-    wait_for(tmp_path / "host_1_begun")
-    # Both CPUs are the host's, until one of its workers has nothing left to do.
-    guest = follow(tmp_path, feed, found, count=1)
-    (tmp_path / "host_0_go").touch()
-    wait_for(tmp_path / "guest_0_begun")
-    assert not hosts[1:]
-    feed.stop()
-    (tmp_path / "guest_0_go").touch()
-    (tmp_path / "host_1_go").touch()
-    guest.join()
-    host.join()
-    assert (found, hosts) == ([0], [0, 1])
-    assert not (tmp_path / "guest_1_begun").exists()
-
-
-def test_a_guest_leaves_where_there_is_no_room_for_its_host(cluster, tmp_path):
-    feed, found = Feed(), []
-    guest = follow(tmp_path, feed, found, count=2)
-    wait_for(tmp_path / "guest_0_begun")
-    wait_for(tmp_path / "guest_1_begun")
-    (tmp_path / "host_0_go").touch()
-    with Pool(partial(steps, tmp_path, "host"), Workers(count=1), LAUNCH, name="host") as host:
-        assert list(host.each([0], lambda number: number)) == [(0, 0)]
-    guest.join()
-    assert found == []
 
 
 def test_files_are_the_same_with_workers(cluster, tmp_path, monkeypatch):

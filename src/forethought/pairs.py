@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, fsum, isinf, sqrt
 
-from forethought.config import PairsConfig
 from forethought.store import content_hash
 from forethought.types import (
     PairDecision,
@@ -51,19 +50,6 @@ def length_controlled(scores: Sequence[float], lengths: Sequence[int], rho: floa
     """Shaped scores `N(s) - rho · N(l)` of a prompt's judged responses (arXiv 2410.10630)."""
     normal_scores, normal_lengths = _normalised(scores), _normalised(lengths)
     return [s - rho * length for s, length in zip(normal_scores, normal_lengths, strict=True)]
-
-
-def build_pairs(
-    rollouts_by_prompt: Mapping[str, Sequence[Rollout]],
-    scored: Mapping[str, ScoredGroup],
-    config: PairsConfig,
-    *,
-    seed: int,
-) -> tuple[list[PreferencePair], list[PairDecision]]:
-    """At most one pair per prompt, and for every prompt, in input order, what became of it."""
-    offers, possible = possible_pairs(rollouts_by_prompt, scored, config.rho)
-    decisions = decide(offers, config.max_unparsable, seed)
-    return list(chosen_pairs(possible, outcomes(decisions))), decisions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,45 +153,39 @@ def pair_counts(decisions: Iterable[PairDecision]) -> dict[str, int]:
     return counts
 
 
-def length_summary(pairs: Iterable[PreferencePair]) -> dict[str, float | None]:
-    """Mean tokens of responses and of whole outputs; chosen above rejected says rho is too low.
-
-    Only judged pairs count, an output without a response having no response length; without any
-    the means are `None`. `against_judge` counts pairs that length control turned round: the judge
-    scored the chosen response no higher than the rejected one.
-    """
-    sums = LengthSums()
-    for pair in pairs:
-        sums.add(pair)
-    return sums.summary()
-
-
 @dataclass(slots=True)
 class LengthSums:
-    """`length_summary` of pairs that come one by one."""
+    """Mean tokens of responses and of whole outputs, of pairs that come piece by piece.
+
+    Chosen above rejected says that rho is too low. Only judged pairs count, an output without a
+    response having no response length; without any the means are `None`.
+    """
 
     judged: int = 0
     tokens: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Of responses, chosen and rejected, and of whole outputs."""
     against_judge: int = 0
+    """Pairs that length control turned round: the judge scored the chosen response no higher than
+    the rejected one."""
 
-    def add(self, pair: PreferencePair) -> None:
-        """Count a pair."""
-        if pair.kind != "judged":
-            return
-        chosen, rejected = pair.chosen, pair.rejected
-        responses, outputs = self.tokens[:2], self.tokens[2:]
-        self.judged += 1
-        self.tokens = (
-            responses[0] + chosen.response_tokens,
-            responses[1] + rejected.response_tokens,
-            outputs[0] + len(chosen.token_ids),
-            outputs[1] + len(rejected.token_ids),
-        )
-        self.against_judge += pair.margin is not None and pair.margin <= 0
+    def add(self, pairs: Iterable[PreferencePair]) -> None:
+        """Count a piece."""
+        for pair in pairs:
+            if pair.kind != "judged":
+                continue
+            chosen, rejected = pair.chosen, pair.rejected
+            responses, outputs = self.tokens[:2], self.tokens[2:]
+            self.judged += 1
+            self.tokens = (
+                responses[0] + chosen.response_tokens,
+                responses[1] + rejected.response_tokens,
+                outputs[0] + len(chosen.token_ids),
+                outputs[1] + len(rejected.token_ids),
+            )
+            self.against_judge += pair.margin is not None and pair.margin <= 0
 
     def summary(self) -> dict[str, float | None]:
-        """What `length_summary` gives."""
+        """The means and the count, as a manifest names them."""
         means = [tokens / self.judged if self.judged else None for tokens in self.tokens]
         return {
             "chosen_response_tokens": means[0],

@@ -229,10 +229,6 @@ class Stage:
         """A part of this stage, before it is sealed."""
         return from_table(pq.read_table(self.folder / f"{part}.parquet"), record_type)
 
-    def read_columns(self, part: str, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a part of this stage, before it is sealed; dots reach into records."""
-        return _columns(self.folder / f"{part}.parquet", columns)
-
     def add_seconds(self) -> float:
         """Wall-clock seconds of this stage over all attempts, kept beside the parts."""
         clock = self.folder / "seconds.json"
@@ -339,11 +335,7 @@ def read_columns(folder: Path, part: Part, columns: Sequence[str]) -> pa.Table:
     Raises: StageError if the part is missing or damaged.
     """
     check_part(folder, part)
-    return _columns(folder / part.name, columns)
-
-
-def _columns(path: Path, columns: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(folder / part.name) as file:
         return file.read(columns=list(columns))
 
 

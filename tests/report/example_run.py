@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from whole_pairs import build_pairs
+
 from forethought.config import PairsConfig, Recipe
 from forethought.evaluation.intervals import mean_result
-from forethought.pairs import build_pairs, pair_counts
+from forethought.pairs import pair_counts
 from forethought.store import Stage, read_json, write_bytes, write_json
 from forethought.summary import write_summary
 from forethought.thoughts import DIRECT, GENERIC

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from example_run import NASTY, K, write_run
 from packed_samples import read_cases
+from whole_pairs import build_pairs
 
 from forethought.config import PairsConfig
-from forethought.pairs import build_pairs
 from forethought.report import pieces
 from forethought.report.embed import script_json
 from forethought.report.pieces import OUTCOMES, Case, Group, Output, pack

@@ -7,7 +7,7 @@ batches as this process would, which decides the last bits of a score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,12 +25,11 @@ from forethought.config import (
     Workers,
 )
 from forethought.judging.base import checked, open_judge
-from forethought.judging.describe import identity, title
+from forethought.judging.describe import title
 from forethought.judging.mixture import fits
 from forethought.judging.scoring import find_kept, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
 from forethought.workers.base import Crew, Here
-from forethought.workers.feed import Feed
 from forethought.workers.pool import Pool
 
 
@@ -38,7 +37,7 @@ from forethought.workers.pool import Pool
 class Verdicts:
     """What a judge says of a part.
 
-    Example: `Verdicts(answers=[Judgement(…)], judge="verifier:gsm8k", floor=0.0, found=0)`
+    Example: `Verdicts(answers=[Judgement(…)], judge="verifier:gsm8k", floor=0.0)`
     """
 
     answers: list[Judgement | Unjudged]
@@ -47,8 +46,6 @@ class Verdicts:
     """The judge's name."""
     floor: float | None
     """Its worst possible score."""
-    found: int
-    """Answers that were in the cache."""
 
 
 JudgingCrew = Crew[Sequence[ResponseGroup], Verdicts]
@@ -75,23 +72,6 @@ def judge_workers(config: JudgeConfig) -> Workers | None:
             return config.workers
         case _:
             return None
-
-
-def verdict_identity(config: JudgeConfig) -> dict[str, Any]:
-    """What names verdicts in a hash: the judge's settings, and the weights that gave them.
-
-    Raises: ValueError if there is no such model.
-    """
-    named: dict[str, Any] = {"judge": identity(config)}
-    match config:
-        case RewardModelJudge() | ArmoRMJudge():
-            named["scoring"] = scoring_identity(config)
-        case MixtureJudge():
-            members = [member.judge for route in config.routes for member in route.members]
-            named["members"] = [verdict_identity(judge) for judge in members]
-        case _:
-            pass
-    return named
 
 
 class PooledJudge:
@@ -126,19 +106,13 @@ class PooledJudge:
     ) -> Iterator[tuple[int, Verdicts]]:
         return self._keep(self._pool.each(numbers, partial(self._sent, part)))
 
-    def follow(
-        self, feed: Feed, part: Callable[[int], Sequence[ResponseGroup]]
-    ) -> Generator[tuple[int, Verdicts]]:
-        """Verdicts on parts that are made while these are judged; see `Pool.follow`."""
-        return self._keep(self._pool.follow(feed, partial(self._sent, part)))
-
     def _sent(self, part: Callable[[int], Sequence[ResponseGroup]], number: int) -> _Sent:
         groups = part(number)
         return groups, self._find(self._cache, groups)
 
     def _keep(
         self, results: Iterator[tuple[int, tuple[Verdicts, Known]]]
-    ) -> Generator[tuple[int, Verdicts]]:
+    ) -> Iterator[tuple[int, Verdicts]]:
         for number, (verdicts, computed) in results:
             self._cache.keep_all(computed)
             yield number, verdicts
@@ -151,11 +125,8 @@ def _open_here(
     with open_judge(config, cache) as judge:
 
         def score(groups: Sequence[ResponseGroup]) -> Verdicts:
-            before = cache.hits
             answers = list(checked(judge, groups))
-            return Verdicts(
-                answers=answers, judge=judge.name, floor=judge.floor, found=cache.hits - before
-            )
+            return Verdicts(answers=answers, judge=judge.name, floor=judge.floor)
 
         yield score
 

@@ -1,30 +1,24 @@
 """Stage `judgements`: show the judge each prompt's bare responses and keep its scores.
 
 Part *i* judges part *i* of `rollouts`. With `judge.workers` parts are done many at a time and
-written as they arrive, and those judged while sampling went on are taken over; what is written is
-the same.
+written as they arrive; what is written is the same.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
-from forethought.cache import Cache
-from forethought.judging.crew import judge_workers, judging_crew
+from forethought.judging.crew import judging_crew
 from forethought.judging.describe import asks_a_model, identity, is_relative
-from forethought.progress import Reporter, Task
-from forethought.stages.kept_verdicts import KeptVerdicts
+from forethought.progress import Reporter
 from forethought.stages.place import Place
-from forethought.stages.shown import RESPONSES, Shown
+from forethought.stages.shown import Shown
 from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import (
     Count,
-    Part,
     Stage,
     StageError,
-    read_columns,
     read_manifest,
     read_part,
     sealed_parts,
@@ -55,15 +49,14 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         reporter.task(place.label, len(parts), "parts") as task,
         verdict_cache(place) as cache,
     ):
-        owed = _take_over(stage, place, parts, owed, cache, task)
         if owed:
-            shown = Shown(
-                lambda index: read_columns(rollouts, parts[index], RESPONSES),
-                place.prompts("train"),
-            )
+            shown = Shown(rollouts, parts, place.prompts("train"))
             with judging_crew(place.recipe.judge, cache, place.recipe.launch) as crew:
                 for index, verdicts in crew.each(owed, shown.groups):
-                    _write(stage, index, *shown.records(index, verdicts.answers))
+                    scored, unjudged = shown.records(index, verdicts.answers)
+                    stage.write_records(f"scored_{index:05d}", scored, ScoredGroup)
+                    # Written last: this part stands for both.
+                    stage.write_records(f"unjudged_{index:05d}", unjudged, Unjudged)
                     task.advance()
         for index in range(len(parts)):
             for group in stage.read_records(f"scored_{index:05d}", ScoredGroup):
@@ -93,33 +86,6 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         "groups_with_unread": incomplete,
         "missing": [{"prompt_id": one.prompt_id, "reason": one.reason} for one in missing],
     }
-
-
-def _write(
-    stage: Stage, index: int, scored: Sequence[ScoredGroup], unjudged: Sequence[Unjudged]
-) -> None:
-    stage.write_records(f"scored_{index:05d}", scored, ScoredGroup)
-    # Written last: this part stands for both.
-    stage.write_records(f"unjudged_{index:05d}", unjudged, Unjudged)
-
-
-def _take_over(
-    stage: Stage, place: Place, parts: Sequence[Part], owed: list[int], cache: Cache, task: Task
-) -> list[int]:
-    """Write what was judged while sampling went on; the parts that are still owed."""
-    if judge_workers(place.recipe.judge) is None:
-        return owed
-    kept = KeptVerdicts(place)
-    left = []
-    for index in owed:
-        verdicts = kept.find(parts[index].sha256)
-        if verdicts is None:
-            left.append(index)
-            continue
-        _write(stage, index, verdicts.scored, verdicts.unjudged)
-        cache.hits += verdicts.found
-        task.advance()
-    return left
 
 
 def _refuse_if_nothing_parses(place: Place) -> None:

@@ -42,8 +42,7 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             for index in range(len(parts)):
                 possible = stage.read_records(_possible(index), PreferencePair)
                 pairs = list(chosen_pairs(possible, outcome))
-                for pair in pairs:
-                    sums.add(pair)
+                sums.add(pairs)
                 yield pairs
 
         stage.write_pieces("pairs", kept(), PreferencePair)

@@ -1,8 +1,8 @@
 """Stage `rollouts`: sample K outputs per prompt from the current policy and split them.
 
 A part is a fixed slice of the prompts. With `sampling.workers` parts are done many at a time and
-written as they arrive; what is written is the same. With `judge.workers` what is written is judged
-while sampling goes on. A prompt that cannot be sampled is left out alone (left_out.py).
+written as they arrive; what is written is the same. A prompt that cannot be sampled is
+left out alone (left_out.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 from forethought import left_out, models
 from forethought.progress import Reporter
 from forethought.sampling.base import SamplingParams
-from forethought.stages.early_judging import judge_early
 from forethought.stages.place import Place
 from forethought.stages.policy import Drawn, Policy, drawing_crew, server_counts
 from forethought.store import Count, Stage
@@ -59,20 +58,12 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             counts.add(stage.read_records(f"part_{index:05d}", Rollout))
     with reporter.task(place.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
-            with (
-                judge_early(stage, place, reporter) as written,
-                drawing_crew(stage, policy, params) as crew,
-            ):
-                # Those of an earlier attempt are judged, too, when the sampler has begun.
-                unseen = [index for index in range(len(parts)) if index not in owed]
+            with drawing_crew(stage, policy, params) as crew:
                 for index, drawn in crew.each(
                     owed, lambda index: [_request(policy, prompt) for prompt in parts[index]]
                 ):
                     rollouts = _kept(stage, place, index, parts[index], drawn)
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
-                    for part in [*unseen, index]:
-                        written(part)
-                    unseen = []
                     task.advance(len(drawn), tokens=counts.add(rollouts))
         task.note = f"{counts.parse_failures:.1%} without a response"
     gone = left_out.noted(stage.folder)

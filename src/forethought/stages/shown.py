@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TypeVar
 
-import pyarrow as pa
-
+from forethought.store import Part, read_columns
 from forethought.types import (
     Judgement,
     Prompt,
@@ -17,22 +17,22 @@ from forethought.types import (
 )
 
 Key = TypeVar("Key", bound=Hashable)
-RESPONSES = ("prompt_id", "sample_index", "parsed.response")
-"""Columns of rollouts: token ids and thoughts are not even read."""
 
 
 class Shown:
     """The groups of each part, and whose responses stand in them; no thought leaves this class."""
 
-    def __init__(self, read: Callable[[int], pa.Table], prompts: Sequence[Prompt]) -> None:
-        """`read` gives the columns `RESPONSES` of a part of rollouts."""
-        self._read = read
+    def __init__(self, rollouts: Path, parts: Sequence[Part], prompts: Sequence[Prompt]) -> None:
+        self._rollouts = rollouts
+        self._parts = parts
         self._prompts = {prompt.prompt_id: prompt for prompt in prompts}
         self._indices: dict[int, list[tuple[int, ...]]] = {}
 
     def groups(self, index: int) -> list[ResponseGroup]:
         """Every prompt of a part that has a response."""
-        rows = self._read(index).flatten().to_pylist()
+        # Token ids and thoughts are not even read.
+        columns = ("prompt_id", "sample_index", "parsed.response")
+        rows = read_columns(self._rollouts, self._parts[index], columns).flatten().to_pylist()
         candidates = [
             (
                 self._prompts[prompt_id],

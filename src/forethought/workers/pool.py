@@ -7,11 +7,6 @@ joins, and says when one is gone. A part whose worker or node dies, or raises an
 asked for in its place. Nothing but parts and results travels: no worker reads or writes the run
 directory, and a policy's weights must be readable under the same path on every node.
 
-Two pools may be at work at once, the second as a guest that follows what the first has done
-(`Pool.follow`). Ray divides the room between them; two rules keep the guest from harm: it leaves at
-once when the first has no worker at all, and where it waits for room itself, it gets that of
-workers for whom the first has no part left.
-
 A worker is a process of its own and takes seconds to import torch. So one which left its engine
 well stays for the next stage, until a stage wants workers of another shape, or this process ends.
 
@@ -23,7 +18,6 @@ as the order to spread over Ray's actors of its own. A model wider than a node d
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import uuid
 from collections import Counter, deque
@@ -37,12 +31,9 @@ from forethought.workers import board
 from forethought.workers.actor import Mistake, Worker
 from forethought.workers.base import Opening, Part, Result
 from forethought.workers.cluster import LOCAL, connect, import_ray, refuse_without_room
-from forethought.workers.feed import Feed
 
 LEAVE_SECONDS = 10.0
 """What engines have to end by themselves before their processes are killed."""
-SETTLED = 5.0
-"""Seconds after which a worker without a place is one for which there is no room."""
 LONGEST_CAUSE = 600
 """Characters of what Ray says of a death."""
 
@@ -60,10 +51,6 @@ class _Shape:
 
 _idle: dict[_Shape, list[Any]] = {}
 """Actors without an engine: they hold their CPUs and GPUs."""
-_guests: list[Pool[Any, Any]] = []
-"""Pools that follow a feed at the moment."""
-_lock = threading.Lock()
-"""Of these two."""
 
 
 @dataclass(slots=True)
@@ -93,11 +80,8 @@ def dismiss_idle(ray: Any, but: _Shape | None = None, *, gpus: bool = False) -> 
     """End idle workers, but those of one shape: they hold room that others need. With `gpus` only
     those that hold any."""
     here = _driver(ray)
-    with _lock:
-        leaving = [shape for shape in _idle if shape != but and (shape.gpus or not gpus)]
-        ended = {shape: _idle.pop(shape) for shape in leaving}
-    for shape, actors in ended.items():
-        for actor in actors:
+    for shape in [shape for shape in _idle if shape != but and (shape.gpus or not gpus)]:
+        for actor in _idle.pop(shape):
             # Those of an earlier connection ended with it.
             if shape.driver == here:
                 ray.kill(actor)
@@ -105,9 +89,7 @@ def dismiss_idle(ray: Any, but: _Shape | None = None, *, gpus: bool = False) -> 
 
 def give_back_gpus() -> None:
     """End idle workers that hold GPUs, before a stage that takes GPUs without asking Ray."""
-    with _lock:
-        holding = any(shape.gpus for shape in _idle)
-    if holding:
+    if any(shape.gpus for shape in _idle):
         dismiss_idle(import_ray(), gpus=True)
 
 
@@ -155,9 +137,6 @@ class Pool(Generic[Part, Result]):
         )
         self._lost_openings = 0
         self._seats: list[_Seat] = []
-        self._feed: Feed | None = None
-        self._settled = time.monotonic()
-        """When every seat had its place, the last time."""
 
     def __enter__(self) -> Self:
         return self
@@ -170,8 +149,7 @@ class Pool(Generic[Part, Result]):
         if leaving:
             left, _ = self._ray.wait(list(leaving), num_returns=len(leaving), timeout=LEAVE_SECONDS)
         stay = [leaving[task].actor for task in left if self._left_well(task)]
-        with _lock:
-            _idle.setdefault(self._shape, []).extend(stay)
+        _idle.setdefault(self._shape, []).extend(stay)
         for seat in self._seats:
             board.clear(seat.board)
             if seat.actor not in stay:
@@ -186,48 +164,22 @@ class Pool(Generic[Part, Result]):
         Raises: ValueError for a user's mistake; where a part's workers died too often, naming it
         and the last cause; where the cluster has had no room for a worker for too long.
         """
-        return self._do(_Work(owed=deque(numbers), part=part))
-
-    def follow(self, feed: Feed, part: Callable[[int], Part]) -> Iterator[tuple[int, Result]]:
-        """Results of the parts that a feed tells of, until it is stopped; as a guest.
-
-        Without room for a worker it waits, however long.
-
-        Raises: ValueError as `each` does otherwise.
-        """
-        self._feed = feed
-        with _lock:
-            _guests.append(self)
-        try:
-            yield from self._do(_Work(owed=deque(), part=part))
-        finally:
-            with _lock:
-                _guests.remove(self)
-
-    def _do(self, work: _Work[Part]) -> Iterator[tuple[int, Result]]:
         dismiss_idle(self._ray, self._shape)
-        placed = self._settled = time.monotonic()
-        while self._goes_on(work):
-            self._take_seats(work)
+        work = _Work(owed=deque(numbers), part=part)
+        while len(self._seats) < min(self._workers.count, len(work.owed)):
+            self._seats.append(self._seat())
+        placed = time.monotonic()
+        while work.owed or any(seat.part is not None for seat in self._seats):
             self._hand_out(work)
             tasks = {seat.task: seat for seat in self._seats if seat.task is not None}
-            done: list[Any] = []
-            if tasks:
-                done, _ = self._ray.wait(list(tasks), num_returns=1, timeout=1.0)
-            elif self._feed is not None:
-                self._feed.wait(1.0)
+            done, _ = self._ray.wait(list(tasks), num_returns=1, timeout=1.0)
             self._relay()
             for task in done:
                 yield from self._take(tasks[task], work)
-            now = time.monotonic()
-            if all(seat.node is not None for seat in self._seats):
-                self._settled = now
-            if any(seat.node is not None for seat in self._seats) or self._feed is not None:
-                placed = now
-            elif now - placed > self._patience:
+            if any(seat.node is not None for seat in self._seats):
+                placed = time.monotonic()
+            elif time.monotonic() - placed > self._patience:
                 raise ValueError(self._no_room())
-            if self._feed is None:
-                self._share_room(work, starved=now - placed > SETTLED)
 
     def _relay(self) -> None:
         """Tell whoever listens how far the parts under way are."""
@@ -236,40 +188,6 @@ class Pool(Generic[Part, Result]):
         for seat in self._seats:
             if seat.part is not None and (drawing := board.read(seat.board)) is not None:
                 hear(seat.board, drawing)
-
-    def _goes_on(self, work: _Work[Part]) -> bool:
-        """Whether there is anything left to do, or may still come."""
-        busy = self._busy()
-        if self._feed is None:
-            return bool(work.owed or busy)
-        work.owed.extend(self._feed.take())
-        if not self._feed.stopped:
-            return True
-        work.owed.clear()
-        return bool(busy) and not self._feed.cut_short
-
-    def _busy(self) -> int:
-        return sum(seat.part is not None for seat in self._seats)
-
-    def _take_seats(self, work: _Work[Part]) -> None:
-        """Ask for workers, never more of them than parts."""
-        wanted = min(self._workers.count, len(work.owed) + self._busy())
-        while len(self._seats) < wanted:
-            self._seats.append(self._seat())
-
-    def _share_room(self, work: _Work[Part], *, starved: bool) -> None:
-        """Have guests leave where this pool has no worker; else give them what it does not use."""
-        with _lock:
-            guests = list(_guests)
-        now = time.monotonic()
-        for guest in guests:
-            assert guest._feed is not None
-            if starved:
-                guest._feed.stop(at_once=True)
-            elif not work.owed and now - guest._settled > SETTLED:
-                for seat in [seat for seat in self._seats if seat.task is None]:
-                    self._seats.remove(seat)
-                    self._ray.kill(seat.actor)
 
     def _left_well(self, task: Any) -> bool:
         try:
@@ -280,11 +198,8 @@ class Pool(Generic[Part, Result]):
         return True
 
     def _seat(self) -> _Seat:
-        with _lock:
-            idle = _idle.get(self._shape)
-            actor = idle.pop() if idle else None
-        if actor is None:
-            actor = self._kind.remote(self._shape.threads, sys.path)
+        idle = _idle.get(self._shape)
+        actor = idle.pop() if idle else self._kind.remote(self._shape.threads, sys.path)
         return _Seat(actor=actor, task=actor.place.remote())
 
     def _hand_out(self, work: _Work[Part]) -> None:
