@@ -236,7 +236,8 @@ def make_stand_in(folder: Path) -> str:
 def mean_length(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[SampleRequest]
 ) -> float:
-    from forethought.sampling.base import SamplingParams, one_prompt
+    from forethought.decoding.request import SamplingParams
+    from forethought.sampling.base import one_prompt
     from forethought.sampling.transformers import TransformersSampler
 
     params = SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=NEW_TOKENS)
@@ -255,7 +256,8 @@ def run_ours(
     path: str, requests: Sequence[SampleRequest], options: argparse.Namespace
 ) -> Callable[[], Timing]:
     from forethought.config import ModelConfig, TransformersSampling
-    from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+    from forethought.decoding.request import SamplingParams
+    from forethought.sampling.base import one_prompt, open_sampler
 
     sampler = open_sampler(
         TransformersSampling(rows=options.rows),

@@ -24,8 +24,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from forethought.config import ModelConfig
+from forethought.decoding.request import SamplingParams
 from forethought.microworld.tasks import generate
-from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.serving.base import Draw
 from forethought.serving.embedded import EmbeddedBackend

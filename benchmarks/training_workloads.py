@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from forethought.config import ModelConfig, TransformersEngine
-from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import one_prompt, open_sampler
 from forethought.training.batches import packed_tokens
 from forethought.types import Message, PairSide, PreferencePair, SampleRequest
 

@@ -18,9 +18,10 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig
 from forethought import models, rendering
 from forethought.config import MicroworldPrompts, ModelConfig
 from forethought.control_tokens import WORD_JOINER
+from forethought.decoding.request import SamplingParams
 from forethought.microworld.verifier import grade
 from forethought.prompts import load_prompts
-from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.thoughts import GENERIC
 from forethought.types import Message, Prompt, SampleRequest

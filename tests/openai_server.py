@@ -167,7 +167,7 @@ class Model:
         return json.dumps([body.get("temperature", 1), body.get("top_p", 1), limit])
 
     def sample(self, key: str, jobs: list[Job]) -> None:
-        from forethought.sampling.base import SamplingParams
+        from forethought.decoding.request import SamplingParams
         from forethought.sampling.transformers import TransformersSampler
         from forethought.types import Message, SampleRequest, Unsampled
 

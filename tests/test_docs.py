@@ -23,10 +23,11 @@ from forethought.config import (
     VllmSampling,
     Workers,
 )
+from forethought.decoding.request import SamplingParams
 from forethought.judging.base import checked, open_judge
 from forethought.judging.prompt_file import load_prompt
 from forethought.recipe import load_recipe
-from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.sampling.base import open_sampler
 from forethought.types import (
     Judgement,
     Message,

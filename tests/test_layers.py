@@ -26,6 +26,7 @@ LAYERS = [
     {"store"},
     {"cache", "models", "left_out"},
     {"microworld", "policy_module", "rendering"},
+    {"decoding"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},
     {"evaluation", "report", "serving"},

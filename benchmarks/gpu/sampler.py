@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workload import SAMPLES, Bench
 
 from forethought import models, rendering
-from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.types import Message, SampleRequest
 

@@ -13,8 +13,8 @@ from forethought.config import (
     VerifierJudge,
     WinRateMeasure,
 )
+from forethought.decoding.request import SamplingParams
 from forethought.progress import Reporter
-from forethought.sampling.base import SamplingParams
 from forethought.sampling.scripted import ScriptedSampler
 from forethought.stages.measures.win_rate import Contender, Match, compare
 from forethought.stages.policy import Policy

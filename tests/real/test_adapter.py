@@ -19,11 +19,12 @@ from transformers import AutoModelForCausalLM
 
 from forethought import models, rendering
 from forethought.config import ModelConfig, TransformersEngine
+from forethought.decoding.request import SamplingParams
 from forethought.export.policy import export_policy
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+from forethought.sampling.base import one_prompt, open_sampler
 from forethought.store import read_manifest
 from forethought.thoughts import DIRECT
 from forethought.types import Message, SampleRequest

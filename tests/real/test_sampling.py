@@ -7,8 +7,9 @@ import torch
 
 from forethought import models
 from forethought.config import ModelConfig, TransformersEngine
-from forethought.sampling import shared_prefix
-from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+from forethought.decoding import self_check, shared_prefix
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import one_prompt, open_sampler
 from forethought.types import Message, SampleRequest
 
 pytestmark = pytest.mark.real
@@ -52,9 +53,9 @@ def test_its_distribution_is_as_near_as_eager_is_to_sdpa(dtype, real_model, capl
 
     model = models.load_model(path, dtype=dtype, device="cpu")
     with torch.no_grad():
-        assert shared_prefix.unsupported(model) is None
+        assert self_check.unsupported(model) is None
         ours, eager, sdpa = [], [], []
-        # All prompts in one cohort, padded, two samples each, as the sampler has them.
+        # All prompts in one cache, padded, two samples each, as the sampler has them.
         with shared_prefix.attached(model):
             decoder = shared_prefix.SharedPrefixDecoder(model)
             logits = decoder.admit([one.prompt_token_ids for one in sampled], [2] * len(sampled))

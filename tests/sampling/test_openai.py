@@ -12,7 +12,8 @@ from questions import PARAMS, answers, asked, asking, engine, questions, texts
 from forethought import under_way
 from forethought.cache import Cache
 from forethought.config import Price
-from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 from forethought.under_way import Drawing, listening
 

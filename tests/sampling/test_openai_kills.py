@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from forethought.cache import Cache
 from forethought.config import OpenAIEngine
-from forethought.sampling.base import SamplingParams, open_sampler
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import open_sampler
 from forethought.types import Message, SampleRequest
 
 url, path = sys.argv[1:]

@@ -3,7 +3,8 @@ import random_models
 import tiny
 
 from forethought.config import ModelConfig, ScriptedSampling
-from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import one_prompt, open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
 SCRIPT = """{"match": "capital", "replies": ["w1 w2 w3", "w4", "w5 w6"]}

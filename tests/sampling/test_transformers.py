@@ -8,8 +8,9 @@ import random_models
 import torch
 
 from forethought.config import ModelConfig, TransformersSampling
-from forethought.sampling import shared_prefix
-from forethought.sampling.base import Sampler, SamplingParams, one_prompt, open_sampler
+from forethought.decoding import shared_prefix
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import Sampler, one_prompt, open_sampler
 from forethought.sampling.transformers import TransformersSampler
 from forethought.types import Message, SampledPrompt, SampleRequest, Unsampled
 
@@ -158,17 +159,17 @@ def test_finished_rows_leave(monkeypatch):
 
 
 def test_waiting_prompts_enter_while_others_are_decoded(monkeypatch):
-    cohorts: list[int] = []
+    caches: list[int] = []
     step = shared_prefix.SharedPrefixDecoder.step
 
     def counting(self, tokens_R):
-        cohorts.append(len(self.cohorts))
+        caches.append(len(self.caches))
         return step(self, tokens_R)
 
     with sampler(random_models.model(), rows=8) as opened:
         monkeypatch.setattr(shared_prefix.SharedPrefixDecoder, "step", counting)
         all_of(opened, requests())
-    assert max(cohorts) > 1
+    assert max(caches) > 1
 
 
 def test_a_long_output_outgrows_its_blocks_and_its_window():

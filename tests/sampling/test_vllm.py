@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from forethought import models, rendering
 from forethought.config import ModelConfig, VllmEngine
-from forethought.sampling.base import SamplingParams
+from forethought.decoding.request import SamplingParams
 from forethought.sampling.vllm import VllmSampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 

@@ -10,9 +10,9 @@ from tiny import save_policy
 from transformers import AutoModelForCausalLM
 
 from forethought.config import ModelConfig, VllmEngine
+from forethought.decoding.request import SamplingParams
 from forethought.kept import keep_engines
 from forethought.policy_module import policy_module
-from forethought.sampling.base import SamplingParams
 from forethought.sampling.vllm import VllmSampler
 from forethought.sampling.vllm_engine import find_weights
 from forethought.sampling.vllm_kept import KeptVllm, expected_logprobs, probe_ids

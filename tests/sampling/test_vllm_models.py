@@ -12,7 +12,8 @@ from tiny import save_policy
 from transformers import AutoModelForCausalLM
 
 from forethought.config import LoraSettings, ModelConfig, TrainingConfig, VllmEngine
-from forethought.sampling.base import Sampler, SamplingParams
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import Sampler
 from forethought.sampling.transformers import TransformersSampler
 from forethought.sampling.vllm import VllmSampler
 from forethought.training.reference import reference_logprobs

@@ -11,7 +11,7 @@ from tiny import save_policy
 
 from forethought import models, rendering
 from forethought.config import ModelConfig, OpenAIEngine, VllmEngine
-from forethought.sampling.base import SamplingParams
+from forethought.decoding.request import SamplingParams
 from forethought.sampling.launched import LaunchedServer
 from forethought.sampling.openai import OpenAISampler
 from forethought.sampling.vllm import VllmSampler

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from forethought import models, rendering
 from forethought.config import ModelConfig
-from forethought.sampling.base import SamplingParams, one_prompt
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.serving.base import Backend, BackendError, Draw, Piece, RefusedDrawError
 from forethought.serving.embedded import EmbeddedBackend

@@ -7,11 +7,13 @@ from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
 from forethought import rendering
-from forethought.serving.batching import Drawn, Seat
+from forethought.decoding.continuous_batch import Generation, NewToken
 from forethought.serving.pieces import Decoding, Pen, Vocabulary
 
 TEXT = "Zoë counts 数字: 😀😀👩‍👩‍👧 — naïve, e\u0301 and \ufffd too.\n  done"
-SEAT = Seat(token_ids=(1,), limit=9, temperature=1.0, top_p=1.0, seed=1, top_logprobs=None)
+GENERATION = Generation(
+    token_ids=(1,), limit=9, temperature=1.0, top_p=1.0, seed=1, top_logprobs=None
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +115,8 @@ def test_tokens_of_log_probabilities_make_up_the_text(byte_level):
         ends = one == byte_level.eos_token_id
         top = ((one, -0.5), (ids[-1], -2.0))
         pen.add(
-            Drawn(
-                seat=SEAT, token_id=one, ends=ends, logprob=-0.5, top=top,
+            NewToken(
+                generation=GENERATION, token_id=one, ends=ends, logprob=-0.5, top=top,
                 finish_reason="stop" if ends else None,
             )
         )  # fmt: skip
@@ -136,8 +138,8 @@ def test_a_cut_character_at_the_end_is_shown_as_the_whole_text_would(byte_level)
     for index, one in enumerate(ids):
         last = index == len(ids) - 1
         pen.add(
-            Drawn(
-                seat=SEAT, token_id=one, ends=False, logprob=None, top=(),
+            NewToken(
+                generation=GENERATION, token_id=one, ends=False, logprob=None, top=(),
                 finish_reason="length" if last else None,
             )
         )  # fmt: skip

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from forethought import models
 from forethought.config import ModelConfig, ModelSource, RewardModelJudge
+from forethought.decoding.request import SamplingParams
 from forethought.judging.reward_model import RewardModel
-from forethought.sampling.base import SamplingParams
 from forethought.sampling.transformers import TransformersSampler
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import train

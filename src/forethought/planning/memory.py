@@ -55,7 +55,7 @@ def sampling_memory(
     """The embedded engine: weights, keys and values of its rows, logits of a step.
 
     A row in steady state holds SPREAD / 2 of the mean output; twice that, for the copies while a
-    cohort grows. The prompt is there once for its k outputs.
+    cache grows. The prompt is there once for its k outputs.
     """
     times = WIDTH[dtype] / 2
     cached = rows * (prompt / k + SPREAD * output) * shape.cache_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -20,44 +20,12 @@ from forethought.config import (
     OpenAIEngine,
     OpenAISampling,
     SamplingConfig,
-    SamplingShape,
     ScriptedEngine,
     TransformersEngine,
     VllmEngine,
 )
+from forethought.decoding.request import SamplingParams
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How outputs are drawn.
-
-    Example: `SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=2048)`
-    """
-
-    temperature: float
-    """0 is greedy."""
-    top_p: float
-    """A token may be drawn if all strictly likelier tokens together have less than this mass."""
-    max_new_tokens: int
-    """Limit of an output, the end token included."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature} is negative; 0 is greedy")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p} is not in (0, 1]; 1 keeps every token")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: {self.max_new_tokens}; an output has at least 1")
-
-    @classmethod
-    def of(cls, sampling: SamplingShape) -> Self:
-        """What a recipe's `sampling` section says."""
-        return cls(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_new_tokens=sampling.max_new_tokens,
-        )
 
 
 def stable_seed(*words: str | int) -> int:

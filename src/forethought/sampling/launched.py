@@ -24,7 +24,7 @@ import httpx
 from forethought import models
 from forethought.cache import Cache
 from forethought.config import ModelConfig, OpenAISampling
-from forethought.sampling.base import SamplingParams
+from forethought.decoding.request import SamplingParams
 from forethought.sampling.openai import OpenAISampler
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
 

@@ -30,8 +30,9 @@ from pydantic import BaseModel
 
 from forethought.cache import Cache
 from forethought.config import ModelConfig, OpenAIEngine
+from forethought.decoding.request import SamplingParams
 from forethought.sampling.background import Background, for_each
-from forethought.sampling.base import SamplingParams, refuse_openings
+from forethought.sampling.base import refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
 from forethought.sampling.chat_reply import (
     ChatReply,

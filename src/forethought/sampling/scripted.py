@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from forethought import models, rendering
 from forethought.config import ModelConfig
-from forethought.sampling.base import SamplingParams, refuse_openings
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import refuse_openings
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 if TYPE_CHECKING:

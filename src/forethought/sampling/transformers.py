@@ -1,8 +1,8 @@
 """The embedded engine: any causal model that transformers loads, on CPU or GPU.
 
 Prompts are rendered once, prefilled once and shared by their K samples; finished samples leave,
-waiting prompts enter (engine.py). Most architectures decode through shared_prefix.py, the rest
-through expanded.py; the results mean the same.
+waiting prompts enter (decoding/static_batch.py). Most architectures decode through
+decoding/shared_prefix.py, the rest through decoding/expanded.py; the results mean the same.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from forethought import models, rendering
 from forethought.config import ModelConfig
+from forethought.decoding import nucleus, self_check, static_batch
+from forethought.decoding.expanded import ExpandedDecoder, has_cache
+from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
+from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
 from forethought.kept import kept
 from forethought.policy_module import policy_module
-from forethought.sampling import engine, nucleus, shared_prefix
-from forethought.sampling.base import SamplingParams
-from forethought.sampling.expanded import ExpandedDecoder, has_cache
-from forethought.sampling.jobs import Job, job_for
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 from forethought.under_way import listener
 
@@ -95,8 +95,8 @@ class TransformersSampler:
         model = self._model
         assert model is not None, "the sampler is closed"
         context = models.context_of(model)
-        jobs = [
-            job_for(
+        tokenized = [
+            tokenize(
                 request,
                 self._tokenizer,
                 self._params,
@@ -106,16 +106,19 @@ class TransformersSampler:
             )
             for request in requests
         ]
+        accepted = [each for each in tokenized if isinstance(each, TokenizedRequest)]
         with _borrowed(model):
-            outputs = iter(self._run(model, [job for job in jobs if isinstance(job, Job)]))
+            outputs = iter(self._run(model, accepted))
         return iter(
             [
-                job if isinstance(job, Unsampled) else self._sampled(request, job, next(outputs))
-                for request, job in zip(requests, jobs, strict=True)
+                each if isinstance(each, Unsampled) else self._sampled(request, each, next(outputs))
+                for request, each in zip(requests, tokenized, strict=True)
             ]
         )
 
-    def _run(self, model: PreTrainedModel, jobs: Sequence[Job]) -> list[list[list[int]]]:
+    def _run(
+        self, model: PreTrainedModel, accepted: Sequence[TokenizedRequest]
+    ) -> list[list[list[int]]]:
         settings = {
             "params": self._params,
             "end_ids": self._end_ids,
@@ -125,9 +128,9 @@ class TransformersSampler:
         }
         try:
             if self._reason is not None:
-                return engine.run(ExpandedDecoder(model), jobs, **settings)
-            with shared_prefix.attached(model):
-                return engine.run(shared_prefix.SharedPrefixDecoder(model), jobs, **settings)
+                return static_batch.run(ExpandedDecoder(model), accepted, **settings)
+            with attached(model):
+                return static_batch.run(SharedPrefixDecoder(model), accepted, **settings)
         except nucleus.LogitsNotFiniteError:
             raise ValueError(
                 f"model: {self._name} gave logits that are NaN or infinite, so nothing can be "
@@ -135,11 +138,11 @@ class TransformersSampler:
             ) from None
 
     def _sampled(
-        self, request: SampleRequest, job: Job, outputs: Sequence[list[int]]
+        self, request: SampleRequest, tokenized: TokenizedRequest, outputs: Sequence[list[int]]
     ) -> SampledPrompt:
         return SampledPrompt(
             prompt_id=request.prompt_id,
-            prompt_token_ids=job.token_ids,
+            prompt_token_ids=tokenized.token_ids,
             completions=tuple(self._completion(ids) for ids in outputs),
         )
 
@@ -153,7 +156,7 @@ class TransformersSampler:
 
 def _reason_against(model: PreTrainedModel) -> str | None:
     with _borrowed(model):
-        return shared_prefix.unsupported(model)
+        return self_check.unsupported(model)
 
 
 def _load(model: ModelConfig) -> PreTrainedModel:

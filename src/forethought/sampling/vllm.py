@@ -14,8 +14,7 @@ from typing import Any, Self
 
 from forethought import models, rendering
 from forethought.config import ModelConfig, VllmEngine
-from forethought.sampling.base import SamplingParams
-from forethought.sampling.jobs import Job, job_for
+from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
 from forethought.sampling.vllm_bar import OutputsBar
 from forethought.sampling.vllm_engine import find_weights, reason
 from forethought.sampling.vllm_kept import kept_vllm
@@ -82,8 +81,8 @@ class VllmSampler:
         Raises: ValueError if vLLM stops; the sampler is then closed.
         """
         assert self._llm is not None, "the sampler is closed"
-        jobs = [
-            job_for(
+        tokenized = [
+            tokenize(
                 request,
                 self._tokenizer,
                 self._params,
@@ -93,18 +92,25 @@ class VllmSampler:
             )
             for request in requests
         ]
-        outputs = iter(self._run([job for job in jobs if isinstance(job, Job)]))
+        accepted = [each for each in tokenized if isinstance(each, TokenizedRequest)]
+        outputs = iter(self._run(accepted))
         return iter(
             [
-                job if isinstance(job, Unsampled) else self._sampled(request, job, outputs)
-                for request, job in zip(requests, jobs, strict=True)
+                each if isinstance(each, Unsampled) else self._sampled(request, each, outputs)
+                for request, each in zip(requests, tokenized, strict=True)
             ]
         )
 
-    def _run(self, jobs: Sequence[Job]) -> list[Any]:
-        """vLLM's answers, one per seed of each job."""
-        prompts = [{"prompt_token_ids": list(job.token_ids)} for job in jobs for _ in job.seeds]
-        settings = [self._settings(seed, job.limit) for job in jobs for seed in job.seeds]
+    def _run(self, accepted: Sequence[TokenizedRequest]) -> list[Any]:
+        """vLLM's answers, one per seed of each request."""
+        prompts = [
+            {"prompt_token_ids": list(request.token_ids)}
+            for request in accepted
+            for _ in request.seeds
+        ]
+        settings = [
+            self._settings(seed, request.limit) for request in accepted for seed in request.seeds
+        ]
         if not prompts:
             return []
         # What is found in the cache is rounded otherwise: without it, a part of a run does not
@@ -139,11 +145,13 @@ class VllmSampler:
         }
         return Settings(**fields)
 
-    def _sampled(self, request: SampleRequest, job: Job, outputs: Iterator[Any]) -> SampledPrompt:
+    def _sampled(
+        self, request: SampleRequest, tokenized: TokenizedRequest, outputs: Iterator[Any]
+    ) -> SampledPrompt:
         return SampledPrompt(
             prompt_id=request.prompt_id,
-            prompt_token_ids=job.token_ids,
-            completions=tuple(self._completion(next(outputs).outputs[0]) for _ in job.seeds),
+            prompt_token_ids=tokenized.token_ids,
+            completions=tuple(self._completion(next(outputs).outputs[0]) for _ in tokenized.seeds),
         )
 
     def _completion(self, output: Any) -> Completion:

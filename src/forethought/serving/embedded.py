@@ -1,9 +1,9 @@
 """The embedded backend: a model in this process, shared by all clients, batched continuously.
 
 One thread owns the model. A request is rendered elsewhere, waits until one of `slots` is free,
-joins the running batch at the next step (batching.py) and leaves it when it is done or when its
-iterator is closed. Tokens come back to the request's event loop, which turns them into text
-(pieces.py) while the model takes the next step.
+joins the running batch at the next step (decoding/continuous_batch.py) and leaves it when it is
+done or when its iterator is closed. Tokens come back to the request's event loop, which turns them
+into text (pieces.py) while the model takes the next step.
 
     backend = EmbeddedBackend(ModelConfig(path="microworld"), slots=64, name="microworld")
     async for piece in backend.draw(draw): ...
@@ -30,11 +30,12 @@ from transformers import PreTrainedModel
 
 from forethought import models, rendering
 from forethought.config import ModelConfig
-from forethought.sampling import shared_prefix
-from forethought.sampling.base import SamplingParams
+from forethought.decoding import self_check
+from forethought.decoding.continuous_batch import ContinuousBatch, Failure, Generation, NewToken
+from forethought.decoding.expanded import ExpandedBatches
+from forethought.decoding.request import SamplingParams
+from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
 from forethought.serving.base import BackendError, Draw, Piece, RefusedDrawError
-from forethought.serving.batching import Drawn, Lost, OpenBatch, Seat
-from forethought.serving.decoding import open_decoder
 from forethought.serving.pieces import Pen, Vocabulary
 
 LONGEST_OUTPUT = 65_536
@@ -43,12 +44,12 @@ FAILURES = 3
 """Failures of the model in a row after which the backend says it is unhealthy."""
 CLOSED = "the server is closing"
 
-Event = Drawn | Lost
+Event = NewToken | Failure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prepared:
-    seat: Seat
+    generation: Generation
     before: list[int]
     """Tokens that the output has begun with."""
     prompt_tokens: int
@@ -56,9 +57,9 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    """A seat and who waits for its tokens."""
+    """A generation and who waits for its tokens."""
 
-    seat: Seat
+    generation: Generation
     loop: asyncio.AbstractEventLoop
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
@@ -85,12 +86,12 @@ class EmbeddedBackend:
         self._context = models.context_of(loaded)
         self._end_ids = models.end_token_ids(self._tokenizer, loaded.generation_config)
         with torch.no_grad():
-            self.slow_reason = shared_prefix.unsupported(loaded)
+            self.slow_reason = self_check.unsupported(loaded)
             """Why this architecture is decoded slowly; `None` where it is not."""
         self._changed = threading.Condition()
-        self._waiting: deque[Seat] = deque()
-        self._requests: dict[Seat, _Request] = {}
-        self._seated: set[Seat] = set()
+        self._waiting: deque[Generation] = deque()
+        self._requests: dict[Generation, _Request] = {}
+        self._generating: set[Generation] = set()
         self._ended: str | None = None
         """Why nothing can be drawn any more."""
         self._failing = False
@@ -111,7 +112,7 @@ class EmbeddedBackend:
     @property
     def occupied(self) -> int:
         """Outputs in the making."""
-        return len(self._seated)
+        return len(self._generating)
 
     @property
     def waiting(self) -> int:
@@ -142,13 +143,13 @@ class EmbeddedBackend:
             prompt_tokens=prepared.prompt_tokens,
             markers=self._markers,
         )
-        request = _Request(prepared.seat, loop)
+        request = _Request(prepared.generation, loop)
         self._enter(request)
         try:
             finished = False
             while not finished:
                 event = await request.events.get()
-                if isinstance(event, Lost):
+                if isinstance(event, Failure):
                     raise BackendError(event.reason)
                 pen.add(event)
                 finished = event.finish_reason is not None
@@ -157,7 +158,7 @@ class EmbeddedBackend:
                 if piece is not None:
                     yield piece
         finally:
-            self._leave(request.seat)
+            self._leave(request.generation)
 
     # Requests
 
@@ -183,7 +184,7 @@ class EmbeddedBackend:
                 "the answer included; shorten it"
             )
         seed = secrets.randbits(63) if draw.seed is None else draw.seed
-        seat = Seat(
+        generation = Generation(
             token_ids=ids,
             limit=limit,
             temperature=draw.temperature,
@@ -192,7 +193,7 @@ class EmbeddedBackend:
             seed=(seed + 2**63) % 2**64 - 2**63,
             top_logprobs=draw.top_logprobs,
         )
-        return _Prepared(seat, before, len(prompt))
+        return _Prepared(generation, before, len(prompt))
 
     def _render(self, draw: Draw) -> tuple[int, ...]:
         try:
@@ -213,33 +214,32 @@ class EmbeddedBackend:
         with self._changed:
             if self._ended is not None:
                 raise BackendError(self._ended)
-            self._requests[request.seat] = request
-            self._waiting.append(request.seat)
+            self._requests[request.generation] = request
+            self._waiting.append(request.generation)
             self._changed.notify()
 
-    def _leave(self, seat: Seat) -> None:
+    def _leave(self, generation: Generation) -> None:
         """Its slot is free from here on; the model's thread drops the row before its next step."""
         with self._changed:
-            seat.left = True
-            self._requests.pop(seat, None)
-            self._seated.discard(seat)
-            if seat in self._waiting:
-                self._waiting.remove(seat)
+            generation.cancelled = True
+            self._requests.pop(generation, None)
+            self._generating.discard(generation)
+            if generation in self._waiting:
+                self._waiting.remove(generation)
             self._changed.notify()
 
     # The model's thread
 
     def _work(self, model: PreTrainedModel) -> None:
         shared = self.slow_reason is None
-        attached = shared_prefix.attached(model) if shared else nullcontext()
+        decoder = SharedPrefixDecoder if shared else ExpandedBatches
+        attention = attached(model) if shared else nullcontext()
         try:
-            with torch.inference_mode(), attached:
-                batch = OpenBatch(
-                    lambda: open_decoder(model, separate=not shared),
-                    end_ids=self._end_ids,
-                    device=model.device,
+            with torch.inference_mode(), attention:
+                batch = ContinuousBatch(
+                    lambda: decoder(model), end_ids=self._end_ids, device=model.device
                 )
-                while self._take_seats(batch):
+                while self._admit_waiting(batch):
                     events = batch.turn()
                     # Before those who fail hear of it: they may ask.
                     self._failing = batch.failures >= FAILURES
@@ -249,16 +249,16 @@ class EmbeddedBackend:
                 # From here on nobody enters.
                 self._ended = reason = self._ended or "the model's thread has ended"
                 left = list(self._requests)
-            self._deliver([Lost(seat=seat, reason=reason) for seat in left])
+            self._deliver([Failure(generation=generation, reason=reason) for generation in left])
 
-    def _take_seats(self, batch: OpenBatch) -> bool:
-        """Wait for something to do and seat who waits; `False` where the thread is to end."""
+    def _admit_waiting(self, batch: ContinuousBatch) -> bool:
+        """Wait for something to do and admit who waits; `False` where the thread is to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._waiting or batch.busy)
-            while self._waiting and len(self._seated) < self._slots:
-                seat = self._waiting.popleft()
-                self._seated.add(seat)
-                batch.add(seat)
+            while self._waiting and len(self._generating) < self._slots:
+                generation = self._waiting.popleft()
+                self._generating.add(generation)
+                batch.add(generation)
             return self._ended is None
 
     def _deliver(self, events: Iterable[Event]) -> None:
@@ -266,20 +266,20 @@ class EmbeddedBackend:
         per_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request, Event]]] = {}
         with self._changed:
             for event in events:
-                request = self._requests.get(event.seat)
+                request = self._requests.get(event.generation)
                 if request is None:
                     continue
                 per_loop.setdefault(request.loop, []).append((request, event))
-                if isinstance(event, Lost) or event.finish_reason is not None:
-                    del self._requests[event.seat]
-                    self._seated.discard(event.seat)
+                if isinstance(event, Failure) or event.finish_reason is not None:
+                    del self._requests[event.generation]
+                    self._generating.discard(event.generation)
         for loop, pairs in per_loop.items():
             try:
                 loop.call_soon_threadsafe(_put, pairs)
             except RuntimeError:
                 # The loop has ended without closing its iterators.
                 for request, _ in pairs:
-                    self._leave(request.seat)
+                    self._leave(request.generation)
 
 
 def _put(pairs: list[tuple[_Request, Event]]) -> None:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from forethought import rendering
+from forethought.decoding.continuous_batch import NewToken
 from forethought.serving.base import Piece, TokenLogprob
-from forethought.serving.batching import Drawn
 from forethought.types import FinishReason
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Pen:
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: FinishReason | None = None
 
-    def add(self, event: Drawn) -> None:
+    def add(self, event: NewToken) -> None:
         new = "" if event.ends else self._decoding.push(event.token_id)
         self._tokens += 1
         if event.logprob is not None and not event.ends:

@@ -13,9 +13,9 @@ from itertools import chain
 
 from forethought import left_out
 from forethought.config import DrawConfig
+from forethought.decoding.request import SamplingParams
 from forethought.left_out import Places
 from forethought.progress import Task
-from forethought.sampling.base import SamplingParams
 from forethought.stages.policy import DrawingCrew, Policy, drawing_crew
 from forethought.store import Stage
 from forethought.types import Answer, Prompt, Rollout, SampleRequest, Unsampled

@@ -36,13 +36,14 @@ from forethought.config import (
     SingleJudge,
     VerifierJudge,
 )
+from forethought.decoding.request import SamplingParams
 from forethought.judging.base import open_judge
 from forethought.judging.calls import open_model
 from forethought.judging.crew import judging_crew
 from forethought.judging.describe import title
 from forethought.judging.mixture import fits
 from forethought.kept import keep_nothing
-from forethought.sampling.base import SamplingParams, one_prompt, open_sampler
+from forethought.sampling.base import one_prompt, open_sampler
 from forethought.sampling.reach import reach
 from forethought.stages.place import Place
 from forethought.stages.policy import Policy, open_drawing

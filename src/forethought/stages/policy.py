@@ -18,11 +18,11 @@ from forethought.config import (
     VllmSampling,
     Workers,
 )
+from forethought.decoding.request import SamplingParams
 from forethought.models import load_tokenizer
 from forethought.rendering import decode
 from forethought.sampling.base import (
     Sampler,
-    SamplingParams,
     open_sampler,
     stable_seed,
 )

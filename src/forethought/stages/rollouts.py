@@ -14,8 +14,8 @@ from itertools import chain
 from typing import Any
 
 from forethought import left_out, models
+from forethought.decoding.request import SamplingParams
 from forethought.progress import Reporter
-from forethought.sampling.base import SamplingParams
 from forethought.stages.place import Place
 from forethought.stages.policy import Drawn, Policy, drawing_crew, server_counts
 from forethought.store import Count, Stage

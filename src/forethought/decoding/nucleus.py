@@ -34,12 +34,12 @@ class LogitsNotFiniteError(ArithmeticError):
 
 
 def keys(seeds_R: Tensor) -> Tensor:
-    """Spread seeds over 64 bits, so that seeds in a row give unrelated draws."""
+    """Spread int64 seeds over 64 bits, so that seeds in a row give unrelated draws; int64, [R]."""
     return _mix(seeds_R + _GOLDEN)
 
 
 def uniforms(keys_R: Tensor, steps_R: Tensor, attempt: int) -> Tensor:
-    """Float64 in [0, 1) for (key, step, attempt): splitmix64 at that counter."""
+    """Give a float64 in [0, 1) for every (key, step, attempt): splitmix64 at that counter, [R]."""
     counter_R = steps_R * (ATTEMPTS + 1) + (attempt + 1)
     bits_R = _shift_right(_mix(keys_R + counter_R * _GOLDEN), 11)
     return bits_R.to(torch.float64) * 2.0**-53
@@ -48,7 +48,7 @@ def uniforms(keys_R: Tensor, steps_R: Tensor, attempt: int) -> Tensor:
 def draw(
     logits_RV: Tensor, keys_R: Tensor, steps_R: Tensor, *, temperature: float, top_p: float
 ) -> Tensor:
-    """One token id per row.
+    """Draw one token id per row, [R], all with the same parameters.
 
     Raises: LogitsNotFiniteError if a row has NaN, +infinity or nothing but -infinity.
     """
@@ -68,9 +68,10 @@ def draw_each(
     temperatures_R: Tensor,
     top_ps_R: Tensor,
 ) -> Tensor:
-    """One token id per row, each drawn its own way; `UNDRAWN` for a row without a distribution.
+    """Draw one token id per row, [R], each with its own parameters.
 
-    `temperatures_R` are float32, `top_ps_R` float64; a row's token is that of `draw`.
+    `temperatures_R` are float32 and `top_ps_R` float64. A row's token is that of `draw`, and
+    `UNDRAWN` where the row has no distribution: it may not spoil the others.
     """
     best = logits_RV.max(-1)
     broken_R = ~best.values.isfinite()
@@ -88,10 +89,14 @@ def _draw(
     temperature: float | Tensor,
     top_p_R1: Tensor,
 ) -> Tensor:
+    """Draw from the whole softmax until all rows were accepted; sort those that never are."""
+    # One copy in float32, divided in place: at a large vocabulary these tensors fill the memory.
     probs_RV = logits_RV.to(torch.float32, copy=True).div_(temperature).softmax(-1)
     cdf_RV = probs_RV.cumsum(-1)
     _check_finite(cdf_RV[:, -1])
     tokens_R, inside_R = _attempt(probs_RV, cdf_RV, uniforms(keys_R, steps_R, 0), top_p_R1)
+    # Most rows are accepted at once, and the next attempts are for the others alone: an attempt has
+    # the same uniform whichever rows take part.
     pending = inside_R.logical_not().nonzero().squeeze(-1)
     for attempt in range(1, ATTEMPTS):
         if not len(pending):
@@ -107,7 +112,7 @@ def _draw(
 
 
 def draw_sorted(probs_RV: Tensor, uniforms_R: Tensor, top_p: float | Tensor) -> Tensor:
-    """The same distribution by sorting: the definition that `draw` is tested against.
+    """Draw from the same distribution by sorting, [R]; `draw` is tested against it.
 
     `top_p` is one number or [R, 1].
     """
@@ -124,11 +129,12 @@ def draw_sorted(probs_RV: Tensor, uniforms_R: Tensor, top_p: float | Tensor) -> 
 def _attempt(
     probs_RV: Tensor, cdf_RV: Tensor, uniforms_R: Tensor, top_p_R1: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A draw from the whole softmax and whether it lies in the nucleus."""
+    """Draw from the whole softmax, [R], and say whether it lies in the nucleus, [R]."""
     tokens_R1 = _invert(cdf_RV, uniforms_R)
     tokens_R = tokens_R1.squeeze(-1)
     mass_R1 = probs_RV.gather(-1, tokens_R1)
-    # What is likelier than a token of mass m has at most 1 - m. The margin covers float32 sums.
+    # What is likelier than a token of mass m has at most 1 - m, so most rows need no sum over the
+    # vocabulary. The margin covers float32 sums.
     inside_R = ((mass_R1 > 1 - top_p_R1 + 1e-4) | (top_p_R1 >= 1)).squeeze(-1)
     unsure = inside_R.logical_not().nonzero().squeeze(-1)
     if len(unsure):

@@ -6,8 +6,8 @@ import pytest
 import random_models
 import torch
 
-from forethought.sampling import cohort, shared_prefix
-from forethought.sampling.excerpt import excerpt, ordinary_tokens
+from forethought.decoding import prefix_cache, self_check, shared_prefix
+from forethought.decoding.excerpt import excerpt, ordinary_tokens
 
 DTYPES = [torch.float32, torch.bfloat16]
 LLAMA4 = {
@@ -38,7 +38,7 @@ def made(variant: str, dtype: torch.dtype = torch.bfloat16, **changes: Any) -> A
 
 def reason(model) -> str | None:
     with torch.no_grad():
-        return shared_prefix.unsupported(model)
+        return self_check.unsupported(model)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -120,7 +120,7 @@ def test_seen_padding_is_seen(monkeypatch):
         )
         self.mask = mask.to(self.layers[0].prefix_keys.dtype)[None, None, None]
 
-    monkeypatch.setattr(cohort.Cohort, "_rebuild_mask", careless)
+    monkeypatch.setattr(prefix_cache.PrefixCache, "_rebuild_mask", careless)
     assert "would differ" in (reason(model) or "")
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from forethought.sampling import nucleus
+from forethought.decoding import nucleus
 
 
 def draw_many(probs: list[float], top_p: float, *, count: int = 40_000) -> torch.Tensor:
@@ -110,3 +110,28 @@ def test_a_draw_depends_on_its_own_row_only():
         one = slice(row, row + 1)
         alone = nucleus.draw(logits[one], keys[one], steps[one], temperature=0.9, top_p=0.6)
         assert alone == whole[row]
+
+
+@pytest.mark.parametrize("top_p", [0.02, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.7])
+def test_drawing_each_row_its_own_way_is_drawing_it_alone(temperature, top_p):
+    torch.manual_seed(0)
+    logits, steps = torch.randn(60, 40) * 3, torch.arange(60)
+    keys = nucleus.keys(torch.arange(60))
+    temperatures, top_ps = torch.rand(60) * 2, torch.rand(60, dtype=torch.float64)
+    temperatures[::2], top_ps[::2] = temperature, top_p
+    together = nucleus.draw_each(logits, keys, steps, temperatures_R=temperatures, top_ps_R=top_ps)
+    expected = nucleus.draw(logits, keys, steps, temperature=temperature, top_p=top_p)
+    assert torch.equal(together[::2], expected[::2])
+
+
+def test_a_row_without_a_distribution_spoils_no_other():
+    logits = torch.randn(4, 9)
+    logits[1, 3], logits[2, 0], logits[3] = torch.nan, torch.inf, -torch.inf
+    ones = torch.ones(4)
+    drawn = nucleus.draw_each(
+        logits, nucleus.keys(torch.arange(4)), ones.long(),
+        temperatures_R=ones, top_ps_R=ones.double(),
+    )  # fmt: skip
+    assert drawn[0] >= 0
+    assert drawn[1:].tolist() == [nucleus.UNDRAWN] * 3

@@ -1,6 +1,6 @@
 """The general decoder: transformers' own cache, one row per sample, for any causal model.
 
-Used where `shared_prefix.unsupported` gives a reason, such as recurrent layers. Prompts of one
+Used where `self_check.unsupported` gives a reason, such as recurrent layers. Prompts of one
 length are prefilled together, so that no architecture sees padding, and their cache is repeated
 for every sample. Models without transformers' cache (RWKV, xLSTM, …) read the whole sequence again
 for every token: slow, and right.
@@ -11,7 +11,7 @@ Shapes: R live rows, P prompts, T prompt tokens, V tokens of the vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def has_cache(model: PreTrainedModel) -> bool:
 
 
 class ExpandedDecoder:
-    """Decoder over one batch of equally long prompts at a time."""
+    """Decoder over one batch of equally long prompts at a time, for a static batch."""
 
     refills = False
     equal_lengths = True
@@ -56,7 +56,7 @@ class ExpandedDecoder:
         self.ids_RT = torch.cat([self.ids_RT, tokens_R[:, None]], 1)
         return self._forward(self.ids_RT)
 
-    def keep(self, live: list[bool]) -> list[int]:
+    def select(self, live: list[bool]) -> list[int]:
         order = [row for row, alive in enumerate(live) if alive]
         self._select(order, self.ids_RT)
         return order
@@ -72,3 +72,47 @@ class ExpandedDecoder:
         cache = {self.cache_name: self.cache} if self.cache is not None else {}
         output = self.model(input_ids=ids, use_cache=bool(cache), **cache, **self.last_only)
         return output.logits[:, -1]
+
+
+class ExpandedBatches:
+    """Decoder for a continuous batch: every admission is a batch of its own, stepped in turn."""
+
+    equal_lengths = True
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.batches: list[ExpandedDecoder] = []
+        self.sizes: list[int] = []
+        """Rows per batch."""
+
+    def admit_in_chunks(
+        self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int], chunk_tokens: int
+    ) -> Iterator[Tensor | None]:
+        # All at once: not every architecture can go on from a prompt that is cut.
+        decoder = ExpandedDecoder(self.model)
+        logits_PV = decoder.admit(prompts, copies)
+        self.batches.append(decoder)
+        self.sizes.append(sum(copies))
+        yield logits_PV
+
+    def regroup(self) -> list[int]:
+        return list(range(sum(self.sizes)))
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        parts = zip(self.batches, tokens_R.split(self.sizes), strict=True)
+        return torch.cat([decoder.step(tokens) for decoder, tokens in parts])
+
+    def select(self, live: list[bool]) -> list[int]:
+        order: list[int] = []
+        start = 0
+        staying: list[tuple[ExpandedDecoder, int]] = []
+        for decoder, size in zip(self.batches, self.sizes, strict=True):
+            mine = live[start : start + size]
+            if any(mine):
+                rows = decoder.select(mine) if not all(mine) else list(range(size))
+                order += [start + row for row in rows]
+                staying.append((decoder, len(rows)))
+            start += size
+        self.batches = [decoder for decoder, _ in staying]
+        self.sizes = [size for _, size in staying]
+        return order

@@ -1,9 +1,12 @@
-"""The sampling loop: admit prompts, step, draw, let finished rows leave, admit again.
+"""Static batching: all requests are known before the first step and draw with the same parameters.
+
+The loop admits prompts, steps, draws, lets finished rows leave, admits again. It is not the loop of
+continuous_batch.py, because a part of a run must be repeated bit for bit: who shares a batch is
+here a function of the requests and of nothing else, never of when something arrived.
 
 A row is one sample. A decoder knows the model and the cache; this loop knows when a row begins and
 ends. Prompts wait sorted by length, so that those admitted together need little padding, and are
 admitted when a quarter of the rows is free: fewer, larger groups cost fewer operations per step.
-Who shares a batch is a function of the requests and of nothing else.
 
 Shapes: R live rows, N new rows, P prompts, V tokens of the vocabulary.
 """
@@ -17,9 +20,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from forethought.sampling import nucleus
-from forethought.sampling.base import SamplingParams
-from forethought.sampling.jobs import Job
+from forethought.decoding import nucleus
+from forethought.decoding.request import SamplingParams, TokenizedRequest
 from forethought.under_way import Tally
 
 REFILL_SHARE = 4
@@ -27,12 +29,28 @@ REFILL_SHARE = 4
 
 
 class Decoder(Protocol):
-    """A model with a cache over the live rows."""
+    """A model with a cache over the live rows; what both loops ask of it."""
+
+    equal_lengths: bool
+    """Whether prompts admitted together must have the same length."""
+
+    def step(self, tokens_R: Tensor) -> Tensor:
+        """Compute the logits after one more token per row, [R, V]."""
+        ...
+
+    def select(self, live: list[bool]) -> list[int]:
+        """Drop rows that are not live; return the old indices of the others in their new order.
+
+        It may return all rows when dropping is not worth it yet.
+        """
+        ...
+
+
+class StaticDecoder(Decoder, Protocol):
+    """A decoder that admits prompts in one go."""
 
     refills: bool
     """Whether prompts may be admitted while rows are live."""
-    equal_lengths: bool
-    """Whether prompts admitted together must have the same length."""
     check_every: int
     """Steps between looks at what has finished: on a GPU each look waits for the device."""
 
@@ -40,23 +58,13 @@ class Decoder(Protocol):
         """Append rows, a prompt's copies side by side; the logits after each prompt, [P, V]."""
         ...
 
-    def step(self, tokens_R: Tensor) -> Tensor:
-        """The logits after one more token per row, [R, V]."""
-        ...
-
-    def keep(self, live: list[bool]) -> list[int]:
-        """Drop rows; the old indices of the rows that stay, in their new order.
-
-        It may return all rows when dropping is not worth it yet.
-        """
-        ...
-
 
 @dataclass(slots=True)
 class LiveRows:
-    """Tensors over the live rows, in the decoder's order; a loop adds its own."""
+    """Tensors over the live rows, [R] each, in the decoder's order; a loop adds its own."""
 
     keys: Tensor
+    """What the seeds became; see `nucleus.keys`."""
     steps: Tensor
     """Tokens drawn so far."""
     tokens: Tensor
@@ -66,13 +74,15 @@ class LiveRows:
         return len(self.keys)
 
     def select(self, order: Tensor) -> Self:
-        columns = {one.name: getattr(self, one.name)[order] for one in fields(self)}
+        """The rows of these indices, in this order."""
+        columns = {column.name: getattr(self, column.name)[order] for column in fields(self)}
         return type(self)(**columns)
 
     def join(self, other: Self) -> Self:
+        """These rows and the others behind them."""
         columns = {
-            one.name: torch.cat([getattr(self, one.name), getattr(other, one.name)])
-            for one in fields(self)
+            column.name: torch.cat([getattr(self, column.name), getattr(other, column.name)])
+            for column in fields(self)
         }
         return type(self)(**columns)
 
@@ -86,8 +96,8 @@ class _Rows(LiveRows):
 
 
 def run(
-    decoder: Decoder,
-    jobs: Sequence[Job],
+    decoder: StaticDecoder,
+    requests: Sequence[TokenizedRequest],
     *,
     params: SamplingParams,
     end_ids: tuple[int, ...],
@@ -95,39 +105,43 @@ def run(
     device: torch.device,
     how: str = "",
 ) -> list[list[list[int]]]:
-    """The new token ids of every seed of every job, the end token included.
+    """Draw every output of every request; at most `rows` are in the making.
 
-    Whoever listens is told how far it is, and `how` outputs are drawn.
+    Returns the new token ids of every seed of every request, the end token included. Whoever
+    listens (`under_way`) is told how far it is, and `how` outputs are drawn.
+
+    Raises: LogitsNotFiniteError if a row of logits has no distribution.
     """
-    loop = _Loop(decoder, jobs, params=params, end_ids=end_ids, rows=rows, device=device)
-    return loop.run(Tally(how, prompts=len(jobs), outputs=loop.first_output[-1]))
+    loop = _Loop(decoder, requests, params=params, end_ids=end_ids, rows=rows, device=device)
+    return loop.run(Tally(how, prompts=len(requests), outputs=loop.first_output[-1]))
 
 
 class _Loop:
     def __init__(
         self,
-        decoder: Decoder,
-        jobs: Sequence[Job],
+        decoder: StaticDecoder,
+        requests: Sequence[TokenizedRequest],
         *,
         params: SamplingParams,
         end_ids: tuple[int, ...],
         rows: int,
         device: torch.device,
     ) -> None:
-        self.decoder, self.jobs, self.params, self.capacity = decoder, jobs, params, rows
+        self.decoder, self.requests = decoder, requests
+        self.params, self.capacity = params, rows
         self.device = device
         self.ends = torch.tensor(end_ids, device=device)
         self.first_output = [0]
-        for job in jobs:
-            self.first_output.append(self.first_output[-1] + len(job.seeds))
-        longest = max((job.limit for job in jobs), default=0)
+        for request in requests:
+            self.first_output.append(self.first_output[-1] + len(request.seeds))
+        longest = max((request.limit for request in requests), default=0)
         # The spare column takes what is drawn for rows that have finished and not left yet.
         self.table = torch.zeros(
             (self.first_output[-1], longest + 1), dtype=torch.int32, device=device
         )
         self.lengths = torch.zeros(self.first_output[-1], dtype=torch.int64, device=device)
-        with_seeds = [index for index, job in enumerate(jobs) if job.seeds]
-        self.waiting = sorted(with_seeds, key=lambda index: len(jobs[index].token_ids))
+        with_seeds = [index for index, request in enumerate(requests) if request.seeds]
+        self.waiting = sorted(with_seeds, key=lambda index: len(requests[index].token_ids))
         self.rows: _Rows | None = None
 
     def run(self, tally: Tally) -> list[list[list[int]]]:
@@ -150,7 +164,7 @@ class _Loop:
                 self._draw(self.rows, logits_RV)
 
     def _ended(self) -> int:
-        waiting = sum(len(self.jobs[index].seeds) for index in self.waiting)
+        waiting = sum(len(self.requests[index].seeds) for index in self.waiting)
         live = int((~self.rows.done).sum()) if self.rows is not None else 0
         return len(self.lengths) - waiting - live
 
@@ -159,7 +173,7 @@ class _Loop:
         if not self.waiting or (live and not self.decoder.refills):
             return False
         free = self.capacity - live
-        wanted = len(self.jobs[self.waiting[0]].seeds)
+        wanted = len(self.requests[self.waiting[0]].seeds)
         return not live or free >= max(wanted, self.capacity // REFILL_SHARE)
 
     def _next_prompts(self) -> list[int]:
@@ -169,22 +183,26 @@ class _Loop:
         free = self.capacity - (len(self.rows) if self.rows is not None else 0)
         chosen: list[int] = []
         for index in self.waiting:
-            job = self.jobs[index]
-            uneven = len(job.token_ids) != len(self.jobs[self.waiting[0]].token_ids)
-            if chosen and (len(job.seeds) > free or (uneven and self.decoder.equal_lengths)):
+            request = self.requests[index]
+            uneven = len(request.token_ids) != len(self.requests[self.waiting[0]].token_ids)
+            if chosen and (len(request.seeds) > free or (uneven and self.decoder.equal_lengths)):
                 break
             chosen.append(index)
-            free -= len(job.seeds)
+            free -= len(request.seeds)
         del self.waiting[: len(chosen)]
         return chosen
 
     def _admit(self, chosen: list[int]) -> None:
-        jobs = [self.jobs[index] for index in chosen]
-        copies = [len(job.seeds) for job in jobs]
-        logits_PV = self.decoder.admit([job.token_ids for job in jobs], copies)
-        outputs = [self.first_output[i] + k for i in chosen for k in range(len(self.jobs[i].seeds))]
-        limits = [job.limit for job in jobs for _ in job.seeds]
-        seeds = [seed for job in jobs for seed in job.seeds]
+        requests = [self.requests[index] for index in chosen]
+        copies = [len(request.seeds) for request in requests]
+        logits_PV = self.decoder.admit([request.token_ids for request in requests], copies)
+        outputs = [
+            self.first_output[index] + k
+            for index, request in zip(chosen, requests, strict=True)
+            for k in range(len(request.seeds))
+        ]
+        limits = [request.limit for request in requests for _ in request.seeds]
+        seeds = [seed for request in requests for seed in request.seeds]
         count = len(outputs)
         new = _Rows(
             outputs=torch.tensor(outputs, device=self.device),
@@ -219,7 +237,7 @@ class _Loop:
         done = self.rows.done.tolist()
         if not any(done):
             return
-        order = self.decoder.keep([not finished for finished in done])
+        order = self.decoder.select([not finished for finished in done])
         if not order:
             self.rows = None
         elif len(order) < len(done):

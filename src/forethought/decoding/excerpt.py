@@ -31,7 +31,7 @@ ROOM = 2
 
 
 def ordinary_tokens(model: PreTrainedModel) -> list[int]:
-    """Ids from all over the middle of the vocabulary, declared special ones left out.
+    """Choose `TOKENS` ids from all over the middle of the vocabulary, no declared special ones.
 
     Control tokens stand at the ends of vocabularies, and so do rows that were never trained. A
     vocabulary so small that none is left gives what it has.
@@ -42,16 +42,18 @@ def ordinary_tokens(model: PreTrainedModel) -> list[int]:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             declared = getattr(config, name, None)
             special.update(declared if isinstance(declared, list) else [declared])
-    middle = [one for one in range(size // 4, size * 3 // 4) if one not in special]
-    middle = middle or [one for one in range(size) if one not in special] or list(range(size))
+    middle = [token for token in range(size // 4, size * 3 // 4) if token not in special]
+    middle = middle or [token for token in range(size) if token not in special]
+    middle = middle or list(range(size))
     return middle[:: max(len(middle) // TOKENS, 1)][:TOKENS]
 
 
 @torch.no_grad()
 def excerpt(model: PreTrainedModel) -> PreTrainedModel:
-    """Tokens are numbered in the order of `ordinary_tokens`.
+    """Make a small model of a model's own first layers, with the tokens of `ordinary_tokens` only.
 
-    It stands on the model's device, or on the CPU where a GPU has no room for it.
+    Tokens are numbered in their order. The excerpt stands on the model's device, or on the CPU
+    where a GPU has no room for it.
 
     Raises: ValueError if the weights are quantized.
     """
@@ -95,7 +97,7 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
     if not found:
         raise LookupError(f"it has no list of {count} layers")
     # Experts and a tower for images may be as many.
-    return max(found, key=lambda one: sum(each.numel() for each in one.parameters()))
+    return max(found, key=lambda module: sum(each.numel() for each in module.parameters()))
 
 
 def _needed(model: PreTrainedModel, layers: nn.ModuleList) -> int:
@@ -116,19 +118,21 @@ def _tensors(
     Other layers and towers for images are left out: they keep their weights and are not run.
     """
     decoder = model.get_decoder()
-    decoder = decoder if any(one is layers for one in decoder.modules()) else model
-    unused = {id(one) for layer in layers for one in _own(layer)}
+    decoder = decoder if any(module is layers for module in decoder.modules()) else model
+    unused = {id(tensor) for layer in layers for tensor in _own(layer)}
     used = [*_own(decoder), *chain.from_iterable(map(_own, first))]
     head = model.get_output_embeddings()
     used += _own(head) if head is not None else []
-    of_first = {id(one) for layer in first for one in _own(layer)}
-    found = {id(one): one for one in used if id(one) not in unused or id(one) in of_first}
+    of_first = {id(tensor) for layer in first for tensor in _own(layer)}
+    found = {
+        id(tensor): tensor for tensor in used if id(tensor) not in unused or id(tensor) in of_first
+    }
     size = len(_weight(model.get_input_embeddings()))
     rows = torch.tensor(ordinary_tokens(model), device=model.device)
     for module in (model.get_input_embeddings(), head):
-        for one in module.parameters() if module is not None else ():
-            if one.ndim and len(one) == size:
-                found[id(one)] = nn.Parameter(one.detach()[rows])
+        for weight in module.parameters() if module is not None else ():
+            if weight.ndim and len(weight) == size:
+                found[id(weight)] = nn.Parameter(weight.detach()[rows])
     return found
 
 
@@ -145,6 +149,6 @@ def _weight(module: nn.Module) -> Tensor:
 def _device(model: PreTrainedModel, tensors: Iterable[Tensor]) -> torch.device:
     if model.device.type != "cuda":
         return model.device
-    wanted = 4 * sum(one.numel() for one in tensors)
+    wanted = 4 * sum(tensor.numel() for tensor in tensors)
     free, _ = torch.cuda.mem_get_info(model.device)
     return model.device if ROOM * wanted <= free else torch.device("cpu")
