@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.config import Recipe
-from forethought.kept import keep_engines, keeping, kept, kept_open
+from forethought.model_cache import cached, cached_open, caches_models, model_cache
 from forethought.models import load_model, source_of
 from forethought.pipeline import places
-from forethought.policy_module import PolicyModule, policy_module, weight_files
 from forethought.pruning import drop_weights
+from forethought.shared_policy import SharedPolicy, shared_policy, weight_files
 from forethought.store import read_manifest
 
 LONG = [
@@ -67,7 +67,7 @@ def test_kept_engines_change_no_bit(tmp_path: Path, family: str, words: list[str
 
 
 def test_with_engines_kept_a_model_is_loaded_once(tmp_path: Path, monkeypatch):
-    import forethought.policy_module as module
+    import forethought.shared_policy as module
     import forethought.training.policy as training
 
     loaded = []
@@ -194,12 +194,12 @@ def test_what_is_kept_and_for_how_long():
         made.append(len(made))
         return made[-1]
 
-    assert [kept("a", make), kept("a", make)] == [0, 1]
-    with keep_engines():
-        assert keeping()
-        assert [kept("a", make), kept("a", make), kept("b", make)] == [2, 2, 3]
-    assert not keeping()
-    assert kept("a", make) == 4
+    assert [cached("a", make), cached("a", make)] == [0, 1]
+    with model_cache():
+        assert caches_models()
+        assert [cached("a", make), cached("a", make), cached("b", make)] == [2, 2, 3]
+    assert not caches_models()
+    assert cached("a", make) == 4
 
     class Door:
         open = False
@@ -211,32 +211,32 @@ def test_what_is_kept_and_for_how_long():
         def __exit__(self, *_: object) -> None:
             self.open = False
 
-    with kept_open("door", Door) as alone:
+    with cached_open("door", Door) as alone:
         assert alone.open
     assert not alone.open
-    with keep_engines():
-        with kept_open("door", Door) as first:
+    with model_cache():
+        with cached_open("door", Door) as first:
             pass
-        with kept_open("door", Door) as second:
+        with cached_open("door", Door) as second:
             assert second is first
             assert first.open
     assert not first.open
 
 
 def test_a_module_knows_whose_weights_it_has(tmp_path: Path):
-    module = PolicyModule("float32", "cpu")
-    first = module.at("microworld")
-    assert module.at("microworld") is first
+    module = SharedPolicy("float32", "cpu")
+    first = module.load("microworld")
+    assert module.load("microworld") is first
     first.save_pretrained(tmp_path / "a")
-    other = module.at(str(tmp_path / "a"))
+    other = module.load(str(tmp_path / "a"))
     assert other is first, "the same architecture is read in place"
     (tmp_path / "b").mkdir()
     os.link(tmp_path / "a" / "model.safetensors", tmp_path / "b" / "model.safetensors")
     (tmp_path / "b" / "config.json").write_text((tmp_path / "a" / "config.json").read_text())
     assert module.held(str(tmp_path / "b")) is first, "a hard link is the same checkpoint"
-    module.changes()
+    module.invalidate()
     assert module.held(str(tmp_path / "a")) is None
-    module.became(str(tmp_path / "b"))
+    module.saved_as(str(tmp_path / "b"))
     assert module.held(str(tmp_path / "a")) is first
     assert weight_files("organisation/model") is None
-    assert policy_module("float32", "cpu") is not policy_module("float32", "cpu")
+    assert shared_policy("float32", "cpu") is not shared_policy("float32", "cpu")

@@ -12,8 +12,8 @@ from tiny import save_policy, save_reward_model
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
-from forethought.kept import keeping
 from forethought.launch import try_engine
+from forethought.model_cache import caches_models
 from forethought.pipeline import places
 from forethought.progress import Reporter
 from forethought.stages.opening import open_engine, owed_engines
@@ -166,7 +166,7 @@ def test_what_cannot_be_trained_is_said_wherever_stages_run(launch, tmp_path):
     recipe = prepared(tmp_path, model, "arms=[direct]", f"launch={launch}")
     with pytest.raises(ValueError, match=r"training: .*no backward on this device"):
         try_engine(recipe, "training")
-    assert not keeping()
+    assert not caches_models()
 
 
 def prepared(folder: Path, *overrides: str):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forethought.config import ModelSource
-from forethought.kept import keeping, kept
+from forethought.model_cache import cached, caches_models
 from forethought.positions import fix_positions, original_length, reads_long
 from forethought.store import content_hash, sha256_file
 
@@ -137,13 +137,13 @@ def load_tokenizer(model: Named, *, chat: bool = True) -> PreTrainedTokenizerBas
     Raises: ValueError if there is no tokenizer, no end token or no chat template.
     """
     source = source_of(model)
-    if not keeping():
+    if not caches_models():
         return _load_tokenizer(source, chat)
     folder = Path(resolve(source))
     files = [path for path in sorted(folder.glob("*")) if path.suffix in TOKENIZER_FILES]
     content = content_hash([[path.name, sha256_file(path)] for path in files]) if files else source
     key = ("tokenizer", content, source.trust_remote_code, chat)
-    return kept(key, lambda: _load_tokenizer(source, chat))
+    return cached(key, lambda: _load_tokenizer(source, chat))
 
 
 def _load_tokenizer(source: ModelSource, chat: bool) -> PreTrainedTokenizerBase:
@@ -368,8 +368,8 @@ def free_memory() -> None:
     """Give the accelerator back what nothing refers to any more."""
     import torch
 
-    # Modules refer to each other in circles; without this a GPU stays full. Kept ones stay.
-    if not keeping():
+    # Modules refer to each other in circles; without this a GPU stays full. Cached ones stay.
+    if not caches_models():
         gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -18,8 +18,8 @@ from typing import Any
 
 from forethought.config import FilePrompts, PromptSource, Recipe
 from forethought.judging.describe import refuse_missing_models
-from forethought.kept import keep_engines
 from forethought.launch import launch, try_engine
+from forethought.model_cache import model_cache
 from forethought.progress import Reporter
 from forethought.pruning import drop_weights
 from forethought.recipe import dump
@@ -80,7 +80,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
 
 
 def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers: Trackers) -> None:
-    with keep_engines() if recipe.launch.keep_engines else nullcontext():
+    with model_cache() if recipe.launch.keep_engines else nullcontext():
         for place in places(recipe):
             if not (place.folder / "manifest.json").is_file():
                 if place.stage != "prompts" and not attempt.tried:

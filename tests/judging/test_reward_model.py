@@ -32,7 +32,7 @@ from forethought.config import RewardModelJudge
 from forethought.judging.base import checked, open_judge
 from forethought.judging.conversations import Conversations, Refused
 from forethought.judging.reward_model import RewardModel, batches
-from forethought.kept import keep_engines
+from forethought.model_cache import model_cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 
@@ -105,7 +105,7 @@ def test_an_undeclared_pad_token_is_one_that_the_batch_does_not_hold(tmp_path: P
 def test_a_kept_model_does_not_take_another_judges_pad_token_for_its_own(tmp_path: Path) -> None:
     """What a batch was padded with may be a word of the next."""
     folder = save_reward_model(tmp_path, pad_token_id=None)
-    with keep_engines():
+    with model_cache():
         first = opened(folder)
         model = first._model
         assert first._pad_token([(0, 1, 3)]) == 2

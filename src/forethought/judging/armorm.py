@@ -35,7 +35,7 @@ from forethought.judging.conversations import (
 )
 from forethought.judging.objectives import PARTS, evidence, rounded
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
-from forethought.kept import kept
+from forethought.model_cache import cached
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED_GATE = {
@@ -67,7 +67,7 @@ class ArmoRM:
         self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
         models.quiet_loading()
-        self._model: ArmoRMModel | None = kept(
+        self._model: ArmoRMModel | None = cached(
             ("judge", config),
             lambda: load(
                 config.source,

@@ -36,7 +36,7 @@ from forethought.judging.conversations import (
     load_tokenizer,
 )
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
-from forethought.kept import kept
+from forethought.model_cache import cached
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 BIAS = "score.bias"
@@ -60,7 +60,7 @@ class RewardModel:
         self._tokens_per_batch = config.tokens_per_batch
         tokenizer = load_tokenizer(config.source)
         self._model: PreTrainedModel | None
-        self._model, self._declared_pad = kept(("judge", config), lambda: _model_and_pad(config))
+        self._model, self._declared_pad = cached(("judge", config), lambda: _model_and_pad(config))
         limit = length_limit(config.source, config.max_length, self._model.config)
         self._conversations = Conversations(tokenizer, limit=limit)
         self._identity = scoring_identity(config)

@@ -21,8 +21,8 @@ from forethought.decoding import nucleus, self_check, static_batch
 from forethought.decoding.expanded import ExpandedDecoder, has_cache
 from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
 from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
-from forethought.kept import kept
-from forethought.policy_module import policy_module
+from forethought.model_cache import cached
+from forethought.shared_policy import shared_policy
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 from forethought.under_way import listener
 
@@ -60,7 +60,7 @@ class TransformersSampler:
         self._rows = rows
         self._name = name
         self._end_ids = models.end_token_ids(tokenizer, model.generation_config)
-        self._reason = kept(("decoder", model), lambda: _reason_against(model))
+        self._reason = cached(("decoder", model), lambda: _reason_against(model))
         if self._reason is not None and listener() is None:
             log.warning("%s: %s", name, self._how(model))
 
@@ -74,13 +74,13 @@ class TransformersSampler:
     def load(
         cls, model: ModelConfig, *, params: SamplingParams, rows: int, policy: bool = False
     ) -> Self:
-        """While engines are kept, the run's policies share a module, and each other model has its
-        own."""
+        """Load the model; inside a model cache the run's policies share a module, and each other
+        model has its own."""
         tokenizer = models.load_tokenizer(model.source)
         if policy:
-            loaded = policy_module(model.dtype, model.device).at(model.source)
+            loaded = shared_policy(model.dtype, model.device).load(model.source)
         else:
-            loaded = kept(("model", model), lambda: _load(model))
+            loaded = cached(("model", model), lambda: _load(model))
         template = rendering.template_variables(model)
         return cls(loaded, tokenizer, params=params, rows=rows, name=model.path, template=template)
 

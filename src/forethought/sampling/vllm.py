@@ -17,7 +17,7 @@ from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
 from forethought.sampling.vllm_bar import OutputsBar
 from forethought.sampling.vllm_engine import find_weights, reason
-from forethought.sampling.vllm_kept import kept_vllm
+from forethought.sampling.vllm_shared import shared_vllm
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 LOWEST_TEMPERATURE = 0.01
@@ -27,7 +27,7 @@ LOWEST_TEMPERATURE = 0.01
 class VllmSampler:
     """Samples the model folder or hub name of `model`; every sampler reads the weights anew.
 
-    While engines are kept, policies take turns in one engine (vllm_kept.py).
+    Inside a model cache, policies take turns in one engine (vllm_shared.py).
 
     Example::
 
@@ -62,9 +62,9 @@ class VllmSampler:
         )
         weights = find_weights(model, adapters=config.adapters)
         with ExitStack() as opened:
-            self._engine = opened.enter_context(kept_vllm(config, model, policy=policy))
+            self._engine = opened.enter_context(shared_vllm(config, model, policy=policy))
             self._llm: Any = None
-            self._llm, self._lora = self._engine.at(model, weights)
+            self._llm, self._lora = self._engine.load(model, weights)
             self._context: int = self._llm.model_config.max_model_len
             self._opened = opened.pop_all()
 

@@ -42,7 +42,7 @@ from forethought.judging.calls import open_model
 from forethought.judging.crew import judging_crew
 from forethought.judging.describe import title
 from forethought.judging.mixture import fits
-from forethought.kept import keep_nothing
+from forethought.model_cache import no_model_cache
 from forethought.sampling.base import one_prompt, open_sampler
 from forethought.sampling.reach import reach
 from forethought.stages.place import Place
@@ -267,6 +267,6 @@ def _try_training(recipe: Recipe) -> None:
     from forethought.training.trial import try_training
 
     # What is kept for the run must not have been trained before.
-    with keep_nothing():
+    with no_model_cache():
         device = str(pick_device(recipe.model.device))
         try_training(recipe.model.source, recipe.training, device)

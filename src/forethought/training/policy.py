@@ -1,8 +1,8 @@
 """Load a model for training or as the reference: the same numbers in the same number types.
 
 Both are loaded in float32, tried, and then rounded to the products' number type, so that before
-the first update policy and reference differ by float rounding across batches only. While engines
-are kept, both are the module that also samples, with equal numbers; the float32 masters of one
+the first update policy and reference differ by float rounding across batches only. Inside
+a model cache, both are the module that also samples, with equal numbers; the float32 masters of one
 training are there for the next.
 """
 
@@ -17,8 +17,8 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
-from forethought.kept import keeping, kept
 from forethought.masters import restore, rounded
+from forethought.model_cache import cached, caches_models
 from forethought.models import (
     Adapter,
     Named,
@@ -30,8 +30,8 @@ from forethought.models import (
     source_of,
     stored_dtype,
 )
-from forethought.policy_module import Files, PolicyModule, policy_module, weight_files
 from forethought.positions import original_length
+from forethought.shared_policy import Files, SharedPolicy, shared_policy, weight_files
 from forethought.training.logprobs import PolicyLogprobs, Way
 from forethought.training.optimizer import MasterWeights, cast_parameters
 
@@ -58,23 +58,23 @@ class Trainee:
     policy: PolicyLogprobs
     masters: MasterWeights
     adapter: PeftModel | None
-    kept: _KeptMasters | None = None
+    cached: _CachedMasters | None = None
 
     def settle(self, checkpoint: Named) -> None:
         """Be what this checkpoint says: that of the last epoch, just written from the masters."""
-        if self.kept is not None:
-            self.kept.settle(checkpoint)
+        if self.cached is not None:
+            self.cached.settle(checkpoint)
 
 
 @contextmanager
 def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterator[PolicyLogprobs]:
     """The starting policy, frozen, in the number type of the training forward."""
-    if keeping():
-        module = policy_module(config.dtype, device)
-        with _kept_policy(module, model, device) as policy:
+    if caches_models():
+        shared = shared_policy(config.dtype, device)
+        with _shared_logprobs(shared, model, device) as policy:
             if config.lora is None and find_rests(model) is not None:
                 # What is sampled is rounded otherwise than what is trained.
-                _kept_masters(module, policy, config).give(model)
+                _cached_masters(shared, policy, config).give(model)
             policy.requires_grad_(False)
             yield policy
         return
@@ -89,10 +89,10 @@ def open_policy(model: Named, config: TrainingConfig, device: str) -> Iterator[T
     """The model to train, its master weights, and the adapter around it if there is one."""
     dtype = getattr(torch, config.dtype)
     # An adapter changes the module itself.
-    if keeping() and config.lora is None:
-        module = policy_module(config.dtype, device)
-        with _kept_policy(module, model, device) as policy:
-            masters = _kept_masters(module, policy, config)
+    if caches_models() and config.lora is None:
+        shared = shared_policy(config.dtype, device)
+        with _shared_logprobs(shared, model, device) as policy:
+            masters = _cached_masters(shared, policy, config)
             recompute_activations(policy, config)
             masters.take(model)
             try:
@@ -127,20 +127,20 @@ def starting_point(model: Named, config: TrainingConfig) -> tuple[Named, Adapter
     return adapter.base, adapter
 
 
-def _kept_masters(
-    module: PolicyModule, policy: PolicyLogprobs, config: TrainingConfig
-) -> _KeptMasters:
+def _cached_masters(
+    shared: SharedPolicy, policy: PolicyLogprobs, config: TrainingConfig
+) -> _CachedMasters:
     policy.requires_grad_(True)
     dtype = getattr(torch, config.dtype)
-    return kept(("masters", policy.model), lambda: _KeptMasters(module, policy, dtype))
+    return cached(("masters", policy.model), lambda: _CachedMasters(shared, policy, dtype))
 
 
-class _KeptMasters:
+class _CachedMasters:
     """Master weights that stay from one training to the next."""
 
-    def __init__(self, module: PolicyModule, policy: PolicyLogprobs, dtype: torch.dtype) -> None:
+    def __init__(self, shared: SharedPolicy, policy: PolicyLogprobs, dtype: torch.dtype) -> None:
         self.weights = MasterWeights(policy.model.named_parameters(), dtype)
-        self._module = module
+        self._shared = shared
         self._dtype = str(dtype).removeprefix("torch.")
         self._holds: Files | None = None
 
@@ -166,7 +166,7 @@ class _KeptMasters:
         elif rests is not None:
             self.weights.publish()
         self._holds = files
-        self._module.changes()
+        self._shared.invalidate()
 
     @torch.no_grad()
     def settle(self, checkpoint: Named) -> None:
@@ -176,18 +176,18 @@ class _KeptMasters:
         elif self.weights.copies:
             for working, master in zip(self.weights.working, self.weights.masters, strict=True):
                 working.copy_(rounded(master))
-        self._module.became(checkpoint)
+        self._shared.saved_as(checkpoint)
         self._holds = weight_files(checkpoint)
 
 
 @contextmanager
-def _kept_policy(module: PolicyModule, source: Named, device: str) -> Iterator[PolicyLogprobs]:
+def _shared_logprobs(shared: SharedPolicy, source: Named, device: str) -> Iterator[PolicyLogprobs]:
     """The run's module in the way that suits it, afterwards as it was."""
-    way: Way = kept(
-        ("way", module),
+    way: Way = cached(
+        ("way", shared),
         lambda: PolicyLogprobs.open(load_model(source, dtype="float32", device=device)).way,
     )
-    model = module.at(source)
+    model = shared.load(source)
     before = model.config._attn_implementation or "eager"
     try:
         yield PolicyLogprobs.in_way(model, way)

@@ -1,6 +1,6 @@
 """One vLLM for all policies of a run: their weights are replaced in place.
 
-While engines are kept, an engine is started once. The next policy's weights are read into it
+Inside a model cache, an engine is started once. The next policy's weights are read into it
 (`reload_weights`); an adapter only needs another name. Before it is used, it gives the log-probs of
 a fixed sequence of tokens, which must have changed and must be those of the checkpoint in
 transformers. An engine that does not follow is ended and started anew on the checkpoint.
@@ -18,9 +18,9 @@ import torch
 
 from forethought import models
 from forethought.config import ModelConfig, ModelSource, VllmEngine
-from forethought.kept import kept_open
-from forethought.policy_module import policy_module, weight_files
+from forethought.model_cache import cached_open
 from forethought.sampling.vllm_engine import Weights, running
+from forethought.shared_policy import shared_policy, weight_files
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ TOLERANCE = {"float32": 1e-2, "bfloat16": 0.15}
 """Greatest mean distance from transformers, in nats per token."""
 
 
-class KeptVllm:
+class SharedVllm:
     """Holds now these weights, now those.
 
-    Example: `llm, lora = engine.at(model, find_weights(model, adapters=False))`
+    Example: `llm, lora = engine.load(model, find_weights(model, adapters=False))`
     """
 
     def __init__(self, config: VllmEngine) -> None:
@@ -45,7 +45,7 @@ class KeptVllm:
         self._takes_adapters = False
         self._adapters: dict[str, int] = {}
 
-    def at(self, model: ModelConfig, weights: Weights) -> tuple[Any, Any]:
+    def load(self, model: ModelConfig, weights: Weights) -> tuple[Any, Any]:
         """The `vllm.LLM` with these weights, and how a prompt asks for its adapter, if any.
 
         Raises: ValueError if it cannot be started.
@@ -105,16 +105,16 @@ class KeptVllm:
 
 
 @contextmanager
-def kept_vllm(config: VllmEngine, model: ModelConfig, *, policy: bool) -> Iterator[KeptVllm]:
+def shared_vllm(config: VllmEngine, model: ModelConfig, *, policy: bool) -> Iterator[SharedVllm]:
     """The run's engine for policies; for any other model one of its own."""
     key = ("vllm", config, model.dtype, model.device, None if policy else model.source)
-    with kept_open(key, lambda: _opened(config)) as engine:
+    with cached_open(key, lambda: _opened(config)) as engine:
         yield engine
 
 
 @contextmanager
-def _opened(config: VllmEngine) -> Iterator[KeptVllm]:
-    engine = KeptVllm(config)
+def _opened(config: VllmEngine) -> Iterator[SharedVllm]:
+    engine = SharedVllm(config)
     try:
         yield engine
     finally:
@@ -132,7 +132,7 @@ def probe_ids(source: ModelSource) -> list[int]:
 def expected_logprobs(source: ModelSource, model: ModelConfig, ids: list[int]) -> np.ndarray:
     """What transformers gives for each token but the first, float64: the run's own module where it
     has these weights, else the checkpoint, loaded for this on the CPU."""
-    network = policy_module(model.dtype, model.device).held(source) or models.load_model(
+    network = shared_policy(model.dtype, model.device).held(source) or models.load_model(
         source, dtype=model.dtype, device="cpu"
     )
     tokens = torch.tensor([ids], device=network.device)

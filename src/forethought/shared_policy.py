@@ -1,6 +1,6 @@
 """One module for all policies of a run, its weights replaced as the run goes on.
 
-While engines are kept (`kept.py`), sampling, the reference pass and training use the same module in
+Inside a model cache, sampling, the reference pass and training use the same module in
 turn. After training its weights are the new policy's already; weights of another checkpoint are
 read into it in place. Which checkpoint it holds is known by the weight files themselves (device,
 inode, size and time), so that the hard link under which selection keeps a checkpoint is the same.
@@ -17,17 +17,17 @@ from transformers import PreTrainedModel
 
 from forethought import models
 from forethought.config import ModelSource
-from forethought.kept import kept
 from forethought.masters import restore
+from forethought.model_cache import cached
 from forethought.models import Named, source_of
 
 Files = frozenset[tuple[int, ...]]
 
 
-class PolicyModule:
+class SharedPolicy:
     """A module that holds now this policy, now that.
 
-    Example: `PolicyModule("bfloat16", "cpu").at("runs/a/thought/iteration_3/selection/policy")`
+    Example: `SharedPolicy("bfloat16", "cpu").load("runs/a/thought/iteration_3/selection/policy")`
     """
 
     def __init__(self, dtype: str, device: str) -> None:
@@ -38,8 +38,8 @@ class PolicyModule:
         self._holds: Files | None = None
         """The files whose weights it has; `None` while it has those of none."""
 
-    def at(self, name: Named) -> PreTrainedModel:
-        """The module with the weights of a model.
+    def load(self, name: Named) -> PreTrainedModel:
+        """Give the module the weights of a model, and give it back.
 
         Raises: ValueError if it cannot be loaded.
         """
@@ -55,25 +55,25 @@ class PolicyModule:
         return self._model
 
     def held(self, name: Named) -> PreTrainedModel | None:
-        """The module if it has these weights now."""
+        """Give the module if it has these weights now."""
         files = weight_files(name)
         same = files is not None and files == self._holds
         return self._model if same and self._long == source_of(name).long_context else None
 
-    def changes(self) -> None:
-        """Its weights are about to be those of no checkpoint."""
+    def invalidate(self) -> None:
+        """Say that its weights are about to be those of no checkpoint."""
         self._holds = None
 
-    def became(self, name: Named) -> None:
-        """Its weights are now those of this checkpoint, bit for bit."""
+    def saved_as(self, name: Named) -> None:
+        """Say that its weights are now those of this checkpoint, bit for bit."""
         self._holds = weight_files(name)
 
 
-def policy_module(dtype: str, device: str) -> PolicyModule:
-    """The run's module of this number type; a new one where engines are not kept."""
+def shared_policy(dtype: str, device: str) -> SharedPolicy:
+    """The run's module of this number type; a new one outside a model cache."""
     place = str(models.pick_device(device))
     key: Hashable = ("policy", dtype, place)
-    return kept(key, lambda: PolicyModule(dtype, place))
+    return cached(key, lambda: SharedPolicy(dtype, place))
 
 
 def weight_files(name: Named) -> Files | None:

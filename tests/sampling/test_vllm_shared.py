@@ -1,4 +1,4 @@
-"""A real vLLM that is kept: the weights of the next policy are in it, or it is started anew."""
+"""A real vLLM that is shared: the weights of the next policy are in it, or it is started anew."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams
-from forethought.kept import keep_engines
-from forethought.policy_module import policy_module
+from forethought.model_cache import model_cache
 from forethought.sampling.vllm import VllmSampler
 from forethought.sampling.vllm_engine import find_weights
-from forethought.sampling.vllm_kept import KeptVllm, expected_logprobs, probe_ids
+from forethought.sampling.vllm_shared import SharedVllm, expected_logprobs, probe_ids
+from forethought.shared_policy import shared_policy
 from forethought.types import Message, SampledPrompt, SampleRequest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -64,24 +64,24 @@ def drawn(folder: Path) -> list[tuple[int, ...]]:
     ]
 
 
-def test_a_kept_engine_draws_what_a_new_one_draws(
+def test_a_shared_engine_draws_what_a_new_one_draws(
     policies: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     anew = [drawn(folder) for folder in policies]
     starts = 0
-    from forethought.sampling import vllm_kept
+    from forethought.sampling import vllm_shared
 
-    running = vllm_kept.running
+    running = vllm_shared.running
 
     def counted(*arguments):
         nonlocal starts
         starts += 1
         return running(*arguments)
 
-    monkeypatch.setattr(vllm_kept, "running", counted)
-    with keep_engines():
+    monkeypatch.setattr(vllm_shared, "running", counted)
+    with model_cache():
         # In training, the new policy is in the run's module before it is sampled.
-        policy_module("float32", "cpu").at(str(policies[1]))
+        shared_policy("float32", "cpu").load(str(policies[1]))
         kept = [drawn(folder) for folder in [*policies, policies[0]]]
     assert kept == [*anew, anew[0]]
     assert anew[0] != anew[1] != anew[2]
@@ -99,7 +99,7 @@ def test_an_engine_that_does_not_take_the_weights_is_started_anew(
 
     told = LLM.collective_rpc
     monkeypatch.setattr(LLM, "collective_rpc", lambda self, *_, **__: told(self, "check_health"))
-    with keep_engines():
+    with model_cache():
         first, second = drawn(policies[0]), drawn(policies[1])
     monkeypatch.undo()
     assert "started anew" in caplog.text or "could not take" in caplog.text
@@ -110,9 +110,9 @@ def test_the_probe_tells_the_checkpoints_apart(policies: list[Path]):
     models = [ModelConfig(path=str(folder), dtype="float32") for folder in policies]
     ids = probe_ids(models[0].source)
     own = [expected_logprobs(model.source, model, ids) for model in models]
-    engine = KeptVllm(ENGINE)
+    engine = SharedVllm(ENGINE)
     try:
-        engine.at(models[0], find_weights(models[0], adapters=False))
+        engine.load(models[0], find_weights(models[0], adapters=False))
         found = engine._logprobs(ids)
     finally:
         engine.close()
