@@ -148,15 +148,15 @@ def _load_model(config: RewardModelJudge) -> PreTrainedModel:
     try:
         model_config = models.load_config(config.source)
         _refuse_other_kinds(model_config)
-        model, loading = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
-        if set(loading["unexpected_keys"]) == {BIAS}:
-            model, loading = _from_pretrained(_with_bias(type(model)), config, model_config)
+        model, report = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
+        if set(report["unexpected_keys"]) == {BIAS}:
+            model, report = _from_pretrained(_with_bias(type(model)), config, model_config)
     except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             f"judge.path: no reward model could be loaded from {config.path}: {error}; give the "
             "folder or hub name of a sequence-classification model with one logit"
         ) from error
-    _refuse_other_weights(config.path, model, loading)
+    _refuse_other_weights(config.path, model, report)
     model.config.get_text_config().use_cache = False
     device: Any = models.pick_device(config.device)
     return model.to(device).eval()
@@ -199,21 +199,21 @@ def _refuse_other_kinds(model_config: Any) -> None:
         )
 
 
-def _refuse_other_weights(path: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
+def _refuse_other_weights(path: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
     """transformers fills what is missing with random numbers and drops what it does not know."""
-    missing = sorted(set(loading["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    missing = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if missing:
         raise ValueError(
             f"judge.path: {path} has no weights for {', '.join(missing[:5])}, so it was "
             "not trained as a reward model; give one that was"
         )
-    reshaped = sorted(name for name, *_ in loading["mismatched_keys"])
+    reshaped = sorted(name for name, *_ in report["mismatched_keys"])
     if reshaped:
         raise ValueError(
             f"judge.path: {path} has weights of other shapes than its config.json says: "
             f"{', '.join(reshaped[:5])}; give a checkpoint whose config belongs to it"
         )
-    unexpected = sorted(loading["unexpected_keys"])
+    unexpected = sorted(report["unexpected_keys"])
     if unexpected:
         raise ValueError(
             f"judge.path: {path} has weights that {type(model).__name__} does not use: "
