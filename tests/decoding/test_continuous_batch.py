@@ -4,9 +4,10 @@ from random import Random
 from typing import Any
 
 import pytest
+import random_models
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from forethought.decoding import shared_prefix, static_batch
 from forethought.decoding.continuous_batch import ContinuousBatch, Failure, Generation, NewToken
@@ -14,41 +15,14 @@ from forethought.decoding.expanded import ExpandedBatches
 from forethought.decoding.request import SamplingParams, TokenizedRequest
 from forethought.decoding.shared_prefix import SharedPrefixDecoder
 
-END = 2
-SHAPE = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 2048,
-    "initializer_range": 0.5,
-    "bos_token_id": 1,
-    "eos_token_id": END,
-    "pad_token_id": 0,
-    "tie_word_embeddings": False,
-}
-WINDOWED = {"sliding_window": 6, "query_pre_attn_scalar": 8}
-VARIANTS = {
-    "llama": ("llama", {}),
-    "mistral": ("mistral", {"sliding_window": 6}),
-    "gemma2": ("gemma2", WINDOWED),
-    "gemma3": (
-        "gemma3_text",
-        {**WINDOWED, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-    ),
-}
+END = random_models.END
+VARIANTS = ("llama", "mistral", "gemma2", "gemma3")
 DRAWN = SamplingParams(temperature=0.9, top_p=0.8, max_new_tokens=24)
 LENGTHS = (9, 3, 40, 4, 9, 6, 33, 17)
 
 
 def random_model(variant: str = "llama") -> PreTrainedModel:
-    kind, special = VARIANTS[variant]
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **{**SHAPE, **special})
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return random_models.model(variant, max_position_embeddings=2048)
 
 
 def prompt(length: int, shift: int = 0) -> tuple[int, ...]:
@@ -178,7 +152,7 @@ def test_a_long_prompt_comes_in_chunks_while_the_others_go_on():
     assert all(generations.count(first) == 1 for generations in turns)
 
 
-def test_cohorts_of_rows_that_came_one_by_one_are_merged():
+def test_caches_of_rows_that_came_one_by_one_are_merged():
     model = random_model()
     with shared_prefix.attached(model):
         decoder = SharedPrefixDecoder(model)
