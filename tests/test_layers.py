@@ -25,7 +25,7 @@ LAYERS = [
     {"masters"},
     {"store"},
     {"cache", "models", "left_out"},
-    {"microworld", "shared_policy", "rendering"},
+    {"chat_client", "microworld", "shared_policy", "rendering"},
     {"decoding"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},

@@ -32,7 +32,7 @@ def test_the_key_is_sent_and_appears_nowhere(serve, tmp_path, monkeypatch, caplo
             config, model=None, params=PARAMS, cache=cache, token_ids=False
         ) as sampler:
             results = list(sampler.sample(questions(4)))
-            shown = repr(sampler) + repr(vars(sampler)) + repr(vars(vars(sampler)["_endpoint"]))
+            shown = repr(sampler) + repr(vars(sampler)) + repr(vars(vars(sampler)["_client"]))
         files = b"".join(path.read_bytes() for path in tmp_path.glob("cache.sqlite*"))
     assert texts([results[0], results[1], results[3]]) == [["q0 / 0"], ["q1 / 1"], ["q3 / 3"]]
     assert KEY in str(server.requests()[0]["headers"])

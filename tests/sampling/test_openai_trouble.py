@@ -9,7 +9,7 @@ import pytest
 from questions import answers, asked, asking, engine, questions, texts
 
 from forethought.cache import Cache
-from forethought.sampling import background, endpoint
+from forethought.chat_client import background, retrying
 from forethought.types import Unsampled
 
 BODIES = {
@@ -72,27 +72,11 @@ def test_retry_after_goes_first(serve, as_date):
 
 @pytest.mark.parametrize("wish", ["86400", "nan", "-5", "soon", "Wed, 99 Foo 2020", "inf", ""])
 def test_an_odd_retry_after_does_no_harm(serve, monkeypatch, wish):
-    monkeypatch.setattr(endpoint, "LONGEST_RETRY_AFTER", 0.2)
+    monkeypatch.setattr(retrying, "LONGEST_RETRY_AFTER", 0.2)
     server = serve(rules=[{"first": 1, "status": 503, "headers": {"Retry-After": wish}}])
     begun = time.monotonic()
     assert texts(asked(engine(server.base_url), questions(1))) == answers(1)
     assert time.monotonic() - begun < 3
-
-
-@pytest.mark.parametrize(
-    ("attempt", "longest"), [(1, 0.5), (2, 1), (3, 2), (7, 32), (8, 60), (100_000, 60)]
-)
-def test_pauses_double_up_to_a_minute_with_full_jitter(attempt, longest):
-    pauses = [endpoint.seconds_to_pause(attempt, 0.5, None) for _ in range(1000)]
-    assert 0 <= min(pauses) < 0.02 * longest
-    assert 0.98 * longest < max(pauses) <= longest
-    assert 0.4 * longest < sum(pauses) / 1000 < 0.6 * longest
-
-
-def test_a_wish_of_the_server_is_exceeded_by_a_little():
-    pauses = [endpoint.seconds_to_pause(1, 0.5, 7.0) for _ in range(1000)]
-    assert 7 <= min(pauses) < max(pauses) <= 7.5
-    assert endpoint.seconds_to_pause(9, 0.5, 1e9) <= 300.5
 
 
 # What does not pass.

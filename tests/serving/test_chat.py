@@ -28,7 +28,13 @@ from forethought.serving.base import (
     BackendError,
     NoResponseError,
 )
-from forethought.serving.partners import Endpoint, LocalModel, PartnerError, base_url, events
+from forethought.serving.chat_models import (
+    ChatError,
+    LocalModel,
+    ServedModel,
+    base_url,
+    events,
+)
 from forethought.types import Message
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>78]|\x1b\][^\x07]*\x07")
@@ -37,11 +43,11 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from forethought.serving.chat import chat
-from forethought.serving.partners import Endpoint
+from forethought.serving.chat_models import ServedModel
 url, key, history = sys.argv[1:]
 try:
-    partner = Endpoint(url, api_key=key or None)
-    chat(partner, Console(), history=Path(history) if history else None)
+    model = ServedModel(url, api_key=key or None)
+    chat(model, Console(), history=Path(history) if history else None)
 except ValueError as error:
     print(f"error: {error}")
     raise SystemExit(2)
@@ -294,21 +300,21 @@ def test_a_wrong_address_or_key_is_one_clear_error(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(ValueError, match=r"No server answers at .*; is it started"):
-        Endpoint(f"http://127.0.0.1:{port}", api_key=None)
+        ServedModel(f"http://127.0.0.1:{port}", api_key=None)
     server = Server(tmp_path, "--api-key", "right", "--model", "a", "--model", "b")
     try:
         for key in (None, "wrong"):
             with pytest.raises(ValueError, match=r"api_key: The server refuses the key, .* 401"):
-                Endpoint(server.url, api_key=key)
+                ServedModel(server.url, api_key=key)
         with pytest.raises(ValueError, match="one line of plain ASCII"):
-            Endpoint(server.url, api_key="schlüssel")
+            ServedModel(server.url, api_key="schlüssel")
         with pytest.raises(ValueError, match="serves a, b; name the one"):
-            Endpoint(server.url, api_key="right")
+            ServedModel(server.url, api_key="right")
         with pytest.raises(ValueError, match="serves a, b, not c"):
-            Endpoint(server.url, api_key="right", model="c")
+            ServedModel(server.url, api_key="right", model="c")
         with pytest.raises(ValueError, match="status 404 and lists no models"):
-            Endpoint(f"{server.url}/v2", api_key="right")
-        assert Endpoint(server.url, api_key="right", model="b").name.startswith("b at http")
+            ServedModel(f"{server.url}/v2", api_key="right")
+        assert ServedModel(server.url, api_key="right", model="b").name.startswith("b at http")
     finally:
         server.stop()
 
@@ -350,24 +356,24 @@ def test_a_stream_is_read_the_same_however_it_is_cut():
         assert asyncio.run(read(size)) == [{"a": "é\u2028"}, {"b": 1}]
 
 
-async def spoken(partner, think):
+async def spoken(model, think):
     turns = [Message(role="user", content="Hi")]
     try:
-        return [one async for one in partner.reply(turns, think)]
+        return [one async for one in model.reply(turns, think)]
     finally:
-        await partner.close()
+        await model.close()
 
 
 def test_our_own_server_is_understood_with_and_without_its_thoughts():
     for shown in (False, True):
         backend = ScriptedBackend(script("a thought <R> an answer"))
         with served(backend, show_thoughts=shown) as server:
-            said = asyncio.run(spoken(Endpoint(server.url, api_key=None), True))
+            said = asyncio.run(spoken(ServedModel(server.url, api_key=None), True))
             assert "".join(one.response for one in said) == "an answer"
             assert "".join(one.thought for one in said) == ("a thought" if shown else "")
             assert {one.finish_reason for one in said} == {None, "stop"}
             assert backend.draws[-1].messages[-1].content.startswith("Think, then")
-            asyncio.run(spoken(Endpoint(server.url, api_key=None), False))
+            asyncio.run(spoken(ServedModel(server.url, api_key=None), False))
             assert backend.draws[-1].messages[-1].content == "Hi"
 
 
@@ -407,9 +413,9 @@ END = AnswerEnd(
 )
 
 
-async def all_of(partner, think=True):
+async def all_of(model, think=True):
     turns = [Message(role="user", content="Hi")]
-    return [one async for one in partner.reply(turns, think)]
+    return [one async for one in model.reply(turns, think)]
 
 
 def test_a_local_model_answers_through_its_answerer():
@@ -430,7 +436,7 @@ def test_a_local_model_answers_through_its_answerer():
     ],
 )
 def test_a_local_models_trouble_is_one_line(error, line):
-    with pytest.raises(PartnerError, match=line):
+    with pytest.raises(ChatError, match=line):
         asyncio.run(all_of(local(Scripted(delta("A"), error))))
 
 
@@ -450,7 +456,7 @@ def test_a_local_answer_that_is_left_early_ends_at_once():
 def test_a_local_model_of_ours_is_split_and_closed():
     backend = ScriptedBackend(script("a thought <R> an answer"))
     settings = AnswerSettings(thought_budget=None, attempts=1, without_response="error")
-    partner = LocalModel(
+    model = LocalModel(
         SplittingAnswerer(backend, FORMAT, settings),
         name="local",
         temperature=1.0,
@@ -458,7 +464,7 @@ def test_a_local_model_of_ours_is_split_and_closed():
         max_tokens=None,
         close=backend.close,
     )
-    said = asyncio.run(spoken(partner, True))
+    said = asyncio.run(spoken(model, True))
     assert "".join(one.response for one in said) == "an answer"
     assert "".join(one.thought for one in said) == "a thought"
     assert backend.closed

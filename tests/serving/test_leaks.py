@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from microworld_judges import microworld_prompts
 from scripted_backend import Script, ScriptedBackend, script
 
+from forethought.chat_client.sse import EventReader
 from forethought.config import ModelConfig
 from forethought.microworld.demonstrations import (
     LEAP_OPENERS,
@@ -30,7 +31,6 @@ from forethought.serving.base import (
     Question,
 )
 from forethought.serving.embedded import EmbeddedBackend
-from forethought.serving.sse import EventReader
 from forethought.serving.upstream_reply import Reply
 from forethought.thoughts import DIRECT, GENERIC, PLAIN, SPECIFIC, TAGS, ThoughtFormat
 from forethought.types import Message, ParseStatus

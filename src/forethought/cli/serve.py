@@ -124,7 +124,7 @@ def serve(
 
 
 def chat(
-    partner: Annotated[
+    word: Annotated[
         str, typer.Argument(metavar="MODEL|RUN|URL", help="A local model, or a server's address")
     ],
     revision: Revision = None,
@@ -144,24 +144,24 @@ def chat(
     """Talk to a policy in the terminal; /help shows the commands."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        from forethought.sampling.endpoint import key_of
+        from forethought.chat_client.client import key_of
         from forethought.serving.answering import SplittingAnswerer
         from forethought.serving.base import AnswerSettings
         from forethought.serving.chat import chat as talk
-        from forethought.serving.partners import Endpoint, LocalModel
+        from forethought.serving.chat_models import LocalModel, ServedModel
 
-        if partner.startswith(("http://", "https://")):
-            endpoint = Endpoint(partner, api_key=key_of(key_env, field="--key-env"), model=model)
-            talk(endpoint, reporter.console, history=history)
+        if word.startswith(("http://", "https://")):
+            key = key_of(key_env, field="--key-env")
+            talk(ServedModel(word, api_key=key, model=model), reporter.console, history=history)
             return
-        source, own_format = _policy(partner, revision, trust_remote_code, thought_format)
-        backend = _embedded(source, 1, partner, own_format, _template(partner, source))
+        source, own_format = _policy(word, revision, trust_remote_code, thought_format)
+        backend = _embedded(source, 1, word, own_format, _template(word, source))
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
         local = LocalModel(
             SplittingAnswerer(backend, own_format, answers),
-            name=partner,
+            name=word,
             temperature=0.8,
             top_p=0.95,
             max_tokens=None,

@@ -17,14 +17,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
 from forethought.cache import Cache
+from forethought.chat_client.background import Background
+from forethought.chat_client.client import check_extra_body, encoded, laid_over
+from forethought.chat_client.reply import Usage, refuse_broken_off
+from forethought.chat_client.retrying import RefusedError, RetryingClient
 from forethought.config import OpenAIEngine
 from forethought.evaluation.weighted_preference import (
     FIRST,
@@ -34,9 +37,6 @@ from forethought.evaluation.weighted_preference import (
     judge_messages,
     preference_for_second,
 )
-from forethought.sampling.background import Background, for_each
-from forethought.sampling.chat_reply import Usage, encoded, refuse_broken_off
-from forethought.sampling.endpoint import Endpoint, RefusedError, check_extra_body
 from forethought.store import content_hash
 
 DRAW = 1.5
@@ -87,14 +87,6 @@ class _Reply(BaseModel):
     usage: Usage | None = None
 
 
-class _Card(BaseModel):
-    id: str
-
-
-class _Cards(BaseModel):
-    data: list[_Card]
-
-
 @dataclass(frozen=True, slots=True)
 class _Failed:
     """No preference, and why."""
@@ -124,10 +116,13 @@ class Annotator:
         check_extra_body(config.extra_body, OURS)
         self._config = config
         self._replies = replies
-        self._endpoint = Endpoint(config)
-        self._background = Background()
+        self._client = RetryingClient(config)
+        self._background = Background(config.concurrency)
         try:
-            self.model = config.model or self._background.start(self._only_model()).result()
+            self.model = (
+                config.model
+                or self._background.start(self._client.model(None, role="the judge")).result().id
+            )
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -136,7 +131,7 @@ class Annotator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._background.close(self._endpoint.close())
+        self._background.close(self._client.close())
 
     def annotate(
         self, comparisons: Sequence[Comparison], advance: Callable[[int], None] = lambda _: None
@@ -165,63 +160,42 @@ class Annotator:
     def _outcomes(
         self, bodies: Mapping[str, dict[str, Any]], advance: Callable[[int], None]
     ) -> dict[str, Outcome]:
-        news: SimpleQueue[tuple[str, Outcome] | None] = SimpleQueue()
-        running = self._background.start(self._ask_all(bodies, news))
-        running.add_done_callback(lambda _: news.put(None))
         outcomes: dict[str, Outcome] = {}
         failed: list[str] = []
-        try:
+        with closing(self._background.results(bodies.items(), self._outcome)) as results:
             while len(outcomes) < len(bodies):
-                if (item := news.get()) is None:
-                    raise self._failure(running, outcomes, len(bodies))
-                key, outcome = item
+                try:
+                    (key, _), outcome = next(results)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{error}. {len(outcomes)} of {len(bodies)} replies had come and are kept "
+                        "where a cache is; the same command goes on from here"
+                    ) from None
                 outcomes[key] = outcome
                 if isinstance(outcome, _Failed):
                     failed.append(outcome.reason)
                 if len(failed) == len(outcomes) >= min(USELESS, len(bodies)):
                     raise ValueError(
-                        f"{self._endpoint.name}: no preference came of {len(failed)} calls, the "
+                        f"{self._client.name}: no preference came of {len(failed)} calls, the "
                         f"last: {failed[-1]}; the judge must name {FIRST} or {SECOND} as its first "
                         "token and the server give log-probabilities (top_logprobs); extra_body "
                         "sets other fields of the request"
                     )
                 advance(1)
-        finally:
-            running.cancel()
         return outcomes
 
-    async def _ask_all(
-        self,
-        bodies: Mapping[str, dict[str, Any]],
-        news: SimpleQueue[tuple[str, Outcome] | None],
-    ) -> None:
-        """Put every call's outcome into `news`, or raise what stopped it."""
-
-        async def work(item: tuple[str, dict[str, Any]], give_up: asyncio.Event) -> None:
-            key, body = item
-            news.put((key, await self._outcome(key, body, give_up)))
-
-        await for_each(bodies.items(), work, workers=min(self._config.concurrency, len(bodies)))
-
-    async def _outcome(self, key: str, body: dict[str, Any], give_up: asyncio.Event) -> Outcome:
+    async def _outcome(self, item: tuple[str, dict[str, Any]], give_up: asyncio.Event) -> Outcome:
+        key, body = item
         if (kept := self._replies.find(key)) is not None:
             return _checked(kept)
         try:
-            reply = await self._endpoint.ask(
-                "/chat/completions", _read_reply, body=encoded(body), give_up=give_up
-            )
+            reply = await self._client.ask("/chat/completions", _read_reply, body, give_up)
         except RefusedError as refusal:
             return _Failed(str(refusal))
         logprobs = _logprobs(reply)
         if isinstance(logprobs, _Failed):
             return logprobs
-        usage = reply.usage or Usage()
-        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-        price = self._config.price
-        money = prompt * price.prompt + completion * price.completion if price else 0.0
-        self._replies.keep(
-            key, logprobs, prompt_tokens=prompt, completion_tokens=completion, cost=money / 1e6
-        )
+        self._client.keep(self._replies, key, logprobs, reply.usage)
         return _checked(logprobs)
 
     def _body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -234,35 +208,7 @@ class Annotator:
             "logprobs": True,
             "top_logprobs": 5,
         }
-        body |= self._config.extra_body
-        return {field: value for field, value in body.items() if value is not None}
-
-    async def _only_model(self) -> str:
-        try:
-            cards = await self._endpoint.ask(
-                "/models", _Cards.model_validate_json, give_up=asyncio.Event()
-            )
-        except RefusedError as refusal:
-            raise ValueError(f"{self._endpoint.name}/models: {refusal}") from None
-        if len(cards.data) != 1:
-            served = ", ".join(card.id for card in cards.data) or "no model"
-            raise ValueError(
-                f"{self._endpoint.name} serves {served}; name the judge in the engine's model"
-            )
-        return cards.data[0].id
-
-    def _failure(
-        self, running: Future[None], outcomes: Mapping[str, Outcome], total: int
-    ) -> BaseException:
-        """What stopped the calls, and how things stand."""
-        error = running.exception()
-        assert error is not None, "it ends when all have arrived"
-        if not isinstance(error, ValueError):
-            return error
-        return ValueError(
-            f"{error}. {len(outcomes)} of {total} replies had come and are kept where a cache is; "
-            "the same command goes on from here"
-        )
+        return laid_over(body, self._config.extra_body)
 
 
 def _read_reply(body: bytes) -> _Reply:

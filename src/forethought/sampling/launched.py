@@ -23,6 +23,7 @@ import httpx
 
 from forethought import models
 from forethought.cache import Cache
+from forethought.chat_client.client import get_models
 from forethought.config import ModelConfig, OpenAISampling
 from forethought.decoding.request import SamplingParams
 from forethought.sampling.openai import OpenAISampler
@@ -129,7 +130,7 @@ class LaunchedServer:
                     f"sampling.command ended with status {status} before it served:\n{self._said()}"
                 )
             with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.base_url}/models", timeout=5).is_success:
+                if get_models(self.base_url, None, 5).is_success:
                     return
             time.sleep(POLL)
         raise ValueError(

@@ -12,63 +12,55 @@ gives the same output again is up to the server. `extra_body` is laid over these
 in it takes a field out, for servers that do not know it.
 
 A request that the server refuses, such as a conversation beyond its context, is `Unsampled`, and
-so is one whose output the server breaks off in every try; chat_reply.py says how replies are read.
-When a call's attempts are used up no more calls are begun, those in flight are given a while to
-end, and one ValueError says what is kept and what is owed.
+so is one whose output the server breaks off in every try; chat_client/reply.py says how replies
+are read. When a call's attempts are used up no more calls are begun, those in flight are given a
+while to end, and one ValueError says what is kept and what is owed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from queue import SimpleQueue
 from typing import Any, Self
 
-from pydantic import BaseModel
-
 from forethought.cache import Cache
-from forethought.config import ModelConfig, OpenAIEngine
-from forethought.decoding.request import SamplingParams
-from forethought.sampling.background import Background, for_each
-from forethought.sampling.base import refuse_openings
-from forethought.sampling.cached import to_answer, to_completion
-from forethought.sampling.chat_reply import (
+from forethought.chat_client.background import Background
+from forethought.chat_client.client import (
+    NEW_LIMIT,
+    OLD_LIMIT,
+    as_turns,
+    check_extra_body,
+    laid_over,
+)
+from forethought.chat_client.reply import (
     ChatReply,
     Usage,
-    encoded,
     how_it_ended,
     read_chat_reply,
     said_and_thought,
 )
-from forethought.sampling.endpoint import (
-    Endpoint,
+from forethought.chat_client.retrying import (
     NeverWholeError,
     RefusedError,
+    RetryingClient,
     UnreadableError,
-    check_extra_body,
 )
+from forethought.config import ModelConfig, OpenAIEngine
+from forethought.decoding.request import SamplingParams
+from forethought.sampling.base import refuse_openings
+from forethought.sampling.cached import to_answer, to_completion
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
 from forethought.store import content_hash
 from forethought.types import Completion, FinishReason, SampledPrompt, SampleRequest, Unsampled
 from forethought.under_way import Tally
 
 OURS = ("model", "messages", "n", "stream", "return_token_ids")
-OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 HARMLESS = {"role": "user", "content": "Say hello."}
 
 Answer = dict[str, Any]
 """An output as it is kept."""
-
-
-class _Card(BaseModel):
-    id: str
-    root: str | None = None
-
-
-class _Cards(BaseModel):
-    data: list[_Card]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +114,8 @@ class OpenAISampler:
         if token_ids:
             assert model is not None, "whoever wants token ids names the policy"
             self._policy = ServedPolicy.load(model)
-        self._endpoint = Endpoint(config)
-        self._background = Background()
+        self._client = RetryingClient(config)
+        self._background = Background(config.concurrency)
         try:
             self._model = self._background.start(self._served_name()).result()
         except BaseException:
@@ -134,7 +126,7 @@ class OpenAISampler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._background.close(self._endpoint.close())
+        self._background.close(self._client.close())
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         """One result per request in order, as soon as it and those before it are complete.
@@ -144,30 +136,35 @@ class OpenAISampler:
         refuse_openings(requests, "openai")
         plan = [self._calls(request) for request in requests]
         calls = {call.key: call for each in plan for call in each}
-        news: SimpleQueue[tuple[str, Answer | _Refusal] | None] = SimpleQueue()
-        running = self._background.start(self._answer_all(list(calls.values()), news))
-        running.add_done_callback(lambda _: news.put(None))
+        refusals: dict[str, _Refusal] = {}
+
+        async def answer(call: _Call, give_up: asyncio.Event) -> Answer | _Refusal:
+            outcome = refusals.get(call.conversation) or await self._outcome(call, give_up)
+            if isinstance(outcome, _Refusal):
+                refusals[call.conversation] = outcome
+            return outcome
+
         outcomes: dict[str, Answer | _Refusal] = {}
         how = f"asking {self._config.base_url}"
         tally, tokens = Tally(how, prompts=len(plan), outputs=len(calls)), 0
-        try:
+        with closing(self._background.results(calls.values(), answer)) as results:
             for request, each in zip(requests, plan, strict=True):
                 while any(call.key not in outcomes for call in each):
-                    if (item := news.get()) is None:
-                        raise self._failure(running, outcomes, len(calls))
-                    outcomes[item[0]] = item[1]
-                    if not isinstance(item[1], _Refusal):
-                        tokens += len(item[1]["token_ids"])
+                    try:
+                        call, outcome = next(results)
+                    except ValueError as error:
+                        raise self._failure(error, outcomes, len(calls)) from None
+                    outcomes[call.key] = outcome
+                    if not isinstance(outcome, _Refusal):
+                        tokens += len(outcome["token_ids"])
                     if tally.due or len(outcomes) == len(calls):
                         tally.tell(done=len(outcomes), tokens=tokens)
                 yield _result(request, [outcomes[call.key] for call in each])
-        finally:
-            running.cancel()
 
     def _calls(self, request: SampleRequest) -> list[_Call]:
         if self._policy is None:
             # Whoever wrote them made foreign contents harmless; a prompt's own marks stay.
-            turns = [{"role": one.role, "content": one.content} for one in request.messages]
+            turns = as_turns(request.messages)
         else:
             turns = self._policy.turns(request.messages)
         asked = {
@@ -183,20 +180,6 @@ class OpenAISampler:
             for seed in request.seeds
         ]
 
-    async def _answer_all(
-        self, calls: Sequence[_Call], news: SimpleQueue[tuple[str, Answer | _Refusal] | None]
-    ) -> None:
-        """Put every call's outcome into `news`, or raise what stopped it."""
-        refusals: dict[str, _Refusal] = {}
-
-        async def work(call: _Call, give_up: asyncio.Event) -> None:
-            outcome = refusals.get(call.conversation) or await self._outcome(call, give_up)
-            if isinstance(outcome, _Refusal):
-                refusals[call.conversation] = outcome
-            news.put((call.key, outcome))
-
-        await for_each(calls, work, workers=min(self._config.concurrency, len(calls)))
-
     async def _outcome(self, call: _Call, give_up: asyncio.Event) -> Answer | _Refusal:
         if self._cache is not None and (kept := self._cache.find(call.key)) is not None:
             self._answered = True
@@ -210,17 +193,7 @@ class OpenAISampler:
             return _Refusal(str(refusal))
         outcome = self._read(reply)
         if self._cache is not None and not isinstance(outcome, _Refusal):
-            usage = reply.usage or Usage()
-            prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
-            price = self._config.price
-            money = prompt * price.prompt + completion * price.completion if price else 0.0
-            self._cache.keep(
-                call.key,
-                outcome,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                cost=money / 1e6,
-            )
+            self._client.keep(self._cache, call.key, outcome, reply.usage)
         return outcome
 
     async def _ask_counted(self, call: _Call, give_up: asyncio.Event) -> ChatReply:
@@ -239,15 +212,15 @@ class OpenAISampler:
     ) -> ChatReply:
         limit = self._limit
         try:
-            return await self._post(turns, seed, limit, give_up)
+            return await self._post(turns, seed, give_up)
         except RefusedError as refusal:
             if limit == NEW_LIMIT or NEW_LIMIT not in str(refusal):
                 raise
         self._limit = NEW_LIMIT
-        return await self._post(turns, seed, NEW_LIMIT, give_up)
+        return await self._post(turns, seed, give_up)
 
     async def _post(
-        self, turns: list[dict[str, str]], seed: int, limit: str, give_up: asyncio.Event
+        self, turns: list[dict[str, str]], seed: int, give_up: asyncio.Event
     ) -> ChatReply:
         body: dict[str, Any] = {
             "model": self._model,
@@ -256,17 +229,14 @@ class OpenAISampler:
             "seed": seed % 2**31,
             "temperature": self._params.temperature,
             "top_p": self._params.top_p,
-            limit: self._params.max_new_tokens,
+            self._limit: self._params.max_new_tokens,
         }
         if self._policy is not None:
             body |= {"return_token_ids": True, **ONLY_NUCLEUS}
             if self._policy.template:
                 body["chat_template_kwargs"] = self._policy.template
-        body |= self._config.extra_body
-        body = {field: value for field, value in body.items() if value is not None}
-        return await self._endpoint.ask(
-            "/chat/completions", read_chat_reply, body=encoded(body), give_up=give_up
-        )
+        body = laid_over(body, self._config.extra_body)
+        return await self._client.ask("/chat/completions", read_chat_reply, body, give_up)
 
     async def _check_it_takes_others(self, refusal: RefusedError, give_up: asyncio.Event) -> None:
         """Tell a server that refuses one conversation from one that refuses every body of ours.
@@ -286,7 +256,7 @@ class OpenAISampler:
                 if isinstance(refusal, UnreadableError):
                     raise ValueError(str(refusal)) from None
                 raise ValueError(
-                    f"{self._endpoint.name} takes no request at all: {refusal}; change what it "
+                    f"{self._client.name} takes no request at all: {refusal}; change what it "
                     "names, or take a field out with a null in extra_body"
                 ) from None
             self._answered = True
@@ -300,7 +270,7 @@ class OpenAISampler:
         if self._policy is None:
             completion = Completion(text=said, token_ids=(), finish_reason=self._ended(reply))
             return to_answer(completion, ())
-        server = self._endpoint.name
+        server = self._client.name
         if thought or choice.message.reasoning or choice.message.reasoning_content:
             raise ValueError(
                 f"{server} cuts the reasoning out of its outputs, and training needs them whole; "
@@ -332,31 +302,16 @@ class OpenAISampler:
         name = self._config.model
         if name is not None and self._policy is None:
             return name
-        try:
-            cards = await self._endpoint.ask(
-                "/models", lambda body: _Cards.model_validate_json(body), give_up=asyncio.Event()
-            )
-        except RefusedError as refusal:
-            raise ValueError(f"{self._endpoint.name}/models: {refusal}") from None
-        meant = [card for card in cards.data if name is None or card.id == name]
-        if len(meant) != 1:
-            served = ", ".join(card.id for card in cards.data) or "no model"
-            raise ValueError(
-                f"{self._endpoint.name} serves {served}; name the one to use in the engine's model"
-                + (f", which is {name!r} now" if name else "")
-            )
+        card = await self._client.model(name)
         if self._policy is not None:
-            self._policy.check_served(meant[0].root or meant[0].id, self._endpoint.name)
-        return meant[0].id
+            self._policy.check_served(card.root or card.id, self._client.name)
+        return card.id
 
     def _failure(
-        self, running: Future[None], outcomes: dict[str, Answer | _Refusal], total: int
-    ) -> BaseException:
+        self, error: ValueError, outcomes: dict[str, Answer | _Refusal], total: int
+    ) -> ValueError:
         """What stopped the calls, and how things stand."""
-        assert not running.cancelled(), "the sampler was left while it was in use"
-        error = running.exception()
-        assert error is not None, "it ends when all have arrived"
-        if not isinstance(error, ValueError) or not outcomes:
+        if not outcomes:
             return error
         replies = sum(not isinstance(outcome, _Refusal) for outcome in outcomes.values())
         stand = (

@@ -5,7 +5,7 @@ thinks a line counts the seconds and vanishes. Ctrl-C stops an answer, Ctrl-D en
 text is one message, however many lines it has. What is not typed at a terminal is one message too:
 `forethought chat URL < question.txt` prints the answer and ends.
 
-    chat(Endpoint("http://localhost:8000", api_key=None), Console())
+    chat(ServedModel("http://localhost:8000", api_key=None), Console())
 
 Nothing is kept but what `history` names, which holds the lines that were typed.
 """
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from forethought.serving.partners import Partner, PartnerError, Said
+from forethought.serving.chat_models import ChatError, ChatModel, ReplyDelta
 from forethought.types import Message
 
 HELP = """\
@@ -56,7 +56,7 @@ class Conversation:
     """Behind the last answer; empty where none was shown to us."""
 
 
-def chat(partner: Partner, console: Console, *, history: Path | None = None) -> None:
+def chat(model: ChatModel, console: Console, *, history: Path | None = None) -> None:
     """Talk until Ctrl-D or /quit; `history` is a file that keeps what was typed.
 
     Raises: ValueError if the history cannot be kept, or if one piped message was not answered.
@@ -66,20 +66,20 @@ def chat(partner: Partner, console: Console, *, history: Path | None = None) -> 
         try:
             if sys.stdin.isatty():
                 session = _session(history)
-                _note(console, f"{partner.name} · /help for help")
+                _note(console, f"{model.name} · /help for help")
                 while (typed := _typed(session, conversation)) is not None:
                     if not _obey(typed, conversation, console):
                         break
                     if not COMMAND.fullmatch(typed):
-                        _converse(runner, partner, conversation, typed, console)
+                        _converse(runner, model, conversation, typed, console)
             elif typed := sys.stdin.read().strip():
                 conversation.turns.append(Message(role="user", content=typed))
                 try:
-                    runner.run(_answer(partner, conversation, console, Answer()))
-                except PartnerError as error:
+                    runner.run(_answer(model, conversation, console, Answer()))
+                except ChatError as error:
                     raise ValueError(str(error)) from None
         finally:
-            runner.run(partner.close())
+            runner.run(model.close())
 
 
 def _session(history: Path | None) -> PromptSession[str]:
@@ -159,7 +159,7 @@ class Answer:
 
 def _converse(
     runner: asyncio.Runner,
-    partner: Partner,
+    model: ChatModel,
     conversation: Conversation,
     typed: str,
     console: Console,
@@ -168,10 +168,10 @@ def _converse(
     conversation.turns.append(Message(role="user", content=typed))
     answer = Answer()
     try:
-        runner.run(_answer(partner, conversation, console, answer))
+        runner.run(_answer(model, conversation, console, answer))
     except KeyboardInterrupt:
         _note(console, "\n(stopped)" if answer.response else "(stopped)")
-    except PartnerError as error:
+    except ChatError as error:
         _note(console, ("\n" if answer.response else "") + str(error))
     conversation.thought = answer.thought
     if answer.response:
@@ -181,18 +181,18 @@ def _converse(
 
 
 async def _answer(
-    partner: Partner, conversation: Conversation, console: Console, answer: Answer
+    model: ChatModel, conversation: Conversation, console: Console, answer: Answer
 ) -> None:
     """Show the answer as it comes, and gather it."""
-    replies = partner.reply(tuple(conversation.turns), conversation.think)
+    replies = model.reply(tuple(conversation.turns), conversation.think)
     label = "thinking" if conversation.think else "waiting"
     async with aclosing(replies):
         async with _counting(label, console):
             first = await _first_words(replies, answer)
         _say(console, first)
-        async for said in replies:
-            _gather(answer, said)
-            _say(console, said.response)
+        async for delta in replies:
+            _gather(answer, delta)
+            _say(console, delta.response)
     _say(console, "\n" if answer.response else "")
     if not answer.response:
         _note(console, "(no answer)")
@@ -200,11 +200,11 @@ async def _answer(
         _note(console, "(cut at the token limit)")
 
 
-async def _first_words(replies: AsyncIterator[Said], answer: Answer) -> str:
-    async for said in replies:
-        _gather(answer, said)
-        if said.response:
-            return said.response
+async def _first_words(replies: AsyncIterator[ReplyDelta], answer: Answer) -> str:
+    async for delta in replies:
+        _gather(answer, delta)
+        if delta.response:
+            return delta.response
     return ""
 
 
@@ -228,10 +228,10 @@ async def _counting(label: str, console: Console) -> AsyncIterator[None]:
             counter.cancel()
 
 
-def _gather(answer: Answer, said: Said) -> None:
-    answer.response += said.response
-    answer.thought += said.thought
-    answer.finish_reason = said.finish_reason or answer.finish_reason
+def _gather(answer: Answer, delta: ReplyDelta) -> None:
+    answer.response += delta.response
+    answer.thought += delta.thought
+    answer.finish_reason = delta.finish_reason or answer.finish_reason
 
 
 def _say(console: Console, text: str) -> None:

@@ -24,23 +24,28 @@ servers then stop at once. Connections are kept and used again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
 import httpx
 
-from forethought.sampling.endpoint import (
+from forethought.chat_client.client import (
+    NEW_LIMIT,
+    OLD_LIMIT,
     PASSING,
     REFUSALS,
+    ChatClient,
+    as_turns,
     check_extra_body,
     checked_address,
+    get_models,
     key_of,
-    shortened,
+    laid_over,
 )
+from forethought.chat_client.reply import meant_model, read_models
+from forethought.chat_client.sse import EventTooLongError, payloads
 from forethought.serving.base import BackendError, Draw, Piece, RefusedDrawError
-from forethought.serving.sse import EventReader
 from forethought.serving.upstream_reply import Reply
 
 OURS = ("model", "messages", "n", "stream")
@@ -63,7 +68,6 @@ BEFORE_THE_ANSWER = (
     httpx.WriteError,
     httpx.RemoteProtocolError,
 )
-OLD_LIMIT, NEW_LIMIT = "max_tokens", "max_completion_tokens"
 
 
 class UpstreamBackend:
@@ -91,20 +95,20 @@ class UpstreamBackend:
 
         Raises: ValueError if the address, the key or `extra_body` cannot be used.
         """
-        self._base = checked_address(base_url, field="upstream")
+        address = checked_address(base_url, field="upstream")
         self._model = model
         self._can_continue = can_continue
         self._text_is_response = text_is_response
         self._extra = dict(extra_body or {})
         check_extra_body(self._extra, OURS, field="upstream body")
-        self._key = key_of(api_key_env, field="upstream key")
         self._limit = OLD_LIMIT
         self._stream_options: dict[str, bool] = {
             "include_usage": True,
             "continuous_usage_stats": True,
         }
-        self._client = httpx.AsyncClient(
-            headers=_headers(self._key),
+        self._client = ChatClient(
+            address,
+            key=key_of(api_key_env, field="upstream key"),
             timeout=httpx.Timeout(None, connect=CONNECT),
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=512, keepalive_expiry=IDLE
@@ -132,7 +136,7 @@ class UpstreamBackend:
         broken = ""
         try:
             if _streams(response):
-                async with aclosing(_events(response)) as events:
+                async with aclosing(payloads(response.aiter_bytes())) as events:
                     async for data in events:
                         piece = reply.read(data)
                         if piece is not None:
@@ -144,19 +148,22 @@ class UpstreamBackend:
                 for piece in reply.read_whole(await response.aread()):
                     yield piece
         except httpx.HTTPError as error:
-            broken = type(error).__name__
+            broken = f"the connection to the upstream broke ({type(error).__name__})"
+        except EventTooLongError:
+            broken = "the upstream sent an event that is too long"
         finally:
             await response.aclose()
         if broken:
-            raise BackendError(f"the connection to the upstream broke ({broken})")
+            raise BackendError(broken)
         yield reply.last()
 
     async def healthy(self) -> bool:
         """Whether the upstream answers `/models`, or `/health` where it has no models."""
-        root = self._base.removesuffix("/v1")
-        for address in (f"{self._base}/models", f"{root}/health"):
+        base = self._client.base_url
+        root = base.removesuffix("/v1")
+        for address in (f"{base}/models", f"{root}/health"):
             try:
-                response = await self._client.get(address, timeout=LOOK)
+                response = await self._client.http.get(address, timeout=LOOK)
             except httpx.HTTPError:
                 return False
             if response.status_code != httpx.codes.NOT_FOUND:
@@ -165,7 +172,7 @@ class UpstreamBackend:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _begin(self, draw: Draw) -> httpx.Response:
         """The answer of the upstream, its body still to be read."""
@@ -174,10 +181,8 @@ class UpstreamBackend:
             response = await self._send(self._body(draw))
             if response.is_success:
                 return response
-            try:
-                words = await self._words(response)
-            finally:
-                await response.aclose()
+            async with aclosing(response):
+                words = await self._client.words(response)
             if response.status_code not in REFUSALS:
                 raise BackendError(_trouble(response.status_code))
             self._leave_out_what_is_named_in(words)
@@ -188,21 +193,19 @@ class UpstreamBackend:
                     reason = f"{reason}: {words}"
                 raise RefusedDrawError(f"{reason} (status {response.status_code})")
 
-    async def _send(self, body: bytes) -> httpx.Response:
-        address = f"{self._base}/chat/completions"
+    async def _send(self, body: dict[str, Any]) -> httpx.Response:
         failure = ""
         for pause in PAUSES:
-            request = self._client.build_request("POST", address, content=body)
             try:
-                return await self._client.send(request, stream=True)
+                return await self._client.begin(body)
             except BEFORE_THE_ANSWER as error:
                 failure = type(error).__name__
             if pause is not None:
                 await asyncio.sleep(pause)
         raise BackendError(f"the upstream cannot be reached ({failure})")
 
-    def _body(self, draw: Draw) -> bytes:
-        turns = [{"role": one.role, "content": one.content} for one in draw.messages]
+    def _body(self, draw: Draw) -> dict[str, Any]:
+        turns = as_turns(draw.messages)
         body: dict[str, Any] = {
             "model": self._model,
             "messages": turns,
@@ -219,25 +222,7 @@ class UpstreamBackend:
         if draw.begun:
             turns.append({"role": "assistant", "content": draw.begun})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        body |= self._extra
-        body = {field: value for field, value in body.items() if value is not None}
-        # Half a surrogate pair has no UTF-8.
-        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-
-    async def _words(self, response: httpx.Response) -> str:
-        """What the upstream says in an error, however it wraps it."""
-        try:
-            text = (await response.aread()).decode("utf-8", "replace")
-        except httpx.HTTPError:
-            return ""
-        value: Any = text
-        with suppress(ValueError, RecursionError):
-            value = json.loads(text)
-        for field in ("error", "message", "detail"):
-            if isinstance(value, dict) and field in value:
-                value = value[field]
-        words = value if isinstance(value, str) and value else text
-        return shortened(words.replace(self._key, "[key]") if self._key else words)
+        return laid_over(body, self._extra)
 
     def _leave_out_what_is_named_in(self, words: str) -> None:
         if NEW_LIMIT in words:
@@ -255,11 +240,7 @@ def upstream_model(base_url: str, *, model: str | None, api_key_env: str | None)
     """
     base = checked_address(base_url, field="upstream")
     try:
-        response = httpx.get(
-            f"{base}/models",
-            headers=_headers(key_of(api_key_env, field="upstream key")),
-            timeout=CONNECT,
-        )
+        response = get_models(base, key_of(api_key_env, field="upstream key"), CONNECT)
     except httpx.HTTPError as error:
         failure = type(error).__name__
     else:
@@ -274,31 +255,10 @@ def upstream_model(base_url: str, *, model: str | None, api_key_env: str | None)
 
 def _meant(response: httpx.Response, base: str, model: str | None) -> str:
     try:
-        served = [str(card["id"]) for card in response.json()["data"]]
-    except (ValueError, KeyError, TypeError):
+        cards = read_models(response.content)
+    except ValueError:
         raise ValueError(f"upstream: {base}/models is no list of models; correct it") from None
-    meant = [name for name in served if model is None or name == model]
-    if len(meant) != 1:
-        raise ValueError(
-            f"upstream: {base} serves {', '.join(served) or 'no model'}; name the one to use"
-            + (f", which is {model!r} now" if model else "")
-        )
-    return meant[0]
-
-
-async def _events(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    reader = EventReader()
-    too_long = False
-    async for chunk in response.aiter_bytes():
-        try:
-            events = reader.feed(chunk)
-        except ValueError:
-            too_long = True
-            break
-        for data in events:
-            yield data
-    if too_long:
-        raise BackendError("the upstream sent an event that is too long")
+    return meant_model(cards, model, f"upstream: {base}", "name the one to use").id
 
 
 async def _read_rest(events: AsyncGenerator[bytes, None], reply: Reply) -> None:
@@ -319,13 +279,6 @@ async def _read_rest(events: AsyncGenerator[bytes, None], reply: Reply) -> None:
 def _streams(response: httpx.Response) -> bool:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     return kind != "application/json"
-
-
-def _headers(key: str | None) -> httpx.Headers:
-    headers = httpx.Headers({"Content-Type": "application/json", "Accept-Encoding": "identity"})
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    return headers
 
 
 def _trouble(status: int) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from forethought.sampling.chat_reply import how_it_ended, said_and_thought
+from forethought.chat_client.reply import how_it_ended, said_and_thought
 from forethought.serving.base import BackendError, Piece, TokenLogprob
 from forethought.types import FinishReason
 

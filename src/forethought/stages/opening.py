@@ -23,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 
 from forethought.cache import Cache
+from forethought.chat_client.retrying import reach
 from forethought.config import (
     ArmoRMJudge,
     JudgeConfig,
@@ -44,7 +45,6 @@ from forethought.judging.describe import title
 from forethought.judging.mixture import fits
 from forethought.model_cache import no_model_cache
 from forethought.sampling.base import one_prompt, open_sampler
-from forethought.sampling.reach import reach
 from forethought.stages.place import Place
 from forethought.stages.policy import Policy, open_drawing
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest

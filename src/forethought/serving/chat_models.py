@@ -1,6 +1,6 @@
-"""Whom a terminal chat talks with: an OpenAI-compatible endpoint, or a local model.
+"""The models that a terminal chat talks with: one at an OpenAI-compatible endpoint, or a local one.
 
-A partner gives an answer as pieces of response and, where it may be seen, of thought. Whatever goes
+A model gives an answer as pieces of response and, where it may be seen, of thought. Whatever goes
 wrong is one line that says what to do; nothing here raises what a server wrote as a traceback.
 """
 
@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 
+from forethought.chat_client.client import (
+    ChatClient,
+    as_turns,
+    checked_address,
+    error_message,
+    get_models,
+    shortened,
+)
+from forethought.chat_client.reply import read_models
+from forethought.chat_client.sse import payloads
 from forethought.serving.base import (
     AnswerEnd,
     Answerer,
@@ -22,22 +32,19 @@ from forethought.serving.base import (
     Question,
     RefusedDrawError,
 )
-from forethought.serving.sse import EventReader
 from forethought.types import Message
 
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 """A model may think for long before its first word."""
 LOOK = 20.0
 """Seconds to say which models there are."""
-SHOWN = 300
-"""Characters of a server's own error message that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class ReplyDelta:
     """A piece of an answer; the last one may have a `finish_reason`.
 
-    Example: `Said(response="It is", thought="", finish_reason=None)`
+    Example: `ReplyDelta(response="It is", thought="", finish_reason=None)`
     """
 
     response: str
@@ -45,11 +52,11 @@ class Said:
     finish_reason: str | None
 
 
-class PartnerError(Exception):
+class ChatError(Exception):
     """No answer, or none any more; the message is one line for the user."""
 
 
-class Partner(Protocol):
+class ChatModel(Protocol):
     """Answers conversations."""
 
     @property
@@ -57,10 +64,10 @@ class Partner(Protocol):
         """Shown when the chat begins."""
         ...
 
-    def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[Said, None]:
+    def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[ReplyDelta, None]:
         """The next turn, piece by piece; closing it early stops the other side.
 
-        Raises: PartnerError.
+        Raises: ChatError.
         """
         ...
 
@@ -69,34 +76,23 @@ class Partner(Protocol):
         ...
 
 
-class Endpoint:
+class ServedModel:
     """A model behind a URL.
 
-    Example: `Endpoint("http://localhost:8000", api_key=None, options={"temperature": 0.7})`
+    Example: `ServedModel("http://localhost:8000", api_key=None)`
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None,
-        model: str | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        """`options` are fields of every request. The only model is taken where none is named.
+    def __init__(self, url: str, *, api_key: str | None, model: str | None = None) -> None:
+        """The only model is taken where none is named.
 
         Raises: ValueError if no such endpoint answers, or it does not have this one model.
         """
         self._base = base_url(url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError("api_key: a key is one line of plain ASCII; this one is not")
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        # Over HTTP/1.1 a closed connection is how a server learns that nobody listens any more.
-        self._client = httpx.AsyncClient(headers=headers, timeout=TIMEOUT)
-        self._options = options or {}
+        self._client = ChatClient(self._base, key=api_key, timeout=TIMEOUT)
         try:
-            with httpx.Client(headers=headers, timeout=LOOK) as client:
-                models = _listed(client.get(f"{self._base}/models"), self._base)
+            models = _listed(get_models(self._base, api_key, LOOK), self._base)
         except httpx.HTTPError as error:
             raise ValueError(_unreached(self._base, error)) from None
         if model is None and len(models) != 1:
@@ -113,30 +109,26 @@ class Endpoint:
         """The model and where it is."""
         return f"{self._model} at {self._base}"
 
-    async def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[Said, None]:
-        """As `Partner` says."""
-        body = self._options | {
-            "model": self._model,
-            "messages": [{"role": one.role, "content": one.content} for one in turns],
-            "stream": True,
-        }
+    async def reply(
+        self, turns: Sequence[Message], think: bool
+    ) -> AsyncGenerator[ReplyDelta, None]:
+        """As `ChatModel` says."""
+        body = {"model": self._model, "messages": as_turns(turns), "stream": True}
         if not think:
             body["think"] = False
         try:
-            async with self._client.stream(
-                "POST", f"{self._base}/chat/completions", json=body
-            ) as reply:
+            async with aclosing(await self._client.begin(body)) as reply:
                 if reply.status_code != 200:
-                    raise PartnerError(_refused(reply.status_code, await reply.aread()))
+                    raise ChatError(_refused(reply.status_code, await reply.aread()))
                 async with aclosing(events(reply.aiter_bytes())) as found:
                     async for event in found:
-                        yield _said(event)
+                        yield _delta(event)
         except httpx.HTTPError as error:
-            raise PartnerError(_unreached(self._base, error)) from None
+            raise ChatError(_unreached(self._base, error)) from None
 
     async def close(self) -> None:
-        """As `Partner` says."""
-        await self._client.aclose()
+        """As `ChatModel` says."""
+        await self._client.close()
 
 
 class LocalModel:
@@ -168,8 +160,10 @@ class LocalModel:
         """The model's."""
         return self._name
 
-    async def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[Said, None]:
-        """As `Partner` says."""
+    async def reply(
+        self, turns: Sequence[Message], think: bool
+    ) -> AsyncGenerator[ReplyDelta, None]:
+        """As `ChatModel` says."""
         question = Question(
             messages=tuple(turns),
             think=think,
@@ -184,16 +178,18 @@ class LocalModel:
             async with aclosing(self._answerer.answer(question)) as answer:
                 async for one in answer:
                     if isinstance(one, AnswerEnd):
-                        yield Said(response="", thought="", finish_reason=one.finish_reason)
+                        yield ReplyDelta(response="", thought="", finish_reason=one.finish_reason)
                     else:
-                        yield Said(response=one.response, thought=one.thought, finish_reason=None)
+                        yield ReplyDelta(
+                            response=one.response, thought=one.thought, finish_reason=None
+                        )
         except NoResponseError:
-            raise PartnerError("The model thought and never answered; ask again.") from None
+            raise ChatError("The model thought and never answered; ask again.") from None
         except (RefusedDrawError, BackendError) as error:
-            raise PartnerError(str(error)) from None
+            raise ChatError(str(error)) from None
 
     async def close(self) -> None:
-        """As `Partner` says."""
+        """As `ChatModel` says."""
         await self._close()
 
 
@@ -202,14 +198,7 @@ def base_url(url: str) -> str:
 
     Raises: ValueError if it is no address of a server.
     """
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"url: {url!r} is no address: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(
-            f"url: {url!r} is no address of a server; give one such as http://localhost:8000/v1"
-        )
+    parsed = httpx.URL(checked_address(url, field="url"))
     path = parsed.path.rstrip("/").removesuffix("/chat/completions")
     return str(parsed.copy_with(path=path or "/v1", query=None, fragment=None)).rstrip("/")
 
@@ -217,42 +206,41 @@ def base_url(url: str) -> str:
 async def events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:
     """The JSON objects of a server-sent stream, up to `[DONE]`; comments are passed over.
 
-    Raises: PartnerError if the stream is none, or ends before it is done.
+    Raises: ChatError if the stream is none, or ends before it is done.
     """
-    reader = EventReader()
-    async for chunk in chunks:
-        try:
-            for payload in reader.feed(chunk):
+    try:
+        async with aclosing(payloads(chunks)) as found:
+            async for payload in found:
                 if payload.strip() == b"[DONE]":
                     return
                 event = json.loads(payload)
                 if not isinstance(event, dict):
                     raise ValueError("not an object")
                 yield event
-        except ValueError:
-            wrong = "The server sent what is no JSON object; is it an OpenAI one?"
-            raise PartnerError(wrong) from None
-    raise PartnerError("The answer broke off: the server closed the stream before its end.")
+    except ValueError:
+        wrong = "The server sent what is no JSON object; is it an OpenAI one?"
+        raise ChatError(wrong) from None
+    raise ChatError("The answer broke off: the server closed the stream before its end.")
 
 
-def _said(event: dict[str, Any]) -> Said:
+def _delta(event: dict[str, Any]) -> ReplyDelta:
     """What a chunk adds; unknown fields are passed over.
 
-    Raises: PartnerError for an error's event and for a chunk of another shape.
+    Raises: ChatError for an error's event and for a chunk of another shape.
     """
     if "error" in event:
-        raise PartnerError(f"The server failed: {_message(event)}")
+        raise ChatError(f"The server failed: {_message(event)}")
     match event.get("choices"):
         case [{"delta": dict(delta), **rest}, *_]:
             thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
-            return Said(
+            return ReplyDelta(
                 response=str(delta.get("content") or ""),
                 thought=str(thought),
                 finish_reason=rest.get("finish_reason"),
             )
         case []:
-            return Said(response="", thought="", finish_reason=None)
-    raise PartnerError("The server sent a chunk without choices; is it an OpenAI one?")
+            return ReplyDelta(response="", thought="", finish_reason=None)
+    raise ChatError("The server sent a chunk without choices; is it an OpenAI one?")
 
 
 def _listed(reply: httpx.Response, base: str) -> list[str]:
@@ -262,12 +250,9 @@ def _listed(reply: httpx.Response, base: str) -> list[str]:
     """
     if reply.status_code in (401, 403):
         raise ValueError(f"api_key: {_refused(reply.status_code, reply.content)}")
-    try:
-        match reply.json() if reply.is_success else None:
-            case {"data": [*entries]}:
-                return [str(one["id"]) for one in entries]
-    except (ValueError, KeyError, TypeError):
-        pass
+    if reply.is_success:
+        with suppress(ValueError):
+            return [card.id for card in read_models(reply.content)]
     raise ValueError(
         f"url: {base}/models answers with status {reply.status_code} and lists no models, so "
         "there is no OpenAI-compatible endpoint; is a part of the address missing, such as /v1?"
@@ -289,10 +274,7 @@ def _refused(status: int, content: bytes) -> str:
 
 def _message(event: Any) -> str:
     """The message in an error of OpenAI's shape, on one line."""
-    match event:
-        case {"error": {"message": str(text)}} | {"error": str(text)}:
-            return " ".join(text.split())[:SHOWN]
-    return "no reason is given"
+    return shortened(error_message(event)) or "no reason is given"
 
 
 def _unreached(base: str, error: httpx.HTTPError) -> str:

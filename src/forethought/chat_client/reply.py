@@ -12,9 +12,12 @@ which some are thinking.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+
+from forethought.chat_client.client import encoded
 
 Ending = Literal["stop", "length", "unsaid", "refused", "broken"]
 
@@ -64,6 +67,21 @@ class ChatReply(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: Usage | None = None
     prompt_token_ids: list[int] | None = None
+
+
+class ModelCard(BaseModel):
+    """A model that a server lists.
+
+    Example: `ModelCard(id="policy", root="runs/a/thought/iteration_0/selection/policy")`
+    """
+
+    id: str
+    root: str | None = None
+    """Where the server has loaded it from, as vLLM and SGLang say."""
+
+
+class _ModelCards(BaseModel):
+    data: list[ModelCard]
 
 
 class BrokenOffError(ValueError):
@@ -131,15 +149,30 @@ def read_chat_reply(body: bytes) -> ChatReply:
     return reply
 
 
+def read_models(body: bytes) -> list[ModelCard]:
+    """Raises: ValueError if it is no list of models."""
+    return _ModelCards.model_validate_json(body).data
+
+
+def meant_model(
+    cards: Sequence[ModelCard], name: str | None, server: str, advice: str
+) -> ModelCard:
+    """The model of this name, or the only one.
+
+    Raises: ValueError if it is not there, or there are several.
+    """
+    meant = [card for card in cards if name is None or card.id == name]
+    if len(meant) == 1:
+        return meant[0]
+    served = ", ".join(card.id for card in cards) or "no model"
+    now = f", which is {name!r} now" if name else ""
+    raise ValueError(f"{server} serves {served}; {advice}{now}")
+
+
 def refuse_broken_off(reason: Any) -> None:
     """Raises: BrokenOffError if this `finish_reason` says so, or is unknown."""
     if how_it_ended(reason) == "broken":
         raise BrokenOffError(f"an output that ended with finish_reason {reason!r:.80}")
-
-
-def encoded(value: Any) -> bytes:
-    """JSON, with half a surrogate pair as `?`: it has no UTF-8."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _words(value: Any) -> str:

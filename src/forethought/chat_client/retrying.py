@@ -1,4 +1,4 @@
-"""A server with an OpenAI-compatible API, asked with patience and read with care.
+"""A server asked with patience and read with care: the client of samplers, judges and annotators.
 
 What a server may answer falls into three kinds. Trouble that passes is tried again, after what
 `Retry-After` says or else an exponential back-off with full jitter: 408, 409, 425, 429, 5xx,
@@ -6,17 +6,15 @@ time-outs, dropped connections, bodies that cannot be read, outputs that were br
 is about one request: 400, 413, 422, and a reply that no try made whole. All else is a mistake in
 the recipe and stops the work.
 
-The key is read once from the environment and stands in the client's headers. Where a server repeats
-it in an error it is taken out, and no error carries the request that failed.
+No error carries the request that failed, nor its key.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,13 +22,21 @@ from typing import Any, TypeVar
 
 import httpx
 
+from forethought.cache import Cache
+from forethought.chat_client.client import (
+    PASSING,
+    REFUSALS,
+    ChatClient,
+    checked_address,
+    encoded,
+    key_of,
+    shortened,
+)
+from forethought.chat_client.reply import BrokenOffError, ModelCard, Usage, meant_model, read_models
 from forethought.config import OpenAIEngine
-from forethought.sampling.chat_reply import BrokenOffError
 
 T = TypeVar("T")
 
-PASSING = frozenset({408, 409, 425, 429})
-REFUSALS = frozenset({400, 413, 422})
 NO_SUCH_PATH = frozenset({404, 405})
 LONGEST_BACKOFF = 60.0
 """Seconds."""
@@ -38,10 +44,10 @@ LONGEST_RETRY_AFTER = 300.0
 """Seconds: a server that asks for more is asked again sooner, and may say it again."""
 CONNECT = 30.0
 """Seconds to reach the server at all."""
-WORDS = 300
-"""Characters of a server's message that are shown."""
 SECRET = 8
 """Shorter keys, such as a local server's `EMPTY`, are no secrets but words."""
+LOOK = 60.0
+"""Most seconds for a list of models, where nothing but the server's being there is of interest."""
 
 
 class RefusedError(Exception):
@@ -60,10 +66,6 @@ class UnknownPathError(ValueError):
     """The server answers, and has nothing under this path."""
 
 
-class UnansweredError(ValueError):
-    """All tries of a call are used up."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Trouble:
     reason: str
@@ -74,52 +76,45 @@ class _Trouble:
     """What it is when the tries are used up, where it need not be about other requests, too."""
 
 
-class Endpoint:
-    """Calls to one server. To be used in one event loop and closed there.
+class RetryingClient(ChatClient):
+    """Calls to the server of an engine. To be used in one event loop and closed there.
 
     Raises: ValueError if the address or the key cannot be used.
     """
 
     def __init__(self, config: OpenAIEngine) -> None:
-        self.name = f"openai engine: {config.base_url}"
-        self._config = config
-        self._base = checked_address(config.base_url)
-        headers = httpx.Headers({"Content-Type": "application/json"})
-        self._without_key: Callable[[str], str] = str
-        if (key := key_of(config.api_key_env)) is not None:
-            headers["Authorization"] = f"Bearer {key}"
-            if len(key) >= SECRET:
-                self._without_key = lambda text: text.replace(key, "[key]")
-        self._client = httpx.AsyncClient(
-            headers=headers,
+        address, key = checked_address(config.base_url), key_of(config.api_key_env)
+        super().__init__(
+            address,
+            key=key,
             timeout=httpx.Timeout(None, connect=CONNECT),
             limits=httpx.Limits(
                 max_connections=config.concurrency, max_keepalive_connections=config.concurrency
             ),
         )
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        if key is not None and len(key) < SECRET:
+            self.without_key = str
+        self.name = f"openai engine: {config.base_url}"
+        self._config = config
 
     async def ask(
         self,
         path: str,
         read: Callable[[bytes], T],
-        *,
-        body: bytes | None = None,
-        give_up: asyncio.Event,
+        body: Mapping[str, Any] | None = None,
+        give_up: asyncio.Event | None = None,
     ) -> T:
-        """The body of the answer as `read` makes it out; POST with a `body`, else GET.
+        """The content of the answer as `read` makes it out; POST with a `body`, else GET.
 
         A ValueError of `read` counts as trouble that passes. Once `give_up` is set, nothing is
         tried again.
 
-        Raises: RefusedError; UnreadableError and NeverWholeError, which are such, and
-            UnansweredError when the attempts are used up; ValueError for what no repetition helps.
+        Raises: RefusedError, and UnreadableError and NeverWholeError, which are such; ValueError
+            for what no repetition helps, or when the attempts are used up.
         """
+        content = None if body is None else encoded(body)
         attempt = 1
-        while isinstance(outcome := await self._try(path, read, body), _Trouble):
+        while isinstance(outcome := await self._try(path, read, content), _Trouble):
             pause = seconds_to_pause(attempt, self._config.backoff, outcome.retry_after)
             if attempt >= self._config.attempts or await _set_within(pause, give_up):
                 tries = f"{attempt} tries" if attempt > 1 else "1 try"
@@ -128,34 +123,63 @@ class Endpoint:
                         f"{self.name} gave no whole answer in {tries}, the last was "
                         f"{outcome.reason} ({outcome.way_out})"
                     )
-                raise UnansweredError(
+                raise ValueError(
                     f"{self.name} did not answer in {tries}, the last with {outcome.reason} "
                     f"({outcome.way_out})"
                 )
             attempt += 1
         return outcome
 
-    async def _try(self, path: str, read: Callable[[bytes], T], body: bytes | None) -> T | _Trouble:
+    async def model(self, name: str | None, role: str = "the one to use") -> ModelCard:
+        """The model of this name, or the only one. `role` is what the model is for.
+
+        Raises: ValueError if there is not one that is meant.
+        """
+        try:
+            cards = await self.ask("/models", read_models)
+        except RefusedError as refusal:
+            raise ValueError(f"{self.name}/models: {refusal}") from None
+        return meant_model(cards, name, self.name, f"name {role} in the engine's model")
+
+    def keep(self, cache: Cache, key: str, answer: Any, usage: Usage | None) -> None:
+        """Keep an answer with what it cost, as far as server and engine tell it.
+
+        Raises: ValueError if the cache cannot be written.
+        """
+        usage = usage or Usage()
+        prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        price = self._config.price
+        money = prompt * price.prompt + completion * price.completion if price else 0.0
+        cache.keep(
+            key, answer, prompt_tokens=prompt, completion_tokens=completion, cost=money / 1e6
+        )
+
+    async def _try(
+        self, path: str, read: Callable[[bytes], T], content: bytes | None
+    ) -> T | _Trouble:
+        method = "GET" if content is None else "POST"
         # Errors are turned into values here: a raised one would carry the request and its key.
-        method = "GET" if body is None else "POST"
         try:
             async with asyncio.timeout(self._config.timeout):
-                response = await self._client.request(method, self._base + path, content=body)
+                response = await self.http.request(method, self.base_url + path, content=content)
         except TimeoutError:
             reason = f"nothing within {self._config.timeout:g} s"
             return _Trouble(reason, "see to the server, or raise timeout")
         except httpx.RequestError as error:
             reason = f"{type(error).__name__} {error}".strip()
-            return _Trouble(self._without_key(shortened(reason)))
+            return _Trouble(self.without_key(shortened(reason)))
         if response.is_success:
             try:
                 return read(response.content)
             except BrokenOffError as error:
                 return _Trouble(str(error), "see to the server", alone=NeverWholeError)
             except (ValueError, RecursionError):
-                reason = f"a body that cannot be read: {self._words(response)}"
+                reason = (
+                    f"a body that cannot be read: {await self.words(response) or 'nothing more'}"
+                )
                 return _Trouble(reason, "see to the server", alone=UnreadableError)
-        reason = f"status {response.status_code}: {self._words(response)}"
+        said = await self.words(response) or "nothing more"
+        reason = f"status {response.status_code}: {said}"
         if response.status_code in PASSING or response.is_server_error:
             way_out = "see to the server"
             if response.status_code == 429:
@@ -165,19 +189,6 @@ class Endpoint:
             raise RefusedError(f"the server refused it with {reason}")
         kind = UnknownPathError if response.status_code in NO_SUCH_PATH else ValueError
         raise kind(f"{self.name} answered with {reason}; {self._way_out(response)}")
-
-    def _words(self, response: httpx.Response) -> str:
-        """What the server says in an error, however it wraps it."""
-        text = response.text
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = text
-        for field in ("error", "message", "detail"):
-            if isinstance(value, dict) and field in value:
-                value = value[field]
-        words = value if isinstance(value, str) and value else text
-        return self._without_key(shortened(words)) or "nothing more"
 
     def _way_out(self, response: httpx.Response) -> str:
         match response.status_code, self._config.api_key_env:
@@ -191,10 +202,28 @@ class Endpoint:
             case 404, _:
                 return "check base_url, which mostly ends in /v1, and the engine's model"
             case status, _ if response.has_redirect_location:
-                target = self._without_key(response.headers["Location"])
+                target = self.without_key(response.headers["Location"])
                 return f"status {status} points to {target}: correct base_url"
             case _:
                 return "check base_url and what the server says"
+
+
+def reach(config: OpenAIEngine) -> None:
+    """Find out whether a server is there and takes the key, without a call that could cost.
+
+    Raises: ValueError if it is not or does not.
+    """
+
+    async def ask() -> None:
+        client = RetryingClient(config.model_copy(update={"timeout": min(config.timeout, LOOK)}))
+        try:
+            # Not all servers have a list of models: whatever answers is there.
+            with suppress(RefusedError, UnknownPathError):
+                await client.ask("/models", lambda _: None)
+        finally:
+            await client.close()
+
+    asyncio.run(ask())
 
 
 def seconds_to_pause(attempt: int, backoff: float, retry_after: float | None) -> float:
@@ -206,48 +235,6 @@ def seconds_to_pause(attempt: int, backoff: float, retry_after: float | None) ->
     if retry_after is not None:
         return min(retry_after, LONGEST_RETRY_AFTER) + random.uniform(0, backoff)
     return random.uniform(0, min(LONGEST_BACKOFF, backoff * 2 ** min(attempt - 1, 32)))
-
-
-def checked_address(base_url: str, field: str = "base_url") -> str:
-    """Without a slash at its end. `field` is what it is called where the user gives it.
-
-    Raises: ValueError if it is no address of a server.
-    """
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{field}: {base_url!r} is no address: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(
-            f"{field}: {base_url!r} is no address; give one such as http://localhost:8000/v1"
-        )
-    return base_url.rstrip("/")
-
-
-def key_of(variable: str | None, field: str = "api_key_env") -> str | None:
-    """What an environment variable holds. `field` is where the user names the variable.
-
-    Raises: ValueError if it holds nothing, or what cannot be sent.
-    """
-    if variable is None:
-        return None
-    if not variable.isidentifier():
-        raise ValueError(
-            f"{field}: what stands there is no name of an environment variable (it is not "
-            "repeated here, in case it is the key itself); give the variable's name"
-        )
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ValueError(
-            f"{field}: the environment variable {variable} is not set or empty; put the key "
-            f"there (export {variable}=…)"
-        )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(
-            f"{field}: the environment variable {variable} holds a blank or a character beyond "
-            "plain ASCII, which no key has; put the key there and nothing else"
-        )
-    return key
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -267,33 +254,11 @@ def _retry_after(header: str | None) -> float | None:
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
-async def _set_within(seconds: float, event: asyncio.Event) -> bool:
+async def _set_within(seconds: float, event: asyncio.Event | None) -> bool:
     """Wait so long, or until the event is set; whether it is."""
     try:
         async with asyncio.timeout(seconds):
-            await event.wait()
+            await (event or asyncio.Event()).wait()
     except TimeoutError:
         return False
     return True
-
-
-def shortened(text: str) -> str:
-    """On one line, and of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= WORDS else line[:WORDS] + "…"
-
-
-def check_extra_body(
-    extra_body: Mapping[str, Any], ours: Collection[str], field: str = "extra_body"
-) -> None:
-    """Refuse fields of a request that are set by ourselves, and what JSON has no words for.
-
-    Raises: ValueError.
-    """
-    for name in ours:
-        if name in extra_body:
-            raise ValueError(f"{field}: {name} is not for you to set; take it out")
-    try:
-        json.dumps(dict(extra_body), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{field}: {extra_body} cannot be sent as JSON: {error}") from None

@@ -8,9 +8,15 @@ passed over.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator
+
 LONGEST = 16 * 1024 * 1024
 """Bytes of one event; a stream with more is no event stream of ours."""
 BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLongError(ValueError):
+    """What is sent is no event stream of ours."""
 
 
 class EventReader:
@@ -29,7 +35,7 @@ class EventReader:
     def feed(self, chunk: bytes) -> list[bytes]:
         """The payloads of the events that this chunk completes.
 
-        Raises: ValueError if an event is too long.
+        Raises: EventTooLongError.
         """
         if self._after_cr and chunk.startswith(b"\n"):
             chunk, self._after_cr = chunk[1:], False  # the second half of a CRLF
@@ -48,7 +54,7 @@ class EventReader:
         for line in lines:
             self._take(line, events)
         if len(self._rest) + self._size > LONGEST:
-            raise ValueError(f"an event has more than {LONGEST} bytes")
+            raise EventTooLongError(f"an event has more than {LONGEST} bytes")
         return events
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
@@ -62,3 +68,14 @@ class EventReader:
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
             self._size += len(value)
+
+
+async def payloads(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The payloads of a whole stream.
+
+    Raises: EventTooLongError.
+    """
+    reader = EventReader()
+    async for chunk in chunks:
+        for payload in reader.feed(chunk):
+            yield payload

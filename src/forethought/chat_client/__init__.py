@@ -1,0 +1,1 @@
+"""The client of OpenAI-compatible chat endpoints that samplers, judges and the proxy share."""
