@@ -28,7 +28,7 @@ from forethought.config import Recipe
 from forethought.launch import launch
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.stages.table import STAGES, inputs
 from forethought.store import Stage, read_records
 from forethought.types import (

@@ -21,11 +21,11 @@ from rich.console import Console
 
 from forethought.config import Recipe
 from forethought.launch import launch
-from forethought.pipeline import places
 from forethought.planning.costs import Costs, recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
+from forethought.runs.schedule import places
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NEAR = 0.25

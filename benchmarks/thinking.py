@@ -17,7 +17,7 @@ from pathlib import Path
 
 from forethought.evaluation.intervals import mean_result
 from forethought.recipe import load_recipe
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import read_json, read_manifest
 
 ROOT = Path(__file__).parent.parent

@@ -9,11 +9,11 @@ from tiny import save_policy, save_tokenizer
 
 from forethought import models, rendering
 from forethought.config import ModelConfig
-from forethought.named_policy import find_run_policy, template_variables
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
 from forethought.report.page import write_report
+from forethought.runs.policies import find_run_policy
 from forethought.stages.arm_templates import refuse_dishonest_templates
 from forethought.store import read_manifest, read_records
 from forethought.types import Arm, Message, Rollout
@@ -131,7 +131,9 @@ def test_a_run_of_both_arms(tmp_path, monkeypatch):
         trained = made.run / arm / "iteration_0" / "selection" / "policy"
         variables = rendering.template_variables(ModelConfig(path=str(trained)))
         assert variables == made.model.of_arm(arm).template
-        assert template_variables(find_run_policy(f"{made.run}/{arm}/0")) == variables
+        named = find_run_policy(f"{made.run}/{arm}/0")
+        assert named is not None
+        assert named.policy.template == variables
         prompt = str(tokenizer.decode(list(rendering.render(tokenizer, HI, variables))))
         assert prompt.endswith(ending)
     summary = json.loads((made.run / "summary.json").read_text())

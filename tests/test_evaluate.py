@@ -16,7 +16,7 @@ from forethought.cli.main import app
 from forethought.evaluation.win_share import win_shares
 from forethought.models import load_tokenizer
 from forethought.recipe import load_run
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import read_manifest, read_records
 from forethought.types import Answer
 

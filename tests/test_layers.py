@@ -1,6 +1,7 @@
 """The house rules that are worth a test: layers, light imports, names of modules."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,11 @@ LAYERS = [
     {"decoding"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},
-    {"evaluation", "report", "serving"},
+    {"evaluation"},
+    {"runs"},
+    {"report", "serving"},
     {"stages"},
-    {"launch", "summary", "files", "named_policy", "pruning"},
+    {"launch", "files"},
     {"export", "trackers"},
     {"pipeline", "evaluate"},
     {"planning"},
@@ -82,6 +85,13 @@ def test_a_module_imports_only_lower_layers(path):
 def test_a_judge_cannot_see_a_thought():
     for path in (PACKAGE / "judging").rglob("*.py"):
         assert "thoughts" not in set(imports(path)), path
+
+
+def test_one_package_spells_the_paths_of_a_run():
+    spelled = re.compile(r"manifest\.json|(iteration|policy)_(\{[^}]*\}|\*)?[\"'/]")
+    for path in FILES:
+        if module_of(path) not in ("runs", "store"):
+            assert not spelled.search(path.read_text()), path
 
 
 def test_no_module_has_a_name_that_says_nothing():

@@ -22,9 +22,9 @@ from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
 from forethought.report.page import write_report
+from forethought.runs.summary import summarise, summary_table
 from forethought.serving.embedded import EmbeddedBackend
 from forethought.store import read_manifest
-from forethought.summary import summarise, summary_table
 
 ONE_ARM = ["arms=[thought]", "prompts.test={count: 4}", "pairs.max_unparsable=1"]
 

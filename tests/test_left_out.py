@@ -23,7 +23,7 @@ from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.prompts import prompt_id_of
 from forethought.report.page import write_report
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.stages.prompts import changed_sources
 from forethought.stages.table import STAGES, run_stage
 from forethought.store import Stage, StageError, read_json, read_manifest, read_records

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from forethought.cli.main import app
 from forethought.launch import try_engine
 from forethought.model_cache import caches_models
-from forethought.pipeline import places
 from forethought.progress import Reporter
+from forethought.runs.schedule import places
 from forethought.stages.opening import open_engine, owed_engines
 
 HERE = "test_opening"
@@ -172,7 +172,7 @@ def test_what_cannot_be_trained_is_said_wherever_stages_run(launch, tmp_path):
 def prepared(folder: Path, *overrides: str):
     """A run that has its prompts and nothing else."""
     from forethought.recipe import dump
-    from forethought.stages.place import Place
+    from forethought.runs.layout import Place
     from forethought.stages.table import run_stage
     from forethought.store import write_json
 

@@ -17,9 +17,9 @@ from forethought import models
 from forethought.config import ModelConfig, ModelSource, RewardModelJudge
 from forethought.export.policy import export_policy
 from forethought.judging.scoring import scoring_identity
-from forethought.named_policy import find_run_policy, weights_and_format
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
+from forethought.runs.policies import find_run_policy, weights_and_format
 
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 

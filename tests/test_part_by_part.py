@@ -15,7 +15,7 @@ from forethought.config import Recipe
 from forethought.launch import launch
 from forethought.pairs import LengthSums, pair_counts
 from forethought.progress import Reporter, Task
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import ROW_GROUP, Stage, StageError, read_manifest, read_records
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup, Unjudged
 

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
-from forethought.pipeline import places, run_recipe
+from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
+from forethought.runs.schedule import places
 from forethought.store import StageError, read_manifest, read_records
 from forethought.types import PairDecision, Rollout
 

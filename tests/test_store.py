@@ -1,11 +1,7 @@
-"""Sealed stages: identity, seal, damage, the run's lock, a full disk."""
+"""Sealed stages: identity, seal, damage, a full disk."""
 
-import os
 import resource
 import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
@@ -15,7 +11,6 @@ from forethought.store import (
     StageError,
     read_manifest,
     read_records,
-    run_lock,
     write_bytes,
 )
 from forethought.types import (
@@ -139,31 +134,6 @@ def test_a_damaged_part_of_an_unsealed_stage_is_made_again(tmp_path, capsys):
     assert stage.has("part_00000")
     stage.seal({})
     assert [p.name for p in read_manifest(tmp_path / "a").parts] == ["part_00000.parquet"]
-
-
-def test_a_second_process_is_refused_and_the_first_is_named(tmp_path):
-    code = f"""
-    from pathlib import Path
-    from forethought.store import run_lock
-    with run_lock(Path({str(tmp_path)!r})):
-        print("held", flush=True)
-        input()
-    """
-    other = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(StageError, match=f"process {other.pid}"), run_lock(tmp_path):
-            pass
-    finally:
-        other.kill()
-        other.wait()
-    with run_lock(tmp_path):
-        assert str(os.getpid()) in (tmp_path / "lock").read_text()
 
 
 def test_a_full_disk_leaves_the_old_content_whole(tmp_path):

@@ -22,11 +22,11 @@ from workload import SAMPLES, Bench
 
 from forethought.config import Recipe
 from forethought.launch import launch
-from forethought.pipeline import places
 from forethought.planning.costs import recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress import Reporter
 from forethought.recipe import dump
+from forethought.runs.schedule import places
 from forethought.store import read_manifest, write_json
 
 

@@ -1,6 +1,6 @@
 """Measures by command: of a run's policy, of any model folder, of a file of outputs.
 
-A policy is named as in named_policy.py. A measure of a run's policy is the very stage that the
+A policy is named as in runs/policies.py. A measure of a run's policy is the very stage that the
 run's recipe would ask for: it is sealed in the run directory, and the report shows it. Anything
 else is sealed in a folder of its own, `--output`. Both resume: the same command goes on where it
 was stopped.
@@ -23,21 +23,18 @@ from forethought.config import (
     explain,
 )
 from forethought.files import read_lines, responses_of
-from forethought.named_policy import (
-    RunPolicy,
-    find_run_policy,
-    template_variables,
-    weights_and_format,
-)
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_run
-from forethought.stages.measured import OWN_QUESTIONS, measure_policy
+from forethought.runs.layout import Place
+from forethought.runs.lock import run_lock
+from forethought.runs.policies import find_run_policy, weights_and_format
+from forethought.runs.schedule import OWN_QUESTIONS
+from forethought.stages.measured import measure_policy
 from forethought.stages.measures.base import Subject, settings_identity
 from forethought.stages.measures.win_rate import Contender, Match, compare
-from forethought.stages.place import Place
 from forethought.stages.policy import Policy
 from forethought.stages.table import run_stage
-from forethought.store import Count, Stage, content_hash, read_manifest, run_lock, sha256_file
+from forethought.store import Count, Stage, content_hash, read_manifest, sha256_file
 from forethought.thoughts import DIRECT
 from forethought.threads import use_threads
 from forethought.types import Answer, Completion, ParsedOutput, ParseStatus, Prompt
@@ -132,10 +129,8 @@ def compare_two(first: str, second: str, request: Request, reporter: Reporter) -
     return _in_a_folder("win_rate", request, identity, prompts, work)
 
 
-def _in_its_run(
-    name: str, found: RunPolicy, request: Request, reporter: Reporter
-) -> dict[str, Count]:
-    recipe = load_run(found.run, request.words)
+def _in_its_run(name: str, found: Place, request: Request, reporter: Reporter) -> dict[str, Count]:
+    recipe = load_run(found.recipe.run, request.words)
     measures = _with_default(recipe.measures, name)
     recipe = recipe.model_copy(update={"measures": measures})
     place = Place(recipe=recipe, stage=name, arm=found.arm, index=found.index)
@@ -155,22 +150,21 @@ def _with_default(measures: MeasuresConfig, name: str) -> MeasuresConfig:
         raise ValueError(explain(error, MeasuresConfig, "measures")) from error
 
 
-def _part(name: str, request: Request, found: RunPolicy | None) -> EvaluatePart:
+def _part(name: str, request: Request, found: Place | None) -> EvaluatePart:
     """The settings: the run's, where a run's policy is measured, and the arguments over them."""
-    below = None if found is None else dump(load_run(found.run))
+    below = None if found is None else dump(found.recipe)
     part = load_part(EvaluatePart, request.words, below)
     use_threads(part.launch.threads)
     return part.model_copy(update={"measures": _with_default(part.measures, name)})
 
 
-def _policy(word: str, found: RunPolicy | None, part: EvaluatePart) -> Policy:
+def _policy(word: str, found: Place | None, part: EvaluatePart) -> Policy:
     given = part.model or ModelConfig(path=word)
     source, thought_format = weights_and_format(given.at(word).source, found, part.thought_format)
+    template = given.template or ({} if found is None else found.policy.template)
     return Policy(
         name=word,
-        model=given.at(source.path).model_copy(
-            update={"template": given.template or template_variables(found)}
-        ),
+        model=given.at(source.path).model_copy(update={"template": template}),
         thought_format=thought_format,
         sampling=part.sampling,
         seed_words=(part.seed, "evaluate"),
@@ -179,7 +173,7 @@ def _policy(word: str, found: RunPolicy | None, part: EvaluatePart) -> Policy:
 
 
 def _contender(
-    word: str, found: RunPolicy | None, part: EvaluatePart, prompts: Sequence[Prompt]
+    word: str, found: Place | None, part: EvaluatePart, prompts: Sequence[Prompt]
 ) -> Contender:
     if not _is_file_of_outputs(word):
         return Contender(name=word, policy=_policy(word, found, part), answers=None)
@@ -233,11 +227,9 @@ def _prompts(words: Sequence[str], request: Request) -> tuple[Prompt, ...]:
     if request.prompts is not None:
         return _file_prompts(request.prompts)
     for word in words:
-        if (found := find_run_policy(word)) is not None:
-            recipe = load_run(found.run)
-            place = Place(recipe=recipe, stage="evaluation", arm=found.arm, index=found.index)
-            if recipe.prompts.test is not None:
-                return tuple(place.prompts("test"))
+        found = find_run_policy(word)
+        if found is not None and found.recipe.prompts.test is not None:
+            return tuple(found.prompts("test"))
     for word in words:
         if _is_file_of_outputs(word):
             return _file_prompts(Path(word))

@@ -19,8 +19,8 @@ from forethought.config import Recipe
 from forethought.models import pick_device
 from forethought.progress import Reporter
 from forethought.recipe import load_run
+from forethought.runs.layout import Place
 from forethought.stages.opening import open_engine
-from forethought.stages.place import Place
 from forethought.stages.table import run_stage
 from forethought.store import StageError
 from forethought.threads import use_threads

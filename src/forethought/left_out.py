@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from forethought.progress import Reporter
-from forethought.store import Count, Stage, StageError, read_json, write_json
+from forethought.store import Count, Stage, StageError, is_sealed, read_json, write_json
 from forethought.types import LeftOut, Prompt, Unsampled
 
 SHOWN = 3
@@ -43,9 +43,7 @@ def of_run(run: Path) -> dict[str, list[LeftOut]]:
     """What each sealed stage of a run goes without, by its folder in the run directory."""
     folders = sorted({path.parent for path in run.rglob("left_out*.json")})
     return {
-        folder.relative_to(run).as_posix(): noted(folder)
-        for folder in folders
-        if (folder / "manifest.json").is_file()
+        folder.relative_to(run).as_posix(): noted(folder) for folder in folders if is_sealed(folder)
     }
 
 

@@ -1,7 +1,6 @@
-"""The loop: which stages, in which order, for which arm and iteration.
+"""The loop: every stage of a run (runs/schedule.py), one after the other.
 
-Both arms go side by side, iteration by iteration, so that their difference can be watched as it
-grows. Running the same recipe again resumes: sealed stages return at once.
+Running the same recipe again resumes: sealed stages return at once.
 """
 
 from __future__ import annotations
@@ -21,41 +20,27 @@ from forethought.judging.describe import refuse_missing_models
 from forethought.launch import launch, try_engine
 from forethought.model_cache import model_cache
 from forethought.progress import Reporter
-from forethought.pruning import drop_weights
 from forethought.recipe import dump
+from forethought.runs.layout import Place
+from forethought.runs.lock import run_lock
+from forethought.runs.retention import drop_weights
+from forethought.runs.schedule import places
+from forethought.runs.summary import write_summary
 from forethought.stages.arm_templates import refuse_dishonest_templates
-from forethought.stages.measured import measured_places
 from forethought.stages.opening import owed_engines
-from forethought.stages.place import Place
 from forethought.stages.prompts import changed_sources
-from forethought.stages.table import ITERATION, STAGES
+from forethought.stages.table import STAGES
 from forethought.store import (
     StageError,
     read_json,
     read_manifest,
     refuse_changed_config,
-    run_lock,
     write_json,
 )
-from forethought.summary import write_summary
 from forethought.trackers.follow import Trackers
 
 PACKAGES = ("forethought", "torch", "transformers", "tokenizers", "peft", "pyarrow", "numpy")
 """Recorded as provenance."""
-
-
-def places(recipe: Recipe) -> Iterator[Place]:
-    """Every stage of a run, in the order in which they are run."""
-    yield Place(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
-    yield from _evaluations(recipe, 0)
-    yield from measured_places(recipe, 0)
-    for iteration in range(recipe.iterations):
-        for arm in recipe.arms:
-            for stage in ITERATION:
-                yield Place(recipe=recipe, stage=stage, arm=arm, index=iteration)
-        if iteration + 1 in recipe.evaluated:
-            yield from _evaluations(recipe, iteration + 1)
-            yield from measured_places(recipe, iteration + 1)
 
 
 def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
@@ -82,7 +67,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
 def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers: Trackers) -> None:
     with model_cache() if recipe.launch.keep_engines else nullcontext():
         for place in places(recipe):
-            if not (place.folder / "manifest.json").is_file():
+            if not place.sealed:
                 if place.stage != "prompts" and not attempt.tried:
                     attempt.tried = True
                     _try_engines(recipe, reporter)
@@ -105,7 +90,7 @@ def refuse_missing_files(recipe: Recipe) -> None:
 
     Raises: ValueError naming the first that is not there or cannot be read.
     """
-    owed = [place for place in places(recipe) if not (place.folder / "manifest.json").is_file()]
+    owed = [place for place in places(recipe) if not place.sealed]
     first = {(place.stage, place.arm): place for place in reversed(owed)}
     for place in reversed(first.values()):
         STAGES[place.stage].configure(place)
@@ -146,7 +131,7 @@ def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
         for name in names:
             try_engine(recipe, name)
     except ValueError as error:
-        begun = {place.stage for place in every if (place.folder / "intent.json").is_file()}
+        begun = {place.stage for place in every if place.begun}
         if begun - {"prompts"}:
             raise
         raise ValueError(f"{error}; nothing was sampled yet") from error
@@ -155,17 +140,10 @@ def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
 def refuse_changed_recipe(recipe: Recipe) -> None:
     """Raises: StageError naming the first stage already begun with other settings."""
     for place in places(recipe):
-        if (place.folder / "intent.json").is_file():
+        if place.begun:
             kind = STAGES[place.stage]
             config = kind.configure(place)
             refuse_changed_config(place.folder, version=kind.version, config=config)
-
-
-def _evaluations(recipe: Recipe, policy: int) -> Iterator[Place]:
-    if recipe.prompts.test is not None:
-        # A judge that only compares needs the baseline first.
-        for arm in sorted(recipe.arms, key=lambda arm: arm != recipe.baseline_arm):
-            yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
 
 
 def _say_changed_sources(place: Place, reporter: Reporter) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from forethought.config import Recipe
-from forethought.pipeline import places
 from forethought.planning.bounds import SEPARATE
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
+from forethought.runs.schedule import places
 from forethought.store import Count, read_manifest
 
 SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch", "test_score")
@@ -55,7 +55,7 @@ def _labels(place: Place, indices: Sequence[int]) -> set[str]:
 
 
 def _state(place: Place) -> tuple[str, str, str]:
-    if (place.folder / "manifest.json").is_file():
+    if place.sealed:
         manifest = read_manifest(place.folder)
         counts = manifest.counts
         says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
@@ -69,7 +69,7 @@ def _state(place: Place) -> tuple[str, str, str]:
             assert isinstance(missing, list)
             says.append(f"[yellow]{len(missing)} groups without a score[/yellow]")
         return "[green]done[/green]", f"{manifest.seconds:.1f}", ", ".join(says)
-    if (place.folder / "intent.json").is_file():
+    if place.begun:
         parts = len(list(place.folder.glob("*.parquet")))
         return "[yellow]begun[/yellow]", "", f"{parts} parts" if parts else ""
     return "[dim]owed[/dim]", "", ""

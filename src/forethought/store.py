@@ -8,12 +8,10 @@ hold the work of another recipe.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +26,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from forethought.records import from_table, table_schema, to_table
 
 Record = TypeVar("Record")
+MANIFEST = "manifest.json"
+"""File that seals a stage."""
 ROW_GROUP = 8192
 """Rows that `Stage.write_pieces` holds before it writes them."""
 SCRATCH = "scratch"
@@ -170,9 +170,9 @@ class Stage:
         }
         self.fingerprint = content_hash(intent)
         intent_file = folder / "intent.json"
-        if intent_file.is_file():
+        if is_begun(folder):
             _refuse_other_work(folder, read_json(intent_file), intent)
-        elif (folder / "manifest.json").is_file():
+        elif is_sealed(folder):
             raise StageError(f"{folder} is sealed and has no intent.json; {_redo(folder)}")
         else:
             write_json(intent_file, intent)
@@ -181,7 +181,7 @@ class Stage:
     @property
     def sealed(self) -> bool:
         """Whether all is done and the manifest written."""
-        return (self.folder / "manifest.json").is_file()
+        return is_sealed(self.folder)
 
     def has(self, part: str) -> bool:
         """Whether a part of an unsealed stage is there and whole; a damaged one is set aside."""
@@ -254,7 +254,7 @@ class Stage:
         """Write the manifest over every file in the folder. After this nothing changes."""
         seconds = self.add_seconds()
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
-        skipped = {"intent.json", "manifest.json", "seconds.json", "lock"}
+        skipped = {"intent.json", MANIFEST, "seconds.json", "lock"}
         paths = [
             path
             for path in sorted(self.folder.rglob("*"))
@@ -274,9 +274,19 @@ class Stage:
             counts=counts,
             seconds=round(seconds, 3),
         )
-        write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
+        write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
         (self.folder / "seconds.json").unlink(missing_ok=True)
         return manifest
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a stage has been claimed for some work, which may be done."""
+    return (folder / "intent.json").is_file()
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether a stage is finished and may be read."""
+    return (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -284,9 +294,9 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises: StageError if the stage is not sealed or the manifest is damaged.
     """
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     if not path.is_file():
-        raise StageError(f"{folder} is not finished: it has no manifest.json; run it first")
+        raise StageError(f"{folder} is not finished: it has no {MANIFEST}; run it first")
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -353,9 +363,8 @@ def refuse_changed_config(folder: Path, *, version: int, config: dict[str, Any])
 
     Raises: StageError if the folder holds work of another config or version.
     """
-    intent_file = folder / "intent.json"
-    if intent_file.is_file():
-        found = read_json(intent_file)
+    if is_begun(folder):
+        found = read_json(folder / "intent.json")
         wanted = {"version": version, "config": json.loads(json.dumps(config))}
         _refuse_other_work(folder, {key: found.get(key) for key in wanted}, wanted)
 
@@ -405,28 +414,3 @@ def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
             yield from _differences(found.get(key, "absent"), wanted.get(key, "absent"), name)
     elif found != wanted:
         yield f"{place}: there {found!r:.120}, asked for {wanted!r:.120}"
-
-
-@contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold a run directory: one process at a time writes to it.
-
-    The lock is the kernel's, so it is gone with the process however that ends.
-
-    Raises: StageError that names the process that holds it.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StageError(
-                f"run: {run} is in use by {holder}; wait for it, stop it, or give this one a "
-                "directory of its own (run=…)"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n")
-        file.flush()
-        yield

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from small_run import small_run
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from forethought.export.choice import choose
 from forethought.export.folder import check_push, push
 from forethought.export.policy import export_policy
+from forethought.runs.policies import choose
 from forethought.store import StageError, read_manifest
 from forethought.thoughts import GENERIC, ThoughtFormat
 
@@ -128,8 +128,8 @@ def test_best_is_the_best_trained_policy_and_says_it_was_selected(finished_run, 
         manifest = json.loads(path.read_text())
         manifest["counts"]["test_score"] = score
         path.write_text(json.dumps(manifest))
-    assert choose(run, arm="thought", which="best").policy == 1
-    assert choose(run, arm="thought", which="last").policy == 2
+    assert choose(run, arm="thought", which="best").index == 1
+    assert choose(run, arm="thought", which="last").index == 2
     _, text = card_of(export_policy(run, tmp_path / "best", policy="best"))
     assert "picked from the run's policies **by its test score**" in text
     shutil.rmtree(run / "evaluation")
@@ -174,7 +174,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(finished_run, tmp
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     (run / "thought" / "iteration_1" / "selection" / "manifest.json").unlink()
-    assert choose(run, arm="thought", which="last").policy == 1
+    assert choose(run, arm="thought", which="last").index == 1
     with pytest.raises(ValueError, match=r"no policy 2 .*there: 0 \(the seed\), 1, of 2"):
         export_policy(run, tmp_path / "new", policy=2)
     (run / "thought" / "iteration_0" / "selection" / "manifest.json").unlink()

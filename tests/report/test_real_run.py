@@ -7,8 +7,8 @@ import pytest
 from small_run import small_run
 
 from forethought.report.page import write_report
+from forethought.runs.summary import difference_line
 from forethought.store import read_json, read_manifest
-from forethought.summary import difference_line
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def open_page(browser: Any) -> Iterator[Open]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The samples of a run directory, and what the browser should find in them."""
     folder = tmp_path_factory.mktemp("runs") / "quickstart"
-    samples = collect_samples(folder, write_run(folder))
+    samples = collect_samples(write_run(folder))
     page = _write_page(folder.with_name("samples.html"), {"": samples})
     return page, read_cases(samples_json(samples))
 

@@ -33,14 +33,14 @@ from forethought.types import (
 TRAIN, TEST = 2 * 2 * 20 * K, 2 * 3 * 40
 
 
-def _cases(run: Path, recipe: Any, kind: str) -> dict[str, dict[str, Any]]:
-    cases = read_cases(samples_json(collect_samples(run, recipe)))
+def _cases(recipe: Any, kind: str) -> dict[str, dict[str, Any]]:
+    cases = read_cases(samples_json(collect_samples(recipe)))
     return {one["prompt"]: one for one in cases if one["kind"] == kind}
 
 
 def test_a_small_run_is_there_whole(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    samples = collect_samples(tmp_path / "run", recipe)
+    samples = collect_samples(recipe)
     assert samples.shown == samples.total == TRAIN + TEST
     assert samples.limit == ""
     kinds = [kind for kind, _ in samples.cases]
@@ -52,7 +52,7 @@ def test_every_rollout_is_there_word_for_word(tmp_path: Path):
     recipe = write_run(run)
     shown = {
         (arm["arm"], arm["iteration"], prompt, one["index"]): one
-        for prompt, case in _cases(run, recipe, "train").items()
+        for prompt, case in _cases(recipe, "train").items()
         for arm in case["groups"]
         for one in arm["outputs"]
     }
@@ -77,7 +77,7 @@ def test_every_rollout_is_there_word_for_word(tmp_path: Path):
 
 def test_prompts_keep_their_turns_and_references(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    cases = _cases(tmp_path / "run", recipe, "test")
+    cases = _cases(recipe, "test")
     for prompt in read_records(tmp_path / "run" / "prompts", Prompt, "test"):
         case = cases[prompt.prompt_id]
         assert case["messages"] == [(one.role, one.content) for one in prompt.messages]
@@ -87,7 +87,7 @@ def test_prompts_keep_their_turns_and_references(tmp_path: Path):
 def test_scores_roles_and_margins_are_those_of_the_pairs(tmp_path: Path):
     run = tmp_path / "run"
     recipe = write_run(run)
-    cases = _cases(run, recipe, "train")
+    cases = _cases(recipe, "train")
     place = run / "thought" / "iteration_1"
     decisions = read_records(place / "pairs", PairDecision, "decisions")
     pairs = {one.prompt_id: one for one in read_records(place / "pairs", PreferencePair, "pairs")}
@@ -108,7 +108,7 @@ def test_scores_roles_and_margins_are_those_of_the_pairs(tmp_path: Path):
 
 def test_what_the_judge_could_not_score_has_a_reason_and_no_scores(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    cases = _cases(tmp_path / "run", recipe, "train").values()
+    cases = _cases(recipe, "train").values()
     failed = [group for case in cases for group in case["groups"] if group["unjudged"]]
     assert len(failed) == 4
     assert {one["unjudged"] for one in failed} == {"the call <timed> out"}
@@ -119,7 +119,7 @@ def test_what_the_judge_could_not_score_has_a_reason_and_no_scores(tmp_path: Pat
 def test_a_training_prompt_shows_both_arms_and_a_test_prompt_every_policy(tmp_path: Path):
     run = tmp_path / "run"
     recipe = write_run(run)
-    for case in _cases(run, recipe, "train").values():
+    for case in _cases(recipe, "train").values():
         assert [one["arm"] for one in case["groups"]] == ["thought", "direct"]
         assert all(len(one["outputs"]) == K for one in case["groups"])
     answers = {
@@ -128,7 +128,7 @@ def test_a_training_prompt_shows_both_arms_and_a_test_prompt_every_policy(tmp_pa
         for policy in range(3)
         for one in read_records(run / "evaluation" / arm / f"policy_{policy}", Answer)
     }
-    cases = _cases(run, recipe, "test")
+    cases = _cases(recipe, "test")
     assert len(cases) == 40
     for prompt, case in cases.items():
         assert [one["arm"] for one in case["groups"]] == ["thought", "direct"]
@@ -152,7 +152,7 @@ def test_shaped_scores_of_all_outputs_are_those_that_built_the_pairs(tmp_path: P
     scored = {one.prompt_id: one for one in groups}
     (place / "pairs" / "manifest.json").unlink()
     pairs, _ = build_pairs(outputs, scored, config, seed=0)
-    cases = _cases(run, recipe, "train")
+    cases = _cases(recipe, "train")
     judged = [one for one in pairs if one.kind == "judged"]
     assert judged
     for pair in judged:
@@ -165,7 +165,7 @@ def test_shaped_scores_of_all_outputs_are_those_that_built_the_pairs(tmp_path: P
 
 def test_without_length_control_no_output_has_a_shaped_score(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    for case in _cases(tmp_path / "run", recipe, "train").values():
+    for case in _cases(recipe, "train").values():
         assert all(one["shaped"] is None for g in case["groups"] for one in g["outputs"])
 
 
@@ -173,8 +173,8 @@ def test_several_runs_keep_their_names(tmp_path: Path):
     first = write_run(tmp_path / "first", iterations=1)
     second = write_run(tmp_path / "second", arms=("thought",), iterations=1)
     runs = {
-        "first": collect_samples(tmp_path / "first", first),
-        "sec</script>ond": collect_samples(tmp_path / "second", second),
+        "first": collect_samples(first),
+        "sec</script>ond": collect_samples(second),
     }
     text = samples_json_of_runs(runs)
     assert "</script" not in text
@@ -186,7 +186,7 @@ def test_several_runs_keep_their_names(tmp_path: Path):
 
 def test_the_output_limit_keeps_the_same_prompts_for_both_arms(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    samples = collect_samples(tmp_path / "run", recipe, output_limit=140)
+    samples = collect_samples(recipe, output_limit=140)
     assert 100 <= samples.shown <= 140
     assert samples.total == TRAIN + TEST
     assert samples.limit == "at most 140 outputs"
@@ -197,19 +197,19 @@ def test_the_output_limit_keeps_the_same_prompts_for_both_arms(tmp_path: Path):
 
 def test_the_byte_limit_holds_and_is_named(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    whole = len(samples_json(collect_samples(tmp_path / "run", recipe)))
-    samples = collect_samples(tmp_path / "run", recipe, byte_limit=whole // 2)
+    whole = len(samples_json(collect_samples(recipe)))
+    samples = collect_samples(recipe, byte_limit=whole // 2)
     assert 0 < len(samples_json(samples)) <= whole // 2
     assert {kind for kind, _ in samples.cases} == {"train", "test"}
     assert samples.shown < samples.total
     assert samples.limit == f"at most {whole // 2 / 1e6:.3g} MB"
-    assert collect_samples(tmp_path / "run", recipe, byte_limit=None).limit == ""
+    assert collect_samples(recipe, byte_limit=None).limit == ""
 
 
 def test_what_is_sealed_later_is_seen(tmp_path: Path):
     run = tmp_path / "run"
     recipe = write_run(run, until=(0, "judgements"))
-    before = _cases(run, recipe, "train")
+    before = _cases(recipe, "train")
     assert {group["outcome"] for case in before.values() for group in case["groups"]} == {None}
     place = run / "direct" / "iteration_0"
     rollouts = read_records(place / "rollouts", Rollout)
@@ -223,7 +223,7 @@ def test_what_is_sealed_later_is_seen(tmp_path: Path):
     stage = Stage(place / "judgements", name="judgements", version=1, config={})
     stage.write_records("scored_00000", [group], ScoredGroup)
     stage.seal({})
-    after = _cases(run, recipe, "train")[rollouts[0].prompt_id]["groups"][1]
+    after = _cases(recipe, "train")[rollouts[0].prompt_id]["groups"][1]
     assert after["outputs"][0]["score"] == 0.25
     assert after["evidence"] == "It <b>is</b> so."
 
@@ -284,7 +284,7 @@ def test_a_score_that_is_not_finite_is_none_in_the_page():
 
 def test_every_outcome_of_a_run_has_words(tmp_path: Path):
     recipe = write_run(tmp_path / "run")
-    cases = _cases(tmp_path / "run", recipe, "train").values()
+    cases = _cases(recipe, "train").values()
     outcomes = {group["outcome"] for case in cases for group in case["groups"]}
     assert len(outcomes) > 2
     assert outcomes <= OUTCOMES.keys()

@@ -18,7 +18,7 @@ from tiny_training import make_pairs, run, settings, tiny_model
 from forethought.launch import launch
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.stages.training import configure_reference, configure_training
 from forethought.training.batches import packed_tokens, rounds, shortest_pair
 from forethought.training.checkpoint import LogReader

@@ -256,8 +256,8 @@ def judge(
 def _run(recipe: Recipe, reporter: Reporter) -> None:
     from forethought.pipeline import run_recipe
     from forethought.report.page import write_report
+    from forethought.runs.summary import difference_line, left_out_lines, summary_table
     from forethought.store import read_json
-    from forethought.summary import difference_line, left_out_lines, summary_table
 
     run_recipe(recipe, reporter)
     summary = read_json(recipe.run / "summary.json")

@@ -41,6 +41,7 @@ from forethought.progress import Reporter
 
 if TYPE_CHECKING:
     from forethought.config import ModelSource
+    from forethought.runs.layout import Place
     from forethought.serving.base import Backend
     from forethought.thoughts import ThoughtFormat
 
@@ -238,28 +239,34 @@ def _policy(
     Raises: ValueError if the word names no policy.
     """
     from forethought.config import ModelSource
-    from forethought.named_policy import find_run_policy, is_run, weights_and_format
+    from forethought.runs.policies import weights_and_format
 
-    named = f"{word}/thought" if is_run(Path(word)) else word
-    found = find_run_policy(named)
+    found = _run_policy(word)
     if found is not None and (revision is not None or trust_remote_code):
         raise ValueError(
             f"{word} is a policy of a run, whose recipe says how its model is loaded; leave out "
             "--revision and --trust-remote-code"
         )
-    given = ModelSource(path=named, revision=revision, trust_remote_code=trust_remote_code)
+    given = ModelSource(path=word, revision=revision, trust_remote_code=trust_remote_code)
     return weights_and_format(given, found, otherwise)
+
+
+def _run_policy(word: str) -> Place | None:
+    """The policy of a run that is named; of a run alone, its last thinking policy.
+
+    Raises: ValueError if the word names no policy of the run.
+    """
+    from forethought.runs.policies import find_run_policy, is_run
+
+    return find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
 
 
 def _draws(word: str) -> tuple[float, float]:
     """Temperature and top_p where a client names none: of a run's policy, as it was evaluated."""
-    from forethought.named_policy import find_run_policy, is_run
-    from forethought.recipe import load_run
-
-    found = find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
+    found = _run_policy(word)
     if found is None:
         return 1.0, 1.0
-    draw = load_run(found.run).evaluation
+    draw = found.recipe.evaluation
     return draw.temperature, draw.top_p
 
 
@@ -280,12 +287,11 @@ def _embedded(
 def _template(word: str, source: ModelSource) -> dict[str, Any]:
     """What the policy's chat template is given, here or at a server."""
     from forethought.config import ModelConfig
-    from forethought.named_policy import find_run_policy, is_run, template_variables
-    from forethought.rendering import template_variables as variables
+    from forethought.rendering import template_variables
 
-    found = find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
-    own = template_variables(found)
-    return variables(ModelConfig.of(source).model_copy(update={"template": own}))
+    found = _run_policy(word)
+    own = {} if found is None else found.policy.template
+    return template_variables(ModelConfig.of(source).model_copy(update={"template": own}))
 
 
 def _at_server(

@@ -13,8 +13,9 @@ from typing import Any
 from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, PromptSource, Recipe
 from forethought.judging.describe import title
 from forethought.models import MICROWORLD
-from forethought.stages.place import Place
-from forethought.store import Manifest, read_json, read_manifest
+from forethought.runs.layout import Place
+from forethought.runs.schedule import prompts_place, sealed_measures
+from forethought.store import read_json, read_manifest
 from forethought.types import Arm
 
 PATH = re.compile(r"(?<![^\s(])(?:[~.]{0,2}/)(?:[^\s(),/]+/)*([^\s(),/]+)")
@@ -73,9 +74,9 @@ def evaluations(recipe: Recipe) -> list[dict[str, Any]]:
     rows = []
     for policy in range(recipe.iterations + 1):
         for arm in recipe.arms:
-            sealed = _sealed(Place(recipe=recipe, stage="evaluation", arm=arm, index=policy))
-            if sealed is not None:
-                counts: dict[str, Any] = dict(sealed.counts)
+            place = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+            if place.sealed:
+                counts: dict[str, Any] = dict(read_manifest(place.folder).counts)
                 rows.append({"policy": policy, "arm": arm} | counts)
     return rows
 
@@ -98,27 +99,24 @@ def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
 def measures(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
     """Results of every sealed measure of the policy; those by category are left to the report."""
     rows = []
-    for folder in sorted(recipe.run.glob(f"measures/*/{arm}/policy_{policy}")):
-        if (folder / "manifest.json").is_file():
-            results: Any = read_manifest(folder).counts.get("results", [])
-            rows += [
-                {"measure": folder.parts[-3]} | one for one in results if one["category"] is None
-            ]
+    for place in sealed_measures(recipe):
+        if (place.arm, place.index) == (arm, policy):
+            results: Any = read_manifest(place.folder).counts.get("results", [])
+            rows += [{"measure": place.stage} | one for one in results if one["category"] is None]
     return rows
 
 
 def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
     """Stage folder and digest of all that led to the policy."""
-    places = [Place(recipe=recipe, stage="prompts", arm=arm, index=0)]
+    places = [prompts_place(recipe)]
     for number in range(policy):
         for stage in ("pairs", "training", "selection"):
             places.append(Place(recipe=recipe, stage=stage, arm=arm, index=number))
     if recipe.prompts.test is not None:
         places.append(Place(recipe=recipe, stage="evaluation", arm=arm, index=policy))
     for place in places:
-        sealed = _sealed(place)
-        if sealed is not None:
-            yield place.folder.relative_to(recipe.run).as_posix(), sealed.digest
+        if place.sealed:
+            yield place.name, read_manifest(place.folder).digest
 
 
 def attempts(recipe: Recipe) -> list[dict[str, Any]]:
@@ -138,7 +136,3 @@ def seed_licence(recipe: Recipe) -> str | None:
         return None
     declared = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
     return declared if isinstance(declared, str) else None
-
-
-def _sealed(place: Place) -> Manifest | None:
-    return read_manifest(place.folder) if (place.folder / "manifest.json").is_file() else None

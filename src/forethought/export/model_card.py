@@ -13,22 +13,26 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from forethought.export import facts
-from forethought.export.choice import Chosen
 from forethought.judging.describe import is_relative, score_of
 from forethought.models import MICROWORLD, load_tokenizer
 from forethought.rendering import marker_tokens
+from forethought.runs.layout import Place
+from forethought.runs.policies import Which
+from forethought.runs.summary import difference_line, margin_kept, summarise
 from forethought.store import sha256_file
-from forethought.summary import difference_line, margin_kept, summarise
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def model_card(chosen: Chosen, folder: Path) -> str:
-    """The text of `README.md` for a policy whose other files are in `folder` already."""
-    recipe, arm, policy = chosen.recipe, chosen.arm, chosen.policy
+def model_card(chosen: Place, which: Which, folder: Path) -> str:
+    """The text of `README.md` for a policy whose other files are in `folder` already.
+
+    `which` was asked for; the best of several by one measurement is a selected figure.
+    """
+    recipe, arm, policy = chosen.recipe, chosen.arm, chosen.index
     evaluated = facts.evaluations(recipe)
     here = [one for one in evaluated if one["arm"] == arm and one["policy"] == policy]
-    form = chosen.place.thought_format
+    form = chosen.thought_format
     summary = summarise(recipe)
     attempts = facts.attempts(recipe)
     return (
@@ -40,7 +44,7 @@ def model_card(chosen: Chosen, folder: Path) -> str:
             recipe=recipe,
             arm=arm,
             policy=policy,
-            which=chosen.which,
+            which=which,
             format=form,
             special_markers=bool(marker_tokens(load_tokenizer(str(folder)), form.markers)),
             needs_opening=bool(form.thought_starts_after) and not form.thought_marker_optional,
@@ -98,7 +102,7 @@ def interval(bounds: list[float] | None, digits: int = 3) -> str:
     return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 
-def _front(chosen: Chosen) -> dict[str, Any]:
+def _front(chosen: Place) -> dict[str, Any]:
     recipe = chosen.recipe
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if facts.hub_name(recipe.model.path):

@@ -23,7 +23,7 @@ from forethought.export import facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
 from forethought.recipe import load_run
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import read_manifest, read_records
 from forethought.types import Arm, PairSide, PreferencePair, Prompt, Rollout
 
@@ -70,7 +70,7 @@ def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
         Place(recipe=recipe, stage="pairs", arm=arm, index=number)
         for number in range(recipe.iterations)
     ]
-    places = [one for one in places if (one.folder / "manifest.json").is_file()]
+    places = [one for one in places if one.sealed]
     tokenizer = models.load_tokenizer(recipe.model.source)
     if not places:
         raise ValueError(

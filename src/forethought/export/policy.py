@@ -16,9 +16,10 @@ from pathlib import Path
 
 from forethought import models, rendering
 from forethought.config import ModelConfig, ModelSource
-from forethought.export.choice import Chosen, Which, choose
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
+from forethought.runs.layout import Place
+from forethought.runs.policies import Which, choose
 from forethought.store import check_part, read_manifest, write_json
 from forethought.thoughts import save_format
 from forethought.types import Arm
@@ -38,24 +39,24 @@ def export_policy(
     the policy does not match its seal.
     """
     chosen = choose(run, arm=arm, which=policy)
-    chosen.place.refuse_dropped_policy()
+    chosen.refuse_dropped_policy()
     with whole_target(target) as folder:
-        if chosen.policy == 0:
+        if chosen.index == 0:
             _copy_seed(chosen.recipe.model, folder)
         else:
             _copy_trained(chosen, folder, keep_adapter=keep_adapter)
-        save_format(chosen.place.thought_format, folder)
-        rendering.save_template_variables(chosen.place.policy.template, folder)
+        save_format(chosen.thought_format, folder)
+        rendering.save_template_variables(chosen.policy.template, folder)
         write_json(folder / "generation_config.json", generation_config(chosen))
-        (folder / "README.md").write_text(model_card(chosen, folder), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(chosen, policy, folder), encoding="utf-8")
     return target
 
 
-def generation_config(chosen: Chosen) -> dict[str, object]:
+def generation_config(chosen: Place) -> dict[str, object]:
     """How the run drew its answers, for transformers and vLLM. Nothing else shapes a sample there,
     so other settings of the seed's own file are left out."""
     recipe = chosen.recipe
-    source = chosen.place.policy.source
+    source = chosen.policy.source
     tokenizer = models.load_tokenizer(source)
     declared = models.generation_config(source)
     drawn = recipe.evaluation if recipe.prompts.test is not None else recipe.selection
@@ -72,11 +73,11 @@ def generation_config(chosen: Chosen) -> dict[str, object]:
     return settings
 
 
-def _copy_trained(chosen: Chosen, folder: Path, *, keep_adapter: bool) -> None:
+def _copy_trained(chosen: Place, folder: Path, *, keep_adapter: bool) -> None:
     """The sealed files of the chosen checkpoint but the seed's card and bits beside weights."""
-    stage = chosen.place.policy_stage
+    stage = chosen.policy_stage
     assert stage is not None
-    policy = chosen.place.policy.source
+    policy = chosen.policy.source
     own = models.stored_dtype(chosen.recipe.model.source)
     alone = models.find_adapter(policy) is not None
     anew = alone or (models.stored_dtype(policy) == "float32" and own != "float32")

@@ -18,12 +18,12 @@ from forethought.evaluation.arena_files import read_questions
 from forethought.evaluation.probe import VARIANTS
 from forethought.judging.describe import calls_per_group, is_relative
 from forethought.models import resolve
-from forethought.pipeline import places
 from forethought.planning.learning import checkpoint_bytes
 from forethought.planning.model_shape import KNOWN, model_shape
-from forethought.pruning import policies_that_stay
+from forethought.runs.layout import Place
+from forethought.runs.retention import policies_that_stay
+from forethought.runs.schedule import places
 from forethought.stages.measures.win_rate import MOST_ANSWERS
-from forethought.stages.place import Place
 
 SEPARATE = 8
 """With more iterations than these, stages that do the same are one row of the table."""

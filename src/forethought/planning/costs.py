@@ -13,7 +13,6 @@ from pathlib import Path
 from forethought.config import Recipe
 from forethought.evaluation.probe import VARIANTS
 from forethought.judging.describe import is_relative
-from forethought.pipeline import places
 from forethought.planning.answering import sample_cost
 from forethought.planning.bounds import plan, question_count
 from forethought.planning.cluster import Cluster, Effort, Setting
@@ -31,11 +30,12 @@ from forethought.planning.shares import (
     sampling_share,
     training_share,
 )
-from forethought.pruning import policies_that_stay
+from forethought.runs.layout import Place
+from forethought.runs.retention import policies_that_stay
+from forethought.runs.schedule import places
 from forethought.stages.answering import answers_part
 from forethought.stages.joint_judging import judged_part
 from forethought.stages.measures.win_rate import MOST_ANSWERS
-from forethought.stages.place import Place
 from forethought.types import Arm
 
 GSM8K_QUESTIONS = 1319

@@ -18,11 +18,16 @@ import numpy as np
 from forethought import left_out
 from forethought.config import Recipe
 from forethought.recipe import load_run
-from forethought.report.columns import is_sealed, read_columns, read_rows
+from forethought.report.columns import read_columns, read_rows
 from forethought.report.costs import StageCost, read_costs
-from forethought.report.measures import Measured, read_measures, wanted_measures
+from forethought.report.measures import Measured, read_measures
 from forethought.report.scores import Difference, PolicyScore, read_difference, read_policies
-from forethought.report.stages import ITERATION_STAGES
+from forethought.runs.schedule import (
+    evaluation_places,
+    iteration_places,
+    measure_places,
+    prompts_place,
+)
 from forethought.store import read_json
 from forethought.types import Arm, LeftOut, ParseStatus
 
@@ -124,12 +129,10 @@ class ArmData:
 class Run:
     """All numbers of the page.
 
-    Example: `Run(folder=Path("runs/quickstart"), recipe=Recipe(…), arms=(…,), difference=None,
-    measures=(), costs=(), seconds=None, provenance={}, missing=("direct/iteration_1/pairs",),
-    left_out={})`
+    Example: `Run(recipe=Recipe(…), arms=(…,), difference=None, measures=(), costs=(), seconds=None,
+    provenance={}, missing=("direct/iteration_1/pairs",), left_out={})`
     """
 
-    folder: Path
     recipe: Recipe
     arms: tuple[ArmData, ...]
     difference: Difference | None
@@ -152,27 +155,26 @@ def collect(folder: Path) -> Run:
     """
     recipe = load_run(folder)
     summary = _optional(folder / "summary.json")
-    policies = read_policies(folder, recipe)
+    policies = read_policies(recipe)
     arms = tuple(
         ArmData(
             arm=arm,
             policies=policies[arm],
             iterations=tuple(
-                _iteration(folder, arm, number) for number in range(recipe.iterations)
+                _iteration(recipe, arm, number) for number in range(recipe.iterations)
             ),
         )
         for arm in recipe.arms
     )
     return Run(
-        folder=folder,
         recipe=recipe,
         arms=arms,
         difference=read_difference(policies, summary, recipe),
-        measures=read_measures(folder, recipe),
-        costs=tuple(read_costs(folder, recipe)),
+        measures=read_measures(recipe),
+        costs=tuple(read_costs(recipe)),
         seconds=summary.get("seconds"),
         provenance=_optional(folder / "run.json"),
-        missing=tuple(_missing(folder, recipe)),
+        missing=tuple(_missing(recipe)),
         left_out=left_out.of_run(folder),
     )
 
@@ -181,28 +183,29 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _missing(folder: Path, recipe: Recipe) -> Iterator[str]:
-    wanted = ["prompts"]
+def _missing(recipe: Recipe) -> Iterator[str]:
+    wanted = [prompts_place(recipe)]
     for arm in recipe.arms:
         for number in range(recipe.iterations):
-            wanted += [f"{arm}/iteration_{number}/{stage}" for stage in ITERATION_STAGES]
+            wanted += iteration_places(recipe, arm, number)
         if recipe.prompts.test is not None:
-            wanted += [f"evaluation/{arm}/policy_{j}" for j in recipe.evaluated]
-    wanted += wanted_measures(recipe)
-    for name in wanted:
-        if not is_sealed(folder / name):
-            yield name
+            places = evaluation_places(recipe, arm)
+            wanted += (place for place in places if place.index in recipe.evaluated)
+    wanted += measure_places(recipe)
+    for place in wanted:
+        if not place.sealed:
+            yield place.name
 
 
-def _iteration(folder: Path, arm: Arm, number: int) -> IterationData:
-    place = folder / arm / f"iteration_{number}"
-    sealed = {stage for stage in ITERATION_STAGES if is_sealed(place / stage)}
+def _iteration(recipe: Recipe, arm: Arm, number: int) -> IterationData:
+    of = {place.stage: place for place in iteration_places(recipe, arm, number)}
+    rollouts, pairs, selection = of["rollouts"], of["pairs"], of["selection"]
     return IterationData(
         number=number,
-        rollouts=_rollout_stats(place / "rollouts") if "rollouts" in sealed else None,
-        pairs=_pair_stats(place / "pairs") if "pairs" in sealed else None,
-        steps=tuple(_steps(place / "training" / "steps.jsonl")),
-        selection=_selection(place / "selection") if "selection" in sealed else None,
+        rollouts=_rollout_stats(rollouts.folder) if rollouts.sealed else None,
+        pairs=_pair_stats(pairs.folder) if pairs.sealed else None,
+        steps=tuple(_steps(of["training"].folder / "steps.jsonl")),
+        selection=_selection(selection.folder) if selection.sealed else None,
     )
 
 

@@ -17,11 +17,6 @@ from forethought import store
 from forethought.store import read_manifest, sealed_parts
 
 
-def is_sealed(folder: Path) -> bool:
-    """Whether a stage is finished and may be read."""
-    return (folder / "manifest.json").is_file()
-
-
 def read_columns(folder: Path, columns: Sequence[str], prefix: str = "") -> Iterator[pa.Table]:
     """The columns of each Parquet part whose name begins with `prefix`; dots reach into records.
 

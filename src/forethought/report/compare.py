@@ -13,7 +13,6 @@ from typing import Any
 
 from forethought.judging.describe import is_relative, title
 from forethought.report.collect import Run
-from forethought.report.columns import is_sealed
 from forethought.report.compare_tables import differences_table, runs_table
 from forethought.report.figures import PERCENT, RAW, Chart, Scale, arranged
 from forethought.report.measure_charts import arm_series, quantity_of, shown_names
@@ -27,6 +26,8 @@ from forethought.report.score_charts import (
     score_series,
     test_series,
 )
+from forethought.runs.layout import Place
+from forethought.runs.schedule import evaluation_places
 from forethought.store import read_json, read_manifest
 
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
@@ -135,18 +136,17 @@ def _test_prompts(run: Run) -> set[str]:
 def _judge(run: Run) -> Any:
     """As the evaluation sealed it, with the words of its prompt file; else as the recipe has it."""
     for arm in run.recipe.arms:
-        for policy in range(run.recipe.iterations + 1):
-            intent = run.folder / "evaluation" / arm / f"policy_{policy}" / "intent.json"
-            if intent.is_file():
-                judge = read_json(intent)["config"].get("judge")
+        for place in evaluation_places(run.recipe, arm):
+            if place.begun:
+                judge = read_json(place.folder / "intent.json")["config"].get("judge")
                 if judge is not None:
                     return judge
     return run.recipe.judge.identity()
 
 
 def _baseline(run: Run) -> str | None:
-    folder = run.folder / "evaluation" / run.recipe.baseline_arm / "policy_0"
-    return read_manifest(folder).digest if is_sealed(folder) else None
+    place = Place(recipe=run.recipe, stage="evaluation", arm=run.recipe.baseline_arm, index=0)
+    return read_manifest(place.folder).digest if place.sealed else None
 
 
 def _common_scale(runs: Sequence[Run]) -> Scale:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from forethought.config import (
@@ -24,8 +23,8 @@ from forethought.config import (
     VllmSampling,
     Workers,
 )
-from forethought.report.columns import is_sealed
-from forethought.report.stages import ITERATION_STAGES
+from forethought.runs.layout import Place
+from forethought.runs.schedule import evaluation_places, iteration_places, sealed_measures
 from forethought.store import read_manifest
 from forethought.types import Arm
 
@@ -79,19 +78,19 @@ class StageCost:
         return self.seconds * self.devices
 
 
-def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
+def read_costs(recipe: Recipe) -> Iterator[StageCost]:
     """Costs of the sealed stages of both arms.
 
     Raises: StageError if a manifest is damaged.
     """
-    for stage, arm, index, folder in _folders(run, recipe):
-        if is_sealed(folder):
-            manifest = read_manifest(folder)
+    for stage, place in _places(recipe):
+        if place.sealed:
+            manifest = read_manifest(place.folder)
             counts: dict[str, Any] = dict(manifest.counts)
             yield StageCost(
                 stage=stage,
-                arm=arm,
-                index=index,
+                arm=place.arm,
+                index=place.index,
                 seconds=manifest.seconds,
                 devices=_devices(recipe, stage),
                 judge=_calls(manifest.counts, "judge_calls"),
@@ -101,16 +100,18 @@ def read_costs(run: Path, recipe: Recipe) -> Iterator[StageCost]:
             )
 
 
-def _folders(run: Path, recipe: Recipe) -> Iterator[tuple[str, Arm, int, Path]]:
-    measures = sorted(path for path in (run / "measures").glob("*") if path.is_dir())
+def _places(recipe: Recipe) -> Iterator[tuple[str, Place]]:
+    """Each stage with its key of `STAGES`."""
+    measures = sealed_measures(recipe)
     for arm in recipe.arms:
         for number in range(recipe.iterations):
-            for stage in ITERATION_STAGES:
-                yield stage, arm, number, run / arm / f"iteration_{number}" / stage
-        for policy in range(recipe.iterations + 1):
-            yield "evaluation", arm, policy, run / "evaluation" / arm / f"policy_{policy}"
-            for path in measures:
-                yield "measures", arm, policy, path / arm / f"policy_{policy}"
+            for place in iteration_places(recipe, arm, number):
+                yield place.stage, place
+        for place in evaluation_places(recipe, arm):
+            yield "evaluation", place
+            for one in measures:
+                if (one.arm, one.index) == (arm, place.index):
+                    yield "measures", one
 
 
 def _calls(counts: Mapping[str, Any], key: str) -> Calls | None:

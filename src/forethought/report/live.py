@@ -41,12 +41,12 @@ from forethought.report.embed import script_json
 from forethought.report.page import render
 from forethought.report.pieces import OUTCOMES
 from forethought.report.samples import Samples, collect_samples
-from forethought.store import SCRATCH
+from forethought.store import MANIFEST, SCRATCH
 
 OUTPUT_LIMIT = 300_000
 """Outputs that the view offers; all of them pass through this process's memory once."""
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-WATCHED = frozenset({"config.json", "run.json", "summary.json", "manifest.json"})
+WATCHED = frozenset({"config.json", "run.json", "summary.json", MANIFEST})
 """Files that say something new is there; training logs are watched too."""
 HEADERS = {
     "Cache-Control": "no-store",
@@ -171,9 +171,9 @@ class View:
         try:
             data = collect(self._run)
             html = render([data], run_labels([self._run]))
-            samples = collect_samples(self._run, data.recipe)
+            samples = collect_samples(data.recipe)
             if samples.limit or samples.shown > self._limit:
-                samples = collect_samples(self._run, data.recipe, self._limit, None)
+                samples = collect_samples(data.recipe, self._limit, None)
             key = hashlib.sha256(samples.packed.index.encode()).hexdigest()[:16]
             self._html = _fetching(html, samples, key)
         except Exception as error:

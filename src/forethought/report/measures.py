@@ -1,4 +1,4 @@
-"""What a run's measures found, read from `measures/NAME/ARM/policy_I/manifest.json`.
+"""What a run's measures found, read from the manifests of their stages.
 
 A measure reports a list of figures, each with a name, an interval and a count, some of them by
 category. Two measures may use one name (a benchmark's win rate is not the run's own), so a name
@@ -9,7 +9,7 @@ that does not hold its measure's gets it in front. Nothing here knows what a nam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from forethought.config import Recipe, explain
-from forethought.report.columns import is_sealed
 from forethought.report.scores import Mean
-from forethought.store import StageError, read_manifest
+from forethought.runs.layout import Place
+from forethought.runs.schedule import sealed_measures
+from forethought.store import MANIFEST, StageError, read_manifest
 from forethought.types import Arm, EvaluationResult
 
-OF_THOUGHTS = ("win_rate", "probe")
-"""Measures that stand in the thought arm's folder alone."""
 _RESULTS = TypeAdapter(list[EvaluationResult])
 
 
@@ -44,31 +43,12 @@ class Measured:
     """Tokens per prompt that each side of a comparison spent; empty for other measures."""
 
 
-def read_measures(run: Path, recipe: Recipe) -> tuple[Measured, ...]:
+def read_measures(recipe: Recipe) -> tuple[Measured, ...]:
     """Every sealed measure, by name, arm and policy.
 
     Raises: StageError if a sealed measure cannot be read.
     """
-    place = run / "measures"
-    names = sorted(one.name for one in place.iterdir() if one.is_dir()) if place.is_dir() else []
-    found: list[Measured] = []
-    for name in names:
-        for arm in recipe.arms:
-            for policy in range(recipe.iterations + 1):
-                folder = place / name / arm / f"policy_{policy}"
-                if is_sealed(folder):
-                    found.append(_measured(folder, name, arm, policy))
-    return tuple(found)
-
-
-def wanted_measures(recipe: Recipe) -> Iterator[str]:
-    """Folders of the measures that the recipe asks for, below the run's."""
-    for name, config in recipe.measures:
-        if config is None:
-            continue
-        policies = recipe.evaluated if config.after == "every" else (recipe.iterations,)
-        for arm in ("thought",) if name in OF_THOUGHTS else recipe.arms:
-            yield from (f"measures/{name}/{arm}/policy_{policy}" for policy in policies)
+    return tuple(_measured(place) for place in sealed_measures(recipe))
 
 
 def figures_of(
@@ -115,7 +95,8 @@ def as_mean(result: EvaluationResult) -> Mean:
     return Mean(value=result.value, interval=interval, count=result.count)
 
 
-def _measured(folder: Path, name: str, arm: Arm, policy: int) -> Measured:
+def _measured(place: Place) -> Measured:
+    name, folder = place.stage, place.folder
     counts: dict[str, Any] = read_manifest(folder).counts
     results = tuple(
         one if name in one.name else replace(one, name=f"{name}_{one.name}")
@@ -123,8 +104,8 @@ def _measured(folder: Path, name: str, arm: Arm, policy: int) -> Measured:
     )
     return Measured(
         measure=name,
-        arm=arm,
-        policy=policy,
+        arm=place.arm,
+        policy=place.index,
         folder=folder,
         results=results,
         tokens=counts.get("tokens_per_prompt", {}),
@@ -134,18 +115,18 @@ def _measured(folder: Path, name: str, arm: Arm, policy: int) -> Measured:
 def _results(folder: Path, counts: Mapping[str, Any]) -> list[EvaluationResult]:
     redo = f"to measure again, remove the folder (rm -r {folder}) and run the same command"
     if "results" not in counts:
-        raise StageError(f"{folder / 'manifest.json'}: counts has no results; {redo}")
+        raise StageError(f"{folder / MANIFEST}: counts has no results; {redo}")
     try:
         results = _RESULTS.validate_python(counts["results"])
     except ValidationError as error:
         raise StageError(
-            f"{folder / 'manifest.json'}: counts.results is not a list of figures:\n"
+            f"{folder / MANIFEST}: counts.results is not a list of figures:\n"
             f"{explain(error, list[EvaluationResult], 'counts.results')}\n{redo}"
         ) from error
     for one in results:
         if not math.isfinite(one.value):
             raise StageError(
-                f"{folder / 'manifest.json'}: counts.results: {one.name} is {one.value}, which is "
+                f"{folder / MANIFEST}: counts.results: {one.name} is {one.value}, which is "
                 f"no figure; {redo}"
             )
     return results

@@ -152,9 +152,7 @@ def render(runs: Sequence[Run], labels: Sequence[str]) -> str:
     ]
     comparison = compare(runs, labels) if several else None
     samples = {
-        label: collect_samples(
-            run.folder, run.recipe, OUTPUT_LIMIT // len(runs), BYTE_LIMIT // len(runs)
-        )
+        label: collect_samples(run.recipe, OUTPUT_LIMIT // len(runs), BYTE_LIMIT // len(runs))
         for run, label in zip(runs, labels, strict=True)
     }
     environment = Environment(

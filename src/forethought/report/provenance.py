@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from forethought.report.collect import Run
-from forethought.report.columns import is_sealed
 from forethought.report.figures import Cell, Chart, Column, view
+from forethought.runs.layout import Place
+from forethought.runs.schedule import prompts_place
 from forethought.store import read_json, read_manifest
 
 
@@ -37,22 +38,23 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def recipe_text(run: Run) -> str:
     """The resolved recipe as YAML, which `forethought run` reads."""
-    fields = read_json(run.folder / "config.json")
+    fields = read_json(run.recipe.run / "config.json")
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=96)
 
 
 def hashes_table(run: Run) -> Chart | None:
     """Prompts and policies by hash; `None` before any of them is there."""
     rows: list[tuple[Cell, ...]] = []
-    if is_sealed(run.folder / "prompts"):
-        rows.append(("prompts", "stage", read_manifest(run.folder / "prompts").digest))
+    prompts = prompts_place(run.recipe)
+    if prompts.sealed:
+        rows.append(("prompts", "stage", read_manifest(prompts.folder).digest))
     for arm in run.arms:
         for one in arm.iterations:
-            folder = run.folder / arm.arm / f"iteration_{one.number}" / "selection"
-            if not is_sealed(folder):
+            place = Place(recipe=run.recipe, stage="selection", arm=arm.arm, index=one.number)
+            if not place.sealed:
                 continue
             name = f"{arm.arm} policy {one.number + 1}"
-            manifest = read_manifest(folder)
+            manifest = read_manifest(place.folder)
             rows.append((name, "stage", manifest.digest))
             rows += [
                 (name, part.name.removeprefix("policy/"), part.sha256)

@@ -15,20 +15,22 @@ from typing import Any, TypeVar
 
 from forethought.config import Recipe
 from forethought.pairs import length_controlled
-from forethought.report.columns import count_rows, is_sealed, read_columns, read_rows
+from forethought.report.columns import count_rows, read_columns, read_rows
 from forethought.report.embed import script_json
 from forethought.report.pieces import OUTCOMES, Case, Group, Output, Packed, pack
-from forethought.store import read_manifest, read_records
+from forethought.runs.layout import Place
+from forethought.runs.schedule import evaluation_places, prompts_place
+from forethought.store import is_sealed, read_manifest, read_records
 from forethought.types import Arm, PairDecision, Prompt, ScoredGroup, Unjudged
 
 OUTPUT_LIMIT = 60_000
 BYTE_LIMIT = 50_000_000
 """Of the data inside the page, packed."""
 
-ITERATION_STAGES = ("rollouts", "judgements", "pairs")
-Digests = tuple[str | None, ...]
-Places = tuple[tuple[Arm, int, Digests], ...]
-"""Arm, iteration or policy, and the digests of its stages."""
+SHOWN_STAGES = ("rollouts", "judgements", "pairs")
+"""Those of an iteration that samples are read from."""
+Source = tuple[Arm, int, Path, tuple[str | None, ...]]
+"""Arm, iteration or policy, its folder, and the digests of its stages."""
 
 Item = TypeVar("Item")
 
@@ -53,7 +55,6 @@ class Samples:
 
 
 def collect_samples(
-    run: Path,
     recipe: Recipe,
     output_limit: int = OUTPUT_LIMIT,
     byte_limit: int | None = BYTE_LIMIT,
@@ -62,21 +63,14 @@ def collect_samples(
 
     Raises: StageError if a sealed stage is damaged.
     """
-    iterations: Places = tuple(
-        (arm, number, _digests(run / arm / f"iteration_{number}", ITERATION_STAGES))
-        for number in range(recipe.iterations)
-        for arm in recipe.arms
-        if is_sealed(run / arm / f"iteration_{number}" / "rollouts")
-    )
-    evaluations: Places = tuple(
-        (arm, number, _digests(run / "evaluation" / arm, (f"policy_{number}",)))
-        for arm in recipe.arms
-        for number in range(recipe.iterations + 1)
-        if is_sealed(run / "evaluation" / arm / f"policy_{number}")
-    )
-    prompts = _digests(run, ("prompts",))
+    prompts = prompts_place(recipe).folder
     return _collect(
-        _Sealed(run.absolute(), recipe.pairs.rho, prompts, iterations, evaluations),
+        _Sealed(
+            rho=recipe.pairs.rho,
+            prompts=(prompts.absolute(), _digest(prompts)),
+            iterations=tuple(_iterations(recipe)),
+            evaluations=tuple(_evaluations(recipe)),
+        ),
         output_limit,
         byte_limit,
     )
@@ -107,48 +101,55 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Sealed:
     """What the samples are a function of: a page that is made again need not read it again."""
 
-    run: Path
     rho: float
-    prompts: Digests
-    iterations: Places
-    evaluations: Places
+    prompts: tuple[Path, str | None]
+    iterations: tuple[Source, ...]
+    evaluations: tuple[Source, ...]
 
 
-def _digests(folder: Path, stages: Sequence[str]) -> Digests:
+def _iterations(recipe: Recipe) -> Iterator[Source]:
+    for number in range(recipe.iterations):
+        for arm in recipe.arms:
+            rollouts = Place(recipe=recipe, stage="rollouts", arm=arm, index=number)
+            if rollouts.sealed:
+                folder = rollouts.folder.parent.absolute()
+                yield arm, number, folder, tuple(_digest(folder / one) for one in SHOWN_STAGES)
+
+
+def _evaluations(recipe: Recipe) -> Iterator[Source]:
+    for arm in recipe.arms:
+        for place in evaluation_places(recipe, arm):
+            if place.sealed:
+                yield arm, place.index, place.folder.absolute(), (_digest(place.folder),)
+
+
+def _digest(folder: Path) -> str | None:
     """A stage's digest, or `None` before it is sealed."""
-    return tuple(
-        read_manifest(folder / stage).digest if is_sealed(folder / stage) else None
-        for stage in stages
-    )
+    return read_manifest(folder).digest if is_sealed(folder) else None
 
 
 @lru_cache(maxsize=4)
 def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samples:
-    if sealed.prompts == (None,):
+    prompts, digest = sealed.prompts
+    if digest is None:
         return _samples([], 0, "")
     known = {
         one.prompt_id: one
         for prefix in ("train", "test")
-        for one in read_records(sealed.run / "prompts", Prompt, prefix)
+        for one in read_records(prompts, Prompt, prefix)
     }
-    rollouts: list[tuple[Arm, int, Path]] = [
-        (arm, number, sealed.run / arm / f"iteration_{number}")
-        for arm, number, _ in sealed.iterations
-    ]
-    answers: list[tuple[Arm, int, Path]] = [
-        (arm, number, sealed.run / "evaluation" / arm / f"policy_{number}")
-        for arm, number, _ in sealed.evaluations
-    ]
-    total = sum(count_rows(place / "rollouts") for _, _, place in rollouts)
-    total += sum(count_rows(place) for _, _, place in answers)
+    rollouts = [one[:3] for one in sealed.iterations]
+    answers = [one[:3] for one in sealed.evaluations]
+    total = sum(count_rows(folder / "rollouts") for _, _, folder in rollouts)
+    total += sum(count_rows(folder) for _, _, folder in answers)
     share = min(1.0, output_limit / total) if total else 1.0
     groups: dict[tuple[str, str], list[Group]] = {}
-    for arm, number, place in rollouts:
-        for prompt_id, group in _train(arm, number, place, share, sealed.rho):
+    for arm, number, folder in rollouts:
+        for prompt_id, group in _train(arm, number, folder, share, sealed.rho):
             groups.setdefault(("train", prompt_id), []).append(group)
     for prompt_id, group in _test(answers, share):
         groups.setdefault(("test", prompt_id), []).append(group)
@@ -194,11 +195,11 @@ def _chosen_prompts(folder: Path, share: float, prefix: str = "") -> frozenset[s
 
 
 def _train(
-    arm: Arm, number: int, place: Path, share: float, rho: float
+    arm: Arm, number: int, folder: Path, share: float, rho: float
 ) -> Iterator[tuple[str, Group]]:
-    wanted = _chosen_prompts(place / "rollouts", share)
-    scored, unjudged = _judgements(place / "judgements")
-    decisions, pairs = _decisions(place / "pairs")
+    wanted = _chosen_prompts(folder / "rollouts", share)
+    scored, unjudged = _judgements(folder / "judgements")
+    decisions, pairs = _decisions(folder / "pairs")
     columns = [
         "prompt_id",
         "sample_index",
@@ -210,7 +211,7 @@ def _train(
         "response_tokens",
     ]
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in read_rows(place / "rollouts", columns, only_prompts=wanted):
+    for row in read_rows(folder / "rollouts", columns, only_prompts=wanted):
         rows.setdefault(row["prompt_id"], []).append(row)
     for prompt_id, found in rows.items():
         group, decision = scored.get(prompt_id), decisions.get(prompt_id)

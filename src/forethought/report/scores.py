@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forethought.config import Recipe
 from forethought.judging.describe import difference_ends
-from forethought.report.columns import is_sealed
+from forethought.runs.schedule import evaluation_places, prompts_place
 from forethought.share_interval import Ends, interval_between
-from forethought.store import read_manifest, read_records
-from forethought.types import Arm, Prompt
+from forethought.store import read_manifest
+from forethought.types import Arm
 
 Interval = tuple[float, float]
 
@@ -75,15 +74,12 @@ class Difference:
     mean: Mean
 
 
-def read_policies(run: Path, recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
+def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
     """Every evaluated policy of every arm, the seed first."""
-    prompts = run / "prompts"
-    test = read_records(prompts, Prompt, "test") if is_sealed(prompts) else []
+    prompts = prompts_place(recipe)
+    test = prompts.prompts("test") if prompts.sealed else []
     categories = {one.prompt_id: one.category or UNCATEGORISED for one in test}
-    return {
-        arm: tuple(_arm_policies(run / "evaluation" / arm, recipe, categories))
-        for arm in recipe.arms
-    }
+    return {arm: tuple(_arm_policies(recipe, arm, categories)) for arm in recipe.arms}
 
 
 def read_difference(
@@ -121,27 +117,26 @@ def mean_of(values: Sequence[float], ends: Ends | None) -> Mean:
     return Mean(value=value, interval=(value - half, value + half), count=len(array))
 
 
-def _arm_policies(folder: Path, recipe: Recipe, categories: Mapping[str, str]) -> list[PolicyScore]:
+def _arm_policies(recipe: Recipe, arm: Arm, categories: Mapping[str, str]) -> list[PolicyScore]:
     ends = difference_ends(recipe.judge)
     policies: list[PolicyScore] = []
     seed: Mapping[str, float] = {}
-    for number in range(recipe.iterations + 1):
-        place = folder / f"policy_{number}"
-        if not is_sealed(place):
+    for place in evaluation_places(recipe, arm):
+        if not place.sealed:
             continue
-        counts: dict[str, Any] = read_manifest(place).counts
+        counts: dict[str, Any] = read_manifest(place.folder).counts
         scores: dict[str, float] = counts["scores"]
-        seed = scores if number == 0 else seed
+        seed = scores if place.index == 0 else seed
         policies.append(
             PolicyScore(
-                policy=number,
+                policy=place.index,
                 score=_score(counts),
                 prompt_scores=scores,
                 thought_tokens=counts["thought_tokens"],
                 response_tokens=counts["response_tokens"],
                 parse_failures=counts["parse_failures"],
                 with_thought=counts.get("with_thought", 0),
-                gains=_gains(scores, seed, categories, ends) if number else {},
+                gains=_gains(scores, seed, categories, ends) if place.index else {},
             )
         )
     return policies

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
-
 STAGES = {
     "rollouts": ("sampling", "@stage-1"),
     "judgements": ("judging", "@stage-2"),

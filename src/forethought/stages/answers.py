@@ -23,9 +23,9 @@ from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
 from forethought.judging.describe import identity, is_relative, score_ends
 from forethought.progress import Reporter
+from forethought.runs.layout import Place
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, prompt_scores, worst_score
-from forethought.stages.place import Place
 from forethought.stages.policy import Policy, server_counts
 from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import (

@@ -12,7 +12,7 @@ from typing import Any
 from forethought.judging.crew import judging_crew
 from forethought.judging.describe import asks_a_model, identity, is_relative
 from forethought.progress import Reporter
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.stages.shown import Shown
 from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import (

@@ -1,24 +1,24 @@
 """Stages of the measures: those a recipe's `measures` section asks for, on a run's policies.
 
-Each has its folder `measures/NAME/ARM/policy_I`. `win_rate` compares the two arms and stands in the
-thought arm's folder; it uses the answers that the evaluations have sealed.
+`win_rate` compares the two arms and stands in the thought arm's folder; it uses the answers that
+the evaluations have sealed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from forethought import models
-from forethought.config import JudgeConfig, MeasureConfig, MeasuresConfig, Recipe
+from forethought.config import JudgeConfig
 from forethought.progress import Reporter
+from forethought.runs.layout import Place
+from forethought.runs.schedule import OWN_QUESTIONS
 from forethought.stages.measures import win_rate
 from forethought.stages.measures.base import Subject, settings_identity
-from forethought.stages.place import MEASURES, Place
 from forethought.stages.policy import Policy
 from forethought.stages.verdict_cache import verdict_cache_file
 from forethought.store import Count, Stage, read_records
-from forethought.types import Answer, Arm, Prompt
+from forethought.types import Answer, Prompt
 
 READS = {
     "win_rate": ("prompts", "evaluations"),
@@ -28,44 +28,6 @@ READS = {
     "arena_hard": ("policy",),
 }
 """What each reads, in the words of the stages' table."""
-OWN_QUESTIONS = ("gsm8k", "alpaca_eval", "arena_hard")
-"""Measures that do not read the test prompts."""
-
-
-def measured_places(recipe: Recipe, index: int) -> Iterator[Place]:
-    """The measures of an evaluated policy `index` that a recipe asks for.
-
-    Raises: ValueError if it asks for one that its arms or prompts do not allow.
-    """
-    for name in MEASURES:
-        config = measure_config(recipe.measures, name)
-        if config is None:
-            continue
-        if config.after == "every" or index == recipe.iterations:
-            for arm in measured_arms(recipe, name):
-                yield Place(recipe=recipe, stage=name, arm=arm, index=index)
-
-
-def measured_arms(recipe: Recipe, name: str) -> tuple[Arm, ...]:
-    """The arms whose policies a measure is of.
-
-    Raises: ValueError if the recipe lacks what the measure needs.
-    """
-    if name not in OWN_QUESTIONS and recipe.prompts.test is None:
-        raise ValueError(f"measures.{name} needs test prompts; give prompts.test")
-    if name == "win_rate" and set(recipe.arms) != {"thought", "direct"}:
-        raise ValueError(
-            f"measures.win_rate compares the thought arm with the direct arm; arms: "
-            f"{list(recipe.arms)} lacks one"
-        )
-    if name == "probe" and "thought" not in recipe.arms:
-        raise ValueError("measures.probe is of policies that think; arms lacks 'thought'")
-    return ("thought",) if name in ("win_rate", "probe") else recipe.arms
-
-
-def measure_config(measures: MeasuresConfig, name: str) -> MeasureConfig | None:
-    """The section of a measure; `None` if it is not asked for."""
-    return dict(measures)[name]
 
 
 def configure(place: Place) -> dict[str, Any]:
@@ -130,7 +92,7 @@ def measure_policy(
 
 
 def _config(place: Place) -> Any:
-    config = measure_config(place.recipe.measures, place.stage)
+    config = dict(place.recipe.measures)[place.stage]
     assert config is not None, "a measure that is not asked for has no place"
     return config
 

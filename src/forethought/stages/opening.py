@@ -44,8 +44,8 @@ from forethought.judging.crew import judging_crew
 from forethought.judging.describe import title
 from forethought.judging.mixture import fits
 from forethought.model_cache import no_model_cache
+from forethought.runs.layout import Place
 from forethought.sampling.base import one_prompt, open_sampler
-from forethought.stages.place import Place
 from forethought.stages.policy import Policy, open_drawing
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest
 from forethought.under_way import listening
@@ -84,7 +84,7 @@ def owed_engines(places: Iterable[Place]) -> list[str]:
     launch = LaunchConfig()
     for place in places:
         launch = place.recipe.launch
-        (sealed if (place.folder / "manifest.json").is_file() else owed).add(place.stage)
+        (sealed if place.sealed else owed).add(place.stage)
     if launch.type != "local":
         # Processes that train together need memory that one of them has not.
         owed.discard("training")

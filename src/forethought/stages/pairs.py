@@ -19,7 +19,7 @@ from forethought.pairs import (
     possible_pairs,
 )
 from forethought.progress import Reporter, Task
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import SCRATCH, Count, Stage, read_part, sealed_parts
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 

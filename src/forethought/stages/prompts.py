@@ -13,7 +13,7 @@ from forethought import left_out, models, rendering
 from forethought.config import Recipe
 from forethought.progress import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import Count, Stage, StageError, read_json, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace

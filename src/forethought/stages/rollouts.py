@@ -16,7 +16,7 @@ from typing import Any
 from forethought import left_out, models
 from forethought.decoding.request import SamplingParams
 from forethought.progress import Reporter
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.stages.policy import Drawn, Policy, drawing_crew, server_counts
 from forethought.store import Count, Stage
 from forethought.types import Prompt, Rollout, SampleRequest, Unsampled

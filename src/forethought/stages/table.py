@@ -9,8 +9,8 @@ from typing import Any
 
 from forethought.judging.describe import is_relative
 from forethought.progress import Reporter
+from forethought.runs.layout import MEASURES, Place
 from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
-from forethought.stages.place import MEASURES, Place
 from forethought.store import Count, Stage
 
 
@@ -74,9 +74,6 @@ STAGES = {
     )
     for name in MEASURES
 }
-
-ITERATION = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
-"""The stages of one iteration, in order."""
 
 
 def inputs(place: Place) -> list[Path]:

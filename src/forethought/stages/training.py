@@ -17,7 +17,7 @@ from forethought import models, rendering
 from forethought.models import pick_device
 from forethought.pairs import OUTCOMES
 from forethought.progress import Reporter, Task
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import SCRATCH, Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
 from forethought.training.results import LEAST_KEPT, ReferenceLogprobs, StepLog

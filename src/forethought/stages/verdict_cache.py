@@ -7,7 +7,7 @@ from pathlib import Path
 from forethought.cache import Cache
 from forethought.config import Recipe
 from forethought.judging.describe import asks_a_model
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 
 
 def verdict_cache(place: Place) -> Cache:

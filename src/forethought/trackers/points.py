@@ -14,19 +14,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.judging.describe import difference_ends
 from forethought.pairs import OUTCOMES
-from forethought.stages.place import Place
-from forethought.stages.table import ITERATION
+from forethought.runs.layout import Place
+from forethought.runs.schedule import (
+    evaluation_places,
+    iteration_places,
+    prompts_place,
+    sealed_measures,
+)
 from forethought.store import read_manifest
 from forethought.training.results import StepLog
-from forethought.types import Arm
 
 METRICS: dict[str, tuple[str, ...]] = {
     "prompts": ("train", "validation", "test", "duplicates", "overlap"),
@@ -108,67 +111,64 @@ Figures = tuple[str, int, dict[str, float]]
 def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, list[Figures]]]:
     """Each source with all its points; a sealed one whose points are known is not read again."""
 
-    def sealed(source: str) -> bool:
-        return source not in known and (recipe.run / source / "manifest.json").is_file()
+    def new(place: Place) -> bool:
+        return place.name not in known and place.sealed
 
-    if sealed("prompts"):
-        yield "prompts", [_counted(recipe.run / "prompts", "prompts", "prompts", 0)]
+    prompts = prompts_place(recipe)
+    if new(prompts):
+        yield prompts.name, [_counted(prompts, "prompts", "prompts")]
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
-            for stage in ITERATION:
-                source = f"{arm}/iteration_{iteration}/{stage}"
-                if stage == "training":
-                    yield f"{source}/steps.jsonl", _training(recipe, arm, iteration)
-                if sealed(source):
-                    yield source, _stage(recipe, arm, iteration, stage)
-    for policy in range(recipe.iterations + 1):
-        for arm in recipe.arms:
-            source = f"evaluation/{arm}/policy_{policy}"
-            if sealed(source):
-                folder = recipe.run / source
-                yield source, [_counted(folder, f"{arm}/evaluation", "evaluation", policy)]
-        if f"difference/policy_{policy}" not in known:
-            yield f"difference/policy_{policy}", _difference(recipe, policy)
-    for folder in sorted(recipe.run.glob("measures/*/*/policy_*")):
-        source = folder.relative_to(recipe.run).as_posix()
-        if sealed(source):
-            yield source, [_measured(folder)]
+            for place in iteration_places(recipe, arm, iteration):
+                if place.stage == "training":
+                    yield f"{place.name}/steps.jsonl", _training(place)
+                if new(place):
+                    yield place.name, _stage(place)
+    for policies in zip(*(evaluation_places(recipe, arm) for arm in recipe.arms), strict=True):
+        for place in policies:
+            if new(place):
+                yield place.name, [_counted(place, f"{place.arm}/evaluation", "evaluation")]
+        last = policies[-1]
+        difference = f"difference/{last.folder.name}"
+        if difference not in known:
+            yield difference, _difference(recipe, last.index)
+    for place in sealed_measures(recipe):
+        if place.name not in known:
+            yield place.name, [_measured(place)]
 
 
-def _counted(folder: Path, axis: str, stage: str, step: int) -> Figures:
+def _counted(place: Place, axis: str, kind: str) -> Figures:
     """The figures of a sealed stage that `METRICS` names; what has no value is left out."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(place.folder)
     counts: dict[str, Any] = dict(manifest.counts)
     if isinstance(counts.get("missing"), list):
         counts["missing"] = len(counts["missing"])
     if counts.get("interval") is not None:
         counts["test_score_low"], counts["test_score_high"] = counts["interval"]
-    values = {key: float(counts[key]) for key in METRICS[stage] if counts.get(key) is not None}
-    return axis, step, values | {"seconds": manifest.seconds}
+    values = {key: float(counts[key]) for key in METRICS[kind] if counts.get(key) is not None}
+    return axis, place.index, values | {"seconds": manifest.seconds}
 
 
-def _stage(recipe: Recipe, arm: Arm, iteration: int, stage: str) -> list[Figures]:
-    folder = recipe.run / arm / f"iteration_{iteration}" / stage
-    name = "trained" if stage == "training" else stage
-    points = [_counted(folder, f"{arm}/{name}", name, iteration)]
-    if stage == "selection":
-        for row in _rows(read_manifest(folder).counts["scores"]):
-            step = iteration * recipe.training.epochs + int(row["epoch"])
+def _stage(place: Place) -> list[Figures]:
+    arm, epochs = place.arm, place.recipe.training.epochs
+    kind = "trained" if place.stage == "training" else place.stage
+    points = [_counted(place, f"{arm}/{kind}", kind)]
+    if place.stage == "selection":
+        for row in _rows(read_manifest(place.folder).counts["scores"]):
+            step = place.index * epochs + int(row["epoch"])
             values = {key: float(row[key]) for key in METRICS["epochs"] if row[key] is not None}
             points.append((f"{arm}/epochs", step, values))
     return points
 
 
-def _training(recipe: Recipe, arm: Arm, iteration: int) -> list[Figures]:
+def _training(place: Place) -> list[Figures]:
     """The training log, also while it grows: whole lines only."""
-    folder = recipe.run / arm / f"iteration_{iteration}" / "training"
-    log = folder / "steps.jsonl"
+    log = place.folder / "steps.jsonl"
     if not log.is_file():
         return []
     before = 0
-    for earlier in range(iteration):
-        place = Place(recipe=recipe, stage="training", arm=arm, index=earlier)
-        steps = read_manifest(place.folder).counts["steps"]
+    for index in range(place.index):
+        steps = read_manifest(replace(place, index=index).folder).counts["steps"]
         assert isinstance(steps, int)
         before += steps
     whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
@@ -177,18 +177,19 @@ def _training(recipe: Recipe, arm: Arm, iteration: int) -> list[Figures]:
         row = json.loads(line)
         known = [key for key in METRICS["training"] if row.get(key) is not None]
         values = {key: float(row[key]) for key in known}
-        points.append((f"{arm}/training", before + row["step"], values))
+        points.append((f"{place.arm}/training", before + row["step"], values))
     return points
 
 
 def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     """Thought minus direct on the test prompts that both answered, once both are evaluated."""
-    folders = [
-        recipe.run / "evaluation" / arm / f"policy_{policy}" for arm in ("thought", "direct")
-    ]
-    if not all((folder / "manifest.json").is_file() for folder in folders):
+    thought = Place(recipe=recipe, stage="evaluation", arm="thought", index=policy)
+    direct = replace(thought, arm="direct")
+    if not (thought.sealed and direct.sealed):
         return []
-    ours, theirs = ({**_mapping(read_manifest(one).counts["scores"])} for one in folders)
+    ours, theirs = (
+        {**_mapping(read_manifest(one.folder).counts["scores"])} for one in (thought, direct)
+    )
     if not ours.keys() & theirs.keys():
         return []
     result = paired_difference("test_score", ours, theirs, ends=difference_ends(recipe.judge))
@@ -197,17 +198,16 @@ def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     return [("difference", policy, values | {"count": float(result.count)})]
 
 
-def _measured(folder: Path) -> Figures:
+def _measured(place: Place) -> Figures:
     """A measure's results by name; those of one category have it behind their name."""
-    name, arm, policy = folder.parts[-3:]
-    manifest = read_manifest(folder)
+    manifest = read_manifest(place.folder)
     values: dict[str, float] = {}
     for row in _rows(manifest.counts.get("results", [])):
         key = row["name"] if row["category"] is None else f"{row['name']}/{row['category']}"
         values[key] = float(row["value"])
         values[f"{key}_low"], values[f"{key}_high"] = map(float, row["interval"])
-    step = int(policy.removeprefix("policy_"))
-    return f"{arm}/measures/{name}", step, values | {"seconds": manifest.seconds}
+    axis = f"{place.arm}/measures/{place.stage}"
+    return axis, place.index, values | {"seconds": manifest.seconds}
 
 
 def _rows(found: Any) -> list[dict[str, Any]]:

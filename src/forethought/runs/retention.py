@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import KeepEvery, Recipe
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import read_manifest
 from forethought.types import Arm
 
@@ -40,7 +40,7 @@ def drop_weights(recipe: Recipe) -> None:
     if recipe.keep == "all":
         return
     for arm in recipe.arms:
-        chosen = [place for place in _selections(recipe, arm) if _is_sealed(place)]
+        chosen = [place for place in _selections(recipe, arm) if place.sealed]
         wanted = _wanted(recipe, chosen)
         for place in chosen:
             for epoch in range(1, recipe.training.epochs + 1):
@@ -78,10 +78,6 @@ def _score(place: Place) -> float | None:
     return next(
         (one["score"] for one in counts["scores"] if one["epoch"] == counts["chosen_epoch"]), None
     )
-
-
-def _is_sealed(place: Place) -> bool:
-    return (place.folder / "manifest.json").is_file()
 
 
 def _remove(folder: Path) -> None:

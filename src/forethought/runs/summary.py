@@ -14,7 +14,7 @@ from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.judging.describe import BY_JUDGE, difference_ends, score_of
 from forethought.share_interval import Ends
-from forethought.stages.place import Place
+from forethought.runs.layout import Place
 from forethought.store import read_json, read_manifest, write_json
 from forethought.training.results import LEAST_KEPT
 
@@ -147,10 +147,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _policies(recipe: Recipe, arm: Any) -> dict[int, dict[str, Any]]:
     found = {}
     for policy in recipe.evaluated:
-        folder = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy).folder
-        if not (folder / "manifest.json").is_file():
+        place = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+        if not place.sealed:
             break
-        found[policy] = dict(read_manifest(folder).counts)
+        found[policy] = dict(read_manifest(place.folder).counts)
     return found
 
 

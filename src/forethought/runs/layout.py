@@ -1,4 +1,4 @@
-"""Where things stand in a run directory."""
+"""Where things stand in a run directory: every path of a stage is made here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forethought.config import MeasuresConfig, ModelConfig, Recipe
-from forethought.store import StageError, read_records
+from forethought.store import StageError, is_begun, is_sealed, read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace
 
+ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
+"""The stages of one iteration, in order."""
 MEASURES = tuple(MeasuresConfig.model_fields)
 """Stages named as the sections of `measures`."""
 
@@ -29,16 +31,30 @@ class Place:
     """The iteration; for `evaluation` and measures the policy, 0 being the seed."""
 
     @property
+    def name(self) -> str:
+        """Its folder below the run directory, such as `thought/iteration_0/rollouts`."""
+        if self.stage == "prompts":
+            return "prompts"
+        if self.stage == "evaluation":
+            return f"evaluation/{self.arm}/policy_{self.index}"
+        if self.stage in ITERATION_STAGES:
+            return f"{self.arm}/iteration_{self.index}/{self.stage}"
+        return f"measures/{self.stage}/{self.arm}/policy_{self.index}"
+
+    @property
     def folder(self) -> Path:
         """The stage's folder."""
-        run = self.recipe.run
-        if self.stage == "prompts":
-            return run / "prompts"
-        if self.stage == "evaluation":
-            return run / "evaluation" / self.arm / f"policy_{self.index}"
-        if self.stage in MEASURES:
-            return run / "measures" / self.stage / self.arm / f"policy_{self.index}"
-        return run / self.arm / f"iteration_{self.index}" / self.stage
+        return self.recipe.run / self.name
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the stage is finished and may be read."""
+        return is_sealed(self.folder)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the stage has been claimed for some work, which may be done."""
+        return is_begun(self.folder)
 
     @property
     def label(self) -> str:
@@ -49,7 +65,7 @@ class Place:
         """The same of several iterations or policies."""
         if self.stage == "prompts":
             return "prompts"
-        what = "policy" if self.stage in ("evaluation", *MEASURES) else "iteration"
+        what = "iteration" if self.stage in ITERATION_STAGES else "policy"
         return f"{self.arm} {what} {numbers} {self.stage}"
 
     def beside(self, stage: str) -> Path:
@@ -69,8 +85,8 @@ class Place:
         """The selection that gave this place's policy; `None` for the seed."""
         if self.index == 0:
             return None
-        run = self.recipe.run
-        return run / self.arm / f"iteration_{self.index - 1}" / "selection"
+        before = self.index - 1
+        return Place(recipe=self.recipe, stage="selection", arm=self.arm, index=before).folder
 
     @property
     def policy(self) -> ModelConfig:
@@ -83,7 +99,7 @@ class Place:
         selection = self.policy_stage
         if selection is None or (selection / "policy").is_dir():
             return
-        if (selection / "manifest.json").is_file():
+        if is_sealed(selection):
             raise StageError(
                 f"the weights of {self.arm} policy {self.index} were dropped (keep: "
                 f"{self.recipe.keep}); ask for one that is there, or make them again: remove "

@@ -1,0 +1,129 @@
+"""Which policy is meant, by the words of a command; each is known by the place of its evaluation.
+
+`RUN/ARM/NUMBER` names one of a run (0 is the seed; without a number the last), as a number, `best`
+or `last` does beside a run and an arm. Other words are a model folder, a hub name or `microworld`;
+a folder brings its own `thought_format.json`.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+from typing import Literal
+
+from forethought import models
+from forethought.config import ModelSource, Recipe
+from forethought.recipe import load_run
+from forethought.runs.layout import Place
+from forethought.runs.schedule import evaluation_places
+from forethought.store import is_sealed, read_manifest
+from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format
+from forethought.types import Arm
+
+Which = int | Literal["best", "last"]
+"""A policy's number (0 is the seed), the best by test score among the trained, or the last."""
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run directory."""
+    config = path / "config.json"
+    if not config.is_file():
+        return False
+    # A model's folder has a config.json, too.
+    return "prompts_per_iteration" in config.read_text(encoding="utf-8")
+
+
+def find_run_policy(word: str) -> Place | None:
+    """The run's policy that a word names, if it names one.
+
+    Raises: ValueError if it names a run but no policy of it, or one that is not there yet.
+    """
+    path = Path(word)
+    if is_run(path):
+        raise ValueError(
+            f"{word} is a run; name a policy of it as {path}/ARM/NUMBER, such as {path}/thought/1"
+        )
+    folder, number = (path, None) if is_run(path.parent) else (path.parent, path.name)
+    run, arm = folder.parent, folder.name
+    if not is_run(run) or arm not in ("thought", "direct"):
+        return None
+    recipe = load_run(run)
+    there = _policies(recipe, arm) if arm in recipe.arms else {}
+    if number is None:
+        number = str(max(there, default=0))
+    if not number.isdigit() or int(number) not in there:
+        raise ValueError(
+            f"{word}: the {arm} arm of {run} has policies {list(there)}, and {number!r} is none"
+        )
+    return there[int(number)]
+
+
+def choose(run: Path, *, arm: Arm, which: Which) -> Place:
+    """The policy of a run's arm that is meant.
+
+    Raises: ValueError if the run has no such arm or policy; the message names what is there.
+    """
+    recipe = load_run(run)
+    if arm not in recipe.arms:
+        raise ValueError(f"arm: {run} has no arm {arm!r}; it has {', '.join(recipe.arms)}")
+    there = _policies(recipe, arm)
+    if isinstance(which, int):
+        if which not in there:
+            raise _absent(f"no policy {which}", run, there)
+        return there[which]
+    trained = [place for policy, place in there.items() if policy > 0]
+    if not trained:
+        raise _absent("no trained policy yet", run, there)
+    return trained[-1] if which == "last" else _best(trained)
+
+
+def weights_and_format(
+    model: ModelSource, found: Place | None, otherwise: str
+) -> tuple[ModelSource, ThoughtFormat]:
+    """What the weights are loaded by: those of the run's policy, if one was found, or the model's.
+
+    With them their format; `otherwise` names that of a folder without.
+
+    Raises: ValueError if a format cannot be read.
+    """
+    if found is not None:
+        found.refuse_dropped_policy()
+        return found.policy.source, found.thought_format
+    own = Path(models.resolve(model)) / FORMAT_FILE
+    return model, load_format(str(own) if own.is_file() else otherwise)
+
+
+def _policies(recipe: Recipe, arm: Arm) -> dict[int, Place]:
+    """Those of an arm that are there, by number."""
+    return {
+        place.index: place
+        for place in evaluation_places(recipe, arm)
+        if place.policy_stage is None or is_sealed(place.policy_stage)
+    }
+
+
+def _absent(what: str, run: Path, there: dict[int, Place]) -> ValueError:
+    names = ", ".join(f"{i} (the seed)" if i == 0 else str(i) for i in there)
+    arm, recipe = there[0].arm, there[0].recipe
+    return ValueError(
+        f"policy: {run} has {what} in its {arm} arm; there: {names}, of "
+        f"{recipe.iterations} iterations. `forethought run` with the same recipe goes on"
+    )
+
+
+def _best(trained: list[Place]) -> Place:
+    scores: dict[int, float] = {}
+    for place in trained:
+        if place.sealed:
+            score = read_manifest(place.folder).counts["test_score"]
+            if isinstance(score, float):
+                scores[place.index] = score
+    if not scores:
+        numbers = ", ".join(str(place.index) for place in trained)
+        raise ValueError(
+            f"policy: no trained policy of {trained[0].recipe.run} has a test score in its "
+            f"{trained[0].arm} arm, so none is the best; ask for last or for a number, there: "
+            f"{numbers}"
+        )
+    # Of equal ones the earlier.
+    return max(trained, key=lambda place: (scores.get(place.index, -inf), -place.index))
