@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from forethought.runs.schedule import places
 from rich.console import Console
 
 from forethought.config import Recipe
@@ -25,7 +26,6 @@ from forethought.planning.costs import Costs, recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.runs.schedule import places
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NEAR = 0.25

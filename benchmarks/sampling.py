@@ -257,7 +257,8 @@ def run_ours(
 ) -> Callable[[], Timing]:
     from forethought.config import ModelConfig, TransformersSampling
     from forethought.decoding.request import SamplingParams
-    from forethought.sampling.base import one_prompt, open_sampler
+    from forethought.sampling.base import one_prompt
+    from forethought.sampling.open import open_sampler
 
     sampler = open_sampler(
         TransformersSampling(rows=options.rows),

@@ -13,7 +13,8 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import one_prompt, open_sampler
+from forethought.sampling.base import one_prompt
+from forethought.sampling.open import open_sampler
 from forethought.training.batches import packed_tokens
 from forethought.types import Message, PairSide, PreferencePair, SampleRequest
 

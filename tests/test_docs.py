@@ -24,10 +24,11 @@ from forethought.config import (
     Workers,
 )
 from forethought.decoding.request import SamplingParams
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.judging.prompt_file import load_prompt
 from forethought.recipe import load_recipe
-from forethought.sampling.base import open_sampler
+from forethought.sampling.open import open_sampler
 from forethought.types import (
     Judgement,
     Message,

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+}
 
 
 def module_of(path):
@@ -67,6 +72,22 @@ def imports(path):
                 yield name.split(".")[1]
 
 
+def loaded_imports(path):
+    """Full names of forethought's own modules that a file loads, also inside functions."""
+    waiting = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
 def test_every_module_has_a_layer():
     modules = {module_of(path) for path in FILES} - {"__init__"}
     assert modules == set(LEVEL)
@@ -80,6 +101,13 @@ def test_a_module_imports_only_lower_layers(path):
     for name in imports(path):
         if name != module:
             assert LEVEL[name] < LEVEL[module], f"{module} imports {name}"
+
+
+def test_no_imports_go_in_a_circle():
+    """Of modules, those of one package and those inside functions too."""
+    graph = {name: set(loaded_imports(path)) for name, path in MODULES.items()}
+    assert graph["forethought.judging.open"] > {"forethought.judging.mixture"}
+    TopologicalSorter(graph).prepare()
 
 
 def test_a_judge_cannot_see_a_thought():

@@ -8,7 +8,8 @@ from small_run import small_run
 
 from forethought.cache import Cache
 from forethought.config import CustomJudge, LaunchConfig
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.records import from_table, table_schema
 from forethought.report.collect import collect
 from forethought.report.page import _facts

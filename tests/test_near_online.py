@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from forethought.runs.schedule import places
 from small_run import small_recipe, small_run
 from test_pipeline import run, write_recipe
 
 from forethought.config import Recipe
 from forethought.model_cache import cached, cached_open, caches_models, model_cache
 from forethought.models import load_model, source_of
-from forethought.runs.schedule import places
 from forethought.shared_policy import SharedPolicy, shared_policy, weight_files
 from forethought.store import read_manifest
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from forethought.runs.schedule import places
 from own_code import save_own
 from rich.console import Console
 from small_run import ROOT, SMALL, small_recipe
@@ -15,7 +16,6 @@ from forethought.cli.main import app
 from forethought.launch import try_engine
 from forethought.model_cache import caches_models
 from forethought.progress import Reporter
-from forethought.runs.schedule import places
 from forethought.stages.opening import open_engine, owed_engines
 
 HERE = "test_opening"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from forethought.runs.schedule import places
 from rich.console import Console
 from tiny import FAMILIES, save_policy, save_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,7 +20,6 @@ from forethought.cli.main import app
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.runs.schedule import places
 from forethought.store import StageError, read_manifest, read_records
 from forethought.types import PairDecision, Rollout
 

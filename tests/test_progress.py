@@ -13,7 +13,7 @@ from forethought import progress, under_way
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
 from forethought.progress import Reporter
-from forethought.sampling.base import open_sampler
+from forethought.sampling.open import open_sampler
 from forethought.sampling.vllm_bar import OutputsBar
 from forethought.types import Message, SampleRequest
 from forethought.under_way import Drawing, Tally, listening

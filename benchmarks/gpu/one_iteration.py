@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import workload
+from forethought.runs.schedule import places
 from rich.console import Console
 from workload import SAMPLES, Bench
 
@@ -26,7 +27,6 @@ from forethought.planning.costs import recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress import Reporter
 from forethought.recipe import dump
-from forethought.runs.schedule import places
 from forethought.store import read_manifest, write_json
 
 

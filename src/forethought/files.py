@@ -34,7 +34,8 @@ from forethought.judging.crew import Verdicts, judging_crew
 from forethought.judging.describe import asks_a_model, identity, refuse_missing_models
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
-from forethought.sampling.base import Sampler, open_sampler, stable_seed
+from forethought.sampling.base import Sampler, stable_seed
+from forethought.sampling.open import open_sampler
 from forethought.sampling.pooled import Sampled
 from forethought.store import read_json, sha256_file, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format

@@ -19,7 +19,8 @@ from forethought.cache import Cache
 from forethought.config import ArmoRMJudge
 from forethought.judging import armorm_model, shared_prompts
 from forethought.judging.armorm import GATE, ArmoRM, gate_pattern, gate_position
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED = Path(__file__).parent / "armorm_tiny"

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from forethought import judging
 from forethought.config import CustomJudge, JudgeConfig
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged
 
 

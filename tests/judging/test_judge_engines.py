@@ -16,7 +16,8 @@ from forethought.config import (
     RatingJudge,
     TransformersEngine,
 )
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.judging.prompt_file import load_prompt
 from forethought.types import Judgement, Unjudged
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.config import CustomJudge, Member, MixtureJudge, Route, VerifierJudge
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
 from forethought.judging.describe import calls_per_group, identity, is_relative, title
 from forethought.judging.mixture import normalised
+from forethought.judging.open import open_judge
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged
 
 

@@ -22,8 +22,9 @@ from judge_models import (
 )
 
 from forethought.config import OpenAIEngine, PairwiseJudge, Rounds, ScriptedEngine
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
 from forethought.judging.bradley_terry import bradley_terry
+from forethought.judging.open import open_judge
 from forethought.judging.pairwise import Pairwise, calls_per_group
 from forethought.types import Judgement, ResponseGroup, Unjudged, Unsampled
 

@@ -17,7 +17,8 @@ from judge_models import (
 )
 
 from forethought.config import RatingJudge, ScriptedEngine
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.types import Judgement, ResponseGroup, Unsampled
 
 

@@ -29,8 +29,9 @@ from transformers import (
 
 from forethought.cache import Cache
 from forethought.config import RewardModelJudge
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
 from forethought.judging.conversations import Conversations, Refused
+from forethought.judging.open import open_judge
 from forethought.judging.reward_model import RewardModel, batches
 from forethought.model_cache import model_cache
 from forethought.types import Judgement, ResponseGroup, Unjudged

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forethought.config import VerifierJudge
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
 from forethought.judging.final_number import final_number
+from forethought.judging.open import open_judge
 from forethought.judging.verifier import Verifier
 from forethought.microworld.tasks import generate
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged

@@ -24,7 +24,8 @@ from forethought.export.policy import export_policy
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.sampling.base import one_prompt, open_sampler
+from forethought.sampling.base import one_prompt
+from forethought.sampling.open import open_sampler
 from forethought.store import read_manifest
 from forethought.thoughts import DIRECT
 from forethought.types import Message, SampleRequest

@@ -9,7 +9,8 @@ from forethought import models
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding import self_check, shared_prefix
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import one_prompt, open_sampler
+from forethought.sampling.base import one_prompt
+from forethought.sampling.open import open_sampler
 from forethought.types import Message, SampleRequest
 
 pytestmark = pytest.mark.real

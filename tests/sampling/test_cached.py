@@ -10,8 +10,8 @@ from forethought.cache import Cache
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
 from forethought.sampling import cached
-from forethought.sampling.base import open_sampler
 from forethought.sampling.cached import CachedSampler
+from forethought.sampling.open import open_sampler
 from forethought.sampling.transformers import TransformersSampler
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
 

@@ -6,8 +6,9 @@ from tiny import save_policy, save_tokenizer
 from forethought import rendering
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import one_prompt, open_sampler
+from forethought.sampling.base import one_prompt
 from forethought.sampling.marked import MarkedSampler
+from forethought.sampling.open import open_sampler
 from forethought.serving.pieces import Decoding
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import Message, SampleRequest

@@ -13,7 +13,7 @@ from forethought import under_way
 from forethought.cache import Cache
 from forethought.config import Price
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import open_sampler
+from forethought.sampling.open import open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 from forethought.under_way import Drawing, listening
 

@@ -5,7 +5,7 @@ import pytest
 from questions import PARAMS, asked, engine, questions, texts
 
 from forethought.cache import Cache
-from forethought.sampling.base import open_sampler
+from forethought.sampling.open import open_sampler
 
 KEY = "sk-Very/Secret+0123456789"
 

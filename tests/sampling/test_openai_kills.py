@@ -7,7 +7,7 @@ import pytest
 from questions import PARAMS, answers, asked, engine, questions, texts
 
 from forethought.cache import Cache
-from forethought.sampling.base import open_sampler
+from forethought.sampling.open import open_sampler
 
 CLIENT = """
 import sys
@@ -15,7 +15,6 @@ from pathlib import Path
 from forethought.cache import Cache
 from forethought.config import OpenAIEngine
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import open_sampler
 from forethought.types import Message, SampleRequest
 
 url, path = sys.argv[1:]

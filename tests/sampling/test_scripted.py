@@ -4,7 +4,8 @@ import tiny
 
 from forethought.config import ModelConfig, ScriptedSampling
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import one_prompt, open_sampler
+from forethought.sampling.base import one_prompt
+from forethought.sampling.open import open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
 SCRIPT = """{"match": "capital", "replies": ["w1 w2 w3", "w4", "w5 w6"]}

@@ -10,7 +10,8 @@ import torch
 from forethought.config import ModelConfig, TransformersSampling
 from forethought.decoding import shared_prefix
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import Sampler, one_prompt, open_sampler
+from forethought.sampling.base import Sampler, one_prompt
+from forethought.sampling.open import open_sampler
 from forethought.sampling.transformers import TransformersSampler
 from forethought.types import Message, SampledPrompt, SampleRequest, Unsampled
 

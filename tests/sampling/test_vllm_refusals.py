@@ -9,7 +9,7 @@ from tiny import save_policy
 
 from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams
-from forethought.sampling.base import open_sampler
+from forethought.sampling.open import open_sampler
 
 GREEDY = SamplingParams(temperature=0.0, top_p=1.0, max_new_tokens=12)
 

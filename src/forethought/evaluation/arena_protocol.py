@@ -35,7 +35,8 @@ from forethought.decoding.request import SamplingParams
 from forethought.evaluation.arena_hard import BATTLES
 from forethought.judging.calls import NoVerdict, Verdict, ask
 from forethought.judging.prompt_file import load_prompt
-from forethought.sampling.base import Sampler, open_sampler
+from forethought.sampling.base import Sampler
+from forethought.sampling.open import open_sampler
 from forethought.types import Prompt, SampleRequest
 
 GREEDY = SamplingParams(temperature=0, top_p=1, max_new_tokens=4096)

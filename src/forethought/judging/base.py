@@ -1,4 +1,4 @@
-"""What a judge is, how one is opened, and the one checked path on which its answers are read.
+"""What a judge is, and the one checked path on which its answers are read.
 
 A judge sees a whole group, all responses of a prompt at once, so that one that scores each response
 alone and one that compares them share an interface. It never sees a thought: a `ResponseGroup` has
@@ -13,23 +13,9 @@ from itertools import zip_longest
 from math import isfinite
 from numbers import Real
 from types import TracebackType
-from typing import Any, Protocol, Self, assert_never, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
-from forethought.cache import Cache
-from forethought.config import (
-    ArmoRMJudge,
-    CustomJudge,
-    JudgeConfig,
-    MixtureJudge,
-    PairwiseJudge,
-    RatingJudge,
-    RewardModelJudge,
-    VerifierJudge,
-)
-from forethought.judging.import_path import import_attribute
 from forethought.types import Judgement, ResponseGroup, Unjudged
-
-MEMBERS = ("name", "floor", "judge", "__enter__", "__exit__")
 
 
 @runtime_checkable
@@ -66,42 +52,6 @@ class Judge(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None: ...
-
-
-def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
-    """The judge a recipe names. What is in the `cache` it does not ask or compute again.
-
-    Raises: ValueError if it cannot be found, imported or loaded.
-    """
-    match config:
-        case VerifierJudge():
-            from forethought.judging.verifier import Verifier
-
-            return Verifier(config)
-        case RewardModelJudge():
-            from forethought.judging.reward_model import RewardModel
-
-            return RewardModel(config, cache)
-        case ArmoRMJudge():
-            from forethought.judging.armorm import ArmoRM
-
-            return ArmoRM(config, cache)
-        case PairwiseJudge():
-            from forethought.judging.pairwise import Pairwise
-
-            return Pairwise(config, cache)
-        case RatingJudge():
-            from forethought.judging.rating import Rating
-
-            return Rating(config, cache)
-        case MixtureJudge():
-            from forethought.judging.mixture import Mixture
-
-            return Mixture(config, cache)
-        case CustomJudge():
-            return _custom(config)
-        case _:
-            assert_never(config)
 
 
 def checked(judge: Judge, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
@@ -156,22 +106,3 @@ def _is_finite(score: Any) -> bool:
         return isinstance(score, Real) and isfinite(score)
     except OverflowError:
         return False
-
-
-def _custom(config: CustomJudge) -> Judge:
-    factory = import_attribute(config.import_path, "judge.import_path")
-    try:
-        judge = factory(**config.options)
-    except TypeError as error:
-        raise ValueError(
-            f"judge.options: {config.import_path} cannot be called with {config.options}: {error}; "
-            "give it the options it takes"
-        ) from error
-    if not isinstance(judge, Judge):
-        lacking = [member for member in MEMBERS if member not in dir(judge)]
-        raise ValueError(
-            f"judge.import_path: {config.import_path} gives a {type(judge).__name__} without "
-            f"{', '.join(lacking)}; a judge has {', '.join(MEMBERS)} "
-            "(see forethought.judging.base.Judge)"
-        )
-    return judge

@@ -19,7 +19,8 @@ from forethought.control_tokens import without_well_known
 from forethought.decoding.request import SamplingParams
 from forethought.judging.frame import printable
 from forethought.judging.reasoning import without_reasoning
-from forethought.sampling.base import Sampler, open_sampler
+from forethought.sampling.base import Sampler
+from forethought.sampling.open import open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
 V = TypeVar("V", str, float)

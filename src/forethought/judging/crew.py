@@ -24,9 +24,10 @@ from forethought.config import (
     VerifierJudge,
     Workers,
 )
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
 from forethought.judging.describe import title
 from forethought.judging.mixture import fits
+from forethought.judging.open import open_judge
 from forethought.judging.scoring import find_kept, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
 from forethought.workers.base import Crew, Here

@@ -13,16 +13,15 @@ normalised without it. A prompt that fits no route is `Unjudged` too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from forethought.cache import Cache
-from forethought.config import MixtureJudge, Route
-from forethought.judging.base import Judge, checked, open_judge
+from forethought.config import MixtureJudge, Route, SingleJudge
+from forethought.judging.base import Judge, checked
 from forethought.types import Judgement, Prompt, ResponseGroup, Unjudged
 
 
@@ -42,14 +41,14 @@ def fits(route: Route, prompt: Prompt) -> bool:
 class Mixture:
     """Routes groups to panels of judges.
 
-    Example: `Mixture(MixtureJudge(routes=[Route(members=[Member(judge=…)])]), cache=None)`
+    Example: `Mixture(MixtureJudge(routes=[Route(members=[Member(judge=…)])]), open_judge)`
     """
 
     name = "mixture"
     floor: float | None = None
 
-    def __init__(self, config: MixtureJudge, cache: Cache | None) -> None:
-        """Open all members.
+    def __init__(self, config: MixtureJudge, open_member: Callable[[SingleJudge], Judge]) -> None:
+        """Open all members, each with `open_member`.
 
         Raises: ValueError if one cannot be opened; those opened before it are closed again.
         """
@@ -58,7 +57,7 @@ class Mixture:
             for route in config.routes:
                 members = []
                 for member in route.members:
-                    judge = opening.enter_context(open_judge(member.judge, cache))
+                    judge = opening.enter_context(open_member(member.judge))
                     members.append((judge, member.weight))
                 panels.append(_Panel(route=route, members=tuple(members)))
             self._panels = tuple(panels)

@@ -38,14 +38,15 @@ from forethought.config import (
     VerifierJudge,
 )
 from forethought.decoding.request import SamplingParams
-from forethought.judging.base import open_judge
 from forethought.judging.calls import open_model
 from forethought.judging.crew import judging_crew
 from forethought.judging.describe import title
 from forethought.judging.mixture import fits
+from forethought.judging.open import open_judge
 from forethought.model_cache import no_model_cache
 from forethought.runs.layout import Place
-from forethought.sampling.base import one_prompt, open_sampler
+from forethought.sampling.base import one_prompt
+from forethought.sampling.open import open_sampler
 from forethought.stages.policy import Policy, open_drawing
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest
 from forethought.under_way import listening

@@ -22,7 +22,8 @@ from forethought.decoding.request import SamplingParams
 from forethought.models import load_tokenizer
 from forethought.rendering import decode
 from forethought.runs.layout import Place
-from forethought.sampling.base import Sampler, open_sampler, stable_seed
+from forethought.sampling.base import Sampler, stable_seed
+from forethought.sampling.open import open_sampler
 from forethought.sampling.pooled import PooledSampler, open_sampling
 from forethought.store import SCRATCH, Count, Stage
 from forethought.thoughts import ThoughtFormat, first_response_token

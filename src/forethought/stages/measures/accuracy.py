@@ -15,7 +15,8 @@ from functools import partial
 from forethought import left_out
 from forethought.config import AccuracyMeasure, VerifierJudge
 from forethought.evaluation.intervals import share_result
-from forethought.judging.base import checked, open_judge
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.progress import Reporter
 from forethought.prompts import Loaded, load_prompts
 from forethought.stages.answering import answer_prompts
