@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
-from forethought.judging.crew import judge_workers
 from forethought.microworld.tasks import generate
 from forethought.models import load_tokenizer
 from forethought.planning.cluster import Cluster, Setting
@@ -196,7 +195,7 @@ def miniature(name: str, *words: str) -> list[str]:
     small = [str(RECIPES / name), *SMALL]
     if recipe.sampling.type == "vllm" and recipe.sampling.workers is not None:
         sampling["workers"] = {"count": 2, "gpus": 0}
-    if judge_workers(recipe.judge) is not None:
+    if recipe.judge.pool is not None:
         small.append("judge.workers={count: 2, gpus: 0}")
     if recipe.launch.processes is not None:
         small.append("launch.processes=2")

@@ -20,7 +20,6 @@ from forethought.config import (
     Workers,
     explain,
 )
-from forethought.judging.crew import judge_workers
 from forethought.judging.describe import identity
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
@@ -57,8 +56,8 @@ def test_workers_are_no_part_of_what_names_a_judge():
     ):
         plain, many = (JUDGE.validate_python(judge | more) for more in ({}, {"workers": 2}))
         assert identity(plain) == identity(many)
-        assert (judge_workers(plain), judge_workers(many)) == (None, Workers(count=2))
-    assert judge_workers(JUDGE.validate_python(RATING)) is None
+        assert (plain.pool, many.pool) == (None, Workers(count=2))
+    assert JUDGE.validate_python(RATING).pool is None
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,12 @@ from forethought.cache import Cache
 from forethought.config import (
     ColumnsConfig,
     JudgePart,
-    OpenAISampling,
     SamplePart,
-    TransformersSampling,
-    VllmSampling,
 )
 from forethought.control_tokens import without_well_known
 from forethought.decoding.request import SamplingParams
 from forethought.judging.crew import Verdicts, judging_crew
-from forethought.judging.describe import asks_a_model, identity, refuse_missing_models
+from forethought.judging.describe import identity, refuse_missing_models
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import Sampler, stable_seed
@@ -133,15 +130,11 @@ def _sampling_crew(part: SamplePart, cache: Cache) -> Crew[Sequence[SampleReques
         token_ids=False,
         markers=load_format(part.thought_format).markers,
     )
-    match sampling:
-        case TransformersSampling() | VllmSampling() if sampling.workers is not None:
-            gpus = sampling.tensor_parallel if sampling.type == "vllm" else None
-            opening = partial(_open_sampling, engine)
-            return Pool(opening, sampling.workers, part.launch, name="sample", gpus=gpus)
-        case OpenAISampling():
-            engine = partial(engine, cache=cache)
-        case _:
-            pass
+    if sampling.pool is not None:
+        opening = partial(_open_sampling, engine)
+        return Pool(opening, sampling.pool, part.launch, name="sample", gpus=sampling.gpus)
+    if sampling.is_server:
+        engine = partial(engine, cache=cache)
     return Here(partial(_open_sampling, engine))
 
 
@@ -176,7 +169,7 @@ def judge_file(
         task.advance(output.done)
         if output.done < len(lines):
             use_threads(part.launch.threads)
-            keeps = asks_a_model(part.judge)
+            keeps = part.judge.asks_a_model
             path = part.cache or (output.beside("cache.sqlite") if keeps else None)
             starts = range(output.done, len(lines), GROUPS)
 
@@ -323,7 +316,7 @@ def responses_of(line: Line) -> list[str | None]:
 
 def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) -> SampleRequest:
     messages = prompt.messages
-    if part.sampling.type == "openai":
+    if part.sampling.is_server:
         # The server's tokenizer is not at hand; other engines ask their own.
         messages = tuple(replace(one, content=without_well_known(one.content)) for one in messages)
     return SampleRequest(

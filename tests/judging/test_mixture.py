@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from forethought.config import CustomJudge, Member, MixtureJudge, Route, VerifierJudge
 from forethought.judging.base import checked
-from forethought.judging.describe import calls_per_group, identity, is_relative, title
+from forethought.judging.describe import identity
 from forethought.judging.mixture import normalised
 from forethought.judging.open import open_judge
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged
@@ -159,11 +159,11 @@ def test_what_is_said_of_a_mixture_before_it_is_opened():
             route(verifier(length), CustomJudge(import_path="mine:Judge")),
         )
     )
-    assert is_relative(config)
-    assert not is_relative(VerifierJudge(function="gsm8k"))
-    assert is_relative(CustomJudge(import_path="mine:Judge", relative=True))
-    assert calls_per_group(config, 8) == 0
-    assert title(config).startswith("mixture of verifier gsm8k, verifier ")
+    assert config.is_relative
+    assert not VerifierJudge(function="gsm8k").is_relative
+    assert CustomJudge(import_path="mine:Judge", relative=True).is_relative
+    assert config.calls_per_group(8) == 0
+    assert config.title.startswith("mixture of verifier gsm8k, verifier ")
     assert identity(config) != identity(MixtureJudge(routes=config.routes[::-1]))
 
 

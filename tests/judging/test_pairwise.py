@@ -25,7 +25,7 @@ from forethought.config import OpenAIEngine, PairwiseJudge, Rounds, ScriptedEngi
 from forethought.judging.base import checked
 from forethought.judging.bradley_terry import bradley_terry
 from forethought.judging.open import open_judge
-from forethought.judging.pairwise import Pairwise, calls_per_group
+from forethought.judging.pairwise import Pairwise
 from forethought.types import Judgement, ResponseGroup, Unjudged, Unsampled
 
 
@@ -270,7 +270,7 @@ def test_a_tournament_goes_on_after_a_failure() -> None:
 )
 def test_calls_are_known_before(comparisons, calls: list[int]) -> None:
     config = PairwiseJudge(engine=NOWHERE, comparisons=comparisons)
-    assert [calls_per_group(config, count) for count in (0, 1, 2, 3, 8)] == calls
+    assert [config.calls_per_group(count) for count in (0, 1, 2, 3, 8)] == calls
     for count, most in zip((1, 2, 3, 8), calls[1:], strict=True):
         model = JudgeModel(prefers_longer)
         with Pairwise(config, sampler=model) as judge:

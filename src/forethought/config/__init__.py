@@ -6,10 +6,16 @@ Importing this package loads neither torch nor any engine. Each field's meaning 
 from forethought.config.engines import (
     EngineConfig,
     OpenAIEngine,
+    OpenAISampling,
     Price,
+    SamplingConfig,
+    SamplingShape,
     ScriptedEngine,
+    ScriptedSampling,
     TransformersEngine,
+    TransformersSampling,
     VllmEngine,
+    VllmSampling,
 )
 from forethought.config.evaluation import (
     AccuracyMeasure,
@@ -36,6 +42,7 @@ from forethought.config.judges import (
     RewardModelJudge,
     Rounds,
     Route,
+    ScoringJudge,
     SingleJudge,
     VerifierJudge,
 )
@@ -57,14 +64,6 @@ from forethought.config.recipe import (
     LaunchConfig,
     Recipe,
     SamplePart,
-)
-from forethought.config.sampling import (
-    OpenAISampling,
-    SamplingConfig,
-    SamplingShape,
-    ScriptedSampling,
-    TransformersSampling,
-    VllmSampling,
 )
 from forethought.config.shape import (
     Device,

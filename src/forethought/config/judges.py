@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,11 +17,78 @@ from forethought.config.shape import (
     Operational,
     Shape,
 )
-from forethought.config.workers import OptionalWorkers
+from forethought.config.workers import OptionalWorkers, Pooled
+from forethought.types import Prompt
+
+GRADERS = ("gsm8k", "microworld")
+"""Verifiers of the package: a grade is within 0 and 1, and they fail on prompts only, never on a
+response."""
 
 
-class VerifierJudge(Shape):
+class JudgeShape(Pooled):
+    """What the program asks of every judge. Each judge answers what is otherwise for it."""
+
+    grades: ClassVar[bool] = False
+    """Whether it tells right from wrong, so that scores within 0 and 1 are shares of right ones."""
+    more_devices: ClassVar[str] = "judge.workers"
+    """The setting by which it works on more devices."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """A few words for a reader."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether its scores compare the responses of one prompt only and mean nothing across
+        prompts."""
+        return False
+
+    @property
+    def gives_shares(self) -> bool:
+        """Whether a prompt's score is known to lie within 0 and 1."""
+        return self.is_relative
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether its answers are worth keeping: a model gives them, not a function."""
+        return True
+
+    @property
+    def free_to_try(self) -> bool:
+        """Whether it may be tried on responses that no policy gave: no function of the user's own,
+        which may fail on them, and no server."""
+        return False
+
+    @property
+    def sources(self) -> tuple[tuple[str, ModelSource], ...]:
+        """The models that it loads, each after the field that names it."""
+        return ()
+
+    @property
+    def devices(self) -> int:
+        """Devices that one of it computes on; 0 where it computes on none."""
+        return 0
+
+    @property
+    def gpus(self) -> int | None:
+        """GPUs that it needs wherever it runs; `None` where that depends on the machine."""
+        return None
+
+    @property
+    def panels(self) -> tuple[Route, ...]:
+        """Judges that it is made of; empty where it judges by itself."""
+        return ()
+
+    def calls_per_group(self, responses: int) -> int:
+        """Calls of a chat model for one prompt with so many responses, at most, without retries."""
+        return 0
+
+
+class VerifierJudge(JudgeShape):
     """A Python function grades each response."""
+
+    grades: ClassVar[bool] = True
 
     type: Literal["verifier"] = "verifier"
     function: str
@@ -29,11 +97,41 @@ class VerifierJudge(Shape):
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
 
+    @property
+    def title(self) -> str:
+        """Its function."""
+        return f"verifier {self.function}"
 
-class RewardModelJudge(Shape):
-    """A sequence-classification model with one logit."""
+    @property
+    def gives_shares(self) -> bool:
+        """Whether it is one of the package."""
+        return self.function in GRADERS
 
-    type: Literal["reward_model"] = "reward_model"
+    @property
+    def free_to_try(self) -> bool:
+        """Whether it is one of the package."""
+        return self.function in GRADERS
+
+    @property
+    def asks_a_model(self) -> bool:
+        """No: it is a function."""
+        return False
+
+    @property
+    def gpus(self) -> int | None:
+        """None: a function in Python makes no use of them."""
+        return 0
+
+
+class ScoringJudge(JudgeShape):
+    """What all judges share that are a model which scores each conversation alone."""
+
+    reads_prompt_once: ClassVar[bool] = False
+    """Whether it reads a prompt once for all of its responses, not once for each."""
+    decisive: ClassVar[tuple[str, ...]] = ("type", "dtype", "max_length")
+    """The settings that decide a score, besides its model's files."""
+
+    type: Any
     path: str
     """Hugging Face folder or hub name."""
     revision: Annotated[str | None, Later] = None
@@ -46,6 +144,39 @@ class RewardModelJudge(Shape):
     """Padded tokens per forward pass."""
     max_length: int | None = Field(default=None, ge=1)
     """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
+
+    @property
+    def source(self) -> ModelSource:
+        """What its files are loaded by; none of their code is run."""
+        return ModelSource(path=self.path, revision=self.revision)
+
+    @property
+    def title(self) -> str:
+        """Its model."""
+        return self.path
+
+    @property
+    def sources(self) -> tuple[tuple[str, ModelSource], ...]:
+        """Its model."""
+        return (("judge.path", self.source),)
+
+    @property
+    def devices(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def free_to_try(self) -> bool:
+        """Yes: it reads any response."""
+        return True
+
+
+class RewardModelJudge(ScoringJudge):
+    """A sequence-classification model with one logit."""
+
+    decisive: ClassVar[tuple[str, ...]] = (*ScoringJudge.decisive, "trust_remote_code")
+
+    type: Literal["reward_model"] = "reward_model"
     trust_remote_code: bool = False
     """Run modelling code that comes with the checkpoint."""
     long_context: Annotated[bool, Later] = False
@@ -65,33 +196,29 @@ class RewardModelJudge(Shape):
         )
 
 
-class ArmoRMJudge(Shape):
+class ArmoRMJudge(ScoringJudge):
     """ArmoRM: 19 objectives, mixed by a gate that reads the prompt (the paper's scoring judge)."""
+
+    reads_prompt_once: ClassVar[bool] = True
 
     type: Literal["armorm"] = "armorm"
     path: str = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
     """Hugging Face folder or hub name."""
-    revision: Annotated[str | None, Later] = None
-    """Commit, tag or branch of a hub model; the newest by default."""
-    dtype: DType = "bfloat16"
-    """Number type of the weights."""
-    device: Device = "auto"
-    """`auto` takes a GPU when there is one."""
-    tokens_per_batch: int = Field(default=16384, ge=1)
-    """Padded tokens per forward pass."""
-    max_length: int | None = Field(default=None, ge=1)
-    """Longest conversation in tokens; the model's own limit by default. Longer is refused."""
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
 
     @property
-    def source(self) -> ModelSource:
-        """What its files are loaded by; none of their code is run."""
-        return ModelSource(path=self.path, revision=self.revision)
+    def title(self) -> str:
+        """Its kind and its model."""
+        return f"ArmoRM {self.path}"
 
 
-class LLMJudge(Shape):
+class LLMJudge(JudgeShape):
     """What all judges share that are a chat model with a prompt file."""
+
+    more_devices: ClassVar[str] = "judge.engine (a server's own devices are not counted)"
+    shown: ClassVar[int] = 1
+    """Responses that a call shows."""
 
     engine: EngineConfig = TransformersEngine()
     """Where the judge model runs."""
@@ -106,6 +233,29 @@ class LLMJudge(Shape):
     min_read: float = Field(default=0.5, gt=0, le=1)
     """Share of a response's verdicts that must be readable (1: all of them). A prompt with fewer
     stays owed; else it is scored from those there are, and the others are counted as missing."""
+    type: Any
+    prompt: str
+    """A prompt file of the package, or a YAML file of your own."""
+
+    @property
+    def model_name(self) -> str:
+        """The judge model's name, as far as the recipe tells it."""
+        return self.engine.model_name if self.model is None else self.model.path
+
+    @property
+    def title(self) -> str:
+        """Its model, and what that is asked."""
+        return f"{self.model_name}, {self.type} ({self.prompt})"
+
+    @property
+    def sources(self) -> tuple[tuple[str, ModelSource], ...]:
+        """Its model, where the engine loads one."""
+        return () if self.model is None else (("judge.model.path", self.model.source),)
+
+    @property
+    def devices(self) -> int:
+        """Its engine's."""
+        return self.engine.devices
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +270,7 @@ class LLMJudge(Shape):
 
     @model_validator(mode="after")
     def _engine_has_its_model(self) -> Self:
-        local = self.engine.type in ("transformers", "vllm")
+        local = self.engine.loads_model
         if local and self.model is None:
             raise ValueError(
                 f"engine {self.engine.type} loads a model itself; give model: {{path}}"
@@ -143,6 +293,8 @@ class Rounds(Shape):
 class PairwiseJudge(LLMJudge):
     """A chat model compares two responses, always in both orders; scores by Bradley-Terry."""
 
+    shown: ClassVar[int] = 2
+
     type: Literal["pairwise"] = "pairwise"
     prompt: str = "self_taught_evaluator"
     """`self_taught_evaluator`, `with_ties`, `arena_hard`, or a YAML file of your own."""
@@ -151,6 +303,18 @@ class PairwiseJudge(LLMJudge):
     prior: float = Field(default=0.1, gt=0)
     """Precision (1/variance) of the Gaussian prior of the Bradley-Terry scores. It keeps finite
     the score of a response that wins or loses everything."""
+
+    @property
+    def is_relative(self) -> bool:
+        """Yes: they are made by comparing."""
+        return True
+
+    def calls_per_group(self, responses: int) -> int:
+        """Two for each comparison."""
+        all_calls = responses * (responses - 1)
+        if self.comparisons == "all":
+            return all_calls
+        return min(all_calls, self.comparisons.rounds * 2 * (responses // 2))
 
 
 class RatingJudge(LLMJudge):
@@ -162,6 +326,10 @@ class RatingJudge(LLMJudge):
     votes: int = Field(default=1, ge=1)
     """Ratings per response, averaged."""
 
+    def calls_per_group(self, responses: int) -> int:
+        """One for each vote on each response."""
+        return responses * self.votes
+
     @model_validator(mode="after")
     def _votes_differ(self) -> Self:
         if self.votes > 1 and self.temperature == 0:
@@ -169,7 +337,7 @@ class RatingJudge(LLMJudge):
         return self
 
 
-class CustomJudge(Shape):
+class CustomJudge(JudgeShape):
     """A judge of the user's own."""
 
     type: Literal["custom"] = "custom"
@@ -179,6 +347,21 @@ class CustomJudge(Shape):
     """Keyword arguments of the class."""
     relative: bool = False
     """Its scores compare the responses of one prompt only and mean nothing across prompts."""
+
+    @property
+    def title(self) -> str:
+        """Its import path."""
+        return self.import_path
+
+    @property
+    def is_relative(self) -> bool:
+        """What the recipe says."""
+        return self.relative
+
+    @property
+    def asks_a_model(self) -> bool:
+        """No: what it asks is its own affair."""
+        return False
 
 
 SingleJudge = Annotated[
@@ -205,8 +388,14 @@ class Route(Shape):
     members: tuple[Member, ...] = Field(min_length=1)
     """One judge, or several whose scores are averaged."""
 
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt of this source and category may take it."""
+        return (not self.source or prompt.source in self.source) and (
+            not self.category or prompt.category in self.category
+        )
 
-class MixtureJudge(Shape):
+
+class MixtureJudge(JudgeShape):
     """Judges by kind of prompt, or several at once, each normalised within the prompt's group."""
 
     type: Literal["mixture"] = "mixture"
@@ -215,29 +404,62 @@ class MixtureJudge(Shape):
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
 
+    @property
+    def panels(self) -> tuple[Route, ...]:
+        """Its routes."""
+        return self.routes
+
+    @property
+    def judges(self) -> tuple[SingleJudge, ...]:
+        """Those of all routes."""
+        return tuple(member.judge for route in self.routes for member in route.members)
+
+    @property
+    def title(self) -> str:
+        """All judges."""
+        return "mixture of " + ", ".join(dict.fromkeys(one.title for one in self.judges))
+
+    @property
+    def is_relative(self) -> bool:
+        """Yes: they are normalised within each group."""
+        return True
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether a member does."""
+        return any(one.asks_a_model for one in self.judges)
+
+    @property
+    def sources(self) -> tuple[tuple[str, ModelSource], ...]:
+        """Those of all members."""
+        return tuple(source for one in self.judges for source in one.sources)
+
+    @property
+    def devices(self) -> int:
+        """The most that a member computes on; they take turns."""
+        return max(one.devices for one in self.judges)
+
+    def calls_per_group(self, responses: int) -> int:
+        """Those of the most expensive route."""
+        return max(
+            sum(member.judge.calls_per_group(responses) for member in route.members)
+            for route in self.routes
+        )
+
     @model_validator(mode="after")
     def _workers_have_every_member(self) -> Self:
-        members = [member.judge for route in self.routes for member in route.members]
-        if any(_workers_of(one) is not None for one in members):
+        if any(one.pool is not None for one in self.judges):
             raise ValueError(
                 "workers: a worker holds the whole mixture, so they belong to the mixture, not to "
                 "a member"
             )
-        others = sorted({one.type for one in members if not isinstance(one, LocalJudge)})
+        others = sorted({one.type for one in self.judges if not one.takes_workers})
         if self.workers is not None and others:
             raise ValueError(
                 f"workers: they are for armorm, reward_model and verifier, and this mixture has a "
                 f"member of type {', '.join(others)}; leave workers out"
             )
         return self
-
-
-LocalJudge = VerifierJudge | RewardModelJudge | ArmoRMJudge
-"""Judges that compute by themselves, and nothing but what they are given."""
-
-
-def _workers_of(judge: Any) -> Any:
-    return judge.workers if isinstance(judge, LocalJudge) else None
 
 
 JudgeConfig = Annotated[

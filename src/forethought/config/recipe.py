@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from forethought.config.engines import SamplingConfig, TransformersSampling
 from forethought.config.evaluation import EvaluationConfig, MeasuresConfig, SelectionConfig
 from forethought.config.judges import JudgeConfig
 from forethought.config.prompts import PromptsConfig
-from forethought.config.sampling import SamplingConfig, TransformersSampling
 from forethought.config.shape import ModelConfig, Operational, Shape
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import PairsConfig, TrainingConfig
@@ -146,7 +146,7 @@ class Recipe(Shape):
         if not self.launch.keep_engines:
             return self
         for name, section in (("sampling", self.sampling), ("judge", self.judge)):
-            if section.model_dump().get("workers") is not None:
+            if section.pool is not None:
                 raise ValueError(
                     f"launch.keep_engines keeps those of this process, and {name}.workers load one "
                     f"for each stage; leave {name}.workers or launch.keep_engines out"
@@ -180,7 +180,7 @@ class Recipe(Shape):
         if (
             training.lora is not None
             and training.checkpoint_dtype == "masters"
-            and self.sampling.type == "openai"
+            and self.sampling.is_server
         ):
             raise ValueError(
                 "training.lora: policies are adapters apart from their base, and the server of "
@@ -205,7 +205,7 @@ class SamplePart(Shape):
 
     @model_validator(mode="after")
     def _engine_has_its_model(self) -> Self:
-        if self.model is None and self.sampling.type in ("transformers", "vllm"):
+        if self.model is None and self.sampling.loads_model:
             raise ValueError(f"sampling.type {self.sampling.type} loads a model; give model.path")
         return self
 

@@ -36,6 +36,20 @@ def _workers(given: Any) -> Any:
 OptionalWorkers = Annotated[Workers | None, BeforeValidator(_workers)]
 
 
+class Pooled(Shape):
+    """A section of a recipe whose work may be done by workers, where it has a field `workers`."""
+
+    @property
+    def takes_workers(self) -> bool:
+        """Whether it may have any."""
+        return "workers" in type(self).model_fields
+
+    @property
+    def pool(self) -> Workers | None:
+        """Its workers, if it has any."""
+        return dict(self).get("workers")
+
+
 class RayConfig(Shape):
     """The Ray cluster of the workers, and of `launch.type: ray`."""
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, PromptSource, Recipe
-from forethought.judging.describe import title
 from forethought.models import MICROWORLD
 from forethought.runs.layout import Place
 from forethought.runs.schedule import prompts_place, sealed_measures
@@ -35,7 +34,7 @@ def hub_name(name: str) -> bool:
 
 def judge_name(recipe: Recipe) -> str:
     """The judge in a few words."""
-    return PATH.sub(r"\1", title(recipe.judge))
+    return PATH.sub(r"\1", recipe.judge.title)
 
 
 def seed_name(recipe: Recipe) -> str:

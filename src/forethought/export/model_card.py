@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from forethought.export import facts
-from forethought.judging.describe import is_relative, score_of
+from forethought.judging.describe import score_of
 from forethought.models import MICROWORLD, load_tokenizer
 from forethought.rendering import marker_tokens
 from forethought.runs.layout import Place
@@ -51,7 +51,7 @@ def model_card(chosen: Place, which: Which, folder: Path) -> str:
             seed=facts.seed_name(recipe),
             toy=recipe.model.path == MICROWORLD,
             judge=facts.judge_name(recipe),
-            relative=is_relative(recipe.judge),
+            relative=recipe.judge.is_relative,
             score_of=score_of(recipe),
             evaluated=evaluated,
             own=here[0] if here else None,

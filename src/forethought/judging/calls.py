@@ -73,15 +73,6 @@ def open_model(config: LLMJudge, cache: Cache | None) -> Sampler:
     )
 
 
-def model_name(config: LLMJudge) -> str:
-    """The judge model's name, as far as the recipe tells it."""
-    if config.model is not None:
-        return config.model.path
-    if config.engine.type == "openai":
-        return config.engine.model or "the model at the server"
-    return "scripted replies"
-
-
 def ask(
     sampler: Sampler, requests: Sequence[SampleRequest], read: Read[V], finish: str
 ) -> list[list[Verdict[V] | NoVerdict]]:

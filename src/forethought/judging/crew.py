@@ -15,18 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from forethought.cache import Cache
-from forethought.config import (
-    ArmoRMJudge,
-    JudgeConfig,
-    LaunchConfig,
-    MixtureJudge,
-    RewardModelJudge,
-    VerifierJudge,
-    Workers,
-)
+from forethought.config import JudgeConfig, LaunchConfig, Route, ScoringJudge, Workers
 from forethought.judging.base import checked
-from forethought.judging.describe import title
-from forethought.judging.mixture import fits
 from forethought.judging.open import open_judge
 from forethought.judging.scoring import find_kept, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
@@ -60,19 +50,9 @@ def judging_crew(config: JudgeConfig, cache: Cache, launch: LaunchConfig) -> Jud
 
     Raises: ValueError if the judge cannot be opened, or its workers cannot be had.
     """
-    workers = judge_workers(config)
-    if workers is None:
+    if config.pool is None:
         return Here(partial(_open_here, config, cache))
-    return PooledJudge(config, workers, cache, launch)
-
-
-def judge_workers(config: JudgeConfig) -> Workers | None:
-    """The pool of a judge, where it may have one and does."""
-    match config:
-        case VerifierJudge() | RewardModelJudge() | ArmoRMJudge() | MixtureJudge():
-            return config.workers
-        case _:
-            return None
+    return PooledJudge(config, config.pool, cache, launch)
 
 
 class PooledJudge:
@@ -84,10 +64,12 @@ class PooledJudge:
         """Raises: ValueError if the judge's model cannot be found, or its workers not be had."""
         self._cache = cache
         self._find = _kept_answers(config)
-        # A function in Python makes no use of a GPU.
-        gpus = 0 if isinstance(config, VerifierJudge) else None
         self._pool = Pool(
-            partial(_open_worker, config), workers, launch, name=f"judge {title(config)}", gpus=gpus
+            partial(_open_worker, config),
+            workers,
+            launch,
+            name=f"judge {config.title}",
+            gpus=config.gpus,
         )
 
     def __enter__(self) -> Self:
@@ -154,28 +136,24 @@ def _kept_answers(
     config: JudgeConfig,
 ) -> Callable[[Cache, Sequence[ResponseGroup]], Known]:
     """Finds what a cache holds of groups that this judge would be shown."""
-    match config:
-        case RewardModelJudge() | ArmoRMJudge():
-            model = scoring_identity(config)
-            return lambda cache, groups: find_kept(cache, model, groups)
-        case MixtureJudge():
-            routes = [
-                (route, [_kept_answers(member.judge) for member in route.members])
-                for route in config.routes
-            ]
-            return partial(_kept_of_routes, routes)
-        case _:
-            return lambda cache, groups: {}
+    if isinstance(config, ScoringJudge):
+        model = scoring_identity(config)
+        return lambda cache, groups: find_kept(cache, model, groups)
+    routes = [
+        (route, [_kept_answers(member.judge) for member in route.members])
+        for route in config.panels
+    ]
+    return partial(_kept_of_routes, routes)
 
 
 def _kept_of_routes(
-    routes: Sequence[tuple[Any, Sequence[Callable[[Cache, Sequence[ResponseGroup]], Known]]]],
+    routes: Sequence[tuple[Route, Sequence[Callable[[Cache, Sequence[ResponseGroup]], Known]]]],
     cache: Cache,
     groups: Sequence[ResponseGroup],
 ) -> Known:
     taken: Mapping[int, list[ResponseGroup]] = {place: [] for place in range(len(routes))}
     for group in groups:
-        first = (i for i, (route, _) in enumerate(routes) if fits(route, group.prompt))
+        first = (i for i, (route, _) in enumerate(routes) if route.fits(group.prompt))
         if (place := next(first, None)) is not None:
             taken[place].append(group)
     found: Known = {}

@@ -31,13 +31,6 @@ class _Panel:
     members: tuple[tuple[Judge, float], ...]
 
 
-def fits(route: Route, prompt: Prompt) -> bool:
-    """Whether prompts of this source and category may take this route."""
-    return (not route.source or prompt.source in route.source) and (
-        not route.category or prompt.category in route.category
-    )
-
-
 class Mixture:
     """Routes groups to panels of judges.
 
@@ -81,7 +74,7 @@ class Mixture:
             yield answers[index] if index in answers else self._unroutable(group.prompt)
 
     def _panel(self, prompt: Prompt) -> _Panel | None:
-        return next((panel for panel in self._panels if fits(panel.route, prompt)), None)
+        return next((panel for panel in self._panels if panel.route.fits(prompt)), None)
 
     def _ask(
         self, panel: _Panel, groups: Sequence[ResponseGroup]

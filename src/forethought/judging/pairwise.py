@@ -41,7 +41,6 @@ from forethought.judging.calls import (
     Verdict,
     ask,
     ending,
-    model_name,
     only,
     open_model,
 )
@@ -170,7 +169,7 @@ class Pairwise:
             )
         self._config = config
         self._prompt = load_prompt(config.prompt, "pairwise")
-        self.name = f"pairwise:{Path(config.prompt).stem}:{model_name(config)}"
+        self.name = f"pairwise:{Path(config.prompt).stem}:{config.model_name}"
         self._sampler = open_model(config, cache) if sampler is None else sampler
 
     def __enter__(self) -> Self:
@@ -265,11 +264,3 @@ def _groups(meetings: Iterable[Meeting]) -> set[frozenset[int]]:
         touched = {group for group in groups if not group.isdisjoint(meeting)}
         groups = (groups - touched) | {frozenset(meeting).union(*touched)}
     return groups
-
-
-def calls_per_group(config: PairwiseJudge, responses: int) -> int:
-    """Calls of the judge model for one prompt with so many responses, at most, without retries."""
-    all_calls = responses * (responses - 1)
-    if config.comparisons == "all":
-        return all_calls
-    return min(all_calls, config.comparisons.rounds * 2 * (responses // 2))

@@ -27,7 +27,6 @@ from forethought.judging.calls import (
     Verdict,
     ask,
     ending,
-    model_name,
     only,
     open_model,
 )
@@ -56,7 +55,7 @@ class Rating:
         self._prompt = load_prompt(config.prompt, "rating")
         self._seeds = tuple(range(config.votes))
         self._min_read = config.min_read
-        self.name = f"rating:{Path(config.prompt).stem}:{model_name(config)}"
+        self.name = f"rating:{Path(config.prompt).stem}:{config.model_name}"
         self.floor: float | None = self._prompt.scale[0]
         self._sampler = open_model(config, cache) if sampler is None else sampler
 

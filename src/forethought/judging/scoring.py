@@ -15,7 +15,7 @@ from typing import Any
 
 from forethought import models
 from forethought.cache import Cache
-from forethought.config import ArmoRMJudge, RewardModelJudge
+from forethought.config import ScoringJudge
 from forethought.judging.conversations import Refused, TokenIds
 from forethought.store import content_hash
 from forethought.types import Judgement, ResponseGroup, Unjudged
@@ -38,20 +38,13 @@ Compute = Callable[[list[list[TokenIds]]], Mapping[TokenIds, Scored]]
 """Scores of conversations, all different; those of one group stand together."""
 
 
-def scoring_identity(config: RewardModelJudge | ArmoRMJudge) -> dict[str, Any]:
+def scoring_identity(config: ScoringJudge) -> dict[str, Any]:
     """What names a scoring model, and everything of its settings that decides a score.
 
     Raises: ValueError if there is no such model.
     """
-    named = {
-        "type": config.type,
-        "model": models.identity(replace(config.source, path=models.resolve(config.source))),
-        "dtype": config.dtype,
-        "max_length": config.max_length,
-    }
-    if isinstance(config, RewardModelJudge):
-        named["trust_remote_code"] = config.trust_remote_code
-    return named
+    model = models.identity(replace(config.source, path=models.resolve(config.source)))
+    return {"model": model, **config.model_dump(include=set(config.decisive))}
 
 
 def find_kept(

@@ -7,7 +7,7 @@ One engine for each `tensor_parallel` devices that the recipe gives to sampling.
 
 from __future__ import annotations
 
-from forethought.config import DType, EngineConfig, TransformersEngine, VllmEngine
+from forethought.config import DType, EngineConfig
 from forethought.planning.cluster import Cluster, Effort
 from forethought.planning.lengths import SPREAD
 from forethought.planning.memory import sampling_memory, vllm_least
@@ -29,26 +29,25 @@ def sample_cost(
     part_size: float,
 ) -> Effort:
     """`k` outputs for each of `prompts`, in parts of `part_size`: one engine does a part whole."""
-    if not isinstance(engine, TransformersEngine | VllmEngine):
+    if not engine.loads_model:
         # A server, or a file of replies: somebody else's time.
         return Effort(tokens=prompts * k * output, seconds=cluster.rates.stage, bound="host")
     rates = cluster.rates
-    together = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
-    engines = max(1, cluster.gpus // together)
+    engines = max(1, cluster.gpus // engine.devices)
     full, part, last = rounds_of(prompts, part_size, engines)
 
     def seconds(size: float) -> dict[str, float]:
         return _part_seconds(shape, engine, cluster, size, k, prompt, output, longest)
 
     whole, rest = seconds(part), seconds(last)
-    start = rates.engine_start if isinstance(engine, VllmEngine) else rates.start
+    start = rates.engine_start if engine.captures_steps else rates.start
     parts = {
         **{name: full * whole[name] + rest[name] for name in whole},
         "host": (full * part + last) * k * rates.output,
         "start": start + rates.stage,
         "storage": 2 * shape.parameters / rates.storage,
     }
-    rows = min(_rows(engine), part * k)
+    rows = min(engine.rows_at_once, part * k)
     drawn = outputs_after(prompt, output, k, predicted=True) * prompts
     return Effort.of(
         parts,
@@ -60,7 +59,7 @@ def sample_cost(
 
 def _part_seconds(
     shape: ModelShape,
-    engine: TransformersEngine | VllmEngine,
+    engine: EngineConfig,
     cluster: Cluster,
     part: float,
     k: int,
@@ -70,18 +69,17 @@ def _part_seconds(
 ) -> dict[str, float]:
     """Seconds of an engine for the outputs of so many prompts, by what they are spent on."""
     rates, device = cluster.rates, cluster.device
-    together = engine.tensor_parallel if isinstance(engine, VllmEngine) else 1
-    rows = min(_rows(engine), part * k)
+    rows = min(engine.rows_at_once, part * k)
     steps = longest + max(0.0, part * k - rows) * output / rows
     reading = forward_flops(shape, Tokens(read=prompt, seen=prompt**2 / 2, predicted=1)) * part
     whole = forward_flops(shape, outputs_after(prompt, output, k, predicted=True)) * part
-    fed = together * device.flops
+    fed = engine.devices * device.flops
     decode = (whole - reading) / (fed * rates.decode)
-    shared = k if isinstance(engine, TransformersEngine) else 1
+    shared = k if engine.shares_prompts else 1
     cached = part * k * output * (prompt / shared + SPREAD * output / 2) * shape.cache_bytes
     moved = steps * 2 * shape.parameters + cached
-    carried = moved / (together * device.bandwidth * rates.bandwidth)
-    waits = steps * (rates.step if isinstance(engine, VllmEngine) else rates.layer * shape.layers)
+    carried = moved / (engine.devices * device.bandwidth * rates.bandwidth)
+    waits = steps * (rates.step if engine.captures_steps else rates.layer * shape.layers)
     return {
         "compute": reading / (fed * rates.forward) + (decode if decode > carried else 0),
         "bandwidth": carried if carried >= decode else 0,
@@ -89,13 +87,9 @@ def _part_seconds(
     }
 
 
-def _rows(engine: TransformersEngine | VllmEngine) -> int:
-    return engine.rows if isinstance(engine, TransformersEngine) else engine.max_sequences
-
-
 def _memory(
     shape: ModelShape,
-    engine: TransformersEngine | VllmEngine,
+    engine: EngineConfig,
     cluster: Cluster,
     dtype: DType,
     rows: float,
@@ -103,10 +97,10 @@ def _memory(
     output: float,
     k: int,
 ) -> float:
-    if isinstance(engine, TransformersEngine):
+    if engine.reserved is None:
         return sampling_memory(shape, dtype, rows, prompt, output, k)
-    # vLLM takes its share whatever the model, and does not start if that is too little.
-    taken = cluster.device.memory * engine.gpu_memory
-    longest = engine.max_model_len or shape.context or prompt + output
-    least = vllm_least(shape, dtype, engine.max_sequences, longest) / engine.tensor_parallel
-    return least / engine.gpu_memory if least > taken else taken
+    # It does not start if its share is too little.
+    taken = cluster.device.memory * engine.reserved
+    longest = engine.context or shape.context or prompt + output
+    least = vllm_least(shape, dtype, engine.rows_at_once, longest) / engine.devices
+    return least / engine.reserved if least > taken else taken

@@ -16,7 +16,6 @@ from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Rec
 from forethought.evaluation.alpaca_outputs import read_instructions
 from forethought.evaluation.arena_files import read_questions
 from forethought.evaluation.probe import VARIANTS
-from forethought.judging.describe import calls_per_group, is_relative
 from forethought.models import resolve
 from forethought.planning.learning import checkpoint_bytes
 from forethought.planning.model_shape import KNOWN, model_shape
@@ -120,7 +119,7 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             work, tokens = f"{prompts} prompts x {samples} outputs", prompts * samples * limit
         case "judgements":
             work = f"{prompts * samples} responses"
-            calls = prompts * calls_per_group(recipe.judge, samples)
+            calls = prompts * recipe.judge.calls_per_group(samples)
         case "pairs" | "reference":
             work = f"{prompts} pairs"
         case "training":
@@ -136,16 +135,16 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             count = recipe.prompts.validation.count * recipe.selection.samples
             work = f"{recipe.training.epochs} epochs x {count} answers"
             together = recipe.training.epochs * recipe.selection.samples
-            calls = recipe.prompts.validation.count * calls_per_group(recipe.judge, together)
+            calls = recipe.prompts.validation.count * recipe.judge.calls_per_group(together)
             tokens = recipe.training.epochs * count * limit
         case "evaluation":
             assert held_out is not None
             count = held_out.count * recipe.evaluation.samples
             work, tokens = f"{count} answers", count * limit
-            sides = 2 if is_relative(recipe.judge) else 1
+            sides = 2 if recipe.judge.is_relative else 1
             if sides == 1 or place.folder != place.baseline.folder:
                 together = sides * recipe.evaluation.samples
-                calls = held_out.count * calls_per_group(recipe.judge, together)
+                calls = held_out.count * recipe.judge.calls_per_group(together)
         case _:
             return _measure_plan(place)
     return StagePlan(place=place, work=work, tokens=tokens, calls=calls, disk=disk)
@@ -158,15 +157,15 @@ def _measure_plan(place: Place) -> StagePlan:
     work, outputs, calls = "", 0, 0
     if place.stage == "win_rate" and measures.win_rate is not None:
         work = f"{test} prompts, thought against direct"
-        calls = test * calls_per_group(recipe.judge, 2)
+        calls = test * recipe.judge.calls_per_group(2)
         if measures.win_rate.equal_tokens:
             work += ", at equal tokens too"
             outputs = test * (MOST_ANSWERS + 1)
-            calls = 3 * calls + test * calls_per_group(recipe.judge, MOST_ANSWERS)
+            calls = 3 * calls + test * recipe.judge.calls_per_group(MOST_ANSWERS)
     elif place.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
         work, outputs = f"{count} prompts after {len(VARIANTS)} thoughts", 5 * count
-        calls = count * calls_per_group(recipe.judge, len(VARIANTS))
+        calls = count * recipe.judge.calls_per_group(len(VARIANTS))
     elif place.stage == "gsm8k" and measures.gsm8k is not None:
         counts = [question_count(source) for source in measures.gsm8k.sources]
         count = sum(one for one in counts if one is not None)

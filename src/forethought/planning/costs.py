@@ -12,7 +12,6 @@ from pathlib import Path
 
 from forethought.config import Recipe
 from forethought.evaluation.probe import VARIANTS
-from forethought.judging.describe import is_relative
 from forethought.planning.answering import sample_cost
 from forethought.planning.bounds import plan, question_count
 from forethought.planning.cluster import Cluster, Effort, Setting
@@ -170,8 +169,8 @@ def _beside_held(setting: Setting, stage: str, effort: Effort) -> Effort:
     held = {"judging": _judged(setting, setting.lengths[recipe.arms[0]], 1, 1).memory}
     if recipe.launch.type == "local" and recipe.training.lora is None:
         held["training"] = 4 * shape.parameters
-    if recipe.sampling.type == "vllm":
-        held["sampling"] = setting.cluster.device.memory * recipe.sampling.gpu_memory
+    if (reserved := recipe.sampling.reserved) is not None:
+        held["sampling"] = setting.cluster.device.memory * reserved
     # The embedded engine samples with the module that is trained.
     own = {"judgements": "judging", "reference": "training", "training": "training"}
     rest = sum(size for kind, size in held.items() if kind != own.get(stage, "sampling"))
@@ -290,7 +289,7 @@ def _crowded(effort: Effort, share: Share) -> Effort:
 def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int) -> Effort:
     """So many policies answer held-out prompts, then all answers are judged."""
     one = _drawn(setting, lengths, prompts, 1)
-    relative = is_relative(setting.recipe.judge)
+    relative = setting.recipe.judge.is_relative
     together = policies if policies > 1 or not relative else 2
     judged = _judged(setting, lengths, prompts, together)
     drawn = one

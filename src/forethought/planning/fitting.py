@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from forethought.config import (
-    ArmoRMJudge,
     LoraSettings,
     Recipe,
-    RewardModelJudge,
+    ScoringJudge,
     TransformersSampling,
     VllmSampling,
     Workers,
@@ -122,7 +121,7 @@ def _token_budgets(recipe: Recipe) -> Iterator[Change]:
 
 def _judge_changes(recipe: Recipe) -> Iterator[Change]:
     judge = recipe.judge
-    if isinstance(judge, ArmoRMJudge | RewardModelJudge) and judge.tokens_per_batch > 2048:
+    if isinstance(judge, ScoringJudge) and judge.tokens_per_batch > 2048:
         smaller = judge.model_copy(update={"tokens_per_batch": 2048})
         yield "judge.tokens_per_batch=2048", recipe.model_copy(update={"judge": smaller})
 
@@ -142,8 +141,7 @@ def _sampling_changes(setting: Setting) -> Iterator[Change]:
             words = f"sampling.max_model_len={least}"
             yield words, _with_sampling(recipe, max_model_len=least)
         yield from _wider_engines(setting, sampling)
-    workers = sampling.model_dump().get("workers")
-    if setting.cluster.device.is_cpu and workers is not None and workers["count"] > 1:
+    if setting.cluster.device.is_cpu and sampling.pool is not None and sampling.pool.count > 1:
         yield "sampling.workers=1", _with_sampling(recipe, workers=Workers(count=1))
 
 

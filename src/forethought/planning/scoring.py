@@ -9,19 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from forethought.config import (
-    ArmoRMJudge,
-    CustomJudge,
-    JudgeConfig,
-    MixtureJudge,
-    OpenAIEngine,
-    PairwiseJudge,
-    RatingJudge,
-    RewardModelJudge,
-    ScriptedEngine,
-    VerifierJudge,
-)
-from forethought.judging.describe import calls_per_group
+from forethought.config import JudgeConfig, LLMJudge, OpenAIEngine, ScoringJudge
 from forethought.planning.answering import sample_cost
 from forethought.planning.cluster import Cluster, Effort
 from forethought.planning.lengths import Lengths
@@ -50,49 +38,46 @@ def judge_cost(
     """`responses` scored for each of `prompts`, the judge loaded once for each worker, which do
     parts of `part_size` prompts whole."""
     cluster = share.cluster
-    match judge:
-        case MixtureJudge():
-            routes = [
-                [
-                    judge_cost(
-                        member.judge,
-                        share,
-                        lengths,
-                        prompts=prompts,
-                        responses=responses,
-                        part_size=part_size,
-                    )
-                    for member in route.members
-                ]
-                for route in judge.routes
+    if judge.panels:
+        routes = [
+            [
+                judge_cost(
+                    member.judge,
+                    share,
+                    lengths,
+                    prompts=prompts,
+                    responses=responses,
+                    part_size=part_size,
+                )
+                for member in route.members
             ]
-            summed = [sum(route[1:], route[0]) for route in routes]
-            # All members are loaded together.
-            memory = sum(one.memory for route in routes for one in route)
-            return replace(max(summed, key=lambda one: one.seconds), memory=memory)
-        case VerifierJudge() | CustomJudge():
-            longest = longest_share(prompts, part_size, share.workers)
-            return Effort.of({"host": longest * responses * cluster.rates.verdict})
-        case ArmoRMJudge() | RewardModelJudge():
-            longest = longest_share(prompts, part_size, cluster.gpus)
-            return _reward_cost(judge, cluster, lengths, prompts, responses, longest)
-        case PairwiseJudge() | RatingJudge():
-            return _model_cost(judge, cluster, lengths, prompts, responses)
+            for route in judge.panels
+        ]
+        summed = [sum(route[1:], route[0]) for route in routes]
+        # All members are loaded together.
+        memory = sum(one.memory for route in routes for one in route)
+        return replace(max(summed, key=lambda one: one.seconds), memory=memory)
+    if isinstance(judge, ScoringJudge):
+        longest = longest_share(prompts, part_size, cluster.gpus)
+        return _reward_cost(judge, cluster, lengths, prompts, responses, longest)
+    if isinstance(judge, LLMJudge):
+        return _model_cost(judge, cluster, lengths, prompts, responses)
+    longest = longest_share(prompts, part_size, share.workers)
+    return Effort.of({"host": longest * responses * cluster.rates.verdict})
 
 
 def _reward_cost(
-    judge: ArmoRMJudge | RewardModelJudge,
+    judge: ScoringJudge,
     cluster: Cluster,
     lengths: Lengths,
     prompts: float,
     responses: int,
     longest: float,
 ) -> Effort:
-    """ArmoRM reads a prompt once for its responses, other reward models once for each. The busiest
-    device has the `longest` share of the prompts."""
+    """The busiest device has the `longest` share of the prompts."""
     shape, rates = model_shape(judge.source), cluster.rates
     before, each = lengths.prompt + TEMPLATE, lengths.response
-    if isinstance(judge, ArmoRMJudge):
+    if judge.reads_prompt_once:
         read = outputs_after(before, each, responses, predicted=False)
     else:
         read = outputs_after(before, each, 1, predicted=False) * responses
@@ -110,15 +95,14 @@ def _reward_cost(
 
 
 def _model_cost(
-    judge: PairwiseJudge | RatingJudge,
+    judge: LLMJudge,
     cluster: Cluster,
     lengths: Lengths,
     prompts: float,
     responses: int,
 ) -> Effort:
-    calls = prompts * calls_per_group(judge, responses)
-    shown = 2 if isinstance(judge, PairwiseJudge) else 1
-    prompt = INSTRUCTION + lengths.prompt + shown * lengths.response
+    calls = prompts * judge.calls_per_group(responses)
+    prompt = INSTRUCTION + lengths.prompt + judge.shown * lengths.response
     verdict = min(VERDICT, judge.max_new_tokens)
     if isinstance(judge.engine, OpenAIEngine):
         price = judge.engine.price
@@ -128,7 +112,7 @@ def _model_cost(
             else calls * (price.prompt * prompt + price.completion * verdict) / 1e6
         )
         return Effort(usd=usd, seconds=0.0, bound="server")
-    if isinstance(judge.engine, ScriptedEngine) or judge.model is None:
+    if judge.model is None:
         return Effort.of({"host": calls * cluster.rates.output})
     drawn = sample_cost(
         model_shape(judge.model.source),

@@ -10,22 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from forethought.config import (
-    ArmoRMJudge,
-    EngineConfig,
-    JudgeConfig,
-    MixtureJudge,
-    PairwiseJudge,
-    RatingJudge,
-    Recipe,
-    RewardModelJudge,
-    TransformersEngine,
-    TransformersSampling,
-    VllmEngine,
-    VllmSampling,
-    Workers,
-)
-from forethought.judging.crew import judge_workers
+from forethought.config import JudgeConfig, Recipe, SamplingConfig, Workers
 from forethought.planning.cluster import Cluster
 from forethought.stages.answering import answers_part
 
@@ -51,7 +36,10 @@ def devices_used(recipe: Recipe) -> dict[str, int]:
 
     Example: `{"sampling": 8, "judging": 8, "training": 1}`
     """
-    pools = {"sampling": _sampling_pool(recipe), "judging": _judging_pool(recipe)}
+    pools = {
+        "sampling": _pool("sampling", recipe.sampling),
+        "judging": _pool("judge", recipe.judge),
+    }
     used = {
         name: math.ceil(pool.count * (pool.held or pool.engine)) if pool.engine else 0
         for name, pool in pools.items()
@@ -63,9 +51,7 @@ def idle_devices(recipe: Recipe, gpus: int) -> list[str]:
     """Who leaves devices idle while it works, and the setting that would change it."""
     settings = {
         "sampling": "sampling.workers",
-        "judging": "judge.engine (a server's own devices are not counted)"
-        if isinstance(recipe.judge, PairwiseJudge | RatingJudge)
-        else "judge.workers",
+        "judging": recipe.judge.more_devices,
         "training": "launch.type, launch.processes",
     }
     lines = [
@@ -79,7 +65,7 @@ def idle_devices(recipe: Recipe, gpus: int) -> list[str]:
 
 def _workers_without_parts(recipe: Recipe) -> list[str]:
     """Where sampling has fewer parts than workers."""
-    size, workers = recipe.sampling.part_size, _sampling_pool(recipe).count
+    size, workers = recipe.sampling.part_size, _pool("sampling", recipe.sampling).count
     parts = {"training": (recipe.prompts_per_iteration, size)}
     if recipe.selection.by == "judge":
         parts["validation"] = (recipe.prompts.validation.count, answers_part(size))
@@ -114,7 +100,7 @@ def sampling_share(recipe: Recipe, cluster: Cluster) -> Share:
 
     Raises: ValueError if sampling needs more devices than there are, or its workers name none.
     """
-    return _share(_sampling_pool(recipe), cluster)
+    return _share(_pool("sampling", recipe.sampling), cluster)
 
 
 def judging_share(recipe: Recipe, cluster: Cluster) -> Share:
@@ -122,7 +108,7 @@ def judging_share(recipe: Recipe, cluster: Cluster) -> Share:
 
     Raises: ValueError if the judge needs more devices than there are, or its workers name none.
     """
-    return _share(_judging_pool(recipe), cluster)
+    return _share(_pool("judge", recipe.judge), cluster)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,45 +127,14 @@ class _Pool:
         return 1 if self.workers is None else self.workers.count
 
 
-def _sampling_pool(recipe: Recipe) -> _Pool:
-    sampling = recipe.sampling
-    engine = _engine_devices(sampling)
-    workers = None
-    if isinstance(sampling, TransformersSampling | VllmSampling):
-        workers = sampling.workers
-    held = workers.gpus if workers is not None else engine
-    if held is None and isinstance(sampling, VllmSampling):
-        held = engine
-    return _Pool(section="sampling", workers=workers, engine=engine, held=held)
-
-
-def _judging_pool(recipe: Recipe) -> _Pool:
-    workers, engine = judge_workers(recipe.judge), _judge_devices(recipe.judge)
-    held = workers.gpus if workers is not None else engine
-    return _Pool(section="judge", workers=workers, engine=engine, held=held)
-
-
-def _engine_devices(engine: EngineConfig) -> int:
-    match engine:
-        case VllmEngine():
-            return engine.tensor_parallel
-        case TransformersEngine():
-            return 1
-        case _:
-            # A server, or a file of replies.
-            return 0
-
-
-def _judge_devices(judge: JudgeConfig) -> int:
-    match judge:
-        case ArmoRMJudge() | RewardModelJudge():
-            return 1
-        case PairwiseJudge() | RatingJudge():
-            return _engine_devices(judge.engine)
-        case MixtureJudge():
-            return max(_judge_devices(one.judge) for route in judge.routes for one in route.members)
-        case _:
-            return 0
+def _pool(section: str, starts: SamplingConfig | JudgeConfig) -> _Pool:
+    held = starts.devices if starts.pool is None else starts.pool.gpus
+    return _Pool(
+        section=section,
+        workers=starts.pool,
+        engine=starts.devices,
+        held=starts.gpus if held is None else held,
+    )
 
 
 def _share(pool: _Pool, cluster: Cluster) -> Share:

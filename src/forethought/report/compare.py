@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forethought.judging.describe import is_relative, title
 from forethought.report.collect import Run
 from forethought.report.compare_tables import differences_table, runs_table
 from forethought.report.figures import PERCENT, RAW, Chart, Scale, arranged
@@ -97,13 +96,13 @@ def _obstacle(runs: Sequence[Run], labels: Sequence[str]) -> str | None:
     judges = [_judge(run) for run in runs]
     if any(judge != judges[0] for judge in judges):
         named = "; ".join(
-            f"{label}: {title(run.recipe.judge)}" for run, label in zip(runs, labels, strict=True)
+            f"{label}: {run.recipe.judge.title}" for run, label in zip(runs, labels, strict=True)
         )
         return (
             "These runs have different judges, so their scores, win rates and probes do not mean "
             f"the same and are not compared here ({named}). Each run's own are in its own section."
         )
-    if is_relative(runs[0].recipe.judge):
+    if runs[0].recipe.judge.is_relative:
         baselines = {_baseline(run) for run in runs}
         if len(baselines) > 1 or baselines == {None}:
             return (

@@ -10,19 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forethought.config import (
-    ArmoRMJudge,
-    JudgeConfig,
-    MixtureJudge,
-    PairwiseJudge,
-    RatingJudge,
-    Recipe,
-    RewardModelJudge,
-    TransformersSampling,
-    VerifierJudge,
-    VllmSampling,
-    Workers,
-)
+from forethought.config import JudgeConfig, Recipe, SamplingConfig
 from forethought.runs.layout import Place
 from forethought.runs.schedule import evaluation_places, iteration_places, sealed_measures
 from forethought.store import read_manifest
@@ -128,30 +116,17 @@ def _calls(counts: Mapping[str, Any], key: str) -> Calls | None:
 
 
 def _devices(recipe: Recipe, stage: str) -> int:
-    sampling = recipe.sampling
     held = [1]
     if stage in TRAINED:
         held.append(recipe.launch.processes or 1)
-    if stage in SAMPLED and isinstance(sampling, TransformersSampling | VllmSampling):
-        together = sampling.tensor_parallel if isinstance(sampling, VllmSampling) else 1
-        held.append(together * _count(sampling.workers))
+    if stage in SAMPLED:
+        held.append(_held(recipe.sampling))
     if stage in JUDGED:
-        held.append(_judge_devices(recipe.judge))
+        held.append(_held(recipe.judge))
     return max(held)
 
 
-def _judge_devices(judge: JudgeConfig) -> int:
-    match judge:
-        case PairwiseJudge() | RatingJudge():
-            return judge.engine.tensor_parallel if judge.engine.type == "vllm" else 1
-        case MixtureJudge():
-            members = [one.judge for route in judge.routes for one in route.members]
-            return _count(judge.workers) * max(_judge_devices(one) for one in members)
-        case VerifierJudge() | RewardModelJudge() | ArmoRMJudge():
-            return _count(judge.workers)
-        case _:
-            return 1
-
-
-def _count(workers: Workers | None) -> int:
-    return 1 if workers is None else workers.count
+def _held(worker: SamplingConfig | JudgeConfig) -> int:
+    """One device at least for each of its workers, or for what works in this process."""
+    count = 1 if worker.pool is None else worker.pool.count
+    return count * max(1, worker.devices)

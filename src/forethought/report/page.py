@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from forethought.judging.describe import is_relative, score_of, title
+from forethought.judging.describe import score_of
 from forethought.report.collect import Run, collect
 from forethought.report.compare import Comparison, compare, run_labels
 from forethought.report.cost_charts import cost_charts
@@ -263,13 +263,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     recipe = run.recipe
     facts = [
         ("model", recipe.model.path),
-        ("judge", title(recipe.judge)),
+        ("judge", recipe.judge.title),
         ("thought format", recipe.thought_format),
         ("iterations", str(recipe.iterations)),
         ("prompts per iteration", f"{recipe.prompts_per_iteration:,}"),
         ("samples per prompt", str(recipe.sampling.samples)),
     ]
-    if is_relative(recipe.judge):
+    if recipe.judge.is_relative:
         facts.append(("score", score_of(recipe)))
     if run.seconds is not None:
         label = "time so far" if run.missing else "run time"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from forethought.judging.describe import is_relative
 from forethought.report.collect import ArmData, IterationData, Run
 from forethought.report.figures import (
     ARM_NAMES,
@@ -45,7 +44,7 @@ def pair_charts(run: Run, scale: Scale) -> list[Chart]:
         charts.append(_failures(run))
     if any(one.pairs for arm in run.arms for one in arm.iterations):
         # A judge that only compares gives pairs its own scores, not shares of wins.
-        margins = RAW if is_relative(run.recipe.judge) else scale
+        margins = RAW if run.recipe.judge.is_relative else scale
         charts += [_pair_lengths(run), _pair_margins(run, margins), _outcomes(run)]
     return charts
 

@@ -6,7 +6,6 @@ after a half of its own, and lets the run's judge score all four.
 
 from __future__ import annotations
 
-from forethought.judging.describe import is_relative
 from forethought.report.category_bars import Bars, category_chart
 from forethought.report.collect import Run
 from forethought.report.figures import PERCENT, Chart, Scale
@@ -39,7 +38,7 @@ def probe_charts(run: Run, scale: Scale) -> list[Chart]:
 
 def probe_scale(run: Run, scale: Scale) -> Scale:
     """Shares of wins where the judge has no scale of its own."""
-    return PERCENT if is_relative(run.recipe.judge) else scale
+    return PERCENT if run.recipe.judge.is_relative else scale
 
 
 def probe_sentence(run: Run, scale: Scale) -> str | None:
@@ -107,7 +106,7 @@ def _scores(run: Run, scale: Scale) -> Chart | None:
     series = _series(run, "probe_", VARIANTS)
     if not series:
         return None
-    what = "Share of wins" if is_relative(run.recipe.judge) else "Mean judge score"
+    what = "Share of wins" if run.recipe.judge.is_relative else "Mean judge score"
     quantity = Quantity(
         key="probe-scores",
         title="Score after each kind of thought",

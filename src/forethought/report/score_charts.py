@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forethought.judging.describe import is_relative, score_of
+from forethought.judging.describe import score_of
 from forethought.report.category_bars import Bars, category_chart
 from forethought.report.collect import Run
 from forethought.report.figures import (
@@ -54,11 +54,11 @@ TEST_QUANTITIES = (
 
 def scale_of(run: Run) -> Scale:
     """Per cent where scores are shares, of right answers or of wins; others stay as they are."""
-    if is_relative(run.recipe.judge):
+    if run.recipe.judge.is_relative:
         return PERCENT
     means = [one.score for arm in run.arms for one in arm.policies]
     shares = all(0 <= mean.value <= 1 for mean in means if mean is not None)
-    return PERCENT if run.recipe.judge.type == "verifier" and shares else RAW
+    return PERCENT if run.recipe.judge.grades and shares else RAW
 
 
 def score_charts(run: Run, scale: Scale) -> list[Chart]:
@@ -76,7 +76,7 @@ def score_charts(run: Run, scale: Scale) -> list[Chart]:
 
 def score_quantity(run: Run, scale: Scale) -> Quantity:
     """The test score."""
-    relative = is_relative(run.recipe.judge)
+    relative = run.recipe.judge.is_relative
     what = f" The score is the {score_of(run.recipe)}." if relative else ""
     return Quantity(
         key="score",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forethought.judging.describe import is_relative
 from forethought.report.collect import ArmData, LogEntry, Run, Selection
 from forethought.report.figures import (
     ARM_NAMES,
@@ -169,7 +168,7 @@ def selection_chart(run: Run, scale: Scale) -> Chart | None:
     ]
     if not numbers:
         return None
-    relative = is_relative(run.recipe.judge)
+    relative = run.recipe.judge.is_relative
     what = "Share of the other epochs' answers beaten" if relative else "Mean judge score"
     return Chart(
         key="selection",

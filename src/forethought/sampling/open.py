@@ -11,11 +11,12 @@ from forethought.config import ModelConfig
 from forethought.config.engines import (
     EngineConfig,
     OpenAIEngine,
+    OpenAISampling,
+    SamplingConfig,
     ScriptedEngine,
     TransformersEngine,
     VllmEngine,
 )
-from forethought.config.sampling import OpenAISampling, SamplingConfig
 from forethought.decoding.request import SamplingParams
 from forethought.sampling.base import Sampler
 from forethought.sampling.cached import CachedSampler
@@ -42,9 +43,8 @@ def open_sampler(
 
     Raises: ValueError if the model cannot be loaded or the engine cannot be used so.
     """
-    here = isinstance(config, TransformersEngine | VllmEngine)
-    served = isinstance(config, OpenAIEngine) and token_ids
-    if markers and model is not None and (here or served):
+    has_ids = config.loads_model or (config.is_server and token_ids)
+    if markers and model is not None and has_ids:
         tokenizer = models.load_tokenizer(model.source)
         plain = rendering.marker_tokens(tokenizer, ()).keys()
         if rendering.marker_tokens(tokenizer, markers).keys() - plain:

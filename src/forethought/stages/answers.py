@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from forethought import left_out, models
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
-from forethought.judging.describe import identity, is_relative, score_ends
+from forethought.judging.describe import identity, score_ends
 from forethought.progress import Reporter
 from forethought.runs.layout import Place
 from forethought.stages.answering import answer_prompts
@@ -187,7 +187,7 @@ class _Judged:
     """Scores answers that were sampled; the judge is loaded only when there is something to do."""
 
     def __init__(self, stage: Stage, place: Place) -> None:
-        self.relative = is_relative(place.recipe.judge)
+        self.relative = place.recipe.judge.is_relative
         self._stage = stage
         self._place = place
 

@@ -17,7 +17,6 @@ from forethought.cache import Cache
 from forethought.config import JudgeConfig, LaunchConfig
 from forethought.evaluation.win_share import win_shares
 from forethought.judging.crew import judging_crew
-from forethought.judging.describe import asks_a_model, is_relative
 from forethought.stages.shown import response_groups
 from forethought.types import Answer, ParseStatus, Prompt, Unjudged
 
@@ -81,7 +80,7 @@ def judge_sides(
     starts = range(0, max(len(groups), 1), part)
     with judging_crew(config, cache, launch) as crew:
         said = dict(crew.each(starts, lambda start: groups[start : start + part]))
-    floor = 0.0 if is_relative(config) else said[0].floor
+    floor = 0.0 if config.is_relative else said[0].floor
     verdicts = zip(keys, chain.from_iterable(said[start].answers for start in starts), strict=True)
     missing: list[dict[str, str]] = []
     unread = 0
@@ -99,7 +98,7 @@ def judge_sides(
         # Unlike an output without a response, what could not be scored has not lost.
         group = [key for key in by_prompt[answer.prompt_id] if key not in unscored]
         values = [given.get(key) for key in group]
-        if is_relative(config):
+        if config.is_relative:
             values = win_shares(values, [side for side, _ in group])
         scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
     judged = {
@@ -111,7 +110,7 @@ def judge_sides(
         ]
         for side, answers in sides.items()
     }
-    spent = cache.counts() if asks_a_model(config) else None
+    spent = cache.counts() if config.asks_a_model else None
     return JudgedSides(answers=judged, floor=floor, missing=missing, unread=unread, spent=spent)
 
 

@@ -10,7 +10,7 @@ from array import array
 from typing import Any
 
 from forethought.judging.crew import judging_crew
-from forethought.judging.describe import asks_a_model, identity, is_relative
+from forethought.judging.describe import identity
 from forethought.progress import Reporter
 from forethought.runs.layout import Place
 from forethought.stages.shown import Shown
@@ -70,13 +70,13 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                 f"{place.label}: the judge scored none of {len(missing)} prompts, the first "
                 f"because: {missing[0].reason}"
             )
-        relative = is_relative(place.recipe.judge)
+        relative = place.recipe.judge.is_relative
         mean = None if relative else sum(scores) / len(scores)
         notes = [] if mean is None else [f"mean score {mean:.3f}"]
         if unread:
             notes.append(f"{unread} verdicts of {incomplete} prompts could not be read")
         task.note = ", ".join(notes)
-        spent = cache.counts() if asks_a_model(place.recipe.judge) else None
+        spent = cache.counts() if place.recipe.judge.asks_a_model else None
     return {
         "groups": groups,
         "responses": len(scores),

@@ -25,23 +25,16 @@ from functools import partial
 from forethought.cache import Cache
 from forethought.chat_client.retrying import reach
 from forethought.config import (
-    ArmoRMJudge,
     JudgeConfig,
     LaunchConfig,
     LLMJudge,
-    MixtureJudge,
     OpenAIEngine,
-    OpenAISampling,
     Recipe,
-    RewardModelJudge,
-    SingleJudge,
     VerifierJudge,
 )
 from forethought.decoding.request import SamplingParams
 from forethought.judging.calls import open_model
 from forethought.judging.crew import judging_crew
-from forethought.judging.describe import title
-from forethought.judging.mixture import fits
 from forethought.judging.open import open_judge
 from forethought.model_cache import no_model_cache
 from forethought.runs.layout import Place
@@ -74,8 +67,6 @@ TOKENS = 2
 PROMPTS = 32
 """Most that a judge is tried on: some prompts of a run it may rightly refuse."""
 RESPONSES = ("Yes.", "No.")
-GRADERS = ("gsm8k", "microworld")
-"""Verifiers that fail on prompts only, never on a response."""
 GREETING = Message(role="user", content="Hello.")
 
 
@@ -121,7 +112,7 @@ def _open(recipe: Recipe, name: str) -> None:
         case "gsm8k":
             assert measures.gsm8k is not None
             verifier = VerifierJudge(function=measures.gsm8k.verifier)
-            with _named("measures.gsm8k.verifier", title(verifier)), open_judge(verifier):
+            with _named("measures.gsm8k.verifier", verifier.title), open_judge(verifier):
                 pass
         case "alpaca_eval":
             assert measures.alpaca_eval is not None
@@ -143,9 +134,9 @@ def _open(recipe: Recipe, name: str) -> None:
             raise AssertionError(name)
 
 
-def _called(judge: SingleJudge) -> str:
+def _called(judge: JudgeConfig) -> str:
     """A judge's type and model."""
-    name = title(judge)
+    name = judge.title
     return name if judge.type in name.lower() else f"{judge.type} {name}"
 
 
@@ -197,49 +188,40 @@ def _try_sampling(recipe: Recipe) -> None:
         seeds=(policy.draw_seed(shortest.prompt_id, 0),),
     )
     with crew:
-        if _draws_free(recipe):
+        if recipe.sampling.free_to_try:
             # A prompt that is left out is the stage's affair; an engine that fails raises.
             list(crew.each([0], lambda _: [request]))
 
 
-def _draws_free(recipe: Recipe) -> bool:
-    """A server that somebody else runs may want money; a script knows its own prompts only."""
-    match recipe.sampling:
-        case OpenAISampling():
-            return recipe.sampling.command is not None
-        case _:
-            return recipe.sampling.type != "scripted"
-
-
 def _judges(
     config: JudgeConfig, prompts: Sequence[Prompt]
-) -> Iterator[tuple[str, SingleJudge, list[Prompt]]]:
+) -> Iterator[tuple[str, JudgeConfig, list[Prompt]]]:
     """Each judge with its field and those of the prompts that it would be shown."""
-    if not isinstance(config, MixtureJudge):
+    if not config.panels:
         yield "judge", config, list(prompts)
         return
     left = list(prompts)
-    for i, route in enumerate(config.routes):
-        mine = [prompt for prompt in left if fits(route, prompt)]
-        left = [prompt for prompt in left if not fits(route, prompt)]
+    for i, route in enumerate(config.panels):
+        mine = [prompt for prompt in left if route.fits(prompt)]
+        left = [prompt for prompt in left if not route.fits(prompt)]
         for k, member in enumerate(route.members):
             judge = member.judge
-            if isinstance(judge, VerifierJudge | RewardModelJudge | ArmoRMJudge):
-                judge = judge.model_copy(update={"workers": config.workers})
+            if judge.takes_workers:
+                judge = judge.model_copy(update={"workers": config.pool})
             yield f"judge.routes.{i}.members.{k}.judge", judge, mine
 
 
-def _try_judge(recipe: Recipe, judge: SingleJudge, prompts: Sequence[Prompt]) -> None:
+def _try_judge(recipe: Recipe, judge: JudgeConfig, prompts: Sequence[Prompt]) -> None:
     if isinstance(judge, LLMJudge):
         with open_model(judge.model_copy(update={"max_new_tokens": TOKENS}), None) as sampler:
             if isinstance(judge.engine, OpenAIEngine):
                 reach(judge.engine)
-            elif judge.engine.type != "scripted":
+            elif judge.engine.free_to_try:
                 request = SampleRequest(prompt_id="opening", messages=(GREETING,), seeds=(0,))
                 for result in sampler.sample([request]):
                     one_prompt(result)
         return
-    if judge.type == "custom" or (judge.type == "verifier" and judge.function not in GRADERS):
+    if not judge.free_to_try:
         with open_judge(judge):
             return
     with Cache() as cache, judging_crew(judge, cache, recipe.launch) as crew:

@@ -14,8 +14,6 @@ from forethought.config import (
     LaunchConfig,
     ModelConfig,
     SamplingConfig,
-    TransformersSampling,
-    VllmSampling,
     Workers,
 )
 from forethought.decoding.request import SamplingParams
@@ -79,16 +77,12 @@ class Policy:
     @property
     def workers(self) -> Workers | None:
         """The pool that samples it, if there is one."""
-        match self.sampling:
-            case TransformersSampling() | VllmSampling():
-                return self.sampling.workers
-            case _:
-                return None
+        return self.sampling.pool
 
     @property
     def gpus(self) -> int | None:
         """What its engine needs wherever it runs; `None` where that depends on the machine."""
-        return self.sampling.tensor_parallel if self.sampling.type == "vllm" else None
+        return self.sampling.gpus
 
     def at(self, checkpoint: Path) -> Self:
         """The same policy with other weights."""
@@ -146,7 +140,7 @@ def policy_sampler(stage: Stage, policy: Policy, params: SamplingParams) -> Iter
     """
     with ExitStack() as opened:
         replies = None
-        if policy.sampling.type == "openai":
+        if policy.sampling.is_server:
             replies = opened.enter_context(Cache(_replies(stage), account=policy.name))
         engine = partial(
             open_sampler,

@@ -36,7 +36,7 @@ def configure(place: Place) -> dict[str, Any]:
         # Both arms share these prompts: histories lose the thoughts of the arm that has any.
         "thought_format": load_format(recipe.thought_format).model_dump(mode="json"),
         "model": models.identity(recipe.model.source),
-        "context": _engine_context(recipe),
+        "context": recipe.sampling.context,
     }
 
 
@@ -116,14 +116,9 @@ def _refuse(recipe: Recipe) -> Refuse:
 
 def _context(recipe: Recipe) -> int | None:
     """Longest sequence of the policy; `None` where only the engine knows."""
-    given = _engine_context(recipe)
-    if given is not None or recipe.sampling.type not in ("transformers", "vllm"):
+    given = recipe.sampling.context
+    if given is not None or not recipe.sampling.loads_model:
         return given
     return models.context_length(
         models.load_config(recipe.model.source), long_context=recipe.model.long_context
     )
-
-
-def _engine_context(recipe: Recipe) -> int | None:
-    """What the recipe itself says of it."""
-    return recipe.sampling.max_model_len if recipe.sampling.type == "vllm" else None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought.judging.describe import is_relative
 from forethought.progress import Reporter
 from forethought.runs.layout import MEASURES, Place
 from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
@@ -81,7 +80,7 @@ def inputs(place: Place) -> list[Path]:
     folders = []
     for name in STAGES[place.stage].reads:
         if name == "baseline":
-            if is_relative(place.recipe.judge) and place.folder != place.baseline.folder:
+            if place.recipe.judge.is_relative and place.folder != place.baseline.folder:
                 folders.append(place.baseline.folder)
         elif name == "evaluations":
             folders += [each.folder for each in place.evaluations]

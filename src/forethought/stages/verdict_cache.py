@@ -6,14 +6,13 @@ from pathlib import Path
 
 from forethought.cache import Cache
 from forethought.config import Recipe
-from forethought.judging.describe import asks_a_model
 from forethought.runs.layout import Place
 
 
 def verdict_cache(place: Place) -> Cache:
     """The run's kept answers of judge models, or those that several runs share."""
     recipe = place.recipe
-    path = verdict_cache_file(recipe) if asks_a_model(recipe.judge) else None
+    path = verdict_cache_file(recipe) if recipe.judge.asks_a_model else None
     return Cache(path, account=f"{recipe.run.resolve()} {place.label}")
 
 

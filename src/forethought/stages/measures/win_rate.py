@@ -28,7 +28,6 @@ from forethought.evaluation.win_rate import (
     win_rate,
 )
 from forethought.evaluation.win_share import win_shares
-from forethought.judging.describe import is_relative
 from forethought.left_out import Places
 from forethought.progress import Reporter, Task
 from forethought.stages.answering import answer_prompts
@@ -252,7 +251,7 @@ def _compared(
         ):
             missing.append(_lost(prompt, name, "the judge gave no scores"))
         else:
-            comparisons.append(_comparison(prompt, group, relative=is_relative(match.judge)))
+            comparisons.append(_comparison(prompt, group, relative=match.judge.is_relative))
     return comparisons, missing
 
 
