@@ -1,0 +1,129 @@
+"""Thought Preference Optimization on one page (Wu et al. 2024, arXiv 2410.10630, section 2).
+
+This is the loop of `forethought run` for its thought arm, on the same functions, without all that
+makes a run safe: nothing is resumed, no prompt is left out, nothing is drawn or reported.
+
+    python examples/loop.py    # the microworld that ships with the package, on two CPU cores
+
+It prints the share of right answers to prompts that it never trains on, before and after.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from forethought.config import (
+    MicroworldPrompts,
+    ModelConfig,
+    TrainingConfig,
+    TransformersEngine,
+    VerifierJudge,
+)
+from forethought.judging.base import checked, open_judge
+from forethought.microworld.tasks import Split
+from forethought.pairs import chosen_pairs, decide, outcomes, possible_pairs
+from forethought.prompts.split import load_prompts
+from forethought.sampling.base import SamplingParams, one_prompt, open_sampler, stable_seed
+from forethought.stages.policy import OutputSplitter
+from forethought.stages.shown import response_groups
+from forethought.thoughts import GENERIC
+from forethought.training.reference import reference_logprobs
+from forethought.training.train import train
+from forethought.types import Judgement, PreferencePair, Prompt, Rollout, SampleRequest, ScoredGroup
+
+SEED, ITERATIONS, PROMPTS, SAMPLES = 0, 2, 640, 8
+JUDGE = VerifierJudge(function="microworld")
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=128)
+TRAINING = TrainingConfig(beta=0.3, learning_rate=1e-4, epochs=2, batch_size=32)
+
+
+def sample(
+    policy: ModelConfig, prompts: Sequence[Prompt], *, samples: int, use: str
+) -> dict[str, list[Rollout]]:
+    """Ask for a thought and then a response, and split each output where its response begins."""
+    requests = [
+        SampleRequest(
+            prompt_id=prompt.prompt_id,
+            messages=GENERIC.apply(prompt.messages),
+            seeds=tuple(stable_seed(SEED, use, prompt.prompt_id, k) for k in range(samples)),
+        )
+        for prompt in prompts
+    ]
+    splitter = OutputSplitter(GENERIC, policy)
+    with open_sampler(TransformersEngine(rows=2048), model=policy, params=SAMPLING) as sampler:
+        sampled = map(one_prompt, sampler.sample(requests))
+        return {one.prompt_id: splitter.rollouts(one) for one in sampled}
+
+
+def judge(
+    prompts: Sequence[Prompt], rollouts: Mapping[str, Sequence[Rollout]]
+) -> dict[str, ScoredGroup]:
+    """Score the responses of each prompt. What the judge is shown has no place for a thought."""
+    responses = [
+        {rollout.sample_index: rollout.parsed.response for rollout in rollouts[prompt.prompt_id]}
+        for prompt in prompts
+    ]
+    indices, groups = response_groups(list(zip(prompts, responses, strict=True)))
+    with open_judge(JUDGE) as opened:
+        verdicts = list(checked(opened, groups))
+    return {
+        verdict.prompt_id: ScoredGroup(
+            prompt_id=verdict.prompt_id,
+            judge=verdict.judge,
+            sample_indices=shown,
+            scores=verdict.all_scores,
+            evidence=verdict.evidence,
+        )
+        for shown, verdict in zip(indices, verdicts, strict=True)
+        if isinstance(verdict, Judgement)
+    }
+
+
+def pair(
+    rollouts: Mapping[str, Sequence[Rollout]], scored: Mapping[str, ScoredGroup]
+) -> list[PreferencePair]:
+    """Best and worst output of each prompt, thoughts included; rho is the length control."""
+    offers, possible = possible_pairs(rollouts, scored, rho=0.0)
+    decisions = decide(offers, max_unparsable=0.1, seed=SEED)
+    return list(chosen_pairs(possible, outcomes(decisions)))
+
+
+def score(policy: ModelConfig, prompts: Sequence[Prompt]) -> float:
+    """Mean score of one answer to each prompt; without a response it is 0."""
+    scored = judge(prompts, sample(policy, prompts, samples=1, use="score"))
+    return sum(group.scores[0] for group in scored.values()) / len(prompts)
+
+
+def improve(
+    policy: ModelConfig, prompts: Sequence[Prompt], held_out: Sequence[Prompt], folder: Path
+) -> ModelConfig:
+    """One iteration: DPO on the policy's own outputs, with itself as the reference."""
+    rollouts = sample(policy, prompts, samples=SAMPLES, use=folder.name)
+    pairs = pair(rollouts, judge(prompts, rollouts))
+    start = {"model": policy.source, "pairs": pairs, "config": TRAINING, "device": "cpu"}
+    train(**start, reference=reference_logprobs(**start), seed=SEED, directory=folder)
+    epochs = [policy.at(str(folder / f"epoch_{n}")) for n in range(1, TRAINING.epochs + 1)]
+    return max(epochs, key=lambda epoch: score(epoch, held_out))
+
+
+def policies(folder: Path) -> Iterator[tuple[ModelConfig, float]]:
+    """The policy before the first iteration and after each, with its score on the test prompts."""
+    train_prompts = draw("train", ITERATIONS * PROMPTS)
+    validation, test = draw("validation", 200), draw("test", 500)
+    policy = ModelConfig(path="microworld")
+    yield policy, score(policy, test)
+    for i in range(ITERATIONS):
+        fresh = train_prompts[i * PROMPTS : (i + 1) * PROMPTS]
+        policy = improve(policy, fresh, validation, folder / f"iteration_{i + 1}")
+        yield policy, score(policy, test)
+
+
+def draw(split: Split, count: int) -> list[Prompt]:
+    """Prompts of the microworld; none of one split is in another."""
+    return load_prompts([MicroworldPrompts(split=split, count=count)], str).prompts
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        for iteration, (_, share) in enumerate(policies(Path(folder))):
+            print(f"after {iteration} iterations: {share:.3f} right", flush=True)

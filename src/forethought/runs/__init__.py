@@ -1,0 +1,1 @@
+"""A run directory: where its stages stand, which policy is meant, its summary, what it keeps."""

@@ -1,0 +1,100 @@
+"""The stages of a run, and the order in which they are run.
+
+Both arms go side by side, iteration by iteration, so that their difference can be watched as it
+grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from forethought.config import Recipe
+from forethought.runs.layout import ITERATION_STAGES, Place
+from forethought.types import Arm
+
+OWN_QUESTIONS = ("gsm8k", "alpaca_eval", "arena_hard")
+"""Measures that do not read the test prompts."""
+
+
+def places(recipe: Recipe) -> Iterator[Place]:
+    """Every stage of a run, in the order in which they are run.
+
+    Raises: ValueError if a measure is asked for that the recipe's arms or prompts do not allow.
+    """
+    measures = list(measure_places(recipe))
+    yield prompts_place(recipe)
+    yield from _tests(recipe, 0, measures)
+    for iteration in range(recipe.iterations):
+        for arm in recipe.arms:
+            yield from iteration_places(recipe, arm, iteration)
+        if iteration + 1 in recipe.evaluated:
+            yield from _tests(recipe, iteration + 1, measures)
+
+
+def prompts_place(recipe: Recipe) -> Place:
+    """The stage that reads the prompts of both arms."""
+    return Place(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
+
+
+def iteration_places(recipe: Recipe, arm: Arm, iteration: int) -> Iterator[Place]:
+    """The stages of one iteration of one arm, in order."""
+    for stage in ITERATION_STAGES:
+        yield Place(recipe=recipe, stage=stage, arm=arm, index=iteration)
+
+
+def evaluation_places(recipe: Recipe, arm: Arm) -> Iterator[Place]:
+    """The evaluation of every policy of an arm, the seed first, asked for or not."""
+    for policy in range(recipe.iterations + 1):
+        yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+
+
+def measure_places(recipe: Recipe) -> Iterator[Place]:
+    """The measures that a recipe asks for, by name, arm and policy.
+
+    Raises: ValueError if it asks for one that its arms or prompts do not allow.
+    """
+    for name, config in recipe.measures:
+        if config is None:
+            continue
+        policies = recipe.evaluated if config.after == "every" else (recipe.iterations,)
+        for arm in _measured_arms(recipe, name):
+            for policy in policies:
+                yield Place(recipe=recipe, stage=name, arm=arm, index=policy)
+
+
+def sealed_measures(recipe: Recipe) -> list[Place]:
+    """The measures that were taken, asked for by the recipe or not, by name, arm and policy."""
+    names = sorted(path.name for path in recipe.run.glob("measures/*"))
+    measures = (
+        Place(recipe=recipe, stage=name, arm=arm, index=policy)
+        for name in names
+        for arm in recipe.arms
+        for policy in range(recipe.iterations + 1)
+    )
+    return [one for one in measures if one.sealed]
+
+
+def _tests(recipe: Recipe, policy: int, measures: list[Place]) -> Iterator[Place]:
+    """What is done with a policy besides training the next one from it."""
+    if recipe.prompts.test is not None:
+        # A judge that only compares needs the baseline first.
+        for arm in sorted(recipe.arms, key=lambda arm: arm != recipe.baseline_arm):
+            yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+    yield from (one for one in measures if one.index == policy)
+
+
+def _measured_arms(recipe: Recipe, name: str) -> tuple[Arm, ...]:
+    """The arms whose policies a measure is of.
+
+    Raises: ValueError if the recipe lacks what the measure needs.
+    """
+    if name not in OWN_QUESTIONS and recipe.prompts.test is None:
+        raise ValueError(f"measures.{name} needs test prompts; give prompts.test")
+    if name == "win_rate" and set(recipe.arms) != {"thought", "direct"}:
+        raise ValueError(
+            f"measures.win_rate compares the thought arm with the direct arm; arms: "
+            f"{list(recipe.arms)} lacks one"
+        )
+    if name == "probe" and "thought" not in recipe.arms:
+        raise ValueError("measures.probe is of policies that think; arms lacks 'thought'")
+    return ("thought",) if name in ("win_rate", "probe") else recipe.arms
