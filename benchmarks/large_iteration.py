@@ -28,7 +28,7 @@ from forethought.config import Recipe
 from forethought.launch import launch
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.table import STAGES, inputs
 from forethought.store import Stage, read_records
 from forethought.types import (
@@ -56,14 +56,14 @@ def score(prompt: Prompt, response: str) -> float:
     return float(len(response) % 7)
 
 
-def place(recipe: Recipe, stage: str) -> Place:
+def ref(recipe: Recipe, stage: str) -> StageRef:
     """The first iteration's."""
-    return Place(recipe=recipe, stage=stage, arm="thought", index=0)
+    return StageRef(recipe=recipe, stage=stage, arm="thought", index=0)
 
 
 def opened(recipe: Recipe, name: str) -> Stage:
     """A stage as the pipeline opens it."""
-    where, kind = place(recipe, name), STAGES[name]
+    where, kind = ref(recipe, name), STAGES[name]
     return Stage(
         where.folder,
         name=name,
@@ -141,12 +141,12 @@ def rollout(random: np.random.Generator, number: int, index: int) -> Rollout:
 
 def run_stage(recipe: Recipe, name: str) -> None:
     """As the pipeline does."""
-    launch(place(recipe, name), Reporter(Console(quiet=True)))
+    launch(ref(recipe, name), Reporter(Console(quiet=True)))
 
 
 def read_pairs(recipe: Recipe) -> None:
     """What each process of a training reads first."""
-    read_records(place(recipe, "pairs").folder, PreferencePair, "pairs")
+    read_records(ref(recipe, "pairs").folder, PreferencePair, "pairs")
 
 
 def report(name: str, work: Callable[..., float | None], *words: object) -> None:

@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-from forethought.runs.schedule import places
 from rich.console import Console
 
 from forethought.config import Recipe
@@ -26,6 +25,7 @@ from forethought.planning.costs import Costs, recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
+from forethought.runs.schedule import stage_refs
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NEAR = 0.25
@@ -36,11 +36,11 @@ def measure(recipe: Recipe) -> dict[tuple[str, str | None], float]:
     """Mean processor seconds of each kind of stage."""
     reporter = Reporter(Console(quiet=True))
     found: dict[tuple[str, str | None], list[float]] = {}
-    for place in places(recipe):
+    for ref in stage_refs(recipe):
         start = time.process_time()
-        launch(place, reporter)
-        arm = None if place.stage == "prompts" else place.arm
-        found.setdefault((place.stage, arm), []).append(time.process_time() - start)
+        launch(ref, reporter)
+        arm = None if ref.stage == "prompts" else ref.arm
+        found.setdefault((ref.stage, arm), []).append(time.process_time() - start)
     return {key: statistics.mean(seconds) for key, seconds in found.items()}
 
 

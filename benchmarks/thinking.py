@@ -17,7 +17,7 @@ from pathlib import Path
 
 from forethought.evaluation.intervals import mean_result
 from forethought.recipe import load_recipe
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import read_json, read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 def scores(words: list[str], arm: str, policy: int) -> dict[str, float]:
     """Test score of each prompt for one policy of a finished run."""
     assert arm in ("thought", "direct")
-    place = Place(recipe=load_recipe(words), stage="evaluation", arm=arm, index=policy)
-    found = read_manifest(place.folder).counts["scores"]
+    ref = StageRef(recipe=load_recipe(words), stage="evaluation", arm=arm, index=policy)
+    found = read_manifest(ref.folder).counts["scores"]
     assert isinstance(found, dict)
     return found
 

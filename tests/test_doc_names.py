@@ -234,7 +234,13 @@ def test_what_a_document_names_exists(document):
 @pytest.mark.parametrize(
     "span",
     [
-        *("Place.sample_seed", "ThoughtFormat.applied", "report/charts.py", "charts.py", "Rolout"),
+        *(
+            "StageRef.sample_seed",
+            "ThoughtFormat.applied",
+            "report/charts.py",
+            "charts.py",
+            "Rolout",
+        ),
         *("sampling.sampels", "judge.engine.base_uri", "pairs.roh: 0.2", "iteratons=2"),
         *("forethought rum x.yaml", "forethought plan x.yaml --gpuz 3", "--gpuz", "docs/judge.md"),
         "forethought.microworld.make_sead",

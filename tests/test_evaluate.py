@@ -16,7 +16,7 @@ from forethought.cli.main import app
 from forethought.evaluation.win_share import win_shares
 from forethought.models import load_tokenizer
 from forethought.recipe import load_run
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import read_manifest, read_records
 from forethought.types import Answer
 
@@ -149,7 +149,9 @@ def test_a_measure_by_command_is_the_runs_own_stage(run):
 
 
 def test_a_file_of_outputs_against_a_policy(run, tmp_path):
-    prompts = Place(recipe=load_run(run), stage="evaluation", arm="direct", index=0).prompts("test")
+    prompts = StageRef(recipe=load_run(run), stage="evaluation", arm="direct", index=0).prompts(
+        "test"
+    )
     rows = [
         {"prompt": one.messages[-1].content, "responses": [one.reference, None][: 1 + n % 2]}
         | {"category": one.category, "reference": one.reference}

@@ -143,7 +143,7 @@ def test_a_chat_model_whose_server_is_killed_and_restarted_twice(tmp_path):
     [row] = [
         row
         for row in plan(load_recipe([str(tmp_path / "recipe.yaml")]))
-        if row.place.label == "thought iteration 0 judgements"
+        if row.ref.label == "thought iteration 0 judgements"
     ]
     assert row.calls == MORE["train"] * 18
     assert 0 < counts["judge_calls"]["calls"] <= row.calls

@@ -23,7 +23,7 @@ from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.prompts import prompt_id_of
 from forethought.report.page import write_report
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.prompts import changed_sources
 from forethought.stages.table import STAGES, run_stage
 from forethought.store import Stage, StageError, read_json, read_manifest, read_records
@@ -62,8 +62,8 @@ def write(path: Path, records: list[dict[str, Any]]) -> str:
     return f"{{type: file, path: {path}, {COLUMNS}}}"
 
 
-def of(recipe: Recipe, stage: str, arm: Any = "thought", index: int = 0) -> Place:
-    return Place(recipe=recipe, stage=stage, arm=arm, index=index)
+def of(recipe: Recipe, stage: str, arm: Any = "thought", index: int = 0) -> StageRef:
+    return StageRef(recipe=recipe, stage=stage, arm=arm, index=index)
 
 
 def prompt(text: str) -> Prompt:
@@ -193,11 +193,11 @@ def engine_run(tmp_path_factory) -> Recipe:
         "measures.probe={after: last, prompts: 9}",
     )
     run_stage(of(recipe, "prompts"), QUIET)
-    place = of(recipe, "prompts")
-    sets = {name: place.prompts(name) for name in ("train", "validation", "test")}
-    shutil.rmtree(place.folder)
+    ref = of(recipe, "prompts")
+    sets = {name: ref.prompts(name) for name in ("train", "validation", "test")}
+    shutil.rmtree(ref.folder)
     kind = STAGES["prompts"]
-    stage = Stage(place.folder, name="prompts", version=kind.version, config=kind.configure(place))
+    stage = Stage(ref.folder, name="prompts", version=kind.version, config=kind.configure(ref))
     sets["train"] = [prompt(LONG), *sets["train"][:12], prompt(f"{LONG} 2")]
     sets["validation"] += [prompt(f"{LONG} 3")]
     sets["test"] += [prompt(f"{LONG} 4"), prompt(edge())]
@@ -216,17 +216,17 @@ def engine_run(tmp_path_factory) -> Recipe:
 
 def test_an_iteration_goes_on_without_what_its_engine_cannot_take(engine_run):
     for arm in engine_run.arms:
-        place = of(engine_run, "rollouts", arm)
-        gone = left_out.noted(place.folder)
+        ref = of(engine_run, "rollouts", arm)
+        gone = left_out.noted(ref.folder)
         assert [one.where for one in gone] == ["p.jsonl, train 0", "p.jsonl, train 13"]
         assert "takes 1024 tokens here" in gone[0].reason
-        ids = {one.prompt_id for one in read_records(place.folder, Rollout)}
-        assert ids == {one.prompt_id for one in place.prompts("train")[1:-1]}
-        counts: Any = read_manifest(place.folder).counts
+        ids = {one.prompt_id for one in read_records(ref.folder, Rollout)}
+        assert ids == {one.prompt_id for one in ref.prompts("train")[1:-1]}
+        counts: Any = read_manifest(ref.folder).counts
         assert counts["left_out"]["count"] == 2
-        choice = read_json(place.beside("selection") / "choice.json")
+        choice = read_json(ref.beside("selection") / "choice.json")
         assert "on 8 validation prompts" in choice["reason"]
-        assert [one.where for one in left_out.noted(place.beside("selection"))] == [
+        assert [one.where for one in left_out.noted(ref.beside("selection"))] == [
             "p.jsonl, validation 8"
         ]
 
@@ -275,9 +275,9 @@ def test_the_page_and_the_summary_name_what_is_left_out(engine_run):
 
 def test_an_iteration_that_can_ask_nothing_says_so_and_owes_it_again(tmp_path):
     recipe = small_recipe(tmp_path / "run", "prompts_per_iteration=3", "sampling.part_size=2")
-    place = of(recipe, "prompts")
+    ref = of(recipe, "prompts")
     kind = STAGES["prompts"]
-    stage = Stage(place.folder, name="prompts", version=kind.version, config=kind.configure(place))
+    stage = Stage(ref.folder, name="prompts", version=kind.version, config=kind.configure(ref))
     stage.write_records("train", [prompt(f"{LONG} {n}") for n in range(3)], Prompt)
     stage.seal({"train": 3})
     with pytest.raises(
@@ -289,15 +289,15 @@ def test_an_iteration_that_can_ask_nothing_says_so_and_owes_it_again(tmp_path):
 
 def test_a_source_that_changed_is_named_and_one_that_is_gone_is_not(prepared):
     folder, recipes = prepared
-    path, place = folder / "p.jsonl", of(recipes[0], "prompts")
-    assert changed_sources(place) == []
+    path, ref = folder / "p.jsonl", of(recipes[0], "prompts")
+    assert changed_sources(ref) == []
     before = path.read_text()
     path.write_text(before.replace("boom", "boom!"))
-    assert changed_sources(place) == [str(path)]
+    assert changed_sources(ref) == [str(path)]
     path.unlink()
-    assert changed_sources(place) == []
+    assert changed_sources(ref) == []
     path.write_text(before)
-    assert changed_sources(place) == []
+    assert changed_sources(ref) == []
 
 
 def test_a_prompt_that_is_left_out_raises_no_alarm_of_the_tokenizers():

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from forethought.runs.schedule import places
 from small_run import small_recipe, small_run
 from test_pipeline import run, write_recipe
 
 from forethought.config import Recipe
 from forethought.model_cache import cached, cached_open, caches_models, model_cache
 from forethought.models import load_model, source_of
+from forethought.runs.schedule import stage_refs
 from forethought.shared_policy import SharedPolicy, shared_policy, weight_files
 from forethought.store import read_manifest
 
@@ -25,7 +25,7 @@ LONG = [
 
 def digests(recipe: Recipe) -> dict[str, str]:
     """Of every stage, which say what is in all its files."""
-    return {place.label: read_manifest(place.folder).digest for place in places(recipe)}
+    return {ref.label: read_manifest(ref.folder).digest for ref in stage_refs(recipe)}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from forethought.runs.schedule import places
 from own_code import save_own
 from rich.console import Console
 from small_run import ROOT, SMALL, small_recipe
@@ -16,6 +15,7 @@ from forethought.cli.main import app
 from forethought.launch import try_engine
 from forethought.model_cache import caches_models
 from forethought.progress import Reporter
+from forethought.runs.schedule import stage_refs
 from forethought.stages.opening import open_engine, owed_engines
 
 HERE = "test_opening"
@@ -134,22 +134,22 @@ def test_what_a_sealed_stage_has_shown_is_not_tried_again(tmp_path):
     words = ("arms=[direct]", "iterations=1")
     recipe = small_recipe(tmp_path / "run", *words)
     tried = {}
-    for place in places(recipe):
-        tried[place.stage, place.index] = owed_engines(places(recipe))
-        place.folder.mkdir(parents=True)
-        (place.folder / "manifest.json").write_text("{}")
+    for ref in stage_refs(recipe):
+        tried[ref.stage, ref.index] = owed_engines(stage_refs(recipe))
+        ref.folder.mkdir(parents=True)
+        (ref.folder / "manifest.json").write_text("{}")
     everything = ["judge", "sampling", "training"]
     assert tried["prompts", 0] == tried["evaluation", 0] == everything
     assert tried["rollouts", 0] == tried["judgements", 0] == ["judge", "training"]
     assert tried["pairs", 0] == tried["reference", 0] == ["training"]
     assert tried["training", 0] == tried["evaluation", 1] == []
-    assert owed_engines(places(small_recipe(tmp_path / "run", "arms=[direct]"))) == []
+    assert owed_engines(stage_refs(small_recipe(tmp_path / "run", "arms=[direct]"))) == []
     gsm8k = "measures.gsm8k={sources: [{type: microworld, count: 4}], verifier: microworld}"
-    assert owed_engines(places(small_recipe(tmp_path / "run", *words, gsm8k))) == ["gsm8k"]
+    assert owed_engines(stage_refs(small_recipe(tmp_path / "run", *words, gsm8k))) == ["gsm8k"]
     kept = small_recipe(tmp_path / "other", "launch.keep_engines=true")
-    assert owed_engines(places(kept)) == ["training", "judge", "sampling"]
+    assert owed_engines(stage_refs(kept)) == ["training", "judge", "sampling"]
     apart = "launch={type: torchrun, processes: 2}"
-    assert owed_engines(places(small_recipe(tmp_path / "other", apart))) == everything[:2]
+    assert owed_engines(stage_refs(small_recipe(tmp_path / "other", apart))) == everything[:2]
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_what_cannot_be_trained_is_said_wherever_stages_run(launch, tmp_path):
 def prepared(folder: Path, *overrides: str):
     """A run that has its prompts and nothing else."""
     from forethought.recipe import dump
-    from forethought.runs.layout import Place
+    from forethought.runs.layout import StageRef
     from forethought.stages.table import run_stage
     from forethought.store import write_json
 
     recipe = small_recipe(folder / "run", *overrides)
     recipe.run.mkdir()
     write_json(recipe.run / "config.json", dump(recipe))
-    place = Place(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
-    run_stage(place, Reporter(Console(quiet=True)))
+    ref = StageRef(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
+    run_stage(ref, Reporter(Console(quiet=True)))
     return recipe

@@ -15,7 +15,7 @@ from forethought.config import Recipe
 from forethought.launch import launch
 from forethought.pairs import LengthSums, pair_counts
 from forethought.progress import Reporter, Task
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import ROW_GROUP, Stage, StageError, read_manifest, read_records
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup, Unjudged
 
@@ -43,8 +43,8 @@ class Watching(Reporter):
             yield task
 
 
-def place(recipe: Recipe, stage: str) -> Place:
-    return Place(recipe=recipe, stage=stage, arm="thought", index=0)
+def ref(recipe: Recipe, stage: str) -> StageRef:
+    return StageRef(recipe=recipe, stage=stage, arm="thought", index=0)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,13 @@ def recipe(tmp_path_factory) -> Recipe:
         "pairs={rho: 0.2, max_unparsable: 0.25}",
     )
     for stage in ("prompts", "rollouts", "judgements"):
-        launch(place(recipe, stage), Reporter(Console(quiet=True)))
+        launch(ref(recipe, stage), Reporter(Console(quiet=True)))
     return recipe
 
 
 def test_pairs_are_those_of_the_whole_iteration(recipe):
     watching = Watching()
-    pairs = place(recipe, "pairs")
+    pairs = ref(recipe, "pairs")
     launch(pairs, watching)
     assert len(watching.held) == PARTS
     assert max(watching.held) <= PART * SAMPLES
@@ -87,7 +87,7 @@ def test_pairs_are_those_of_the_whole_iteration(recipe):
 
 
 def test_a_resumed_stage_counts_the_parts_that_are_there(recipe):
-    rollouts = place(recipe, "rollouts")
+    rollouts = ref(recipe, "rollouts")
     before = read_manifest(rollouts.folder)
     (rollouts.folder / "manifest.json").unlink()
     (rollouts.folder / "part_00001.parquet").unlink()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from forethought.runs.schedule import places
 from rich.console import Console
 from tiny import FAMILIES, save_policy, save_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,6 +19,7 @@ from forethought.cli.main import app
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
+from forethought.runs.schedule import stage_refs
 from forethought.store import StageError, read_manifest, read_records
 from forethought.types import PairDecision, Rollout
 
@@ -120,7 +120,7 @@ def test_a_finished_run_is_left_alone(finished):
     before = {path: path.stat().st_mtime_ns for path in recipe.run.rglob("manifest.json")}
     run(recipe_path)
     assert {path: path.stat().st_mtime_ns for path in recipe.run.rglob("manifest.json")} == before
-    assert len(before) == len(list(places(recipe)))
+    assert len(before) == len(list(stage_refs(recipe)))
 
 
 def test_the_summary_has_every_policy_of_both_arms(finished):

@@ -103,7 +103,7 @@ def test_both_plans_count_the_same_checkpoints():
     """Float32 weights, 4 bytes of each; of adapters no base."""
     for words, size in (([], 4 * 8.03e9), (["training.lora={rank: 16}"], 4 * 42e6)):
         recipe = load_recipe([PAPER, "arms=[thought]", *words])
-        [first, *_] = [one.disk for one in plan(recipe) if one.place.stage == "training"]
+        [first, *_] = [one.disk for one in plan(recipe) if one.ref.stage == "training"]
         assert first == pytest.approx(10 * size, rel=0.01)
         assert row(costs(8, *words), "training").effort.weights == pytest.approx(first)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import workload
-from forethought.runs.schedule import places
 from rich.console import Console
 from workload import SAMPLES, Bench
 
@@ -27,6 +26,7 @@ from forethought.planning.costs import recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress import Reporter
 from forethought.recipe import dump
+from forethought.runs.schedule import stage_refs
 from forethought.store import read_manifest, write_json
 
 
@@ -73,13 +73,13 @@ def run(recipe: Recipe) -> list[dict[str, Any]]:
     write_json(recipe.run / "config.json", dump(recipe))
     reporter = Reporter(Console(stderr=True))
     found = []
-    for place in places(recipe):
+    for ref in stage_refs(recipe):
         start = workload.now()
-        launch(place, reporter)
+        launch(ref, reporter)
         seconds = workload.now() - start
-        counts = read_manifest(place.folder).counts
+        counts = read_manifest(ref.folder).counts
         brief = {name: one for name, one in counts.items() if isinstance(one, int | float)}
-        found.append({"stage": place.stage, "seconds": seconds, "counts": brief})
+        found.append({"stage": ref.stage, "seconds": seconds, "counts": brief})
     return found
 
 

@@ -25,7 +25,7 @@ from forethought.config import (
 from forethought.files import read_lines, responses_of
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_run
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.lock import run_lock
 from forethought.runs.policies import find_run_policy, weights_and_format
 from forethought.runs.schedule import OWN_QUESTIONS
@@ -129,15 +129,17 @@ def compare_two(first: str, second: str, request: Request, reporter: Reporter) -
     return _in_a_folder("win_rate", request, identity, prompts, work)
 
 
-def _in_its_run(name: str, found: Place, request: Request, reporter: Reporter) -> dict[str, Count]:
+def _in_its_run(
+    name: str, found: StageRef, request: Request, reporter: Reporter
+) -> dict[str, Count]:
     recipe = load_run(found.recipe.run, request.words)
     measures = _with_default(recipe.measures, name)
     recipe = recipe.model_copy(update={"measures": measures})
-    place = Place(recipe=recipe, stage=name, arm=found.arm, index=found.index)
+    ref = StageRef(recipe=recipe, stage=name, arm=found.arm, index=found.index)
     use_threads(recipe.launch.threads)
     with run_lock(recipe.run):
-        run_stage(place, reporter)
-    return read_manifest(place.folder).counts
+        run_stage(ref, reporter)
+    return read_manifest(ref.folder).counts
 
 
 def _with_default(measures: MeasuresConfig, name: str) -> MeasuresConfig:
@@ -150,7 +152,7 @@ def _with_default(measures: MeasuresConfig, name: str) -> MeasuresConfig:
         raise ValueError(explain(error, MeasuresConfig, "measures")) from error
 
 
-def _part(name: str, request: Request, found: Place | None) -> EvaluatePart:
+def _part(name: str, request: Request, found: StageRef | None) -> EvaluatePart:
     """The settings: the run's, where a run's policy is measured, and the arguments over them."""
     below = None if found is None else dump(found.recipe)
     part = load_part(EvaluatePart, request.words, below)
@@ -158,7 +160,7 @@ def _part(name: str, request: Request, found: Place | None) -> EvaluatePart:
     return part.model_copy(update={"measures": _with_default(part.measures, name)})
 
 
-def _policy(word: str, found: Place | None, part: EvaluatePart) -> Policy:
+def _policy(word: str, found: StageRef | None, part: EvaluatePart) -> Policy:
     given = part.model or ModelConfig(path=word)
     source, thought_format = weights_and_format(given.at(word).source, found, part.thought_format)
     template = given.template or ({} if found is None else found.policy.template)
@@ -173,7 +175,7 @@ def _policy(word: str, found: Place | None, part: EvaluatePart) -> Policy:
 
 
 def _contender(
-    word: str, found: Place | None, part: EvaluatePart, prompts: Sequence[Prompt]
+    word: str, found: StageRef | None, part: EvaluatePart, prompts: Sequence[Prompt]
 ) -> Contender:
     if not _is_file_of_outputs(word):
         return Contender(name=word, policy=_policy(word, found, part), answers=None)

@@ -19,7 +19,7 @@ from forethought.config import Recipe
 from forethought.models import pick_device
 from forethought.progress import Reporter
 from forethought.recipe import load_run
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.opening import open_engine
 from forethought.stages.table import run_stage
 from forethought.store import StageError
@@ -31,24 +31,24 @@ OPENING = "opening"
 """In a stage's place: the child opens an engine."""
 
 
-def launch(place: Place, reporter: Reporter) -> None:
+def launch(ref: StageRef, reporter: Reporter) -> None:
     """Run a stage as the recipe's `launch` section says.
 
     Raises: StageError if a stage in a process of its own fails; it has said why. ValueError if
     this machine has not what the recipe's training needs.
     """
-    recipe = place.recipe
+    recipe = ref.recipe
     _refuse_what_is_missing(recipe)
-    if place.stage in ("reference", "training"):
+    if ref.stage in ("reference", "training"):
         give_back_gpus()
     if not recipe.launch.process_per_stage:
         use_threads(recipe.launch.threads)
-        run_stage(place, reporter)
+        run_stage(ref, reporter)
         return
-    words = [str(recipe.run), place.stage, place.arm, str(place.index)]
+    words = [str(recipe.run), ref.stage, ref.arm, str(ref.index)]
     child = subprocess.run([sys.executable, "-m", "forethought.launch", *words], check=False)
     if child.returncode != 0:
-        raise StageError(f"{place.label} ended with status {child.returncode}; see above")
+        raise StageError(f"{ref.label} ended with status {child.returncode}; see above")
 
 
 def try_engine(recipe: Recipe, name: str) -> None:
@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
             return _open(recipe, arm, Path(index))
         assert arm in ("thought", "direct")
         use_threads(recipe.launch.threads)
-        run_stage(Place(recipe=recipe, stage=stage, arm=arm, index=int(index)), reporter)
+        run_stage(StageRef(recipe=recipe, stage=stage, arm=arm, index=int(index)), reporter)
     except (ValueError, OSError) as error:
         reporter.say(f"error: {error}")
         return 1

@@ -21,10 +21,10 @@ from forethought.launch import launch, try_engine
 from forethought.model_cache import model_cache
 from forethought.progress import Reporter
 from forethought.recipe import dump
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.lock import run_lock
 from forethought.runs.retention import drop_weights
-from forethought.runs.schedule import places
+from forethought.runs.schedule import stage_refs
 from forethought.runs.summary import write_summary
 from forethought.stages.arm_templates import refuse_dishonest_templates
 from forethought.stages.opening import owed_engines
@@ -66,22 +66,22 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
 
 def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers: Trackers) -> None:
     with model_cache() if recipe.launch.keep_engines else nullcontext():
-        for place in places(recipe):
-            if not place.sealed:
-                if place.stage != "prompts" and not attempt.tried:
+        for ref in stage_refs(recipe):
+            if not ref.sealed:
+                if ref.stage != "prompts" and not attempt.tried:
                     attempt.tried = True
                     _try_engines(recipe, reporter)
                 attempt.worked = True
-                launch(place, reporter)
-                if place.stage == "evaluation":
+                launch(ref, reporter)
+                if ref.stage == "evaluation":
                     write_summary(recipe)
-                if place.stage == "selection":
+                if ref.stage == "selection":
                     drop_weights(recipe)
                 trackers.look()
-            elif place.stage == "prompts":
-                _say_changed_sources(place, reporter)
-            if place.stage == "prompts":
-                _refuse_too_few_prompts(recipe, place)
+            elif ref.stage == "prompts":
+                _say_changed_sources(ref, reporter)
+            if ref.stage == "prompts":
+                _refuse_too_few_prompts(recipe, ref)
     drop_weights(recipe)
 
 
@@ -90,11 +90,11 @@ def refuse_missing_files(recipe: Recipe) -> None:
 
     Raises: ValueError naming the first that is not there or cannot be read.
     """
-    owed = [place for place in places(recipe) if not place.sealed]
-    first = {(place.stage, place.arm): place for place in reversed(owed)}
-    for place in reversed(first.values()):
-        STAGES[place.stage].configure(place)
-    stages = {place.stage for place in owed}
+    owed = [ref for ref in stage_refs(recipe) if not ref.sealed]
+    first = {(ref.stage, ref.arm): ref for ref in reversed(owed)}
+    for ref in reversed(first.values()):
+        STAGES[ref.stage].configure(ref)
+    stages = {ref.stage for ref in owed}
     for field, stage, sources in _sources(recipe):
         for index, source in enumerate(sources if stage in stages else ()):
             path = source.path if isinstance(source, FilePrompts) else None
@@ -123,7 +123,7 @@ def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
 
     Raises: ValueError that names it.
     """
-    every = list(places(recipe))
+    every = list(stage_refs(recipe))
     if not (names := owed_engines(every)):
         return
     reporter.say(f"trying before anything is sampled: {', '.join(names)}")
@@ -131,7 +131,7 @@ def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
         for name in names:
             try_engine(recipe, name)
     except ValueError as error:
-        begun = {place.stage for place in every if place.begun}
+        begun = {ref.stage for ref in every if ref.begun}
         if begun - {"prompts"}:
             raise
         raise ValueError(f"{error}; nothing was sampled yet") from error
@@ -139,23 +139,23 @@ def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
 
 def refuse_changed_recipe(recipe: Recipe) -> None:
     """Raises: StageError naming the first stage already begun with other settings."""
-    for place in places(recipe):
-        if place.begun:
-            kind = STAGES[place.stage]
-            config = kind.configure(place)
-            refuse_changed_config(place.folder, version=kind.version, config=config)
+    for ref in stage_refs(recipe):
+        if ref.begun:
+            kind = STAGES[ref.stage]
+            config = kind.configure(ref)
+            refuse_changed_config(ref.folder, version=kind.version, config=config)
 
 
-def _say_changed_sources(place: Place, reporter: Reporter) -> None:
-    for name in changed_sources(place):
+def _say_changed_sources(ref: StageRef, reporter: Reporter) -> None:
+    for name in changed_sources(ref):
         reporter.say(
             f"prompts: {name} has changed since this run read it; the run goes on with the prompts "
-            f"it has, in {place.folder}. To use the file as it is now, give another run=…"
+            f"it has, in {ref.folder}. To use the file as it is now, give another run=…"
         )
 
 
-def _refuse_too_few_prompts(recipe: Recipe, place: Place) -> None:
-    there = read_manifest(place.folder).counts["train"]
+def _refuse_too_few_prompts(recipe: Recipe, ref: StageRef) -> None:
+    there = read_manifest(ref.folder).counts["train"]
     assert isinstance(there, int)
     wanted = recipe.iterations * recipe.prompts_per_iteration
     if wanted > there:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from forethought.config import Recipe
 from forethought.planning.bounds import SEPARATE
-from forethought.runs.layout import Place
-from forethought.runs.schedule import places
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import stage_refs
 from forethought.store import Count, read_manifest
 
 SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch", "test_score")
@@ -27,36 +27,36 @@ def status_table(recipe: Recipe) -> Table:
     table.add_column("state")
     table.add_column("seconds", justify="right")
     table.add_column("says")
-    rows = [(place, *_state(place)) for place in places(recipe)]
+    rows = [(ref, *_state(ref)) for ref in stage_refs(recipe)]
     long_ago = {
-        (place.stage, place.arm): _done(rows, place)
-        for place, *_ in rows
-        if recipe.iterations > SEPARATE and place.stage != "prompts"
+        (ref.stage, ref.arm): _done(rows, ref)
+        for ref, *_ in rows
+        if recipe.iterations > SEPARATE and ref.stage != "prompts"
     }
-    for place, state, seconds, says in rows:
-        done = long_ago.get((place.stage, place.arm), [])
-        if place.index not in done[:-1]:
-            table.add_row(place.label, state, seconds, says)
-        elif place.index == done[0]:
+    for ref, state, seconds, says in rows:
+        done = long_ago.get((ref.stage, ref.arm), [])
+        if ref.index not in done[:-1]:
+            table.add_row(ref.label, state, seconds, says)
+        elif ref.index == done[0]:
             numbers = f"{done[0]} to {done[-2]}" if len(done) > 2 else str(done[0])
-            spent = sum(float(row[2]) for row in rows if row[0].label in _labels(place, done[:-1]))
-            table.add_row(place.label_of(numbers), state, f"{spent:.1f}", "")
+            spent = sum(float(row[2]) for row in rows if row[0].label in _labels(ref, done[:-1]))
+            table.add_row(ref.label_of(numbers), state, f"{spent:.1f}", "")
     return table
 
 
-def _done(rows: Sequence[tuple[Place, str, str, str]], like: Place) -> list[int]:
+def _done(rows: Sequence[tuple[StageRef, str, str, str]], like: StageRef) -> list[int]:
     """The indices of a kind of stage that are sealed, up to the first that is not."""
     alike = [row for row in rows if (row[0].stage, row[0].arm) == (like.stage, like.arm)]
     return [row[0].index for row in takewhile(lambda row: row[2], alike)]
 
 
-def _labels(place: Place, indices: Sequence[int]) -> set[str]:
-    return {place.label_of(str(index)) for index in indices}
+def _labels(ref: StageRef, indices: Sequence[int]) -> set[str]:
+    return {ref.label_of(str(index)) for index in indices}
 
 
-def _state(place: Place) -> tuple[str, str, str]:
-    if place.sealed:
-        manifest = read_manifest(place.folder)
+def _state(ref: StageRef) -> tuple[str, str, str]:
+    if ref.sealed:
+        manifest = read_manifest(ref.folder)
         counts = manifest.counts
         says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
         says += [_paid(key, counts[key]) for key in PAID if counts.get(key) is not None]
@@ -69,8 +69,8 @@ def _state(place: Place) -> tuple[str, str, str]:
             assert isinstance(missing, list)
             says.append(f"[yellow]{len(missing)} groups without a score[/yellow]")
         return "[green]done[/green]", f"{manifest.seconds:.1f}", ", ".join(says)
-    if place.begun:
-        parts = len(list(place.folder.glob("*.parquet")))
+    if ref.begun:
+        parts = len(list(ref.folder.glob("*.parquet")))
         return "[yellow]begun[/yellow]", "", f"{parts} parts" if parts else ""
     return "[dim]owed[/dim]", "", ""
 

@@ -18,7 +18,7 @@ from tiny_training import make_pairs, run, settings, tiny_model
 from forethought.launch import launch
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.training import configure_reference, configure_training
 from forethought.training.batches import packed_tokens, rounds, shortest_pair
 from forethought.training.checkpoint import LogReader
@@ -56,8 +56,8 @@ def test_settings_that_cannot_be(words: list[str], message: str):
 def test_the_launch_is_no_part_of_what_a_stage_is_known_by():
     def known_by(*words: str) -> list[Any]:
         recipe = load_recipe([QUICKSTART, *words])
-        place = Place(recipe=recipe, stage="training", arm="thought", index=0)
-        return [configure_training(place), configure_reference(place)]
+        ref = StageRef(recipe=recipe, stage="training", arm="thought", index=0)
+        return [configure_training(ref), configure_reference(ref)]
 
     assert known_by() == known_by("launch={type: torchrun, processes: 4}")
     assert known_by() == known_by("launch={type: ray, processes: 64, threads: 2}")
@@ -67,10 +67,10 @@ def test_the_launch_is_no_part_of_what_a_stage_is_known_by():
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
 def test_8_bit_states_without_a_gpu_are_refused_at_the_first_stage(tmp_path: Path, optimizer: str):
     recipe = load_recipe([QUICKSTART, f"run={tmp_path}", f"training.optimizer={optimizer}"])
-    place = Place(recipe=recipe, stage="prompts", arm="thought", index=0)
+    ref = StageRef(recipe=recipe, stage="prompts", arm="thought", index=0)
     with pytest.raises(ValueError, match=f"training.optimizer: {optimizer} .* runs on cpu; use"):
-        launch(place, Reporter(Console(quiet=True)))
-    assert not place.folder.exists()
+        launch(ref, Reporter(Console(quiet=True)))
+    assert not ref.folder.exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])

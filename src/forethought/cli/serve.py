@@ -41,7 +41,7 @@ from forethought.progress import Reporter
 
 if TYPE_CHECKING:
     from forethought.config import ModelSource
-    from forethought.runs.layout import Place
+    from forethought.runs.layout import StageRef
     from forethought.serving.base import Backend
     from forethought.thoughts import ThoughtFormat
 
@@ -251,7 +251,7 @@ def _policy(
     return weights_and_format(given, found, otherwise)
 
 
-def _run_policy(word: str) -> Place | None:
+def _run_policy(word: str) -> StageRef | None:
     """The policy of a run that is named; of a run alone, its last thinking policy.
 
     Raises: ValueError if the word names no policy of the run.

@@ -12,8 +12,8 @@ from typing import Any
 
 from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, PromptSource, Recipe
 from forethought.models import MICROWORLD
-from forethought.runs.layout import Place
-from forethought.runs.schedule import prompts_place, sealed_measures
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import prompts_ref, sealed_measures
 from forethought.store import read_json, read_manifest
 from forethought.types import Arm
 
@@ -73,9 +73,9 @@ def evaluations(recipe: Recipe) -> list[dict[str, Any]]:
     rows = []
     for policy in range(recipe.iterations + 1):
         for arm in recipe.arms:
-            place = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
-            if place.sealed:
-                counts: dict[str, Any] = dict(read_manifest(place.folder).counts)
+            ref = StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+            if ref.sealed:
+                counts: dict[str, Any] = dict(read_manifest(ref.folder).counts)
                 rows.append({"policy": policy, "arm": arm} | counts)
     return rows
 
@@ -86,8 +86,8 @@ def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
     for number in range(policy):
         row: dict[str, Any] = {"number": number}
         for stage in ("rollouts", "pairs", "training", "selection"):
-            place = Place(recipe=recipe, stage=stage, arm=arm, index=number)
-            row[stage] = dict(read_manifest(place.folder).counts)
+            ref = StageRef(recipe=recipe, stage=stage, arm=arm, index=number)
+            row[stage] = dict(read_manifest(ref.folder).counts)
         scores = row["selection"]["scores"]
         chosen = row["selection"]["chosen_epoch"]
         row["score"] = next((one["score"] for one in scores if one["epoch"] == chosen), None)
@@ -98,24 +98,24 @@ def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
 def measures(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
     """Results of every sealed measure of the policy; those by category are left to the report."""
     rows = []
-    for place in sealed_measures(recipe):
-        if (place.arm, place.index) == (arm, policy):
-            results: Any = read_manifest(place.folder).counts.get("results", [])
-            rows += [{"measure": place.stage} | one for one in results if one["category"] is None]
+    for ref in sealed_measures(recipe):
+        if (ref.arm, ref.index) == (arm, policy):
+            results: Any = read_manifest(ref.folder).counts.get("results", [])
+            rows += [{"measure": ref.stage} | one for one in results if one["category"] is None]
     return rows
 
 
 def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
     """Stage folder and digest of all that led to the policy."""
-    places = [prompts_place(recipe)]
+    refs = [prompts_ref(recipe)]
     for number in range(policy):
         for stage in ("pairs", "training", "selection"):
-            places.append(Place(recipe=recipe, stage=stage, arm=arm, index=number))
+            refs.append(StageRef(recipe=recipe, stage=stage, arm=arm, index=number))
     if recipe.prompts.test is not None:
-        places.append(Place(recipe=recipe, stage="evaluation", arm=arm, index=policy))
-    for place in places:
-        if place.sealed:
-            yield place.name, read_manifest(place.folder).digest
+        refs.append(StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy))
+    for ref in refs:
+        if ref.sealed:
+            yield ref.name, read_manifest(ref.folder).digest
 
 
 def attempts(recipe: Recipe) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from forethought.export import facts
 from forethought.judging.describe import score_of
 from forethought.models import MICROWORLD, load_tokenizer
 from forethought.rendering import marker_tokens
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which
 from forethought.runs.summary import difference_line, margin_kept, summarise
 from forethought.store import sha256_file
@@ -24,7 +24,7 @@ from forethought.store import sha256_file
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def model_card(chosen: Place, which: Which, folder: Path) -> str:
+def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
     """The text of `README.md` for a policy whose other files are in `folder` already.
 
     `which` was asked for; the best of several by one measurement is a selected figure.
@@ -102,7 +102,7 @@ def interval(bounds: list[float] | None, digits: int = 3) -> str:
     return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 
-def _front(chosen: Place) -> dict[str, Any]:
+def _front(chosen: StageRef) -> dict[str, Any]:
     recipe = chosen.recipe
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if facts.hub_name(recipe.model.path):

@@ -23,7 +23,7 @@ from forethought.export import facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
 from forethought.recipe import load_run
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import read_manifest, read_records
 from forethought.types import Arm, PairSide, PreferencePair, Prompt, Rollout
 
@@ -66,13 +66,13 @@ def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
     recipe = load_run(run)
     if arm not in recipe.arms:
         raise ValueError(f"arm: {run} has no arm {arm!r}; it has {', '.join(recipe.arms)}")
-    places = [
-        Place(recipe=recipe, stage="pairs", arm=arm, index=number)
+    refs = [
+        StageRef(recipe=recipe, stage="pairs", arm=arm, index=number)
         for number in range(recipe.iterations)
     ]
-    places = [one for one in places if one.sealed]
+    refs = [one for one in refs if one.sealed]
     tokenizer = models.load_tokenizer(recipe.model.source)
-    if not places:
+    if not refs:
         raise ValueError(
             f"pairs: {run} has no pairs in its {arm} arm yet; `forethought run` with the same "
             "recipe goes on"
@@ -80,12 +80,12 @@ def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
     with whole_target(target) as folder:
         (folder / "data").mkdir()
         rendered: Counter[str] = Counter()
-        for place in places:
-            rows = list(_rows(place, tokenizer))
+        for ref in refs:
+            rows = list(_rows(ref, tokenizer))
             part = Dataset.from_list(rows, features=_features(COLUMNS))
-            part.to_parquet(folder / "data" / f"iteration_{place.index:03d}.parquet")
+            part.to_parquet(folder / "data" / f"iteration_{ref.index:03d}.parquet")
             rendered.update(_rendered(row, tokenizer) for row in rows)
-        (folder / "README.md").write_text(_card(places, rendered), encoding="utf-8")
+        (folder / "README.md").write_text(_card(refs, rendered), encoding="utf-8")
     return target
 
 
@@ -102,26 +102,26 @@ def _features(columns: dict[str, Any]) -> Any:
     return Features({name: feature(kind) for name, kind in columns.items()})
 
 
-def _rows(place: Place, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
-    pairs = read_records(place.folder, PreferencePair, "pairs")
-    prompts = {one.prompt_id: one for one in place.prompts("train")}
+def _rows(ref: StageRef, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
+    pairs = read_records(ref.folder, PreferencePair, "pairs")
+    prompts = {one.prompt_id: one for one in ref.prompts("train")}
     wanted = {pair.prompt_id for pair in pairs}
     texts = {
         (one.prompt_id, one.sample_index): one.completion.text
-        for one in read_records(place.beside("rollouts"), Rollout)
+        for one in read_records(ref.beside("rollouts"), Rollout)
         if one.prompt_id in wanted
     }
     for pair in pairs:
         prompt = prompts[pair.prompt_id]
         yield {
             # As rendered in the run: control tokens that a user wrote are broken.
-            "prompt": rendering.as_turns(tokenizer, place.thought_format.apply(prompt.messages)),
+            "prompt": rendering.as_turns(tokenizer, ref.thought_format.apply(prompt.messages)),
             "chosen": _answer(texts[pair.prompt_id, pair.chosen.sample_index]),
             "rejected": _answer(texts[pair.prompt_id, pair.rejected.sample_index]),
             "prompt_ids": list(pair.prompt_token_ids),
             "chosen_ids": list(pair.chosen.token_ids),
             "rejected_ids": list(pair.rejected.token_ids),
-            "iteration": place.index,
+            "iteration": ref.index,
             "kind": pair.kind,
             "margin": pair.margin,
             **_side("chosen", pair.chosen),
@@ -162,8 +162,8 @@ def _rendered(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
     return found
 
 
-def _card(places: list[Place], rendered: Counter[str]) -> str:
-    recipe, arm = places[0].recipe, places[0].arm
+def _card(refs: list[StageRef], rendered: Counter[str]) -> str:
+    recipe, arm = refs[0].recipe, refs[0].arm
     front = {
         "task_categories": ["text-generation"],
         "tags": ["forethought", "preference", "dpo", "trl"],
@@ -175,11 +175,11 @@ def _card(places: list[Place], rendered: Counter[str]) -> str:
         run=recipe.run.resolve().name,
         recipe=recipe,
         arm=arm,
-        format=places[0].thought_format,
+        format=refs[0].thought_format,
         seed=facts.seed_name(recipe),
         judge=facts.judge_name(recipe),
         sources=facts.source_names(recipe),
-        stages=[(one.index, read_manifest(one.folder)) for one in places],
+        stages=[(one.index, read_manifest(one.folder)) for one in refs],
         rows=rendered.total(),
         same=rendered["same"],
         longer=rendered["longer"],

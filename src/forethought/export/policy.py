@@ -18,7 +18,7 @@ from forethought import models, rendering
 from forethought.config import ModelConfig, ModelSource
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which, choose
 from forethought.store import check_part, read_manifest, write_json
 from forethought.thoughts import save_format
@@ -52,7 +52,7 @@ def export_policy(
     return target
 
 
-def generation_config(chosen: Place) -> dict[str, object]:
+def generation_config(chosen: StageRef) -> dict[str, object]:
     """How the run drew its answers, for transformers and vLLM. Nothing else shapes a sample there,
     so other settings of the seed's own file are left out."""
     recipe = chosen.recipe
@@ -73,7 +73,7 @@ def generation_config(chosen: Place) -> dict[str, object]:
     return settings
 
 
-def _copy_trained(chosen: Place, folder: Path, *, keep_adapter: bool) -> None:
+def _copy_trained(chosen: StageRef, folder: Path, *, keep_adapter: bool) -> None:
     """The sealed files of the chosen checkpoint but the seed's card and bits beside weights."""
     stage = chosen.policy_stage
     assert stage is not None

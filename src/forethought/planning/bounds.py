@@ -19,9 +19,9 @@ from forethought.evaluation.probe import VARIANTS
 from forethought.models import resolve
 from forethought.planning.learning import checkpoint_bytes
 from forethought.planning.model_shape import KNOWN, model_shape
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.retention import policies_that_stay
-from forethought.runs.schedule import places
+from forethought.runs.schedule import stage_refs
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 
 SEPARATE = 8
@@ -32,11 +32,11 @@ SEPARATE = 8
 class StagePlan:
     """What one stage will do, at most.
 
-    Example: `StagePlan(place=Place(…), work="192 prompts x 8 outputs", tokens=196608, calls=0,
+    Example: `StagePlan(ref=StageRef(…), work="192 prompts x 8 outputs", tokens=196608, calls=0,
     disk=0)`
     """
 
-    place: Place
+    ref: StageRef
     work: str
     tokens: int
     """New tokens of the policy at most."""
@@ -52,7 +52,7 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     Raises: ValueError if the model's folder is not one.
     """
     checkpoint = _checkpoint_bytes(recipe)
-    return [_stage_plan(place, checkpoint) for place in places(recipe)]
+    return [_stage_plan(ref, checkpoint) for ref in stage_refs(recipe)]
 
 
 def plan_table(rows: list[StagePlan]) -> Table:
@@ -63,7 +63,7 @@ def plan_table(rows: list[StagePlan]) -> Table:
     tokens = sum(row.tokens for row in rows)
     table.add_column("new tokens", justify="right", footer=f"{tokens:,}")
     calls = sum(row.calls for row in rows)
-    again = _more_attempts(rows[0].place.recipe)
+    again = _more_attempts(rows[0].ref.recipe)
     notes = [f"new tokens: without those of answers drawn again, up to {again} times"] * (again > 0)
     if calls:
         table.add_column("calls", justify="right", footer=f"{calls:,}")
@@ -89,26 +89,26 @@ def _more_attempts(recipe: Recipe) -> int:
 
 def _alike(rows: list[StagePlan]) -> list[list[StagePlan]]:
     """Rows to be shown as one; each by itself where there are few."""
-    if max(row.place.index for row in rows) <= SEPARATE:
+    if max(row.ref.index for row in rows) <= SEPARATE:
         return [[row] for row in rows]
     found: dict[tuple[str, str, str], list[StagePlan]] = {}
     for row in rows:
-        found.setdefault((row.place.stage, row.place.arm, row.work), []).append(row)
+        found.setdefault((row.ref.stage, row.ref.arm, row.work), []).append(row)
     return list(found.values())
 
 
 def _label(alike: list[StagePlan]) -> str:
-    place, last = alike[0].place, alike[-1].place.index
-    return place.label if len(alike) == 1 else place.label_of(f"{place.index} to {last}")
+    ref, last = alike[0].ref, alike[-1].ref.index
+    return ref.label if len(alike) == 1 else ref.label_of(f"{ref.index} to {last}")
 
 
-def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
-    recipe = place.recipe
+def _stage_plan(ref: StageRef, checkpoint: int) -> StagePlan:
+    recipe = ref.recipe
     prompts, samples = recipe.prompts_per_iteration, recipe.sampling.samples
     limit = recipe.sampling.max_new_tokens
     held_out = recipe.prompts.test
     work, tokens, calls, disk = "", 0, 0, 0
-    match place.stage:
+    match ref.stage:
         case "prompts":
             test = held_out.count if held_out else 0
             work = (
@@ -128,7 +128,7 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             work = f"{training.epochs} epochs, {steps} steps of {training.batch_size} pairs"
             disk = training.epochs * checkpoint
             if recipe.keep != "all":
-                disk = checkpoint if place.index + 1 in policies_that_stay(recipe) else 0
+                disk = checkpoint if ref.index + 1 in policies_that_stay(recipe) else 0
         case "selection" if recipe.selection.by == "last":
             work = "the last epoch"
         case "selection":
@@ -142,43 +142,43 @@ def _stage_plan(place: Place, checkpoint: int) -> StagePlan:
             count = held_out.count * recipe.evaluation.samples
             work, tokens = f"{count} answers", count * limit
             sides = 2 if recipe.judge.is_relative else 1
-            if sides == 1 or place.folder != place.baseline.folder:
+            if sides == 1 or ref.folder != ref.baseline.folder:
                 together = sides * recipe.evaluation.samples
                 calls = held_out.count * recipe.judge.calls_per_group(together)
         case _:
-            return _measure_plan(place)
-    return StagePlan(place=place, work=work, tokens=tokens, calls=calls, disk=disk)
+            return _measure_plan(ref)
+    return StagePlan(ref=ref, work=work, tokens=tokens, calls=calls, disk=disk)
 
 
-def _measure_plan(place: Place) -> StagePlan:
+def _measure_plan(ref: StageRef) -> StagePlan:
     """A measure's work; where it has questions of its own, one for each of them."""
-    recipe, measures = place.recipe, place.recipe.measures
+    recipe, measures = ref.recipe, ref.recipe.measures
     test = recipe.prompts.test.count if recipe.prompts.test else 0
     work, outputs, calls = "", 0, 0
-    if place.stage == "win_rate" and measures.win_rate is not None:
+    if ref.stage == "win_rate" and measures.win_rate is not None:
         work = f"{test} prompts, thought against direct"
         calls = test * recipe.judge.calls_per_group(2)
         if measures.win_rate.equal_tokens:
             work += ", at equal tokens too"
             outputs = test * (MOST_ANSWERS + 1)
             calls = 3 * calls + test * recipe.judge.calls_per_group(MOST_ANSWERS)
-    elif place.stage == "probe" and measures.probe is not None:
+    elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
         work, outputs = f"{count} prompts after {len(VARIANTS)} thoughts", 5 * count
         calls = count * recipe.judge.calls_per_group(len(VARIANTS))
-    elif place.stage == "gsm8k" and measures.gsm8k is not None:
+    elif ref.stage == "gsm8k" and measures.gsm8k is not None:
         counts = [question_count(source) for source in measures.gsm8k.sources]
         count = sum(one for one in counts if one is not None)
         work = "every question, twice" if None in counts else f"{count} questions, twice"
         outputs = 2 * count
-    elif place.stage == "alpaca_eval" and measures.alpaca_eval is not None:
+    elif ref.stage == "alpaca_eval" and measures.alpaca_eval is not None:
         outputs = calls = len(read_instructions(measures.alpaca_eval.instructions))
         work = f"{outputs} instructions"
-    elif place.stage == "arena_hard" and measures.arena_hard is not None:
+    elif ref.stage == "arena_hard" and measures.arena_hard is not None:
         outputs = len(read_questions(measures.arena_hard.questions))
         work, calls = f"{outputs} questions, two games", 2 * outputs
     tokens = outputs * recipe.sampling.max_new_tokens
-    return StagePlan(place=place, work=work, tokens=tokens, calls=calls, disk=0)
+    return StagePlan(ref=ref, work=work, tokens=tokens, calls=calls, disk=0)
 
 
 def question_count(source: PromptSource) -> int | None:

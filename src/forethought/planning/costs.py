@@ -29,9 +29,9 @@ from forethought.planning.shares import (
     sampling_share,
     training_share,
 )
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.retention import policies_that_stay
-from forethought.runs.schedule import places
+from forethought.runs.schedule import stage_refs
 from forethought.stages.answering import answers_part
 from forethought.stages.joint_judging import judged_part
 from forethought.stages.measures.win_rate import MOST_ANSWERS
@@ -143,11 +143,11 @@ def _cluster(recipe: Recipe, device: Device, gpus: int, shape: ModelShape) -> Cl
 
 
 def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
-    """Places that cost the same are one row."""
-    found: dict[tuple[str, Arm | None], list[Place]] = {}
-    for place in places(setting.recipe):
-        arm = None if place.stage == "prompts" else place.arm
-        found.setdefault((place.stage, arm), []).append(place)
+    """Stages that cost the same are one row."""
+    found: dict[tuple[str, Arm | None], list[StageRef]] = {}
+    for ref in stage_refs(setting.recipe):
+        arm = None if ref.stage == "prompts" else ref.arm
+        found.setdefault((ref.stage, arm), []).append(ref)
     return tuple(
         StageCost(
             stage=stage,
@@ -191,9 +191,9 @@ def _kept(recipe: Recipe, times: int) -> float:
     return len(policies_that_stay(recipe)) / recipe.training.epochs
 
 
-def _effort(setting: Setting, stage: str, place: Place) -> Effort:
+def _effort(setting: Setting, stage: str, ref: StageRef) -> Effort:
     recipe, rates = setting.recipe, setting.cluster.rates
-    lengths = setting.lengths[place.arm]
+    lengths = setting.lengths[ref.arm]
     count = recipe.prompts_per_iteration
     k = recipe.sampling.samples
     fixed = Effort.of({"host": rates.stage})
@@ -223,7 +223,7 @@ def _effort(setting: Setting, stage: str, place: Place) -> Effort:
             held = recipe.prompts.test.count * recipe.evaluation.samples
             return _answered(setting, lengths, held, 1)
         case _:
-            return _measured(setting, stage, place)
+            return _measured(setting, stage, ref)
 
 
 def _loaded(recipe: Recipe) -> int:
@@ -299,8 +299,8 @@ def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int)
     return drawn + judged + Effort.of({"host": prompts * policies * rates.answer})
 
 
-def _measured(setting: Setting, stage: str, place: Place) -> Effort:
-    recipe, lengths = setting.recipe, setting.lengths[place.arm]
+def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
+    recipe, lengths = setting.recipe, setting.lengths[ref.arm]
     test = recipe.prompts.test.count if recipe.prompts.test else 0
     if stage == "win_rate" and recipe.measures.win_rate is not None:
         judged = _judged(setting, lengths, test, 2)
@@ -319,7 +319,7 @@ def _measured(setting: Setting, stage: str, place: Place) -> Effort:
         for _ in VARIANTS:
             drawn = drawn + _drawn(setting, rest, count, 1, part=count)
         return drawn + _judged(setting, lengths, count, len(VARIANTS))
-    [row] = [one for one in plan(recipe) if one.place.label == place.label]
+    [row] = [one for one in plan(recipe) if one.ref.label == ref.label]
     # A source that does not tell its questions is taken to be GSM8K, asked twice.
     outputs = row.tokens / recipe.sampling.max_new_tokens or 2 * GSM8K_QUESTIONS
     return _drawn(setting, lengths, outputs, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from forethought.config import Recipe
 from forethought.models import MICROWORLD
 from forethought.recipe import load_run
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import read_manifest, read_records
 from forethought.thoughts import DIRECT, load_format
 from forethought.types import Arm, PreferencePair
@@ -118,7 +118,7 @@ def _of_run(run: Path, arm: Arm) -> Lengths:
     """What the last iteration with pairs had."""
     recipe = load_run(run)
     for index in reversed(range(recipe.iterations)):
-        pairs = Place(recipe=recipe, stage="pairs", arm=arm, index=index)
+        pairs = StageRef(recipe=recipe, stage="pairs", arm=arm, index=index)
         if pairs.sealed:
             counts = read_manifest(pairs.beside("rollouts")).counts
             kept = read_records(pairs.folder, PreferencePair, "pairs")

@@ -23,10 +23,10 @@ from forethought.report.costs import StageCost, read_costs
 from forethought.report.measures import Measured, read_measures
 from forethought.report.scores import Difference, PolicyScore, read_difference, read_policies
 from forethought.runs.schedule import (
-    evaluation_places,
-    iteration_places,
-    measure_places,
-    prompts_place,
+    evaluation_refs,
+    iteration_refs,
+    measure_refs,
+    prompts_ref,
 )
 from forethought.store import read_json
 from forethought.types import Arm, LeftOut, ParseStatus
@@ -184,21 +184,21 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _missing(recipe: Recipe) -> Iterator[str]:
-    wanted = [prompts_place(recipe)]
+    wanted = [prompts_ref(recipe)]
     for arm in recipe.arms:
         for number in range(recipe.iterations):
-            wanted += iteration_places(recipe, arm, number)
+            wanted += iteration_refs(recipe, arm, number)
         if recipe.prompts.test is not None:
-            places = evaluation_places(recipe, arm)
-            wanted += (place for place in places if place.index in recipe.evaluated)
-    wanted += measure_places(recipe)
-    for place in wanted:
-        if not place.sealed:
-            yield place.name
+            refs = evaluation_refs(recipe, arm)
+            wanted += (ref for ref in refs if ref.index in recipe.evaluated)
+    wanted += measure_refs(recipe)
+    for ref in wanted:
+        if not ref.sealed:
+            yield ref.name
 
 
 def _iteration(recipe: Recipe, arm: Arm, number: int) -> IterationData:
-    of = {place.stage: place for place in iteration_places(recipe, arm, number)}
+    of = {ref.stage: ref for ref in iteration_refs(recipe, arm, number)}
     rollouts, pairs, selection = of["rollouts"], of["pairs"], of["selection"]
     return IterationData(
         number=number,

@@ -25,8 +25,8 @@ from forethought.report.score_charts import (
     score_series,
     test_series,
 )
-from forethought.runs.layout import Place
-from forethought.runs.schedule import evaluation_places
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import evaluation_refs
 from forethought.store import read_json, read_manifest
 
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
@@ -87,8 +87,8 @@ def compare(runs: Sequence[Run], labels: Sequence[str]) -> Comparison:
 
 def run_style(index: int) -> tuple[str, str]:
     """Dash and marker of a run; 36 runs go without a repetition."""
-    turn, place = divmod(index, len(DASHES))
-    return DASHES[place], SYMBOLS[(place + turn) % len(SYMBOLS)]
+    turn, style = divmod(index, len(DASHES))
+    return DASHES[style], SYMBOLS[(style + turn) % len(SYMBOLS)]
 
 
 def _obstacle(runs: Sequence[Run], labels: Sequence[str]) -> str | None:
@@ -135,17 +135,17 @@ def _test_prompts(run: Run) -> set[str]:
 def _judge(run: Run) -> Any:
     """As the evaluation sealed it, with the words of its prompt file; else as the recipe has it."""
     for arm in run.recipe.arms:
-        for place in evaluation_places(run.recipe, arm):
-            if place.begun:
-                judge = read_json(place.folder / "intent.json")["config"].get("judge")
+        for ref in evaluation_refs(run.recipe, arm):
+            if ref.begun:
+                judge = read_json(ref.folder / "intent.json")["config"].get("judge")
                 if judge is not None:
                     return judge
     return run.recipe.judge.identity()
 
 
 def _baseline(run: Run) -> str | None:
-    place = Place(recipe=run.recipe, stage="evaluation", arm=run.recipe.baseline_arm, index=0)
-    return read_manifest(place.folder).digest if place.sealed else None
+    ref = StageRef(recipe=run.recipe, stage="evaluation", arm=run.recipe.baseline_arm, index=0)
+    return read_manifest(ref.folder).digest if ref.sealed else None
 
 
 def _common_scale(runs: Sequence[Run]) -> Scale:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from forethought.config import JudgeConfig, Recipe, SamplingConfig
-from forethought.runs.layout import Place
-from forethought.runs.schedule import evaluation_places, iteration_places, sealed_measures
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import evaluation_refs, iteration_refs, sealed_measures
 from forethought.store import read_manifest
 from forethought.types import Arm
 
@@ -71,14 +71,14 @@ def read_costs(recipe: Recipe) -> Iterator[StageCost]:
 
     Raises: StageError if a manifest is damaged.
     """
-    for stage, place in _places(recipe):
-        if place.sealed:
-            manifest = read_manifest(place.folder)
+    for stage, ref in _places(recipe):
+        if ref.sealed:
+            manifest = read_manifest(ref.folder)
             counts: dict[str, Any] = dict(manifest.counts)
             yield StageCost(
                 stage=stage,
-                arm=place.arm,
-                index=place.index,
+                arm=ref.arm,
+                index=ref.index,
                 seconds=manifest.seconds,
                 devices=_devices(recipe, stage),
                 judge=_calls(manifest.counts, "judge_calls"),
@@ -88,17 +88,17 @@ def read_costs(recipe: Recipe) -> Iterator[StageCost]:
             )
 
 
-def _places(recipe: Recipe) -> Iterator[tuple[str, Place]]:
+def _places(recipe: Recipe) -> Iterator[tuple[str, StageRef]]:
     """Each stage with its key of `STAGES`."""
     measures = sealed_measures(recipe)
     for arm in recipe.arms:
         for number in range(recipe.iterations):
-            for place in iteration_places(recipe, arm, number):
-                yield place.stage, place
-        for place in evaluation_places(recipe, arm):
-            yield "evaluation", place
+            for ref in iteration_refs(recipe, arm, number):
+                yield ref.stage, ref
+        for ref in evaluation_refs(recipe, arm):
+            yield "evaluation", ref
             for one in measures:
-                if (one.arm, one.index) == (arm, place.index):
+                if (one.arm, one.index) == (arm, ref.index):
                     yield "measures", one
 
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from forethought.config import Recipe, explain
 from forethought.report.scores import Mean
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.schedule import sealed_measures
 from forethought.store import MANIFEST, StageError, read_manifest
 from forethought.types import Arm, EvaluationResult
@@ -48,7 +48,7 @@ def read_measures(recipe: Recipe) -> tuple[Measured, ...]:
 
     Raises: StageError if a sealed measure cannot be read.
     """
-    return tuple(_measured(place) for place in sealed_measures(recipe))
+    return tuple(_measured(ref) for ref in sealed_measures(recipe))
 
 
 def figures_of(
@@ -95,8 +95,8 @@ def as_mean(result: EvaluationResult) -> Mean:
     return Mean(value=result.value, interval=interval, count=result.count)
 
 
-def _measured(place: Place) -> Measured:
-    name, folder = place.stage, place.folder
+def _measured(ref: StageRef) -> Measured:
+    name, folder = ref.stage, ref.folder
     counts: dict[str, Any] = read_manifest(folder).counts
     results = tuple(
         one if name in one.name else replace(one, name=f"{name}_{one.name}")
@@ -104,8 +104,8 @@ def _measured(place: Place) -> Measured:
     )
     return Measured(
         measure=name,
-        arm=place.arm,
-        policy=place.index,
+        arm=ref.arm,
+        policy=ref.index,
         folder=folder,
         results=results,
         tokens=counts.get("tokens_per_prompt", {}),

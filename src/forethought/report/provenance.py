@@ -9,8 +9,8 @@ import yaml
 
 from forethought.report.collect import Run
 from forethought.report.figures import Cell, Chart, Column, view
-from forethought.runs.layout import Place
-from forethought.runs.schedule import prompts_place
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import prompts_ref
 from forethought.store import read_json, read_manifest
 
 
@@ -45,16 +45,16 @@ def recipe_text(run: Run) -> str:
 def hashes_table(run: Run) -> Chart | None:
     """Prompts and policies by hash; `None` before any of them is there."""
     rows: list[tuple[Cell, ...]] = []
-    prompts = prompts_place(run.recipe)
+    prompts = prompts_ref(run.recipe)
     if prompts.sealed:
         rows.append(("prompts", "stage", read_manifest(prompts.folder).digest))
     for arm in run.arms:
         for one in arm.iterations:
-            place = Place(recipe=run.recipe, stage="selection", arm=arm.arm, index=one.number)
-            if not place.sealed:
+            ref = StageRef(recipe=run.recipe, stage="selection", arm=arm.arm, index=one.number)
+            if not ref.sealed:
                 continue
             name = f"{arm.arm} policy {one.number + 1}"
-            manifest = read_manifest(place.folder)
+            manifest = read_manifest(ref.folder)
             rows.append((name, "stage", manifest.digest))
             rows += [
                 (name, part.name.removeprefix("policy/"), part.sha256)

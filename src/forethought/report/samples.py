@@ -18,8 +18,8 @@ from forethought.pairs import length_controlled
 from forethought.report.columns import count_rows, read_columns, read_rows
 from forethought.report.embed import script_json
 from forethought.report.pieces import OUTCOMES, Case, Group, Output, Packed, pack
-from forethought.runs.layout import Place
-from forethought.runs.schedule import evaluation_places, prompts_place
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import evaluation_refs, prompts_ref
 from forethought.store import is_sealed, read_manifest, read_records
 from forethought.types import Arm, PairDecision, Prompt, ScoredGroup, Unjudged
 
@@ -63,7 +63,7 @@ def collect_samples(
 
     Raises: StageError if a sealed stage is damaged.
     """
-    prompts = prompts_place(recipe).folder
+    prompts = prompts_ref(recipe).folder
     return _collect(
         _Sealed(
             rho=recipe.pairs.rho,
@@ -114,7 +114,7 @@ class _Sealed:
 def _iterations(recipe: Recipe) -> Iterator[Source]:
     for number in range(recipe.iterations):
         for arm in recipe.arms:
-            rollouts = Place(recipe=recipe, stage="rollouts", arm=arm, index=number)
+            rollouts = StageRef(recipe=recipe, stage="rollouts", arm=arm, index=number)
             if rollouts.sealed:
                 folder = rollouts.folder.parent.absolute()
                 yield arm, number, folder, tuple(_digest(folder / one) for one in SHOWN_STAGES)
@@ -122,9 +122,9 @@ def _iterations(recipe: Recipe) -> Iterator[Source]:
 
 def _evaluations(recipe: Recipe) -> Iterator[Source]:
     for arm in recipe.arms:
-        for place in evaluation_places(recipe, arm):
-            if place.sealed:
-                yield arm, place.index, place.folder.absolute(), (_digest(place.folder),)
+        for ref in evaluation_refs(recipe, arm):
+            if ref.sealed:
+                yield arm, ref.index, ref.folder.absolute(), (_digest(ref.folder),)
 
 
 def _digest(folder: Path) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from forethought.config import Recipe
 from forethought.judging.describe import difference_ends
-from forethought.runs.schedule import evaluation_places, prompts_place
+from forethought.runs.schedule import evaluation_refs, prompts_ref
 from forethought.share_interval import Ends, interval_between
 from forethought.store import read_manifest
 from forethought.types import Arm
@@ -76,7 +76,7 @@ class Difference:
 
 def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
     """Every evaluated policy of every arm, the seed first."""
-    prompts = prompts_place(recipe)
+    prompts = prompts_ref(recipe)
     test = prompts.prompts("test") if prompts.sealed else []
     categories = {one.prompt_id: one.category or UNCATEGORISED for one in test}
     return {arm: tuple(_arm_policies(recipe, arm, categories)) for arm in recipe.arms}
@@ -121,22 +121,22 @@ def _arm_policies(recipe: Recipe, arm: Arm, categories: Mapping[str, str]) -> li
     ends = difference_ends(recipe.judge)
     policies: list[PolicyScore] = []
     seed: Mapping[str, float] = {}
-    for place in evaluation_places(recipe, arm):
-        if not place.sealed:
+    for ref in evaluation_refs(recipe, arm):
+        if not ref.sealed:
             continue
-        counts: dict[str, Any] = read_manifest(place.folder).counts
+        counts: dict[str, Any] = read_manifest(ref.folder).counts
         scores: dict[str, float] = counts["scores"]
-        seed = scores if place.index == 0 else seed
+        seed = scores if ref.index == 0 else seed
         policies.append(
             PolicyScore(
-                policy=place.index,
+                policy=ref.index,
                 score=_score(counts),
                 prompt_scores=scores,
                 thought_tokens=counts["thought_tokens"],
                 response_tokens=counts["response_tokens"],
                 parse_failures=counts["parse_failures"],
                 with_thought=counts.get("with_thought", 0),
-                gains=_gains(scores, seed, categories, ends) if place.index else {},
+                gains=_gains(scores, seed, categories, ends) if ref.index else {},
             )
         )
     return policies

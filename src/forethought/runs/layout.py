@@ -17,16 +17,16 @@ MEASURES = tuple(MeasuresConfig.model_fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class StageRef:
     """One stage of one arm and iteration.
 
-    Example: `Place(recipe=recipe, stage="rollouts", arm="thought", index=0)`
+    Example: `StageRef(recipe=recipe, stage="rollouts", arm="thought", index=0)`
     """
 
     recipe: Recipe
     stage: str
     arm: Arm
-    """The `prompts` stage serves both arms; its place names any."""
+    """The `prompts` stage serves both arms and names any."""
     index: int
     """The iteration; for `evaluation` and measures the policy, 0 being the seed."""
 
@@ -70,7 +70,7 @@ class Place:
 
     def beside(self, stage: str) -> Path:
         """Folder of another stage of the same arm and iteration."""
-        return Place(recipe=self.recipe, stage=stage, arm=self.arm, index=self.index).folder
+        return StageRef(recipe=self.recipe, stage=stage, arm=self.arm, index=self.index).folder
 
     @property
     def thought_format(self) -> ThoughtFormat:
@@ -82,20 +82,20 @@ class Place:
 
     @property
     def policy_stage(self) -> Path | None:
-        """The selection that gave this place's policy; `None` for the seed."""
+        """The selection that gave this stage's policy; `None` for the seed."""
         if self.index == 0:
             return None
         before = self.index - 1
-        return Place(recipe=self.recipe, stage="selection", arm=self.arm, index=before).folder
+        return StageRef(recipe=self.recipe, stage="selection", arm=self.arm, index=before).folder
 
     @property
     def policy(self) -> ModelConfig:
-        """The model that this place samples or starts from."""
+        """The model that this stage samples or starts from."""
         seed, selection = self.recipe.model.of_arm(self.arm), self.policy_stage
         return seed if selection is None else seed.at(str(selection / "policy"))
 
     def refuse_dropped_policy(self) -> None:
-        """Raises: StageError if the weights that this place samples are not kept."""
+        """Raises: StageError if the weights that this stage samples are not kept."""
         selection = self.policy_stage
         if selection is None or (selection / "policy").is_dir():
             return
@@ -107,17 +107,17 @@ class Place:
             )
 
     @property
-    def baseline(self) -> Place:
+    def baseline(self) -> StageRef:
         """The evaluation of the policy that a judge without a scale compares others with: the
         seed, in the direct format where the run has that arm."""
         arm = self.recipe.baseline_arm
-        return Place(recipe=self.recipe, stage="evaluation", arm=arm, index=0)
+        return StageRef(recipe=self.recipe, stage="evaluation", arm=arm, index=0)
 
     @property
-    def evaluations(self) -> tuple[Place, ...]:
+    def evaluations(self) -> tuple[StageRef, ...]:
         """The evaluations of both arms' policies of this index."""
         return tuple(
-            Place(recipe=self.recipe, stage="evaluation", arm=arm, index=self.index)
+            StageRef(recipe=self.recipe, stage="evaluation", arm=arm, index=self.index)
             for arm in self.recipe.arms
         )
 

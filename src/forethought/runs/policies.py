@@ -1,4 +1,4 @@
-"""Which policy is meant, by the words of a command; each is known by the place of its evaluation.
+"""Which policy is meant, by the words of a command; each is known by its evaluation.
 
 `RUN/ARM/NUMBER` names one of a run (0 is the seed; without a number the last), as a number, `best`
 or `last` does beside a run and an arm. Other words are a model folder, a hub name or `microworld`;
@@ -14,8 +14,8 @@ from typing import Literal
 from forethought import models
 from forethought.config import ModelSource, Recipe
 from forethought.recipe import load_run
-from forethought.runs.layout import Place
-from forethought.runs.schedule import evaluation_places
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import evaluation_refs
 from forethought.store import is_sealed, read_manifest
 from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format
 from forethought.types import Arm
@@ -33,7 +33,7 @@ def is_run(path: Path) -> bool:
     return "prompts_per_iteration" in config.read_text(encoding="utf-8")
 
 
-def find_run_policy(word: str) -> Place | None:
+def find_run_policy(word: str) -> StageRef | None:
     """The run's policy that a word names, if it names one.
 
     Raises: ValueError if it names a run but no policy of it, or one that is not there yet.
@@ -58,7 +58,7 @@ def find_run_policy(word: str) -> Place | None:
     return there[int(number)]
 
 
-def choose(run: Path, *, arm: Arm, which: Which) -> Place:
+def choose(run: Path, *, arm: Arm, which: Which) -> StageRef:
     """The policy of a run's arm that is meant.
 
     Raises: ValueError if the run has no such arm or policy; the message names what is there.
@@ -71,14 +71,14 @@ def choose(run: Path, *, arm: Arm, which: Which) -> Place:
         if which not in there:
             raise _absent(f"no policy {which}", run, there)
         return there[which]
-    trained = [place for policy, place in there.items() if policy > 0]
+    trained = [ref for policy, ref in there.items() if policy > 0]
     if not trained:
         raise _absent("no trained policy yet", run, there)
     return trained[-1] if which == "last" else _best(trained)
 
 
 def weights_and_format(
-    model: ModelSource, found: Place | None, otherwise: str
+    model: ModelSource, found: StageRef | None, otherwise: str
 ) -> tuple[ModelSource, ThoughtFormat]:
     """What the weights are loaded by: those of the run's policy, if one was found, or the model's.
 
@@ -93,16 +93,16 @@ def weights_and_format(
     return model, load_format(str(own) if own.is_file() else otherwise)
 
 
-def _policies(recipe: Recipe, arm: Arm) -> dict[int, Place]:
+def _policies(recipe: Recipe, arm: Arm) -> dict[int, StageRef]:
     """Those of an arm that are there, by number."""
     return {
-        place.index: place
-        for place in evaluation_places(recipe, arm)
-        if place.policy_stage is None or is_sealed(place.policy_stage)
+        ref.index: ref
+        for ref in evaluation_refs(recipe, arm)
+        if ref.policy_stage is None or is_sealed(ref.policy_stage)
     }
 
 
-def _absent(what: str, run: Path, there: dict[int, Place]) -> ValueError:
+def _absent(what: str, run: Path, there: dict[int, StageRef]) -> ValueError:
     names = ", ".join(f"{i} (the seed)" if i == 0 else str(i) for i in there)
     arm, recipe = there[0].arm, there[0].recipe
     return ValueError(
@@ -111,19 +111,19 @@ def _absent(what: str, run: Path, there: dict[int, Place]) -> ValueError:
     )
 
 
-def _best(trained: list[Place]) -> Place:
+def _best(trained: list[StageRef]) -> StageRef:
     scores: dict[int, float] = {}
-    for place in trained:
-        if place.sealed:
-            score = read_manifest(place.folder).counts["test_score"]
+    for ref in trained:
+        if ref.sealed:
+            score = read_manifest(ref.folder).counts["test_score"]
             if isinstance(score, float):
-                scores[place.index] = score
+                scores[ref.index] = score
     if not scores:
-        numbers = ", ".join(str(place.index) for place in trained)
+        numbers = ", ".join(str(ref.index) for ref in trained)
         raise ValueError(
             f"policy: no trained policy of {trained[0].recipe.run} has a test score in its "
             f"{trained[0].arm} arm, so none is the best; ask for last or for a number, there: "
             f"{numbers}"
         )
     # Of equal ones the earlier.
-    return max(trained, key=lambda place: (scores.get(place.index, -inf), -place.index))
+    return max(trained, key=lambda ref: (scores.get(ref.index, -inf), -ref.index))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import KeepEvery, Recipe
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import read_manifest
 from forethought.types import Arm
 
@@ -40,41 +40,41 @@ def drop_weights(recipe: Recipe) -> None:
     if recipe.keep == "all":
         return
     for arm in recipe.arms:
-        chosen = [place for place in _selections(recipe, arm) if place.sealed]
+        chosen = [ref for ref in _selections(recipe, arm) if ref.sealed]
         wanted = _wanted(recipe, chosen)
-        for place in chosen:
+        for ref in chosen:
             for epoch in range(1, recipe.training.epochs + 1):
-                _remove(place.beside("training") / f"epoch_{epoch}")
-            if place.index not in wanted:
-                _remove(place.folder / "policy")
+                _remove(ref.beside("training") / f"epoch_{epoch}")
+            if ref.index not in wanted:
+                _remove(ref.folder / "policy")
 
 
-def _selections(recipe: Recipe, arm: Arm) -> list[Place]:
+def _selections(recipe: Recipe, arm: Arm) -> list[StageRef]:
     return [
-        Place(recipe=recipe, stage="selection", arm=arm, index=index)
+        StageRef(recipe=recipe, stage="selection", arm=arm, index=index)
         for index in range(recipe.iterations)
     ]
 
 
-def _wanted(recipe: Recipe, chosen: list[Place]) -> set[int]:
+def _wanted(recipe: Recipe, chosen: list[StageRef]) -> set[int]:
     """Iterations whose policy stays."""
     if not chosen:
         return set()
     wanted = {chosen[-1].index}
     match recipe.keep:
         case KeepEvery(every=every):
-            wanted |= {place.index for place in chosen if (place.index + 1) % every == 0}
+            wanted |= {ref.index for ref in chosen if (ref.index + 1) % every == 0}
         case "best":
-            scored = [(place, _score(place)) for place in chosen]
+            scored = [(ref, _score(ref)) for ref in chosen]
             scores = [score for _, score in scored if score is not None]
-            wanted |= {place.index for place, score in scored if scores and score == max(scores)}
+            wanted |= {ref.index for ref, score in scored if scores and score == max(scores)}
         case _:
             pass
     return wanted
 
 
-def _score(place: Place) -> float | None:
-    counts: Any = read_manifest(place.folder).counts
+def _score(ref: StageRef) -> float | None:
+    counts: Any = read_manifest(ref.folder).counts
     return next(
         (one["score"] for one in counts["scores"] if one["epoch"] == counts["chosen_epoch"]), None
     )

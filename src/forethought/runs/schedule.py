@@ -9,46 +9,46 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forethought.config import Recipe
-from forethought.runs.layout import ITERATION_STAGES, Place
+from forethought.runs.layout import ITERATION_STAGES, StageRef
 from forethought.types import Arm
 
 OWN_QUESTIONS = ("gsm8k", "alpaca_eval", "arena_hard")
 """Measures that do not read the test prompts."""
 
 
-def places(recipe: Recipe) -> Iterator[Place]:
+def stage_refs(recipe: Recipe) -> Iterator[StageRef]:
     """Every stage of a run, in the order in which they are run.
 
     Raises: ValueError if a measure is asked for that the recipe's arms or prompts do not allow.
     """
-    measures = list(measure_places(recipe))
-    yield prompts_place(recipe)
+    measures = list(measure_refs(recipe))
+    yield prompts_ref(recipe)
     yield from _tests(recipe, 0, measures)
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
-            yield from iteration_places(recipe, arm, iteration)
+            yield from iteration_refs(recipe, arm, iteration)
         if iteration + 1 in recipe.evaluated:
             yield from _tests(recipe, iteration + 1, measures)
 
 
-def prompts_place(recipe: Recipe) -> Place:
+def prompts_ref(recipe: Recipe) -> StageRef:
     """The stage that reads the prompts of both arms."""
-    return Place(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
+    return StageRef(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
 
 
-def iteration_places(recipe: Recipe, arm: Arm, iteration: int) -> Iterator[Place]:
+def iteration_refs(recipe: Recipe, arm: Arm, iteration: int) -> Iterator[StageRef]:
     """The stages of one iteration of one arm, in order."""
     for stage in ITERATION_STAGES:
-        yield Place(recipe=recipe, stage=stage, arm=arm, index=iteration)
+        yield StageRef(recipe=recipe, stage=stage, arm=arm, index=iteration)
 
 
-def evaluation_places(recipe: Recipe, arm: Arm) -> Iterator[Place]:
+def evaluation_refs(recipe: Recipe, arm: Arm) -> Iterator[StageRef]:
     """The evaluation of every policy of an arm, the seed first, asked for or not."""
     for policy in range(recipe.iterations + 1):
-        yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+        yield StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
 
 
-def measure_places(recipe: Recipe) -> Iterator[Place]:
+def measure_refs(recipe: Recipe) -> Iterator[StageRef]:
     """The measures that a recipe asks for, by name, arm and policy.
 
     Raises: ValueError if it asks for one that its arms or prompts do not allow.
@@ -59,14 +59,14 @@ def measure_places(recipe: Recipe) -> Iterator[Place]:
         policies = recipe.evaluated if config.after == "every" else (recipe.iterations,)
         for arm in _measured_arms(recipe, name):
             for policy in policies:
-                yield Place(recipe=recipe, stage=name, arm=arm, index=policy)
+                yield StageRef(recipe=recipe, stage=name, arm=arm, index=policy)
 
 
-def sealed_measures(recipe: Recipe) -> list[Place]:
+def sealed_measures(recipe: Recipe) -> list[StageRef]:
     """The measures that were taken, asked for by the recipe or not, by name, arm and policy."""
     names = sorted(path.name for path in recipe.run.glob("measures/*"))
     measures = (
-        Place(recipe=recipe, stage=name, arm=arm, index=policy)
+        StageRef(recipe=recipe, stage=name, arm=arm, index=policy)
         for name in names
         for arm in recipe.arms
         for policy in range(recipe.iterations + 1)
@@ -74,12 +74,12 @@ def sealed_measures(recipe: Recipe) -> list[Place]:
     return [one for one in measures if one.sealed]
 
 
-def _tests(recipe: Recipe, policy: int, measures: list[Place]) -> Iterator[Place]:
+def _tests(recipe: Recipe, policy: int, measures: list[StageRef]) -> Iterator[StageRef]:
     """What is done with a policy besides training the next one from it."""
     if recipe.prompts.test is not None:
         # A judge that only compares needs the baseline first.
         for arm in sorted(recipe.arms, key=lambda arm: arm != recipe.baseline_arm):
-            yield Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+            yield StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
     yield from (one for one in measures if one.index == policy)
 
 

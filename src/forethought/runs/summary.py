@@ -13,8 +13,8 @@ from forethought import left_out
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.judging.describe import BY_JUDGE, difference_ends, score_of
+from forethought.runs.layout import StageRef
 from forethought.share_interval import Ends
-from forethought.runs.layout import Place
 from forethought.store import read_json, read_manifest, write_json
 from forethought.training.results import LEAST_KEPT
 
@@ -79,7 +79,7 @@ def margin_kept(recipe: Recipe, arm: Any, policy: int) -> float | None:
     """The share of what its training learned that a policy has when it is sampled."""
     if policy == 0:
         return None
-    trained = Place(recipe=recipe, stage="training", arm=arm, index=policy - 1)
+    trained = StageRef(recipe=recipe, stage="training", arm=arm, index=policy - 1)
     shares: Any = read_manifest(trained.folder).counts.get("margin_kept")
     if shares is None:
         # Trained before it was measured.
@@ -147,10 +147,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _policies(recipe: Recipe, arm: Any) -> dict[int, dict[str, Any]]:
     found = {}
     for policy in recipe.evaluated:
-        place = Place(recipe=recipe, stage="evaluation", arm=arm, index=policy)
-        if not place.sealed:
+        ref = StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+        if not ref.sealed:
             break
-        found[policy] = dict(read_manifest(place.folder).counts)
+        found[policy] = dict(read_manifest(ref.folder).counts)
     return found
 
 

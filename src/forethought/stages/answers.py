@@ -23,7 +23,7 @@ from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
 from forethought.judging.describe import identity, score_ends
 from forethought.progress import Reporter
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, prompt_scores, worst_score
 from forethought.stages.policy import Policy, server_counts
@@ -42,37 +42,37 @@ from forethought.types import Answer, Prompt
 Key = TypeVar("Key", int, str)
 
 
-def configure_selection(place: Place) -> dict[str, Any]:
+def configure_selection(ref: StageRef) -> dict[str, Any]:
     """What decides the selection besides its inputs."""
-    return _configure(place, place.recipe.selection)
+    return _configure(ref, ref.recipe.selection)
 
 
-def configure_evaluation(place: Place) -> dict[str, Any]:
+def configure_evaluation(ref: StageRef) -> dict[str, Any]:
     """What decides the evaluation besides its inputs."""
-    config = _configure(place, place.recipe.evaluation)
-    if place.policy_stage is None:
-        config["model"] = models.identity(place.recipe.model.source)
+    config = _configure(ref, ref.recipe.evaluation)
+    if ref.policy_stage is None:
+        config["model"] = models.identity(ref.recipe.model.source)
     return config
 
 
-def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Answer with every epoch's checkpoint, judge, choose, keep the chosen one as `policy/`.
 
     With `selection.by: last` nothing is sampled.
 
     The judge sees a prompt's answers of all epochs at once, so that one which compares can choose.
     """
-    epochs = range(1, place.recipe.training.epochs + 1)
-    if place.recipe.selection.by == "last":
-        return _take_last(stage, place, epochs[-1])
-    prompts = place.prompts("validation")
-    policy, draw = Policy.of(place), place.recipe.selection
-    with reporter.task(place.label, len(epochs), "epochs") as task:
-        judged = _Judged(stage, place)
+    epochs = range(1, ref.recipe.training.epochs + 1)
+    if ref.recipe.selection.by == "last":
+        return _take_last(stage, ref, epochs[-1])
+    prompts = ref.prompts("validation")
+    policy, draw = Policy.of(ref), ref.recipe.selection
+    with reporter.task(ref.label, len(epochs), "epochs") as task:
+        judged = _Judged(stage, ref)
         if not all(stage.has(f"epoch_{epoch}") for epoch in epochs):
             for epoch in epochs:
                 if not stage.has(f"{SCRATCH}/sampled_{epoch}"):
-                    epoch_policy = policy.at(place.beside("training") / f"epoch_{epoch}")
+                    epoch_policy = policy.at(ref.beside("training") / f"epoch_{epoch}")
                     answers = answer_prompts(
                         stage,
                         epoch_policy,
@@ -80,7 +80,7 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
                         prompts,
                         part=f"epoch_{epoch}",
                         samples=draw.samples,
-                        places=place.prompt_places,
+                        places=ref.prompt_places,
                     )
                     stage.write_records(f"{SCRATCH}/sampled_{epoch}", answers, Answer)
                 task.advance()
@@ -95,7 +95,7 @@ def select(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         asked = len({one.prompt_id for one in answers[epochs[0]]})
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
         task.note = f"epoch {best} of {len(epochs)}, score {_shown(scores[best])}"
-    _keep_policy(place.beside("training") / f"epoch_{best}", stage.folder / "policy")
+    _keep_policy(ref.beside("training") / f"epoch_{best}", stage.folder / "policy")
     rows = [
         {"epoch": k, "score": scores[k], "parse_failures": _failures(answers[k])} for k in scores
     ]
@@ -118,24 +118,24 @@ def _of_all(sides: dict[Key, list[Answer]]) -> dict[Key, list[Answer]]:
     return {side: [one for one in each if one.prompt_id in common] for side, each in sides.items()}
 
 
-def _take_last(stage: Stage, place: Place, epoch: int) -> dict[str, Count]:
-    _keep_policy(place.beside("training") / f"epoch_{epoch}", stage.folder / "policy")
+def _take_last(stage: Stage, ref: StageRef, epoch: int) -> dict[str, Count]:
+    _keep_policy(ref.beside("training") / f"epoch_{epoch}", stage.folder / "policy")
     reason = "the last epoch, without a comparison (selection.by: last)"
     choice: dict[str, Count] = {"chosen_epoch": epoch, "scores": [], "reason": reason}
     write_json(stage.folder / "choice.json", choice)
     return choice
 
 
-def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Score one policy on the test prompts.
 
     With a judge that only compares, the score is the share of wins against the baseline: the seed
     with the direct format where the run has that arm, else the seed.
     """
-    prompts = place.prompts("test")
-    policy, draw = Policy.of(place), place.recipe.evaluation
-    with reporter.task(place.label, len(prompts), "prompts") as task:
-        judged = _Judged(stage, place)
+    prompts = ref.prompts("test")
+    policy, draw = Policy.of(ref), ref.recipe.evaluation
+    with reporter.task(ref.label, len(prompts), "prompts") as task:
+        judged = _Judged(stage, ref)
         if not stage.has("answers"):
             if not stage.has(f"{SCRATCH}/sampled"):
                 answers = answer_prompts(
@@ -146,21 +146,21 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
                     part="answers",
                     samples=draw.samples,
                     task=task,
-                    places=place.prompt_places,
+                    places=ref.prompt_places,
                 )
                 stage.write_records(f"{SCRATCH}/sampled", answers, Answer)
             sides = {"policy": stage.read_records(f"{SCRATCH}/sampled", Answer)}
             if not judged.relative:
                 answers = judged.scored(sides, prompts)["policy"]
-            elif place.baseline.folder == place.folder:
+            elif ref.baseline.folder == ref.folder:
                 answers = judged.even(sides["policy"])
             else:
-                sides["baseline"] = read_records(place.baseline.folder, Answer, "answers")
+                sides["baseline"] = read_records(ref.baseline.folder, Answer, "answers")
                 answers = judged.scored(_of_all(sides), prompts)["policy"]
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
-        ends = score_ends(place.recipe.judge)
+        ends = score_ends(ref.recipe.judge)
         result = mean_result("test_score", list(scores.values()), ends=ends) if scores else None
         task.note = f"test score {_shown(result and result.value)}"
     left_out.say(stage, reporter)
@@ -186,10 +186,10 @@ def evaluate(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]
 class _Judged:
     """Scores answers that were sampled; the judge is loaded only when there is something to do."""
 
-    def __init__(self, stage: Stage, place: Place) -> None:
-        self.relative = place.recipe.judge.is_relative
+    def __init__(self, stage: Stage, ref: StageRef) -> None:
+        self.relative = ref.recipe.judge.is_relative
         self._stage = stage
-        self._place = place
+        self._ref = ref
 
     @property
     def floor(self) -> float | None:
@@ -228,15 +228,15 @@ class _Judged:
         self, sampled: Mapping[Key, Sequence[Answer]], prompts: Sequence[Prompt]
     ) -> dict[Key, list[Answer]]:
         """The same answers with scores; all of a prompt stand before the judge at once."""
-        with verdict_cache(self._place) as cache:
-            recipe = self._place.recipe
+        with verdict_cache(self._ref) as cache:
+            recipe = self._ref.recipe
             judged = judge_sides(recipe.judge, cache, sampled, prompts, recipe.launch)
         self._note(judged.floor, judged.missing, judged.unread, judged.spent)
         return judged.answers
 
 
-def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
-    recipe = place.recipe
+def _configure(ref: StageRef, answers: AnswersConfig) -> dict[str, Any]:
+    recipe = ref.recipe
     sampling = recipe.sampling.identity()
     for field in ("samples", "temperature", "top_p", "part_size"):
         del sampling[field]
@@ -245,9 +245,9 @@ def _configure(place: Place, answers: AnswersConfig) -> dict[str, Any]:
         "answers": answers.identity(),
         "engine": sampling,
         "dtype": recipe.model.dtype,
-        "template": place.policy.template,
+        "template": ref.policy.template,
         "judge": identity(recipe.judge),
-        "thought_format": place.thought_format.model_dump(mode="json"),
+        "thought_format": ref.thought_format.model_dump(mode="json"),
     }
 
 

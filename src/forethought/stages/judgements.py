@@ -12,7 +12,7 @@ from typing import Any
 from forethought.judging.crew import judging_crew
 from forethought.judging.describe import identity
 from forethought.progress import Reporter
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.shown import Shown
 from forethought.stages.verdict_cache import verdict_cache
 from forethought.store import (
@@ -26,32 +26,32 @@ from forethought.store import (
 from forethought.types import Rollout, ScoredGroup, Unjudged
 
 
-def configure(place: Place) -> dict[str, Any]:
+def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    return {"judge": identity(place.recipe.judge)}
+    return {"judge": identity(ref.recipe.judge)}
 
 
-def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Judge what parts are owed; a group without scores is listed as missing.
 
     `unread_verdicts` counts those that could not be read in groups that were scored all the same.
 
     Raises: StageError if no output of the iteration has a response, or none could be judged.
     """
-    rollouts = place.beside("rollouts")
-    _refuse_if_nothing_parses(place)
+    rollouts = ref.beside("rollouts")
+    _refuse_if_nothing_parses(ref)
     parts = sealed_parts(rollouts)
     owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
     groups = unread = incomplete = 0
     scores = array("d")
     missing: list[Unjudged] = []
     with (
-        reporter.task(place.label, len(parts), "parts") as task,
-        verdict_cache(place) as cache,
+        reporter.task(ref.label, len(parts), "parts") as task,
+        verdict_cache(ref) as cache,
     ):
         if owed:
-            shown = Shown(rollouts, parts, place.prompts("train"))
-            with judging_crew(place.recipe.judge, cache, place.recipe.launch) as crew:
+            shown = Shown(rollouts, parts, ref.prompts("train"))
+            with judging_crew(ref.recipe.judge, cache, ref.recipe.launch) as crew:
                 for index, verdicts in crew.each(owed, shown.groups):
                     scored, unjudged = shown.records(index, verdicts.answers)
                     stage.write_records(f"scored_{index:05d}", scored, ScoredGroup)
@@ -67,16 +67,16 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
             missing += stage.read_records(f"unjudged_{index:05d}", Unjudged)
         if not scores:
             raise StageError(
-                f"{place.label}: the judge scored none of {len(missing)} prompts, the first "
+                f"{ref.label}: the judge scored none of {len(missing)} prompts, the first "
                 f"because: {missing[0].reason}"
             )
-        relative = place.recipe.judge.is_relative
+        relative = ref.recipe.judge.is_relative
         mean = None if relative else sum(scores) / len(scores)
         notes = [] if mean is None else [f"mean score {mean:.3f}"]
         if unread:
             notes.append(f"{unread} verdicts of {incomplete} prompts could not be read")
         task.note = ", ".join(notes)
-        spent = cache.counts() if place.recipe.judge.asks_a_model else None
+        spent = cache.counts() if ref.recipe.judge.asks_a_model else None
     return {
         "groups": groups,
         "responses": len(scores),
@@ -88,17 +88,17 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     }
 
 
-def _refuse_if_nothing_parses(place: Place) -> None:
-    folder = place.beside("rollouts")
+def _refuse_if_nothing_parses(ref: StageRef) -> None:
+    folder = ref.beside("rollouts")
     counts = read_manifest(folder).counts
     if counts["parse_failures"] == 1:
         first = next(
             one for part in sealed_parts(folder) for one in read_part(folder, part, Rollout)
         )
         raise StageError(
-            f"{place.label}: none of {counts['outputs']} outputs has a response "
+            f"{ref.label}: none of {counts['outputs']} outputs has a response "
             f"({counts['statuses']}). The model does not follow the format "
-            f"{place.thought_format.name!r}; its first output is {first.completion.text!r:.300}. "
+            f"{ref.thought_format.name!r}; its first output is {first.completion.text!r:.300}. "
             "Try another thought_format, a larger sampling.max_new_tokens, or a model that "
             "follows instructions"
         )

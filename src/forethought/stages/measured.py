@@ -11,7 +11,7 @@ from typing import Any
 from forethought import models
 from forethought.config import JudgeConfig
 from forethought.progress import Reporter
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.schedule import OWN_QUESTIONS
 from forethought.stages.measures import win_rate
 from forethought.stages.measures.base import Subject, settings_identity
@@ -30,38 +30,38 @@ READS = {
 """What each reads, in the words of the stages' table."""
 
 
-def configure(place: Place) -> dict[str, Any]:
+def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    config = settings_identity(_config(place), _judge(place), [Policy.of(place)])
-    if place.policy_stage is None:
-        config["model"] = models.identity(place.recipe.model.source)
+    config = settings_identity(_config(ref), _judge(ref), [Policy.of(ref)])
+    if ref.policy_stage is None:
+        config["model"] = models.identity(ref.recipe.model.source)
     return config
 
 
-def measure(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
-    """Do what the place's measure asks for."""
-    own = place.stage in OWN_QUESTIONS
-    subject = _subject(place, () if own else tuple(place.prompts("test")))
-    config = _config(place)
-    if place.stage != "win_rate":
-        return measure_policy(place.stage, stage, subject, config, reporter)
+def measure(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
+    """Do what the stage's measure asks for."""
+    own = ref.stage in OWN_QUESTIONS
+    subject = _subject(ref, () if own else tuple(ref.prompts("test")))
+    config = _config(ref)
+    if ref.stage != "win_rate":
+        return measure_policy(ref.stage, stage, subject, config, reporter)
     sides = {}
-    for other in place.evaluations:
+    for other in ref.evaluations:
         arm = other.arm
         sides[arm] = win_rate.Contender(
-            name=f"{arm} policy {place.index}",
+            name=f"{arm} policy {ref.index}",
             policy=Policy.of(other),
             answers=tuple(read_records(other.folder, Answer, "answers")),
         )
     match = win_rate.Match(
         first=sides["thought"],
         second=sides["direct"],
-        judge=place.recipe.judge,
+        judge=ref.recipe.judge,
         cache=subject.cache,
         account=subject.account,
         prompts=subject.prompts,
-        launch=place.recipe.launch,
-        places=place.prompt_places,
+        launch=ref.recipe.launch,
+        places=ref.prompt_places,
     )
     return win_rate.compare(stage, match, config, reporter)
 
@@ -91,22 +91,22 @@ def measure_policy(
             raise AssertionError(name)
 
 
-def _config(place: Place) -> Any:
-    config = dict(place.recipe.measures)[place.stage]
-    assert config is not None, "a measure that is not asked for has no place"
+def _config(ref: StageRef) -> Any:
+    config = dict(ref.recipe.measures)[ref.stage]
+    assert config is not None, "a measure that is not asked for has no stage"
     return config
 
 
-def _judge(place: Place) -> JudgeConfig | None:
-    return None if place.stage in OWN_QUESTIONS else place.recipe.judge
+def _judge(ref: StageRef) -> JudgeConfig | None:
+    return None if ref.stage in OWN_QUESTIONS else ref.recipe.judge
 
 
-def _subject(place: Place, prompts: tuple[Prompt, ...]) -> Subject:
+def _subject(ref: StageRef, prompts: tuple[Prompt, ...]) -> Subject:
     return Subject(
-        policy=Policy.of(place),
-        judge=_judge(place),
-        cache=verdict_cache_file(place.recipe),
-        account=f"{place.recipe.run.resolve()} {place.label}",
+        policy=Policy.of(ref),
+        judge=_judge(ref),
+        cache=verdict_cache_file(ref.recipe),
+        account=f"{ref.recipe.run.resolve()} {ref.label}",
         prompts=prompts,
-        places=place.prompt_places,
+        places=ref.prompt_places,
     )

@@ -37,7 +37,7 @@ from forethought.judging.calls import open_model
 from forethought.judging.crew import judging_crew
 from forethought.judging.open import open_judge
 from forethought.model_cache import no_model_cache
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.sampling.base import one_prompt
 from forethought.sampling.open import open_sampler
 from forethought.stages.policy import Policy, open_drawing
@@ -70,13 +70,13 @@ RESPONSES = ("Yes.", "No.")
 GREETING = Message(role="user", content="Hello.")
 
 
-def owed_engines(places: Iterable[Place]) -> list[str]:
+def owed_engines(refs: Iterable[StageRef]) -> list[str]:
     """What the owed stages need and no sealed one has shown to work, in order."""
     owed, sealed = set[str](), set[str]()
     launch = LaunchConfig()
-    for place in places:
-        launch = place.recipe.launch
-        (sealed if place.sealed else owed).add(place.stage)
+    for ref in refs:
+        launch = ref.recipe.launch
+        (sealed if ref.sealed else owed).add(ref.stage)
     if launch.type != "local":
         # Processes that train together need memory that one of them has not.
         owed.discard("training")
@@ -121,7 +121,7 @@ def _open(recipe: Recipe, name: str) -> None:
             assert measures.arena_hard is not None
             _reach("measures.arena_hard.judge", measures.arena_hard.judge)
         case "judge":
-            prompts = _some(_place(recipe).prompts("train"))
+            prompts = _some(_ref(recipe).prompts("train"))
             for field, judge, mine in _judges(recipe.judge, prompts):
                 with _named(field, _called(judge)):
                     _try_judge(recipe, judge, mine)
@@ -140,9 +140,9 @@ def _called(judge: JudgeConfig) -> str:
     return name if judge.type in name.lower() else f"{judge.type} {name}"
 
 
-def _place(recipe: Recipe) -> Place:
+def _ref(recipe: Recipe) -> StageRef:
     """The first that samples."""
-    return Place(recipe=recipe, stage="rollouts", arm=recipe.arms[0], index=0)
+    return StageRef(recipe=recipe, stage="rollouts", arm=recipe.arms[0], index=0)
 
 
 @contextmanager
@@ -164,8 +164,8 @@ def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def _try_sampling(recipe: Recipe) -> None:
-    place = _place(recipe)
-    policy = Policy.of(place)
+    ref = _ref(recipe)
+    policy = Policy.of(ref)
     params = SamplingParams.of(recipe.sampling)
     params = replace(params, max_new_tokens=min(TOKENS, params.max_new_tokens))
     engine = partial(
@@ -181,7 +181,7 @@ def _try_sampling(recipe: Recipe) -> None:
         crew = Here(opening)
     else:
         crew = Pool(opening, policy.workers, policy.launch, name=policy.name, gpus=policy.gpus)
-    shortest = _some(place.prompts("train"))[0]
+    shortest = _some(ref.prompts("train"))[0]
     request = SampleRequest(
         prompt_id=shortest.prompt_id,
         messages=policy.thought_format.apply(shortest.messages),

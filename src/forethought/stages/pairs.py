@@ -19,21 +19,21 @@ from forethought.pairs import (
     possible_pairs,
 )
 from forethought.progress import Reporter, Task
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import SCRATCH, Count, Stage, read_part, sealed_parts
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 
 
-def configure(place: Place) -> dict[str, Any]:
+def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    return {"seed": place.recipe.seed, "pairs": place.recipe.pairs.model_dump(mode="json")}
+    return {"seed": ref.recipe.seed, "pairs": ref.recipe.pairs.model_dump(mode="json")}
 
 
-def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Write the pairs and, for every prompt, why it gave one or none."""
-    recipe, sums = place.recipe, LengthSums()
-    with reporter.task(place.label, recipe.prompts_per_iteration, "prompts") as task:
-        parts = list(_offered(stage, place, task))
+    recipe, sums = ref.recipe, LengthSums()
+    with reporter.task(ref.label, recipe.prompts_per_iteration, "prompts") as task:
+        parts = list(_offered(stage, ref, task))
         offers = [one for part in parts for one in part]
         decisions = decide(offers, recipe.pairs.max_unparsable, recipe.seed)
         outcome = outcomes(decisions)
@@ -52,9 +52,9 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     return {"pairs": count, **pair_counts(decisions), **sums.summary()}
 
 
-def _offered(stage: Stage, place: Place, task: Task) -> Iterator[list[Offer]]:
+def _offered(stage: Stage, ref: StageRef, task: Task) -> Iterator[list[Offer]]:
     """What the prompts of each part could give; the pairs themselves are set aside."""
-    sampled, judged = place.beside("rollouts"), place.beside("judgements")
+    sampled, judged = ref.beside("rollouts"), ref.beside("judgements")
     both = zip(sealed_parts(sampled), sealed_parts(judged, "scored"), strict=True)
     for index, (outputs, scores) in enumerate(both):
         rollouts: dict[str, list[Rollout]] = {}
@@ -62,7 +62,7 @@ def _offered(stage: Stage, place: Place, task: Task) -> Iterator[list[Offer]]:
             rollouts.setdefault(one.prompt_id, []).append(one)
         groups = read_part(judged, scores, ScoredGroup)
         scored = {group.prompt_id: group for group in groups}
-        offers, pairs = possible_pairs(rollouts, scored, place.recipe.pairs.rho)
+        offers, pairs = possible_pairs(rollouts, scored, ref.recipe.pairs.rho)
         stage.write_records(_possible(index), pairs, PreferencePair)
         task.advance(len(rollouts))
         yield offers

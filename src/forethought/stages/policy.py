@@ -19,7 +19,7 @@ from forethought.config import (
 from forethought.decoding.request import SamplingParams
 from forethought.models import load_tokenizer
 from forethought.rendering import decode
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.sampling.base import Sampler, stable_seed
 from forethought.sampling.open import open_sampler
 from forethought.sampling.pooled import PooledSampler, open_sampling
@@ -62,15 +62,15 @@ class Policy:
     """Where the workers of `sampling` are."""
 
     @classmethod
-    def of(cls, place: Place) -> Self:
-        """The policy that a place samples. Both arms' samples have the same seeds."""
-        recipe = place.recipe
+    def of(cls, ref: StageRef) -> Self:
+        """The policy that a stage samples. Both arms' samples have the same seeds."""
+        recipe = ref.recipe
         return cls(
-            name=f"{place.arm} policy {place.index}",
-            model=place.policy,
-            thought_format=place.thought_format,
+            name=f"{ref.arm} policy {ref.index}",
+            model=ref.policy,
+            thought_format=ref.thought_format,
             sampling=recipe.sampling,
-            seed_words=(recipe.seed, place.stage, place.index),
+            seed_words=(recipe.seed, ref.stage, ref.index),
             launch=recipe.launch,
         )
 

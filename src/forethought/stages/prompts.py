@@ -13,7 +13,7 @@ from forethought import left_out, models, rendering
 from forethought.config import Recipe
 from forethought.progress import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import Count, Stage, StageError, read_json, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace
@@ -22,14 +22,14 @@ SOURCES = "sources.json"
 """Digests of the sources as they were read."""
 
 
-def configure(place: Place) -> dict[str, Any]:
+def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content.
 
     The number of iterations and the size of their slices are not in it: the training prompts are
     kept in one fixed order, so that a run can be continued with more iterations. Nor are the arms:
     the prompts are those that either of them can be asked.
     """
-    recipe = place.recipe
+    recipe = ref.recipe
     return {
         "seed": recipe.seed,
         "prompts": recipe.prompts.model_dump(mode="json"),
@@ -40,10 +40,10 @@ def configure(place: Place) -> dict[str, Any]:
     }
 
 
-def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Write all training prompts in slice order, the validation and the test prompts."""
-    recipe = place.recipe
-    with reporter.task(place.label, 1, "sets") as task:
+    recipe = ref.recipe
+    with reporter.task(ref.label, 1, "sets") as task:
         # First: what changes while it is read counts as changed.
         digests = source_digests(recipe.prompts)
         split = split_prompts(
@@ -73,14 +73,14 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     }
 
 
-def changed_sources(place: Place) -> list[str]:
+def changed_sources(ref: StageRef) -> list[str]:
     """Sources whose content is not what the sealed stage has read; what is gone is not named."""
-    path = place.folder / SOURCES
+    path = ref.folder / SOURCES
     try:
         read = read_json(path)
     except (FileNotFoundError, StageError):
         return []
-    now = source_digests(place.recipe.prompts)
+    now = source_digests(ref.recipe.prompts)
     return [name for name, digest in read.items() if now.get(name, digest) != digest]
 
 

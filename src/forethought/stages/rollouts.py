@@ -16,36 +16,36 @@ from typing import Any
 from forethought import left_out, models
 from forethought.decoding.request import SamplingParams
 from forethought.progress import Reporter
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.stages.policy import Drawn, Policy, drawing_crew, server_counts
 from forethought.store import Count, Stage
 from forethought.types import Prompt, Rollout, SampleRequest, Unsampled
 
 
-def configure(place: Place) -> dict[str, Any]:
+def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    recipe = place.recipe
+    recipe = ref.recipe
     config: dict[str, Any] = {
         "seed": recipe.seed,
         "prompts_per_iteration": recipe.prompts_per_iteration,
         "sampling": recipe.sampling.identity(),
         "dtype": recipe.model.dtype,
-        "template": place.policy.template,
-        "thought_format": place.thought_format.model_dump(mode="json"),
+        "template": ref.policy.template,
+        "thought_format": ref.thought_format.model_dump(mode="json"),
     }
-    if place.policy_stage is None:
+    if ref.policy_stage is None:
         config["model"] = models.identity(recipe.model.source)
     return config
 
 
-def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Sample what parts are owed; counts parse statuses and tokens.
 
     Raises: StageError if no prompt can be sampled.
     """
-    sampling = place.recipe.sampling
-    policy = Policy.of(place)
-    prompts = place.prompts("train")
+    sampling = ref.recipe.sampling
+    policy = Policy.of(ref)
+    prompts = ref.prompts("train")
     parts = [
         prompts[start : start + sampling.part_size]
         for start in range(0, len(prompts), sampling.part_size)
@@ -56,13 +56,13 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
     for index in range(len(parts)):
         if index not in owed:
             counts.add(stage.read_records(f"part_{index:05d}", Rollout))
-    with reporter.task(place.label, sum(len(parts[i]) for i in owed), "prompts") as task:
+    with reporter.task(ref.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
             with drawing_crew(stage, policy, params) as crew:
                 for index, drawn in crew.each(
                     owed, lambda index: [_request(policy, prompt) for prompt in parts[index]]
                 ):
-                    rollouts = _kept(stage, place, index, parts[index], drawn)
+                    rollouts = _kept(stage, ref, index, parts[index], drawn)
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
                     task.advance(len(drawn), tokens=counts.add(rollouts))
         task.note = f"{counts.parse_failures:.1%} without a response"
@@ -71,17 +71,17 @@ def work(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
         # Owed again, in case that the server or the template is mended.
         for index in range(len(parts)):
             (stage.folder / f"part_{index:05d}.parquet").unlink()
-        raise left_out.none_sampled(place.label, gone)
+        raise left_out.none_sampled(ref.label, gone)
     left_out.say(stage, reporter)
     return counts.summary() | left_out.counts(stage.folder) | server_counts(stage, policy)
 
 
 def _kept(
-    stage: Stage, place: Place, index: int, prompts: Sequence[Prompt], drawn: Drawn
+    stage: Stage, ref: StageRef, index: int, prompts: Sequence[Prompt], drawn: Drawn
 ) -> list[Rollout]:
     """A part's rollouts; what could not be sampled is noted."""
     unsampled = [one for one in drawn if isinstance(one, Unsampled)]
-    left_out.note(stage, f"{index:05d}", left_out.placed(unsampled, prompts, place.prompt_places))
+    left_out.note(stage, f"{index:05d}", left_out.placed(unsampled, prompts, ref.prompt_places))
     return list(chain.from_iterable(one for one in drawn if not isinstance(one, Unsampled)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought.progress import Reporter
-from forethought.runs.layout import MEASURES, Place
+from forethought.runs.layout import MEASURES, StageRef
 from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
 from forethought.store import Count, Stage
 
@@ -22,11 +22,11 @@ class StageKind:
 
     version: int
     """Moves when the meaning of the stage's content changes."""
-    configure: Callable[[Place], dict[str, Any]]
+    configure: Callable[[StageRef], dict[str, Any]]
     reads: tuple[str, ...]
     """Stages beside it whose digests are inputs; `policy` is the selection before it, `baseline`
     the evaluation that a judge without a scale compares with, `evaluations` those of both arms."""
-    work: Callable[[Stage, Place, Reporter], dict[str, Count]]
+    work: Callable[[Stage, StageRef, Reporter], dict[str, Count]]
 
 
 STAGES = {
@@ -75,35 +75,35 @@ STAGES = {
 }
 
 
-def inputs(place: Place) -> list[Path]:
-    """Folders of the sealed stages that a place reads."""
+def inputs(ref: StageRef) -> list[Path]:
+    """Folders of the sealed stages that a stage reads."""
     folders = []
-    for name in STAGES[place.stage].reads:
+    for name in STAGES[ref.stage].reads:
         if name == "baseline":
-            if place.recipe.judge.is_relative and place.folder != place.baseline.folder:
-                folders.append(place.baseline.folder)
+            if ref.recipe.judge.is_relative and ref.folder != ref.baseline.folder:
+                folders.append(ref.baseline.folder)
         elif name == "evaluations":
-            folders += [each.folder for each in place.evaluations]
+            folders += [each.folder for each in ref.evaluations]
         elif name != "policy":
-            folders.append(place.beside(name))
-        elif place.policy_stage is not None:
-            folders.append(place.policy_stage)
+            folders.append(ref.beside(name))
+        elif ref.policy_stage is not None:
+            folders.append(ref.policy_stage)
     return folders
 
 
-def run_stage(place: Place, reporter: Reporter) -> None:
+def run_stage(ref: StageRef, reporter: Reporter) -> None:
     """Do what the stage owes and seal it; a sealed one returns at once.
 
     Raises: StageError if its folder holds other work or an input is not sealed.
     """
-    kind = STAGES[place.stage]
+    kind = STAGES[ref.stage]
     if "policy" in kind.reads:
-        place.refuse_dropped_policy()
+        ref.refuse_dropped_policy()
     stage = Stage(
-        place.folder,
-        name=place.stage,
+        ref.folder,
+        name=ref.stage,
         version=kind.version,
-        config=kind.configure(place),
-        inputs=inputs(place),
+        config=kind.configure(ref),
+        inputs=inputs(ref),
     )
-    stage.complete(lambda: kind.work(stage, place, reporter))
+    stage.complete(lambda: kind.work(stage, ref, reporter))

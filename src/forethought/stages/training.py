@@ -17,7 +17,7 @@ from forethought import models, rendering
 from forethought.models import pick_device
 from forethought.pairs import OUTCOMES
 from forethought.progress import Reporter, Task
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.store import SCRATCH, Count, Stage, StageError, read_manifest, read_records
 from forethought.thoughts import save_format
 from forethought.training.results import LEAST_KEPT, ReferenceLogprobs, StepLog
@@ -30,34 +30,34 @@ REFERENCE_PART = 1024
 """Pairs per part of the reference: what is redone at most after a kill."""
 
 
-def configure_reference(place: Place) -> dict[str, Any]:
+def configure_reference(ref: StageRef) -> dict[str, Any]:
     """What decides the reference besides its inputs."""
-    training = place.recipe.training
+    training = ref.recipe.training
     config: dict[str, Any] = {
         "dtype": training.dtype,
         "max_length": training.max_length,
         "tokens_per_microbatch": training.tokens_per_microbatch,
     }
-    if place.policy_stage is None:
-        config["model"] = models.identity(place.recipe.model.source)
+    if ref.policy_stage is None:
+        config["model"] = models.identity(ref.recipe.model.source)
     return config
 
 
-def configure_training(place: Place) -> dict[str, Any]:
+def configure_training(ref: StageRef) -> dict[str, Any]:
     """What decides the training besides its inputs."""
-    recipe = place.recipe
+    recipe = ref.recipe
     config: dict[str, Any] = {
         "seed": recipe.seed,
         "training": recipe.training.model_dump(mode="json"),
         "sampled": recipe.model.dtype,
-        "thought_format": place.thought_format.model_dump(mode="json"),
+        "thought_format": ref.thought_format.model_dump(mode="json"),
     }
-    if place.policy_stage is None:
+    if ref.policy_stage is None:
         config["model"] = models.identity(recipe.model.source)
     return config
 
 
-def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def compute_reference(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Write the reference log-probs of every pair.
 
     Raises: StageError if the iteration has no pair.
@@ -65,21 +65,21 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
     from forethought.training.policy import open_reference
     from forethought.training.reference import reference_logprobs
 
-    pairs = read_records(place.beside("pairs"), PreferencePair, "pairs")
-    _refuse_no_pairs(place, pairs)
+    pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
+    _refuse_no_pairs(ref, pairs)
     parts = [
         pairs[start : start + REFERENCE_PART] for start in range(0, len(pairs), REFERENCE_PART)
     ]
     owed = [index for index in range(len(parts)) if not stage.has(f"part_{index:05d}")]
-    with reporter.task(place.label, len(pairs), "pairs") as task:
-        training = place.recipe.training
+    with reporter.task(ref.label, len(pairs), "pairs") as task:
+        training = ref.recipe.training
         task.done = sum(len(part) for i, part in enumerate(parts) if i not in owed)
-        if owed and place.recipe.launch.type != "local":
-            _reference_by_processes(stage, place, task, {i: len(parts[i]) for i in owed})
+        if owed and ref.recipe.launch.type != "local":
+            _reference_by_processes(stage, ref, task, {i: len(parts[i]) for i in owed})
             return {"pairs": len(pairs)}
-        device = str(pick_device(place.recipe.model.device))
+        device = str(pick_device(ref.recipe.model.device))
         if owed:
-            model = place.policy.source
+            model = ref.policy.source
             with open_reference(model, training, device) as policy:
                 for index in owed:
                     part = reference_logprobs(
@@ -90,12 +90,12 @@ def compute_reference(stage: Stage, place: Place, reporter: Reporter) -> dict[st
     return {"pairs": len(pairs)}
 
 
-def _reference_by_processes(stage: Stage, place: Place, task: Task, owed: dict[int, int]) -> None:
+def _reference_by_processes(stage: Stage, ref: StageRef, task: Task, owed: dict[int, int]) -> None:
     """The parts owed, index to pairs, taken in as the processes finish them."""
     from forethought.training.job import read_part
 
     scratch = _scratch(stage)
-    job = _job(place, "reference", scratch).model_copy(
+    job = _job(ref, "reference", scratch).model_copy(
         update={
             "owed": tuple(
                 (index, index * REFERENCE_PART, index * REFERENCE_PART + count)
@@ -113,46 +113,46 @@ def _reference_by_processes(stage: Stage, place: Place, task: Task, owed: dict[i
 
     for index in owed:
         job.part(index).unlink(missing_ok=True)
-    _run_job(place, job, scratch, take)
+    _run_job(ref, job, scratch, take)
     take()
     assert not waiting, f"the processes left out parts {sorted(waiting)}"
 
 
-def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Count]:
+def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Train; every epoch's folder also gets the thought format."""
     from forethought.training.checkpoint import LogReader, read_result
     from forethought.training.train import train
 
-    pairs = read_records(place.beside("pairs"), PreferencePair, "pairs")
-    training = place.recipe.training
+    pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
+    training = ref.recipe.training
     steps = training.epochs * -(-len(pairs) // training.batch_size)
-    with reporter.task(place.label, steps, "steps") as task:
+    with reporter.task(ref.label, steps, "steps") as task:
 
         def on_step(log: StepLog) -> None:
             task.done = log.step
             task.advance(tokens=log.tokens, note=f"loss {log.loss:.4f}")
 
-        if place.recipe.launch.type == "local":
+        if ref.recipe.launch.type == "local":
             result = train(
-                model=place.policy.source,
+                model=ref.policy.source,
                 pairs=pairs,
-                reference=read_records(place.beside("reference"), ReferenceLogprobs),
+                reference=read_records(ref.beside("reference"), ReferenceLogprobs),
                 config=training,
-                seed=place.recipe.seed,
+                seed=ref.recipe.seed,
                 directory=stage.folder,
-                device=str(pick_device(place.recipe.model.device)),
-                sampled=place.recipe.model.dtype,
+                device=str(pick_device(ref.recipe.model.device)),
+                sampled=ref.recipe.model.dtype,
                 on_step=on_step,
             )
         else:
             log = LogReader(stage.folder)
-            job = _job(place, "training", stage.folder)
-            _run_job(place, job, _scratch(stage), lambda: log.read(on_step))
+            job = _job(ref, "training", stage.folder)
+            _run_job(ref, job, _scratch(stage), lambda: log.read(on_step))
             result = read_result(stage.folder)
     for folder in sorted(stage.folder.glob("epoch_*")):
-        save_format(place.thought_format, folder)
-        rendering.save_template_variables(place.policy.template, folder)
-    if (warning := loss_warning(place, result.margin_kept)) is not None:
+        save_format(ref.thought_format, folder)
+        rendering.save_template_variables(ref.policy.template, folder)
+    if (warning := loss_warning(ref, result.margin_kept)) is not None:
         reporter.say(f"warning: {warning}")
     return {
         "pairs": len(pairs),
@@ -162,29 +162,29 @@ def run_training(stage: Stage, place: Place, reporter: Reporter) -> dict[str, Co
     }
 
 
-def loss_warning(place: Place, margin_kept: Sequence[float | None]) -> str | None:
+def loss_warning(ref: StageRef, margin_kept: Sequence[float | None]) -> str | None:
     """What to say where rounding takes too much of what was learned from some epoch's policy."""
     known = [share for share in margin_kept if share is not None]
     if not known or min(known) >= LEAST_KEPT:
         return None
-    training = place.recipe.training
+    training = ref.recipe.training
     way_out = "sample in float32 (model.dtype)"
     if training.checkpoint_dtype not in ("masters", "float32"):
         way_out = "use training.checkpoint_dtype: masters"
     return (
-        f"{place.label}: of the margin that was learned, {min(known):.0%} is left in the policy as "
-        f"it is sampled, weights rounded to {place.recipe.model.dtype}; {way_out}"
+        f"{ref.label}: of the margin that was learned, {min(known):.0%} is left in the policy as "
+        f"it is sampled, weights rounded to {ref.recipe.model.dtype}; {way_out}"
     )
 
 
-def _job(place: Place, kind: Literal["training", "reference"], directory: Path) -> Job:
+def _job(ref: StageRef, kind: Literal["training", "reference"], directory: Path) -> Job:
     """A job for processes anywhere: paths do not depend on where they are started."""
     from forethought.training.job import Job
     from forethought.training.ray_processes import ray_device
 
-    recipe = place.recipe
+    recipe = ref.recipe
     assert recipe.launch.processes is not None
-    source = place.policy.source
+    source = ref.policy.source
     folder = Path(models.resolve(source))
     on_ray = recipe.launch.type == "ray"
     asked = recipe.model.device
@@ -193,8 +193,8 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
     return Job(
         kind=kind,
         model=replace(source, path=str(folder.absolute())) if folder.is_dir() else source,
-        pairs=place.beside("pairs").absolute(),
-        reference=place.beside("reference").absolute() if kind == "training" else None,
+        pairs=ref.beside("pairs").absolute(),
+        reference=ref.beside("reference").absolute() if kind == "training" else None,
         config=recipe.training,
         seed=recipe.seed,
         sampled=recipe.model.dtype,
@@ -205,11 +205,11 @@ def _job(place: Place, kind: Literal["training", "reference"], directory: Path) 
     )
 
 
-def _run_job(place: Place, job: Job, scratch: Path, watch: Callable[[], None]) -> None:
+def _run_job(ref: StageRef, job: Job, scratch: Path, watch: Callable[[], None]) -> None:
     from forethought.training.processes import run_processes
     from forethought.training.ray_processes import run_on_ray
 
-    launch = place.recipe.launch
+    launch = ref.recipe.launch
     if launch.type == "ray":
         run_on_ray(job, scratch.absolute(), watch, launch.ray)
     else:
@@ -222,14 +222,14 @@ def _scratch(stage: Stage) -> Path:
     return scratch
 
 
-def _refuse_no_pairs(place: Place, pairs: list[PreferencePair]) -> None:
+def _refuse_no_pairs(ref: StageRef, pairs: list[PreferencePair]) -> None:
     if pairs:
         return
-    counts = read_manifest(place.beside("pairs")).counts
+    counts = read_manifest(ref.beside("pairs")).counts
     reasons = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
     raise StageError(
-        f"{place.label}: no prompt of this iteration gave a pair ({reasons}). More samples per "
+        f"{ref.label}: no prompt of this iteration gave a pair ({reasons}). More samples per "
         "prompt (sampling.samples), a higher sampling.temperature or a judge with finer scores "
         "give more; remove the iteration's folder to sample it again: "
-        f"rm -r {place.beside('pairs').parent}"
+        f"rm -r {ref.beside('pairs').parent}"
     )

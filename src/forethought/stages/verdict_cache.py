@@ -6,14 +6,14 @@ from pathlib import Path
 
 from forethought.cache import Cache
 from forethought.config import Recipe
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 
 
-def verdict_cache(place: Place) -> Cache:
+def verdict_cache(ref: StageRef) -> Cache:
     """The run's kept answers of judge models, or those that several runs share."""
-    recipe = place.recipe
+    recipe = ref.recipe
     path = verdict_cache_file(recipe) if recipe.judge.asks_a_model else None
-    return Cache(path, account=f"{recipe.run.resolve()} {place.label}")
+    return Cache(path, account=f"{recipe.run.resolve()} {ref.label}")
 
 
 def verdict_cache_file(recipe: Recipe) -> Path:

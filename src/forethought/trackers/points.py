@@ -21,11 +21,11 @@ from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.judging.describe import difference_ends
 from forethought.pairs import OUTCOMES
-from forethought.runs.layout import Place
+from forethought.runs.layout import StageRef
 from forethought.runs.schedule import (
-    evaluation_places,
-    iteration_places,
-    prompts_place,
+    evaluation_refs,
+    iteration_refs,
+    prompts_ref,
     sealed_measures,
 )
 from forethought.store import read_manifest
@@ -111,64 +111,64 @@ Figures = tuple[str, int, dict[str, float]]
 def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, list[Figures]]]:
     """Each source with all its points; a sealed one whose points are known is not read again."""
 
-    def new(place: Place) -> bool:
-        return place.name not in known and place.sealed
+    def new(ref: StageRef) -> bool:
+        return ref.name not in known and ref.sealed
 
-    prompts = prompts_place(recipe)
+    prompts = prompts_ref(recipe)
     if new(prompts):
         yield prompts.name, [_counted(prompts, "prompts", "prompts")]
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
-            for place in iteration_places(recipe, arm, iteration):
-                if place.stage == "training":
-                    yield f"{place.name}/steps.jsonl", _training(place)
-                if new(place):
-                    yield place.name, _stage(place)
-    for policies in zip(*(evaluation_places(recipe, arm) for arm in recipe.arms), strict=True):
-        for place in policies:
-            if new(place):
-                yield place.name, [_counted(place, f"{place.arm}/evaluation", "evaluation")]
+            for ref in iteration_refs(recipe, arm, iteration):
+                if ref.stage == "training":
+                    yield f"{ref.name}/steps.jsonl", _training(ref)
+                if new(ref):
+                    yield ref.name, _stage(ref)
+    for policies in zip(*(evaluation_refs(recipe, arm) for arm in recipe.arms), strict=True):
+        for ref in policies:
+            if new(ref):
+                yield ref.name, [_counted(ref, f"{ref.arm}/evaluation", "evaluation")]
         last = policies[-1]
         difference = f"difference/{last.folder.name}"
         if difference not in known:
             yield difference, _difference(recipe, last.index)
-    for place in sealed_measures(recipe):
-        if place.name not in known:
-            yield place.name, [_measured(place)]
+    for ref in sealed_measures(recipe):
+        if ref.name not in known:
+            yield ref.name, [_measured(ref)]
 
 
-def _counted(place: Place, axis: str, kind: str) -> Figures:
+def _counted(ref: StageRef, axis: str, kind: str) -> Figures:
     """The figures of a sealed stage that `METRICS` names; what has no value is left out."""
-    manifest = read_manifest(place.folder)
+    manifest = read_manifest(ref.folder)
     counts: dict[str, Any] = dict(manifest.counts)
     if isinstance(counts.get("missing"), list):
         counts["missing"] = len(counts["missing"])
     if counts.get("interval") is not None:
         counts["test_score_low"], counts["test_score_high"] = counts["interval"]
     values = {key: float(counts[key]) for key in METRICS[kind] if counts.get(key) is not None}
-    return axis, place.index, values | {"seconds": manifest.seconds}
+    return axis, ref.index, values | {"seconds": manifest.seconds}
 
 
-def _stage(place: Place) -> list[Figures]:
-    arm, epochs = place.arm, place.recipe.training.epochs
-    kind = "trained" if place.stage == "training" else place.stage
-    points = [_counted(place, f"{arm}/{kind}", kind)]
-    if place.stage == "selection":
-        for row in _rows(read_manifest(place.folder).counts["scores"]):
-            step = place.index * epochs + int(row["epoch"])
+def _stage(ref: StageRef) -> list[Figures]:
+    arm, epochs = ref.arm, ref.recipe.training.epochs
+    kind = "trained" if ref.stage == "training" else ref.stage
+    points = [_counted(ref, f"{arm}/{kind}", kind)]
+    if ref.stage == "selection":
+        for row in _rows(read_manifest(ref.folder).counts["scores"]):
+            step = ref.index * epochs + int(row["epoch"])
             values = {key: float(row[key]) for key in METRICS["epochs"] if row[key] is not None}
             points.append((f"{arm}/epochs", step, values))
     return points
 
 
-def _training(place: Place) -> list[Figures]:
+def _training(ref: StageRef) -> list[Figures]:
     """The training log, also while it grows: whole lines only."""
-    log = place.folder / "steps.jsonl"
+    log = ref.folder / "steps.jsonl"
     if not log.is_file():
         return []
     before = 0
-    for index in range(place.index):
-        steps = read_manifest(replace(place, index=index).folder).counts["steps"]
+    for index in range(ref.index):
+        steps = read_manifest(replace(ref, index=index).folder).counts["steps"]
         assert isinstance(steps, int)
         before += steps
     whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
@@ -177,13 +177,13 @@ def _training(place: Place) -> list[Figures]:
         row = json.loads(line)
         known = [key for key in METRICS["training"] if row.get(key) is not None]
         values = {key: float(row[key]) for key in known}
-        points.append((f"{place.arm}/training", before + row["step"], values))
+        points.append((f"{ref.arm}/training", before + row["step"], values))
     return points
 
 
 def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     """Thought minus direct on the test prompts that both answered, once both are evaluated."""
-    thought = Place(recipe=recipe, stage="evaluation", arm="thought", index=policy)
+    thought = StageRef(recipe=recipe, stage="evaluation", arm="thought", index=policy)
     direct = replace(thought, arm="direct")
     if not (thought.sealed and direct.sealed):
         return []
@@ -198,16 +198,16 @@ def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     return [("difference", policy, values | {"count": float(result.count)})]
 
 
-def _measured(place: Place) -> Figures:
+def _measured(ref: StageRef) -> Figures:
     """A measure's results by name; those of one category have it behind their name."""
-    manifest = read_manifest(place.folder)
+    manifest = read_manifest(ref.folder)
     values: dict[str, float] = {}
     for row in _rows(manifest.counts.get("results", [])):
         key = row["name"] if row["category"] is None else f"{row['name']}/{row['category']}"
         values[key] = float(row["value"])
         values[f"{key}_low"], values[f"{key}_high"] = map(float, row["interval"])
-    axis = f"{place.arm}/measures/{place.stage}"
-    return axis, place.index, values | {"seconds": manifest.seconds}
+    axis = f"{ref.arm}/measures/{ref.stage}"
+    return axis, ref.index, values | {"seconds": manifest.seconds}
 
 
 def _rows(found: Any) -> list[dict[str, Any]]:
