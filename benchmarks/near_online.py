@@ -26,7 +26,7 @@ from rich.console import Console
 from thinking import ROOT, run_seed, scores
 
 from forethought.evaluation.intervals import mean_result
-from forethought.judging import crew
+from forethought.judging import executor
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
@@ -107,7 +107,7 @@ def timing() -> Iterator[Clock]:
     clock = Clock()
     places: list[tuple[Any, str, str]] = [
         (TransformersSampler, "sample", "sampling"),
-        (crew, "checked", "judging"),
+        (executor, "checked", "judging"),
         (training, "reference_logprobs", "reference"),
         (train._Run, "one_step", "training"),
     ]

@@ -110,8 +110,8 @@ def test_without_ray_the_extra_is_named():
     code = (
         "import sys; sys.modules['ray'] = None\n"
         "from forethought.config import LaunchConfig, Workers\n"
-        "from forethought.workers.pool import Pool\n"
-        "try: Pool(print, Workers(count=1), LaunchConfig(), name='x')\n"
+        "from forethought.workers.ray_executor import RayExecutor\n"
+        "try: RayExecutor(print, Workers(count=1), LaunchConfig(), name='x')\n"
         "except ValueError as error: print(error)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,20 +20,15 @@ from typing import Any
 
 from forethought import models
 from forethought.cache import Cache
-from forethought.config import (
-    ColumnsConfig,
-    JudgePart,
-    SamplePart,
-)
+from forethought.config import ColumnsConfig, JudgePart, SamplePart
 from forethought.control_tokens import without_well_known
 from forethought.decoding.request import SamplingParams
-from forethought.judging.crew import Verdicts, judging_crew
 from forethought.judging.describe import identity, refuse_missing_models
+from forethought.judging.executor import Verdicts, judging_executor
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
-from forethought.sampling.base import Sampler, stable_seed
-from forethought.sampling.open import open_sampler
-from forethought.sampling.pooled import Sampled
+from forethought.sampling.base import stable_seed
+from forethought.sampling.executor import SamplingExecutor, sampling_executor
 from forethought.store import read_json, sha256_file, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.threads import use_threads
@@ -41,12 +36,12 @@ from forethought.types import (
     Completion,
     Prompt,
     ResponseGroup,
+    SampledPrompt,
     SampleRequest,
     Unjudged,
     Unsampled,
 )
-from forethought.workers.base import Crew, Here, in_order
-from forethought.workers.pool import Pool
+from forethought.workers.executor import in_order
 
 GROUPS = 64
 """Groups a judge is shown at a time: what is judged again at most after a kill."""
@@ -93,9 +88,9 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
 
             with (
                 Cache(output.beside("replies.sqlite")) as cache,
-                _sampling_crew(part, cache) as crew,
+                _executor(part, thought_format, cache) as executor,
             ):
-                for start, results in in_order(starts, crew.each(starts, requests)):
+                for start, results in in_order(starts, executor.each(starts, requests)):
                     these = lines[start : start + size]
                     rows = []
                     for line, result in zip(these, results, strict=True):
@@ -104,8 +99,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
                             reason = reason or result.reason
                             rows.append(line.row | {"outputs": [], "left_out": result.reason})
                             continue
-                        outputs = [_output(thought_format, one) for one in result.completions]
-                        rows.append(line.row | {"outputs": outputs})
+                        rows.append(line.row | {"outputs": result})
                     output.add(rows)
                     task.advance(len(these))
         if len(gone) == len(lines):
@@ -119,35 +113,20 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
         )
 
 
-def _sampling_crew(part: SamplePart, cache: Cache) -> Crew[Sequence[SampleRequest], Sampled]:
-    """Who samples: an engine in this process, or workers that hold one each."""
-    sampling = part.sampling
-    engine = partial(
-        open_sampler,
-        sampling,
+def _executor(
+    part: SamplePart, thought_format: ThoughtFormat, cache: Cache
+) -> AbstractContextManager[SamplingExecutor[list[dict[str, Any]]]]:
+    return sampling_executor(
+        part.sampling,
+        part.launch,
+        partial(_outputs, thought_format),
+        name="sample",
         model=part.model,
-        params=SamplingParams.of(sampling),
+        params=SamplingParams.of(part.sampling),
+        markers=thought_format.markers,
+        cache=cache if part.sampling.is_server else None,
         token_ids=False,
-        markers=load_format(part.thought_format).markers,
     )
-    if sampling.pool is not None:
-        opening = partial(_open_sampling, engine)
-        return Pool(opening, sampling.pool, part.launch, name="sample", gpus=sampling.gpus)
-    if sampling.is_server:
-        engine = partial(engine, cache=cache)
-    return Here(partial(_open_sampling, engine))
-
-
-@contextmanager
-def _open_sampling(
-    engine: Callable[[], AbstractContextManager[Sampler]],
-) -> Iterator[Callable[[Sequence[SampleRequest]], Sampled]]:
-    with engine() as sampler:
-
-        def sample(requests: Sequence[SampleRequest]) -> Sampled:
-            return list(sampler.sample(requests))
-
-        yield sample
 
 
 def judge_file(
@@ -177,8 +156,8 @@ def judge_file(
                 here = slice(start, start + GROUPS)
                 return _groups(lines[here], responses[here])
 
-            with Cache(path) as cache, judging_crew(part.judge, cache, part.launch) as crew:
-                for start, verdicts in in_order(starts, crew.each(starts, groups)):
+            with Cache(path) as cache, judging_executor(part.judge, cache, part.launch) as executor:
+                for start, verdicts in in_order(starts, executor.each(starts, groups)):
                     here = slice(start, start + GROUPS)
                     rows = _judged(verdicts, lines[here], responses[here])
                     output.add(rows)
@@ -327,6 +306,10 @@ def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) ->
             for index in range(part.sampling.samples)
         ),
     )
+
+
+def _outputs(thought_format: ThoughtFormat, sampled: SampledPrompt) -> list[dict[str, Any]]:
+    return [_output(thought_format, one) for one in sampled.completions]
 
 
 def _output(thought_format: ThoughtFormat, completion: Completion) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from forethought.stages.table import run_stage
 from forethought.store import StageError
 from forethought.threads import use_threads
 from forethought.workers.cluster import connect
-from forethought.workers.pool import give_back_gpus
+from forethought.workers.ray_executor import give_back_gpus
 
 OPENING = "opening"
 """In a stage's place: the child opens an engine."""

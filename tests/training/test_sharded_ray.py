@@ -21,7 +21,7 @@ from forethought.training.checkpoint import read_result
 from forethought.training.processes import ProcessesError
 from forethought.training.ray_processes import ray_device, run_on_ray
 from forethought.workers.actor import Worker
-from forethought.workers.pool import Pool
+from forethought.workers.ray_executor import RayExecutor
 
 pytestmark = pytest.mark.scale
 CLUSTER = RayConfig(address="auto")
@@ -80,8 +80,8 @@ def test_idle_workers_hold_no_room_and_others_are_named(cluster: Any, tmp_path: 
     import ray
 
     job = prepare(tmp_path, CASES["few_pairs"]).model_copy(update={"processes": 2})
-    with Pool(here, Workers(count=2), LaunchConfig(), name="here") as pool:
-        assert dict(pool.each(range(8), str))[7] == "7"
+    with RayExecutor(here, Workers(count=2), LaunchConfig(), name="here") as executor:
+        assert dict(executor.each(range(8), str))[7] == "7"
     run_on_ray(job, tmp_path, lambda: None, RayConfig(patience=30))
     assert read_result(job.directory).steps > 0
     other: Any = ray.remote(num_cpus=1)(Worker).remote(1, [])

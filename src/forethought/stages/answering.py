@@ -16,7 +16,7 @@ from forethought.config import DrawConfig
 from forethought.decoding.request import SamplingParams
 from forethought.left_out import Places
 from forethought.progress import Task
-from forethought.stages.policy import DrawingCrew, Policy, drawing_crew
+from forethought.stages.policy import Policy, PolicyExecutor, policy_executor
 from forethought.store import Stage
 from forethought.types import Answer, Prompt, Rollout, SampleRequest, Unsampled
 
@@ -60,10 +60,10 @@ def answer_prompts(
     spent: Counter[tuple[str, int]] = Counter()
     refused: dict[str, Unsampled] = {}
     owed = {prompt.prompt_id: tuple(range(samples)) for prompt in prompts}
-    with drawing_crew(stage, policy, params) as crew:
+    with policy_executor(stage, policy, params) as executor:
         # Greedy, another attempt would be the same output.
         for attempt in range(draw.attempts if draw.temperature > 0 else 1):
-            new, unsampled = _sample(policy, crew, prompts, owed, attempt)
+            new, unsampled = _sample(policy, executor, prompts, owed, attempt)
             refused |= {one.prompt_id: one for one in unsampled}
             latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
             for one in new:
@@ -85,7 +85,7 @@ def answer_prompts(
 
 def _sample(
     policy: Policy,
-    crew: DrawingCrew,
+    executor: PolicyExecutor,
     prompts: Sequence[Prompt],
     owed: Mapping[str, tuple[int, ...]],
     attempt: int,
@@ -106,7 +106,7 @@ def _sample(
     rollouts: list[Rollout] = []
     part = answers_part(policy.sampling.part_size)
     starts = range(0, len(requests), part)
-    drawn = dict(crew.each(starts, lambda start: requests[start : start + part]))
+    drawn = dict(executor.each(starts, lambda start: requests[start : start + part]))
     unsampled: list[Unsampled] = []
     for request, each in zip(
         requests, chain.from_iterable(drawn[start] for start in starts), strict=True

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from forethought.cache import Cache
 from forethought.config import JudgeConfig, LaunchConfig
 from forethought.evaluation.win_share import win_shares
-from forethought.judging.crew import judging_crew
+from forethought.judging.executor import judging_executor
 from forethought.stages.shown import response_groups
 from forethought.types import Answer, ParseStatus, Prompt, Unjudged
 
@@ -78,8 +78,8 @@ def judge_sides(
     # Without any group, too, the judge is asked for its floor.
     part = judged_part(max((len(one) for one in by_prompt.values()), default=1))
     starts = range(0, max(len(groups), 1), part)
-    with judging_crew(config, cache, launch) as crew:
-        said = dict(crew.each(starts, lambda start: groups[start : start + part]))
+    with judging_executor(config, cache, launch) as executor:
+        said = dict(executor.each(starts, lambda start: groups[start : start + part]))
     floor = 0.0 if config.is_relative else said[0].floor
     verdicts = zip(keys, chain.from_iterable(said[start].answers for start in starts), strict=True)
     missing: list[dict[str, str]] = []

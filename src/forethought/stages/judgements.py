@@ -9,8 +9,8 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from forethought.judging.crew import judging_crew
 from forethought.judging.describe import identity
+from forethought.judging.executor import judging_executor
 from forethought.progress import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.shown import Shown
@@ -51,8 +51,8 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     ):
         if owed:
             shown = Shown(rollouts, parts, ref.prompts("train"))
-            with judging_crew(ref.recipe.judge, cache, ref.recipe.launch) as crew:
-                for index, verdicts in crew.each(owed, shown.groups):
+            with judging_executor(ref.recipe.judge, cache, ref.recipe.launch) as executor:
+                for index, verdicts in executor.each(owed, shown.groups):
                     scored, unjudged = shown.records(index, verdicts.answers)
                     stage.write_records(f"scored_{index:05d}", scored, ScoredGroup)
                     # Written last: this part stands for both.

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 from forethought.cache import Cache
 from forethought.chat_client.retrying import reach
@@ -34,17 +33,14 @@ from forethought.config import (
 )
 from forethought.decoding.request import SamplingParams
 from forethought.judging.calls import open_model
-from forethought.judging.crew import judging_crew
+from forethought.judging.executor import judging_executor
 from forethought.judging.open import open_judge
 from forethought.model_cache import no_model_cache
 from forethought.runs.layout import StageRef
 from forethought.sampling.base import one_prompt
-from forethought.sampling.open import open_sampler
-from forethought.stages.policy import Policy, open_drawing
+from forethought.stages.policy import Policy
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest
 from forethought.under_way import listening
-from forethought.workers.base import Here
-from forethought.workers.pool import Pool
 
 ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "gsm8k": (frozenset({"gsm8k"}), frozenset({"gsm8k"})),
@@ -168,29 +164,16 @@ def _try_sampling(recipe: Recipe) -> None:
     policy = Policy.of(ref)
     params = SamplingParams.of(recipe.sampling)
     params = replace(params, max_new_tokens=min(TOKENS, params.max_new_tokens))
-    engine = partial(
-        open_sampler,
-        policy.sampling,
-        model=policy.model,
-        params=params,
-        policy=True,
-        markers=policy.thought_format.markers,
-    )
-    opening = partial(open_drawing, policy, engine)
-    if policy.workers is None:
-        crew = Here(opening)
-    else:
-        crew = Pool(opening, policy.workers, policy.launch, name=policy.name, gpus=policy.gpus)
     shortest = _some(ref.prompts("train"))[0]
     request = SampleRequest(
         prompt_id=shortest.prompt_id,
         messages=policy.thought_format.apply(shortest.messages),
         seeds=(policy.draw_seed(shortest.prompt_id, 0),),
     )
-    with crew:
+    with policy.executor(params) as executor:
         if recipe.sampling.free_to_try:
             # A prompt that is left out is the stage's affair; an engine that fails raises.
-            list(crew.each([0], lambda _: [request]))
+            list(executor.each([0], lambda _: [request]))
 
 
 def _judges(
@@ -224,11 +207,11 @@ def _try_judge(recipe: Recipe, judge: JudgeConfig, prompts: Sequence[Prompt]) ->
     if not judge.free_to_try:
         with open_judge(judge):
             return
-    with Cache() as cache, judging_crew(judge, cache, recipe.launch) as crew:
+    with Cache() as cache, judging_executor(judge, cache, recipe.launch) as executor:
         refused = None
         for prompt in prompts:
             group = ResponseGroup(prompt=prompt, responses=RESPONSES)
-            [(_, verdicts)] = crew.each([0], lambda _, group=group: [group])
+            [(_, verdicts)] = executor.each([0], lambda _, group=group: [group])
             [answer] = verdicts.answers
             if isinstance(answer, Judgement):
                 return

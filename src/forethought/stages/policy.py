@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -14,15 +14,13 @@ from forethought.config import (
     LaunchConfig,
     ModelConfig,
     SamplingConfig,
-    Workers,
 )
 from forethought.decoding.request import SamplingParams
 from forethought.models import load_tokenizer
 from forethought.rendering import decode
 from forethought.runs.layout import StageRef
-from forethought.sampling.base import Sampler, stable_seed
-from forethought.sampling.open import open_sampler
-from forethought.sampling.pooled import PooledSampler, open_sampling
+from forethought.sampling.base import stable_seed
+from forethought.sampling.executor import SamplingExecutor, sampling_executor
 from forethought.store import SCRATCH, Count, Stage
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import (
@@ -30,16 +28,12 @@ from forethought.types import (
     ParsedOutput,
     Rollout,
     SampledPrompt,
-    SampleRequest,
     Unsampled,
 )
-from forethought.workers.base import Crew, Here
-from forethought.workers.pool import Pool
 
 Drawn = list[list[Rollout] | Unsampled]
 """The rollouts of each request, or why there are none, in the order of requests."""
-Draw = Callable[[Sequence[SampleRequest]], Drawn]
-DrawingCrew = Crew[Sequence[SampleRequest], Drawn]
+PolicyExecutor = SamplingExecutor[list[Rollout]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +68,6 @@ class Policy:
             launch=recipe.launch,
         )
 
-    @property
-    def workers(self) -> Workers | None:
-        """The pool that samples it, if there is one."""
-        return self.sampling.pool
-
-    @property
-    def gpus(self) -> int | None:
-        """What its engine needs wherever it runs; `None` where that depends on the machine."""
-        return self.sampling.gpus
-
     def at(self, checkpoint: Path) -> Self:
         """The same policy with other weights."""
         return replace(self, model=self.model.at(str(checkpoint)))
@@ -92,72 +76,36 @@ class Policy:
         """63 bits from (seed words, prompt, sample, attempt)."""
         return stable_seed(*self.seed_words, prompt_id, sample_index, attempt)
 
-
-@contextmanager
-def drawing_crew(stage: Stage, policy: Policy, params: SamplingParams) -> Iterator[DrawingCrew]:
-    """Who draws the policy's outputs, part by part, and splits them."""
-    workers = policy.workers
-    with ExitStack() as opened:
-        if workers is None:
-            opening = partial(open_drawing, policy, partial(policy_sampler, stage, policy, params))
-            yield opened.enter_context(Here(opening))
-        else:
-            engine = partial(
-                open_sampler,
-                policy.sampling,
-                model=policy.model,
-                params=params,
-                markers=policy.thought_format.markers,
-            )
-            opening = partial(open_drawing, policy, engine)
-            pool = Pool(opening, workers, policy.launch, name=policy.name, gpus=policy.gpus)
-            yield opened.enter_context(pool)
+    def executor(
+        self, params: SamplingParams, replies: Cache | None = None
+    ) -> AbstractContextManager[PolicyExecutor]:
+        """Draws its outputs part by part and splits them; `replies` has those of a server."""
+        return sampling_executor(
+            self.sampling,
+            self.launch,
+            OutputSplitter(self),
+            name=self.name,
+            model=self.model,
+            params=params,
+            markers=self.thought_format.markers,
+            cache=replies,
+        )
 
 
 @contextmanager
-def open_drawing(
-    policy: Policy, engine: Callable[[], AbstractContextManager[Sampler]]
-) -> Iterator[Draw]:
-    """The policy loaded, with its splitter: outputs are split by who draws them."""
-    splitter = OutputSplitter(policy)
-    with engine() as sampler:
+def policy_executor(
+    stage: Stage, policy: Policy, params: SamplingParams
+) -> Iterator[PolicyExecutor]:
+    """The executor of a stage that samples a policy. What a server sent is kept with the stage as
+    it arrives.
 
-        def draw(requests: Sequence[SampleRequest]) -> Drawn:
-            return [
-                one if isinstance(one, Unsampled) else splitter.rollouts(one)
-                for one in sampler.sample(requests)
-            ]
-
-        yield draw
-
-
-@contextmanager
-def policy_sampler(stage: Stage, policy: Policy, params: SamplingParams) -> Iterator[Sampler]:
-    """A sampler of the policy. What a server sent is kept with the stage as it arrives.
-
-    Kept there and nowhere else: under the same path another run may have other weights. With
-    workers, one of them does each call.
+    Kept there and nowhere else: under the same path another run may have other weights.
     """
     with ExitStack() as opened:
         replies = None
         if policy.sampling.is_server:
             replies = opened.enter_context(Cache(_replies(stage), account=policy.name))
-        engine = partial(
-            open_sampler,
-            policy.sampling,
-            model=policy.model,
-            params=params,
-            cache=replies,
-            policy=True,
-            markers=policy.thought_format.markers,
-        )
-        if policy.workers is None:
-            yield opened.enter_context(engine())
-        else:
-            opening = partial(open_sampling, engine)
-            workers, launch = policy.workers, policy.launch
-            pool = Pool(opening, workers, launch, name=policy.name, gpus=policy.gpus)
-            yield opened.enter_context(PooledSampler(pool))
+        yield opened.enter_context(policy.executor(params, replies))
 
 
 def server_counts(stage: Stage, policy: Policy) -> dict[str, Count]:
@@ -172,15 +120,23 @@ def _replies(stage: Stage) -> Path:
     return stage.folder / SCRATCH / "replies.sqlite"
 
 
+@dataclass(frozen=True)
 class OutputSplitter:
-    """Splits sampled outputs with a policy's format and finds the split among the tokens."""
+    """Splits sampled outputs with a policy's format and finds the split among the tokens.
 
-    def __init__(self, policy: Policy) -> None:
-        self._format: ThoughtFormat = policy.thought_format
-        tokenizer = load_tokenizer(policy.model.source)
-        self._decode = partial(decode, tokenizer, markers=policy.thought_format.markers)
+    It loads its tokenizer when it splits the first one: what is sent to a worker has none.
 
-    def rollouts(self, sampled: SampledPrompt) -> list[Rollout]:
+    Example: `OutputSplitter(policy)(sampled)`
+    """
+
+    policy: Policy
+
+    @cached_property
+    def _decode(self) -> Callable[[Sequence[int]], str]:
+        tokenizer = load_tokenizer(self.policy.model.source)
+        return partial(decode, tokenizer, markers=self.policy.thought_format.markers)
+
+    def __call__(self, sampled: SampledPrompt) -> list[Rollout]:
         """One rollout per completion."""
         return [
             self._rollout(sampled, index, completion)
@@ -201,10 +157,11 @@ class OutputSplitter:
 
     def split(self, completion: Completion) -> tuple[ParsedOutput, int, int]:
         """The parse, the first response token's index, and the tokens of the response alone."""
-        parsed = self._format.parse(completion.text, completion.finish_reason)
+        thought_format = self.policy.thought_format
+        parsed = thought_format.parse(completion.text, completion.finish_reason)
         ids = completion.token_ids
         ended = completion.finish_reason == "stop"
         start = 0
-        if self._format.thinks or parsed.thought is not None:
+        if thought_format.thinks or parsed.thought is not None:
             start = first_response_token(ids, parsed.response_offset, self._decode)
         return parsed, start, max(len(ids) - start - ended, 0)

@@ -17,7 +17,7 @@ from forethought import left_out, models
 from forethought.decoding.request import SamplingParams
 from forethought.progress import Reporter
 from forethought.runs.layout import StageRef
-from forethought.stages.policy import Drawn, Policy, drawing_crew, server_counts
+from forethought.stages.policy import Drawn, Policy, policy_executor, server_counts
 from forethought.store import Count, Stage
 from forethought.types import Prompt, Rollout, SampleRequest, Unsampled
 
@@ -58,8 +58,8 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
             counts.add(stage.read_records(f"part_{index:05d}", Rollout))
     with reporter.task(ref.label, sum(len(parts[i]) for i in owed), "prompts") as task:
         if owed:
-            with drawing_crew(stage, policy, params) as crew:
-                for index, drawn in crew.each(
+            with policy_executor(stage, policy, params) as executor:
+                for index, drawn in executor.each(
                     owed, lambda index: [_request(policy, prompt) for prompt in parts[index]]
                 ):
                     rollouts = _kept(stage, ref, index, parts[index], drawn)

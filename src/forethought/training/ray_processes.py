@@ -20,7 +20,7 @@ from forethought.training.processes import POLL, ProcessesError
 from forethought.training.ranks import PATIENCE, backend
 from forethought.training.worker import failure
 from forethought.workers.cluster import connect
-from forethought.workers.pool import dismiss_idle
+from forethought.workers.ray_executor import dismiss_idle
 
 START_SECONDS = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 """Ray Train's setting for how long it waits for room."""

@@ -1,8 +1,8 @@
-"""The far side of a pool: one process on some node, with what it opened.
+"""The far side of an executor on Ray: one process on some node, with what it opened.
 
 It writes no file and knows no run. What is the user's mistake comes back as a value, so that it
-reads as it would have read without workers; any other exception is Ray's to carry, and the pool
-takes it for the worker's death.
+reads as it would have read without workers; any other exception is Ray's to carry, and the
+executor takes it for the worker's death.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forethought.under_way import Drawing, listening
-from forethought.workers.base import Opening
+from forethought.workers.base import WorkerFactory
 from forethought.workers.board import write
 
 
@@ -43,10 +43,10 @@ class Worker:
 
         return ray.util.get_node_ip_address()
 
-    def open(self, opening: Opening[Any, Any]) -> Mistake | None:
+    def open(self, factory: WorkerFactory[Any, Any]) -> Mistake | None:
         """Load what the parts need."""
         try:
-            self._do = self._stack.enter_context(opening())
+            self._do = self._stack.enter_context(factory())
         except ValueError as error:
             return Mistake(str(error))
         return None

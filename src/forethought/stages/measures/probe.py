@@ -25,13 +25,13 @@ from forethought.rendering import decode
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, worst_score
 from forethought.stages.measures.base import Subject, as_counts
-from forethought.stages.policy import Policy, policy_sampler, server_counts
+from forethought.stages.policy import Policy, policy_executor, server_counts
 from forethought.store import SCRATCH, Count, Stage, read_json, write_json
 from forethought.types import (
     Answer,
     EvaluationResult,
     Prompt,
-    SampledPrompt,
+    Rollout,
     SampleRequest,
     Unsampled,
 )
@@ -170,7 +170,7 @@ def _after_openings(
     latest: dict[str, Answer] = {}
     refused: dict[str, Unsampled] = {}
     owed = list(openings)
-    with policy_sampler(stage, policy, params) as sampler:
+    with policy_executor(stage, policy, params) as executor:
         for attempt in range(config.attempts):
             requests = [
                 SampleRequest(
@@ -181,12 +181,14 @@ def _after_openings(
                 )
                 for prompt_id in owed
             ]
-            for sampled in sampler.sample(requests):
-                if isinstance(sampled, Unsampled):
-                    refused[sampled.prompt_id] = sampled
+            [(_, drawn)] = executor.each([0], [requests].__getitem__)
+            for one in drawn:
+                if isinstance(one, Unsampled):
+                    refused[one.prompt_id] = one
                     continue
-                opening = openings[sampled.prompt_id]
-                latest[sampled.prompt_id] = _answer(policy, sampled, opening, attempt + 1)
+                [rollout] = one
+                opening = openings[rollout.prompt_id]
+                latest[rollout.prompt_id] = _answer(policy, rollout, opening, attempt + 1)
             owed = [
                 each
                 for each in owed
@@ -198,11 +200,12 @@ def _after_openings(
     return [latest[prompt_id] for prompt_id in sorted(latest)], gone
 
 
-def _answer(policy: Policy, sampled: SampledPrompt, opening: _Opening, attempts: int) -> Answer:
-    (completion,) = sampled.completions
+def _answer(policy: Policy, rollout: Rollout, opening: _Opening, attempts: int) -> Answer:
+    completion = rollout.completion
+    # The split of the rollout knows nothing of its opening.
     parsed = policy.thought_format.parse(opening.text + completion.text, completion.finish_reason)
     return Answer(
-        prompt_id=sampled.prompt_id,
+        prompt_id=rollout.prompt_id,
         sample_index=0,
         attempts=attempts,
         completion=completion,

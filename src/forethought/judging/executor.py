@@ -1,4 +1,4 @@
-"""Who judges part by part: a judge in this process, or workers that hold it, with what is kept.
+"""The executor that judges: one judge in this process, or one in each worker on Ray.
 
 Only this process opens the cache. A worker is sent a part's groups with what the cache holds of
 them and sends back what it computed: so a worker computes the same conversations in the same
@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from forethought.cache import Cache
-from forethought.config import JudgeConfig, LaunchConfig, Route, ScoringJudge, Workers
+from forethought.config import JudgeConfig, LaunchConfig, Route, ScoringJudge
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
 from forethought.judging.scoring import find_kept, scoring_identity
 from forethought.types import Judgement, ResponseGroup, Unjudged
-from forethought.workers.base import Crew, Here
-from forethought.workers.pool import Pool
+from forethought.workers.base import Do, Executor
+from forethought.workers.executor import open_executor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,72 +38,56 @@ class Verdicts:
     """Its worst possible score."""
 
 
-JudgingCrew = Crew[Sequence[ResponseGroup], Verdicts]
+JudgingExecutor = Executor[Sequence[ResponseGroup], Verdicts]
 Known = dict[str, Any]
 """Answers of a cache by its keys."""
 _Sent = tuple[Sequence[ResponseGroup], Known]
+Find = Callable[[Cache, Sequence[ResponseGroup]], Known]
+"""What a cache holds of groups that a judge would be shown."""
 
 
-def judging_crew(config: JudgeConfig, cache: Cache, launch: LaunchConfig) -> JudgingCrew:
-    """The crew of a recipe's judge. What is in the `cache` is not computed again.
+@contextmanager
+def judging_executor(
+    config: JudgeConfig, cache: Cache, launch: LaunchConfig
+) -> Iterator[JudgingExecutor]:
+    """An executor of a recipe's judge. What is in the `cache` is not computed again.
 
     Raises: ValueError if the judge cannot be opened, or its workers cannot be had.
     """
+    name = f"judge {config.title}"
     if config.pool is None:
-        return Here(partial(_open_here, config, cache))
-    return PooledJudge(config, config.pool, cache, launch)
+        factory = partial(_open, config, cache)
+        with open_executor(factory, None, launch, name=name) as executor:
+            yield executor
+        return
+    find = _known_answers(config)
+    factory = partial(_open_worker, config)
+    with open_executor(factory, config.pool, launch, name=name, gpus=config.gpus) as executor:
+        yield _CachingExecutor(executor, cache, find)
 
 
-class PooledJudge:
+@dataclass(frozen=True, slots=True)
+class _CachingExecutor:
     """Workers, and the cache on this side."""
 
-    def __init__(
-        self, config: JudgeConfig, workers: Workers, cache: Cache, launch: LaunchConfig
-    ) -> None:
-        """Raises: ValueError if the judge's model cannot be found, or its workers not be had."""
-        self._cache = cache
-        self._find = _kept_answers(config)
-        self._pool = Pool(
-            partial(_open_worker, config),
-            workers,
-            launch,
-            name=f"judge {config.title}",
-            gpus=config.gpus,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        self._pool.__exit__(kind)
+    workers: Executor[_Sent, tuple[Verdicts, Known]]
+    cache: Cache
+    find: Find
 
     def each(
         self, numbers: Sequence[int], part: Callable[[int], Sequence[ResponseGroup]]
     ) -> Iterator[tuple[int, Verdicts]]:
-        return self._keep(self._pool.each(numbers, partial(self._sent, part)))
+        def sent(number: int) -> _Sent:
+            groups = part(number)
+            return groups, self.find(self.cache, groups)
 
-    def _sent(self, part: Callable[[int], Sequence[ResponseGroup]], number: int) -> _Sent:
-        groups = part(number)
-        return groups, self._find(self._cache, groups)
-
-    def _keep(
-        self, results: Iterator[tuple[int, tuple[Verdicts, Known]]]
-    ) -> Iterator[tuple[int, Verdicts]]:
-        for number, (verdicts, computed) in results:
-            self._cache.keep_all(computed)
+        for number, (verdicts, computed) in self.workers.each(numbers, sent):
+            self.cache.keep_all(computed)
             yield number, verdicts
 
 
 @contextmanager
-def _open_here(
-    config: JudgeConfig, cache: Cache
-) -> Iterator[Callable[[Sequence[ResponseGroup]], Verdicts]]:
+def _open(config: JudgeConfig, cache: Cache) -> Iterator[Do[Sequence[ResponseGroup], Verdicts]]:
     with open_judge(config, cache) as judge:
 
         def score(groups: Sequence[ResponseGroup]) -> Verdicts:
@@ -115,10 +98,8 @@ def _open_here(
 
 
 @contextmanager
-def _open_worker(
-    config: JudgeConfig,
-) -> Iterator[Callable[[_Sent], tuple[Verdicts, Known]]]:
-    with Cache() as cache, _open_here(config, cache) as score:
+def _open_worker(config: JudgeConfig) -> Iterator[Do[_Sent, tuple[Verdicts, Known]]]:
+    with Cache() as cache, _open(config, cache) as score:
 
         def score_with(part: _Sent) -> tuple[Verdicts, Known]:
             groups, known = part
@@ -132,22 +113,19 @@ def _open_worker(
         yield score_with
 
 
-def _kept_answers(
-    config: JudgeConfig,
-) -> Callable[[Cache, Sequence[ResponseGroup]], Known]:
-    """Finds what a cache holds of groups that this judge would be shown."""
+def _known_answers(config: JudgeConfig) -> Find:
     if isinstance(config, ScoringJudge):
         model = scoring_identity(config)
         return lambda cache, groups: find_kept(cache, model, groups)
     routes = [
-        (route, [_kept_answers(member.judge) for member in route.members])
+        (route, [_known_answers(member.judge) for member in route.members])
         for route in config.panels
     ]
-    return partial(_kept_of_routes, routes)
+    return partial(_known_of_routes, routes)
 
 
-def _kept_of_routes(
-    routes: Sequence[tuple[Route, Sequence[Callable[[Cache, Sequence[ResponseGroup]], Known]]]],
+def _known_of_routes(
+    routes: Sequence[tuple[Route, Sequence[Find]]],
     cache: Cache,
     groups: Sequence[ResponseGroup],
 ) -> Known:

@@ -25,12 +25,12 @@ from forethought.config import (
     RewardModelJudge,
     Workers,
 )
-from forethought.judging.crew import judging_crew
+from forethought.judging.executor import judging_executor
 from forethought.store import read_manifest
 from forethought.types import Message, Prompt, ResponseGroup
 from forethought.under_way import Drawing, Tally, listening
-from forethought.workers.base import Here
-from forethought.workers.pool import Pool, give_back_gpus
+from forethought.workers.executor import open_executor
+from forethought.workers.ray_executor import RayExecutor, give_back_gpus
 
 pytestmark = pytest.mark.scale
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -84,14 +84,14 @@ def squares(log: Path, kind: str):
     yield do
 
 
-def pool(log: Path, kind: str = "", launch: LaunchConfig = LAUNCH, **settings) -> Pool:
-    workers = Workers(**({"count": 2} | settings))
-    return Pool(partial(squares, log, kind), workers, launch, name="squares")
+def workers(log: Path, kind: str = "", launch: LaunchConfig = LAUNCH, **settings) -> RayExecutor:
+    config = Workers(**({"count": 2} | settings))
+    return RayExecutor(partial(squares, log, kind), config, launch, name="squares")
 
 
 def do_all(log: Path, kind: str = "", parts: int = 6, **settings) -> dict:
-    with pool(log, kind, **settings) as crew:
-        found = list(crew.each(range(parts), lambda number: number))
+    with workers(log, kind, **settings) as executor:
+        found = list(executor.each(range(parts), lambda number: number))
     assert len(found) == parts
     return dict(found)
 
@@ -110,8 +110,8 @@ def test_every_part_is_done_once_by_engines_opened_once(cluster, tmp_path):
 
 def test_workers_tell_how_far_they_are(cluster, tmp_path):
     heard: list[tuple[str, Drawing]] = []
-    with pool(tmp_path, "together") as crew, listening(lambda *said: heard.append(said)):
-        assert len(list(crew.each(range(6), lambda number: number))) == 6
+    with workers(tmp_path, "together") as executor, listening(lambda *said: heard.append(said)):
+        assert len(list(executor.each(range(6), lambda number: number))) == 6
     assert len({who for who, _ in heard}) == 2
     assert {one.how for _, one in heard} == {"squaring"}
     assert {one.tokens - 10 for _, one in heard if one.done} <= set(range(6))
@@ -172,18 +172,18 @@ def unopenable(log: Path):
 
 
 def test_engines_that_kill_their_workers_end_the_stage(cluster, tmp_path):
-    workers = Workers(count=1, attempts=2)
-    crew = Pool(partial(unopenable, tmp_path), workers, LAUNCH, name="squares")
-    with pytest.raises(ValueError, match="2 workers died one after the other"), crew:
-        list(crew.each([0], lambda number: number))
+    config = Workers(count=1, attempts=2)
+    executor = RayExecutor(partial(unopenable, tmp_path), config, LAUNCH, name="squares")
+    with pytest.raises(ValueError, match="2 workers died one after the other"), executor:
+        list(executor.each([0], lambda number: number))
     assert (tmp_path / "opened").read_text() == "xx"
 
 
 def test_a_node_that_dies_loses_nothing(cluster, tmp_path):
     node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     found, killed = {}, False
-    with pool(tmp_path, "slow", count=3, attempts=4) as crew:
-        for number, result in crew.each(range(60), lambda number: number):
+    with workers(tmp_path, "slow", count=3, attempts=4) as executor:
+        for number, result in executor.each(range(60), lambda number: number):
             found[number] = result
             seen = {node_id for _, _, node_id in found.values()}
             # Its worker has been given another part by the time that somebody else's is done.
@@ -199,9 +199,9 @@ def test_a_node_that_dies_loses_nothing(cluster, tmp_path):
 
 def test_a_node_that_comes_late_takes_part(cluster, tmp_path):
     found, node = {}, None
-    with pool(tmp_path, "slow", count=3) as crew:
+    with workers(tmp_path, "slow", count=3) as executor:
         # On a busy machine a worker takes long to begin.
-        for number, result in crew.each(range(600), lambda number: number):
+        for number, result in executor.each(range(600), lambda number: number):
             found[number] = result
             if node is None:
                 node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
@@ -273,17 +273,21 @@ def test_what_is_kept_is_found_and_new_scores_are_kept(cluster, tmp_path, kind):
         with Cache(tmp_path / f"{name}.sqlite", account=name) as cache:
             answers = []
             for parts in (first, second):
-                with judging_crew(config, cache, LAUNCH) as crew:
-                    said = dict(crew.each(range(len(parts)), parts.__getitem__))
+                with judging_executor(config, cache, LAUNCH) as executor:
+                    said = dict(executor.each(range(len(parts)), parts.__getitem__))
                 answers += [said[number] for number in range(len(parts))]
             seen[name] = (answers, cache.counts())
     assert seen["here"] == seen["ray"]
     assert seen["ray"][1]["hits"] == 2
 
 
-def test_here_and_pool_are_one_crew(cluster, tmp_path):
-    with Here(partial(squares, tmp_path, "raises")) as crew, pytest.raises(ValueError, match="NaN"):
-        list(crew.each([0, 1], lambda number: number))
+def test_without_workers_this_process_does_the_parts(cluster, tmp_path):
+    factory = partial(squares, tmp_path, "raises")
+    with (
+        open_executor(factory, None, LAUNCH, name="squares") as executor,
+        pytest.raises(ValueError, match="NaN"),
+    ):
+        list(executor.each([0, 1], lambda number: number))
 
 
 def test_files_are_the_same_with_workers(cluster, tmp_path, monkeypatch):

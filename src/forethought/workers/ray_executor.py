@@ -1,4 +1,4 @@
-"""A pool of Ray actors that do the parts of a stage, wherever there is room for them.
+"""The executor on Ray: actors that do the parts of a stage, wherever there is room for them.
 
 An actor holds one opened engine and does one part at a time. This process hands out parts, oldest
 first, and takes results as they come; Ray places the actors, starts those that wait when a node
@@ -29,7 +29,7 @@ from forethought.config import LaunchConfig, Workers
 from forethought.under_way import listener
 from forethought.workers import board
 from forethought.workers.actor import Mistake, Worker
-from forethought.workers.base import Opening, Part, Result
+from forethought.workers.base import Part, Result, WorkerFactory
 from forethought.workers.cluster import LOCAL, connect, import_ray, refuse_without_room
 
 LEAVE_SECONDS = 10.0
@@ -99,16 +99,16 @@ def _driver(ray: Any) -> str:
     return f"{here.get_node_id()} {here.get_worker_id()}"
 
 
-class Pool(Generic[Part, Result]):
-    """Workers that have all done the same opening.
+class RayExecutor(Generic[Part, Result]):
+    """Workers opened by the same factory.
 
-    Example: `Pool(partial(open_drawing, policy, params), Workers(count=8, gpus=1), launch,
+    Example: `RayExecutor(partial(open_engine, policy), Workers(count=8, gpus=1), launch,
     name="thought policy 1")`
     """
 
     def __init__(
         self,
-        opening: Opening[Part, Result],
+        factory: WorkerFactory[Part, Result],
         workers: Workers,
         launch: LaunchConfig,
         *,
@@ -125,7 +125,7 @@ class Pool(Generic[Part, Result]):
         self._workers, self._patience, self._name = workers, launch.ray.patience, name
         wanted = gpus if workers.gpus is None else workers.gpus
         refuse_without_room(ray, workers, wanted, launch.ray.address in (None, LOCAL))
-        self._opening = ray.put(opening)
+        self._factory = ray.put(factory)
         self._shape = _Shape(
             driver=_driver(ray),
             cpus=workers.cpus,
@@ -164,6 +164,7 @@ class Pool(Generic[Part, Result]):
         Raises: ValueError for a user's mistake; where a part's workers died too often, naming it
         and the last cause; where the cluster has had no room for a worker for too long.
         """
+        # Idle workers of another shape hold room that these need.
         dismiss_idle(self._ray, self._shape)
         work = _Work(owed=deque(numbers), part=part)
         while len(self._seats) < min(self._workers.count, len(work.owed)):
@@ -172,10 +173,12 @@ class Pool(Generic[Part, Result]):
         while work.owed or any(seat.part is not None for seat in self._seats):
             self._hand_out(work)
             tasks = {seat.task: seat for seat in self._seats if seat.task is not None}
+            # Not for all of them: a result is written as soon as it is there.
             done, _ = self._ray.wait(list(tasks), num_returns=1, timeout=1.0)
             self._relay()
             for task in done:
                 yield from self._take(tasks[task], work)
+            # Those without room may wait as long as another has some.
             if any(seat.node is not None for seat in self._seats):
                 placed = time.monotonic()
             elif time.monotonic() - placed > self._patience:
@@ -220,7 +223,7 @@ class Pool(Generic[Part, Result]):
         if isinstance(found, Mistake):
             raise ValueError(found.message)
         if seat.node is None:
-            seat.node, seat.task = found, seat.actor.open.remote(self._opening)
+            seat.node, seat.task = found, seat.actor.open.remote(self._factory)
             return
         seat.task, seat.part, seat.ready = None, None, True
         self._lost_openings = 0
