@@ -19,13 +19,16 @@ from forethought.config import (
     TransformersEngine,
     VerifierJudge,
 )
-from forethought.judging.base import checked, open_judge
+from forethought.decoding.request import SamplingParams
+from forethought.judging.base import checked
+from forethought.judging.open import open_judge
 from forethought.microworld.tasks import Split
 from forethought.pairs import chosen_pairs, decide, outcomes, possible_pairs
 from forethought.prompts.split import load_prompts
-from forethought.sampling.base import SamplingParams, one_prompt, open_sampler, stable_seed
+from forethought.sampling.base import one_prompt, stable_seed
+from forethought.sampling.open import open_sampler
 from forethought.stages.policy import OutputSplitter
-from forethought.stages.shown import response_groups
+from forethought.stages.shown import response_groups, scored_group
 from forethought.thoughts import GENERIC
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import train
@@ -35,11 +38,10 @@ SEED, ITERATIONS, PROMPTS, SAMPLES = 0, 2, 640, 8
 JUDGE = VerifierJudge(function="microworld")
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=128)
 TRAINING = TrainingConfig(beta=0.3, learning_rate=1e-4, epochs=2, batch_size=32)
+Rollouts = Mapping[str, Sequence[Rollout]]  # by prompt_id
 
 
-def sample(
-    policy: ModelConfig, prompts: Sequence[Prompt], *, samples: int, use: str
-) -> dict[str, list[Rollout]]:
+def sample(policy: ModelConfig, prompts: Sequence[Prompt], *, samples: int, use: str) -> Rollouts:
     """Ask for a thought and then a response, and split each output where its response begins."""
     requests = [
         SampleRequest(
@@ -52,12 +54,10 @@ def sample(
     splitter = OutputSplitter(GENERIC, policy)
     with open_sampler(TransformersEngine(rows=2048), model=policy, params=SAMPLING) as sampler:
         sampled = map(one_prompt, sampler.sample(requests))
-        return {one.prompt_id: splitter.rollouts(one) for one in sampled}
+        return {outputs.prompt_id: splitter(outputs) for outputs in sampled}
 
 
-def judge(
-    prompts: Sequence[Prompt], rollouts: Mapping[str, Sequence[Rollout]]
-) -> dict[str, ScoredGroup]:
+def judge(prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, ScoredGroup]:
     """Score the responses of each prompt. What the judge is shown has no place for a thought."""
     responses = [
         {rollout.sample_index: rollout.parsed.response for rollout in rollouts[prompt.prompt_id]}
@@ -67,21 +67,13 @@ def judge(
     with open_judge(JUDGE) as opened:
         verdicts = list(checked(opened, groups))
     return {
-        verdict.prompt_id: ScoredGroup(
-            prompt_id=verdict.prompt_id,
-            judge=verdict.judge,
-            sample_indices=shown,
-            scores=verdict.all_scores,
-            evidence=verdict.evidence,
-        )
+        verdict.prompt_id: scored_group(shown, verdict)
         for shown, verdict in zip(indices, verdicts, strict=True)
         if isinstance(verdict, Judgement)
     }
 
 
-def pair(
-    rollouts: Mapping[str, Sequence[Rollout]], scored: Mapping[str, ScoredGroup]
-) -> list[PreferencePair]:
+def pair(rollouts: Rollouts, scored: Mapping[str, ScoredGroup]) -> list[PreferencePair]:
     """Best and worst output of each prompt, thoughts included; rho is the length control."""
     offers, possible = possible_pairs(rollouts, scored, rho=0.0)
     decisions = decide(offers, max_unparsable=0.1, seed=SEED)
@@ -89,33 +81,20 @@ def pair(
 
 
 def score(policy: ModelConfig, prompts: Sequence[Prompt]) -> float:
-    """Mean score of one answer to each prompt; without a response it is 0."""
+    """Mean score of one answer to each prompt; one without a response scores 0."""
     scored = judge(prompts, sample(policy, prompts, samples=1, use="score"))
     return sum(group.scores[0] for group in scored.values()) / len(prompts)
 
 
-def improve(
-    policy: ModelConfig, prompts: Sequence[Prompt], held_out: Sequence[Prompt], folder: Path
-) -> ModelConfig:
-    """One iteration: DPO on the policy's own outputs, with itself as the reference."""
-    rollouts = sample(policy, prompts, samples=SAMPLES, use=folder.name)
-    pairs = pair(rollouts, judge(prompts, rollouts))
-    start = {"model": policy.source, "pairs": pairs, "config": TRAINING, "device": "cpu"}
-    train(**start, reference=reference_logprobs(**start), seed=SEED, directory=folder)
-    epochs = [policy.at(str(folder / f"epoch_{n}")) for n in range(1, TRAINING.epochs + 1)]
-    return max(epochs, key=lambda epoch: score(epoch, held_out))
-
-
-def policies(folder: Path) -> Iterator[tuple[ModelConfig, float]]:
-    """The policy before the first iteration and after each, with its score on the test prompts."""
-    train_prompts = draw("train", ITERATIONS * PROMPTS)
-    validation, test = draw("validation", 200), draw("test", 500)
-    policy = ModelConfig(path="microworld")
-    yield policy, score(policy, test)
-    for i in range(ITERATIONS):
-        fresh = train_prompts[i * PROMPTS : (i + 1) * PROMPTS]
-        policy = improve(policy, fresh, validation, folder / f"iteration_{i + 1}")
-        yield policy, score(policy, test)
+def optimise(policy: ModelConfig, pairs: list[PreferencePair], folder: Path) -> list[ModelConfig]:
+    """DPO on whole outputs, with the policy it starts from as reference; the policy each epoch."""
+    model, device = policy.source, "cpu"
+    reference = reference_logprobs(model, pairs, TRAINING, device=device)
+    train(
+        model=model, pairs=pairs, reference=reference, config=TRAINING,
+        seed=SEED, directory=folder, device=device,
+    )  # fmt: skip
+    return [policy.at(str(folder / f"epoch_{n}")) for n in range(1, TRAINING.epochs + 1)]
 
 
 def draw(split: Split, count: int) -> list[Prompt]:
@@ -123,7 +102,20 @@ def draw(split: Split, count: int) -> list[Prompt]:
     return load_prompts([MicroworldPrompts(split=split, count=count)], str).prompts
 
 
+def loop(folder: Path) -> Iterator[float]:
+    """The test score of the seed, and of the policy after each iteration."""
+    prompts, validation, test = draw("train", 1280), draw("validation", 200), draw("test", 500)
+    policy = ModelConfig(path="microworld")
+    yield score(policy, test)
+    for i in range(ITERATIONS):
+        fresh = prompts[i * PROMPTS : (i + 1) * PROMPTS]
+        rollouts = sample(policy, fresh, samples=SAMPLES, use=f"iteration {i}")
+        epochs = optimise(policy, pair(rollouts, judge(fresh, rollouts)), folder / str(i))
+        policy = max(epochs, key=lambda epoch: score(epoch, validation))
+        yield score(policy, test)
+
+
 if __name__ == "__main__":
-    with TemporaryDirectory() as folder:
-        for iteration, (_, share) in enumerate(policies(Path(folder))):
+    with TemporaryDirectory() as directory:
+        for iteration, share in enumerate(loop(Path(directory))):
             print(f"after {iteration} iterations: {share:.3f} right", flush=True)

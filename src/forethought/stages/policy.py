@@ -126,15 +126,16 @@ class OutputSplitter:
 
     It loads its tokenizer when it splits the first one: what is sent to a worker has none.
 
-    Example: `OutputSplitter(policy)(sampled)`
+    Example: `OutputSplitter(GENERIC, ModelConfig(path="microworld"))(sampled)`
     """
 
-    policy: Policy
+    thought_format: ThoughtFormat
+    model: ModelConfig
 
     @cached_property
     def _decode(self) -> Callable[[Sequence[int]], str]:
-        tokenizer = load_tokenizer(self.policy.model.source)
-        return partial(decode, tokenizer, markers=self.policy.thought_format.markers)
+        tokenizer = load_tokenizer(self.model.source)
+        return partial(decode, tokenizer, markers=self.thought_format.markers)
 
     def __call__(self, sampled: SampledPrompt) -> list[Rollout]:
         """One rollout per completion."""
@@ -157,7 +158,7 @@ class OutputSplitter:
 
     def split(self, completion: Completion) -> tuple[ParsedOutput, int, int]:
         """The parse, the first response token's index, and the tokens of the response alone."""
-        thought_format = self.policy.thought_format
+        thought_format = self.thought_format
         parsed = thought_format.parse(completion.text, completion.finish_reason)
         ids = completion.token_ids
         ended = completion.finish_reason == "stop"

@@ -53,22 +53,25 @@ class Shown:
             if isinstance(answer, Unjudged):
                 missing.append(answer)
                 continue
-            given = {
-                index: score
-                for index, score in zip(shown, answer.scores, strict=True)
-                if score is not None
-            }
-            scored.append(
-                ScoredGroup(
-                    prompt_id=answer.prompt_id,
-                    judge=answer.judge,
-                    sample_indices=tuple(given),
-                    scores=tuple(given.values()),
-                    evidence=answer.evidence,
-                    missing=answer.missing,
-                )
-            )
+            scored.append(scored_group(shown, answer))
         return scored, missing
+
+
+def scored_group(shown: Sequence[int], judgement: Judgement) -> ScoredGroup:
+    """A judgement with the sample index of each score; a response without one is not in it."""
+    given = {
+        index: score
+        for index, score in zip(shown, judgement.scores, strict=True)
+        if score is not None
+    }
+    return ScoredGroup(
+        prompt_id=judgement.prompt_id,
+        judge=judgement.judge,
+        sample_indices=tuple(given),
+        scores=tuple(given.values()),
+        evidence=judgement.evidence,
+        missing=judgement.missing,
+    )
 
 
 def response_groups(
