@@ -65,12 +65,9 @@ def judge(prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, ScoredGrou
     ]
     indices, groups = response_groups(list(zip(prompts, responses, strict=True)))
     with open_judge(JUDGE) as opened:
-        verdicts = list(checked(opened, groups))
-    return {
-        verdict.prompt_id: scored_group(shown, verdict)
-        for shown, verdict in zip(indices, verdicts, strict=True)
-        if isinstance(verdict, Judgement)
-    }
+        answers = zip(indices, checked(opened, groups), strict=True)
+        scored = [scored_group(shown, one) for shown, one in answers if isinstance(one, Judgement)]
+    return {group.prompt_id: group for group in scored}
 
 
 def pair(rollouts: Rollouts, scored: Mapping[str, ScoredGroup]) -> list[PreferencePair]:

@@ -83,7 +83,7 @@ class Policy:
         return sampling_executor(
             self.sampling,
             self.launch,
-            OutputSplitter(self),
+            OutputSplitter(self.thought_format, self.model),
             name=self.name,
             model=self.model,
             params=params,
