@@ -99,11 +99,11 @@ def main() -> None:
 def benchmark(options: argparse.Namespace, folder: Path) -> None:
     import torch
 
-    from forethought import models, rendering
+    from forethought.models import loading, rendering
 
     torch.set_num_threads(options.threads)
     path = pick_model(options.model, folder)
-    tokenizer = models.load_tokenizer(path)
+    tokenizer = loading.load_tokenizer(path)
     requests = job(options.prompts, options.texts)
     prompts = [list(rendering.render(tokenizer, request.messages)) for request in requests]
     lengths = [len(ids) for ids in prompts]
@@ -169,7 +169,7 @@ def job(count: int, texts: Path | None) -> list[SampleRequest]:
 
 
 def pick_model(name: str | None, folder: Path) -> str:
-    from forethought.models import MICROWORLD, MICROWORLD_MODEL
+    from forethought.models.loading import MICROWORLD, MICROWORLD_MODEL
 
     if name is None and (MICROWORLD_MODEL / "config.json").is_file():
         name = MICROWORLD
@@ -310,10 +310,10 @@ def run_generate(
 ) -> Callable[[], Timing]:
     import torch
 
-    from forethought import models
+    from forethought.models import loading
 
-    model = models.load_model(path, dtype=setting.dtype, device="cpu")
-    ends = models.end_token_ids(tokenizer, model.generation_config)
+    model = loading.load_model(path, dtype=setting.dtype, device="cpu")
+    ends = loading.end_token_ids(tokenizer, model.generation_config)
     ordered = sorted(prompts, key=len)
     size = setting.batch // SAMPLES
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
@@ -357,10 +357,10 @@ def vllm_runner(
     options: argparse.Namespace, path: str, prompts: list[list[int]], folder: Path
 ) -> Iterator[Callable[[], Timing]]:
     """vLLM in a process of its own that runs the job whenever it is told to."""
-    from forethought import models
+    from forethought.models import loading
 
     description = folder / "job.json"
-    description.write_text(json.dumps({"model": models.resolve(path), "prompts": prompts}))
+    description.write_text(json.dumps({"model": loading.resolve(path), "prompts": prompts}))
     environment = os.environ | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -444,9 +444,9 @@ def print_floor(
     """What the arithmetic and the cache of a token cost at the least, and how near we are."""
     import torch
 
-    from forethought import models
+    from forethought.models import loading
 
-    model = models.load_model(path, dtype=options.dtype, device="cpu")
+    model = loading.load_model(path, dtype=options.dtype, device="cpu")
     config = model.config.get_text_config()
     dtype = model.dtype
     weights = sum(

@@ -15,11 +15,11 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import AutoModelForSequenceClassification, LlamaConfig
 
-from forethought import models, rendering
 from forethought.config import MicroworldPrompts, ModelConfig
-from forethought.control_tokens import WORD_JOINER
 from forethought.decoding.request import SamplingParams
 from forethought.microworld.verifier import grade
+from forethought.models import loading, rendering
+from forethought.models.control_tokens import WORD_JOINER
 from forethought.prompts import load_prompts
 from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
@@ -68,9 +68,9 @@ def compare(messages: list[dict[str, str]]) -> str:
 
 def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 8) -> Path:
     """A small sequence classifier that tells right answers to these prompts from wrong ones."""
-    tokenizer = models.load_tokenizer("microworld")
+    tokenizer = loading.load_tokenizer("microworld")
     rows = _labelled(prompts, tokenizer)
-    policy: Any = models.load_model("microworld", dtype="float32", device="cpu").config
+    policy: Any = loading.load_model("microworld", dtype="float32", device="cpu").config
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=policy.vocab_size,
@@ -79,7 +79,7 @@ def train_reward_model(folder: Path, prompts: list[Prompt], epochs: int = 8) -> 
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=512,
-        pad_token_id=models.single_id(tokenizer.pad_token_id),
+        pad_token_id=loading.single_id(tokenizer.pad_token_id),
     )
     config.num_labels = 1
     model = AutoModelForSequenceClassification.from_config(config).train()

@@ -132,7 +132,7 @@ class Model:
 
     def __init__(self, path: str, dtype: str) -> None:
         from forethought.config import ModelConfig
-        from forethought.models import resolve
+        from forethought.models.loading import resolve
 
         self.config = ModelConfig.model_validate({"path": path, "dtype": dtype})
         self.root = resolve(path)

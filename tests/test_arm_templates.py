@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 from tiny import save_policy, save_tokenizer
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
+from forethought.models import loading, rendering
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
@@ -113,7 +113,7 @@ def test_a_run_of_both_arms(tmp_path, monkeypatch):
     policy(tmp_path / "policy", SWITCH)
     made = recipe(tmp_path, HONEST)
     run_recipe(made, Reporter(Console(quiet=True)))
-    tokenizer = models.load_tokenizer(str(tmp_path / "policy"))
+    tokenizer = loading.load_tokenizer(str(tmp_path / "policy"))
     endings: dict[Arm, str] = {
         "thought": "<|im_start|>assistant\n",
         "direct": "<think>\n\n</think>\n\n",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.evaluation.win_share import win_shares
-from forethought.models import load_tokenizer
+from forethought.models.loading import load_tokenizer
 from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
 from forethought.store import read_manifest, read_records

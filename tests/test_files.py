@@ -13,7 +13,7 @@ from tiny import save_policy, save_reward_model
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
-from forethought.control_tokens import WORD_JOINER
+from forethought.models.control_tokens import WORD_JOINER
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ import sys
 from pathlib import Path
 from forethought import files
 from forethought.cli.main import app
-from forethought.control_tokens import WORD_JOINER
+from forethought.models.control_tokens import WORD_JOINER
 files.GROUPS = 1
 sys.argv[0] = "forethought"
 app()

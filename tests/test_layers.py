@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types", "share_interval"},
-    {"config", "control_tokens", "under_way"},
+    {"config", "under_way"},
     {
         "recipe",
         "thoughts",
@@ -20,14 +20,12 @@ LAYERS = [
         "progress",
         "workers",
         "addresses",
-        "model_cache",
-        "positions",
         "threads",
     },
-    {"masters"},
     {"store"},
-    {"cache", "models", "left_out"},
-    {"chat_client", "microworld", "shared_policy", "rendering"},
+    {"cache", "left_out"},
+    {"models"},
+    {"chat_client", "microworld"},
     {"decoding"},
     {"prompts", "sampling", "pairs", "training"},
     {"judging"},

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from forethought.cli.main import app
 from forethought.config import LoraSettings, ModelConfig, TrainingConfig
 from forethought.export.policy import export_policy
-from forethought.models import find_adapter, load_model, merged
+from forethought.models.loading import find_adapter, load_model, merged
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe

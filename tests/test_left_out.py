@@ -15,10 +15,11 @@ from small_run import small_recipe
 from transformers import PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from forethought import left_out, models, rendering
+from forethought import left_out
 from forethought.cli.main import app
 from forethought.config import Recipe
 from forethought.microworld.tasks import generate
+from forethought.models import loading, rendering
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.prompts import prompt_id_of
@@ -42,7 +43,7 @@ COLUMNS = "columns: {reference: reference, category: kind}"
 def model(tmp_path_factory) -> Path:
     """The seed model with a template that has a fault of its own."""
     folder = tmp_path_factory.mktemp("models") / "model"
-    shutil.copytree(models.MICROWORLD_MODEL, folder)
+    shutil.copytree(loading.MICROWORLD_MODEL, folder)
     template = folder / "chat_template.jinja"
     fault = "{% if 'boom' in messages[-1]['content'] %}{{ 'a' + 1 }}{% endif %}"
     template.write_text(fault + template.read_text())
@@ -79,7 +80,7 @@ def prompt(text: str) -> Prompt:
 
 @lru_cache
 def tokenizer() -> PreTrainedTokenizerBase:
-    return models.load_tokenizer("microworld")
+    return loading.load_tokenizer("microworld")
 
 
 def tokens(text: str) -> int:
@@ -302,8 +303,8 @@ def test_a_source_that_changed_is_named_and_one_that_is_gone_is_not(prepared):
 
 def test_a_prompt_that_is_left_out_raises_no_alarm_of_the_tokenizers():
     code = (
-        "from forethought import models, rendering; from forethought.types import Message; "
-        "tokenizer = models.load_tokenizer('microworld'); "
+        "from forethought.models import loading, rendering; from forethought.types import Message; "
+        "tokenizer = loading.load_tokenizer('microworld'); "
         "rendering.render(tokenizer, [Message(role='user', content='letters ' * 1024)])"
     )
     talking = os.environ | {"TRANSFORMERS_VERBOSITY": "warning"}

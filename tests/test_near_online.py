@@ -9,10 +9,10 @@ from small_run import small_recipe, small_run
 from test_pipeline import run, write_recipe
 
 from forethought.config import Recipe
-from forethought.model_cache import cached, cached_open, caches_models, model_cache
-from forethought.models import load_model, source_of
+from forethought.models.loading import load_model, source_of
+from forethought.models.model_cache import cached, cached_open, caches_models, model_cache
+from forethought.models.shared_policy import SharedPolicy, shared_policy, weight_files
 from forethought.runs.schedule import stage_refs
-from forethought.shared_policy import SharedPolicy, shared_policy, weight_files
 from forethought.store import read_manifest
 
 LONG = [
@@ -58,11 +58,11 @@ def test_kept_engines_change_no_bit(tmp_path: Path, family: str, words: list[str
 
 
 def test_with_engines_kept_a_model_is_loaded_once(tmp_path: Path, monkeypatch):
-    import forethought.shared_policy as module
+    import forethought.models.shared_policy as module
     import forethought.training.policy as training
 
     loaded = []
-    for place in (module.models, training):
+    for place in (module.loading, training):
 
         def counted(name, *arguments, load=place.load_model, **options):
             loaded.append(source_of(name).path)

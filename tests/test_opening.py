@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.launch import try_engine
-from forethought.model_cache import caches_models
+from forethought.models.model_cache import caches_models
 from forethought.progress import Reporter
 from forethought.runs.schedule import stage_refs
 from forethought.stages.opening import open_engine, owed_engines

@@ -13,10 +13,10 @@ from rich.console import Console
 from small_run import small_recipe
 from tiny import save_policy
 
-from forethought import models
 from forethought.config import ModelConfig, ModelSource, RewardModelJudge
 from forethought.export.policy import export_policy
 from forethought.judging.scoring import scoring_identity
+from forethought.models import loading
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.runs.policies import find_run_policy, weights_and_format
@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 
 
 def test_no_other_module_loads_a_model():
-    """transformers' `from_pretrained` stands in models.py alone, and is given a whole source."""
+    """transformers' `from_pretrained` stands in loading.py alone, and is given a whole source."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(
@@ -33,7 +33,7 @@ def test_no_other_module_loads_a_model():
             ):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-            if called in ("from_pretrained", "from_config") and path.name != "models.py":
+            if called in ("from_pretrained", "from_config") and path.name != "loading.py":
                 assert isinstance(node.func, ast.Attribute)
                 assert ast.unparse(node.func.value) == "PeftModel", f"{path}:{node.lineno}"
             if called in LOADERS and node.args:
@@ -43,7 +43,7 @@ def test_no_other_module_loads_a_model():
 
 LOADERS = {
     name
-    for name, one in vars(models).items()
+    for name, one in vars(loading).items()
     if getattr(one, "__annotations__", {}).get("model") == "Named"
 }
 
@@ -79,11 +79,11 @@ def test_a_model_with_code_of_its_own_goes_all_the_way(tmp_path: Path, launch: s
     exported = export_policy(recipe.run, tmp_path / "exported", arm="direct", policy=2)
     shutil.rmtree(policy)
     for folder in (source, ModelSource(path=str(exported), trust_remote_code=True)):
-        model = models.load_model(folder, dtype="float32", device="cpu")
+        model = loading.load_model(folder, dtype="float32", device="cpu")
         assert type(model).__name__ == "OwnForCausalLM"
         assert all(bool(one.isfinite().all()) for one in model.parameters())
     with pytest.raises(ValueError, match="trust_remote_code"):
-        models.load_model(str(exported), dtype="float32", device="cpu")
+        loading.load_model(str(exported), dtype="float32", device="cpu")
 
 
 def test_a_revision_names_a_model_in_hashes_and_is_for_the_hub(tmp_path: Path):
@@ -91,8 +91,8 @@ def test_a_revision_names_a_model_in_hashes_and_is_for_the_hub(tmp_path: Path):
     pinned = ModelConfig(path="organisation/model", revision="v1")
     assert "revision" not in plain.identity()
     assert pinned.identity() == plain.identity() | {"revision": "v1"}
-    assert models.identity(plain.source) == {"name": "organisation/model"}
-    assert models.identity(pinned.source) == {"name": "organisation/model", "revision": "v1"}
+    assert loading.identity(plain.source) == {"name": "organisation/model"}
+    assert loading.identity(pinned.source) == {"name": "organisation/model", "revision": "v1"}
     judge = RewardModelJudge(path="organisation/judge")
     other = judge.model_copy(update={"revision": "v2"})
     assert "revision" not in judge.identity()
@@ -103,25 +103,25 @@ def test_a_revision_names_a_model_in_hashes_and_is_for_the_hub(tmp_path: Path):
     assert moved.revision is None
     assert pinned.at(pinned.path) == pinned
     with pytest.raises(ValueError, match=r"model: revision v1 is asked for and .* is a folder"):
-        models.load_model(
+        loading.load_model(
             ModelSource(path=str(folder), revision="v1"), dtype="float32", device="cpu"
         )
 
 
 LOAD = """
 import sys
-from forethought import models
+from forethought.models import loading
 from forethought.config import ModelSource
 from forethought.planning.model_shape import model_shape
 
 for revision in (None, "first"):
     source = ModelSource(path="organisation/own", revision=revision, trust_remote_code=True)
-    model = models.load_model(source, dtype="float32", device="cpu")
-    tokenizer = models.load_tokenizer(source)
+    model = loading.load_model(source, dtype="float32", device="cpu")
+    tokenizer = loading.load_tokenizer(source)
     layers = model_shape(source).layers
-    folder = models.local_folder(source)
+    folder = loading.local_folder(source)
     print(type(model).__name__, model.config.num_hidden_layers, layers, folder.rsplit("/")[-1])
-    models.skeleton(source, dtype="float32")
+    loading.skeleton(source, dtype="float32")
 """
 
 

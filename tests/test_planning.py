@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.config import TrainingConfig
-from forethought.models import load_model
+from forethought.models.loading import load_model
 from forethought.planning.cluster import Cluster, Setting
 from forethought.planning.costs import recipe_costs, stage_costs
 from forethought.planning.devices import DEVICES, find_device

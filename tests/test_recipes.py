@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.microworld.tasks import generate
-from forethought.models import load_tokenizer
+from forethought.models.loading import load_tokenizer
 from forethought.planning.cluster import Cluster, Setting
 from forethought.planning.costs import Costs, recipe_costs, stage_costs
 from forethought.planning.devices import find_device

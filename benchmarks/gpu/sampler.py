@@ -17,8 +17,8 @@ import workload
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from workload import SAMPLES, Bench
 
-from forethought import models, rendering
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading, rendering
 from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.types import Message, SampleRequest
@@ -65,11 +65,11 @@ def run_generate(
 ) -> float:
     """Useful tokens per second of `generate`."""
     rows, cache = setting
-    ends = models.end_token_ids(tokenizer, model.generation_config)
+    ends = loading.end_token_ids(tokenizer, model.generation_config)
     ordered = sorted(prompts, key=len)
     size = max(1, rows // SAMPLES)
     options = {"cache_implementation": "static"} if cache == "static" else {}
-    pad = models.single_id(tokenizer.pad_token_id)
+    pad = loading.single_id(tokenizer.pad_token_id)
     start, tokens = workload.now(), 0
     for first in range(0, len(ordered), size):
         batch = ordered[first : first + size]
@@ -120,8 +120,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[64, 256])
     with workload.opened(parser, rounds=2) as bench:
         path = workload.make_policy(bench)
-        tokenizer = models.load_tokenizer(path)
-        model = models.load_model(path, dtype="bfloat16", device=bench.device)
+        tokenizer = loading.load_tokenizer(path)
+        model = loading.load_model(path, dtype="bfloat16", device=bench.device)
         requests = make_requests(bench)
         prompts = [rendering.render(tokenizer, one.messages) for one in requests]
 

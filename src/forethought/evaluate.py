@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from forethought import models
 from forethought.config import (
     EvaluatePart,
     MeasuresConfig,
@@ -23,6 +22,7 @@ from forethought.config import (
     explain,
 )
 from forethought.files import read_lines, responses_of
+from forethought.models import loading
 from forethought.progress import Reporter
 from forethought.recipe import dump, load_part, load_run
 from forethought.runs.layout import StageRef
@@ -245,7 +245,7 @@ def _file_prompts(path: Path) -> tuple[Prompt, ...]:
 
 def _weights(policy: Policy) -> Any:
     """What names a policy's weights: the content of its files, wherever the folder lies."""
-    named = models.identity(policy.model.source)
+    named = loading.identity(policy.model.source)
     if "revision" in named:
         return named
     return named.get("files", policy.model.path)

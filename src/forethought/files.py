@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from forethought import models
 from forethought.cache import Cache
 from forethought.config import ColumnsConfig, JudgePart, SamplePart
-from forethought.control_tokens import without_well_known
 from forethought.decoding.request import SamplingParams
 from forethought.judging.describe import identity, refuse_missing_models
 from forethought.judging.executor import Verdicts, judging_executor
+from forethought.models import loading
+from forethought.models.control_tokens import without_well_known
 from forethought.progress import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import stable_seed
@@ -69,7 +69,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     """
     thought_format = load_format(part.thought_format)
     if part.model is not None:
-        models.resolve(part.model.source)
+        loading.resolve(part.model.source)
     lines = read_lines(source, thought_format)
     settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
     output = Output(target, source, settings)

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from forethought.config import Recipe
-from forethought.models import pick_device
+from forethought.models.loading import pick_device
 from forethought.progress import Reporter
 from forethought.recipe import load_run
 from forethought.runs.layout import StageRef

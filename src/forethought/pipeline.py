@@ -18,7 +18,7 @@ from typing import Any
 from forethought.config import FilePrompts, PromptSource, Recipe
 from forethought.judging.describe import refuse_missing_models
 from forethought.launch import launch, try_engine
-from forethought.model_cache import model_cache
+from forethought.models.model_cache import model_cache
 from forethought.progress import Reporter
 from forethought.recipe import dump
 from forethought.runs.layout import StageRef

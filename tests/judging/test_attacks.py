@@ -19,10 +19,10 @@ from judge_models import JudgeModel, Messages, answers, group, pairwise, rating,
 from tiny import FAMILIES, save_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from forethought import rendering
-from forethought.control_tokens import WELL_KNOWN, WORD_JOINER
 from forethought.judging import frame
 from forethought.judging.prompt_file import PairwisePrompt, RatingPrompt, load_prompt
+from forethought.models import rendering
+from forethought.models.control_tokens import WELL_KNOWN, WORD_JOINER
 from forethought.types import Judgement, Message, Prompt
 
 END_A = "[The End of Assistant A's Answer]"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from forethought.control_tokens import WORD_JOINER as J
 from forethought.judging.frame import delimiters, harmless, touching
+from forethought.models.control_tokens import WORD_JOINER as J
 
 
 def test_what_looks_like_a_delimiter() -> None:

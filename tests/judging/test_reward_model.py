@@ -33,7 +33,7 @@ from forethought.judging.base import checked
 from forethought.judging.conversations import Conversations, Refused
 from forethought.judging.open import open_judge
 from forethought.judging.reward_model import RewardModel, batches
-from forethought.model_cache import model_cache
+from forethought.models.model_cache import model_cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from forethought import models, rendering
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
 from forethought.export.policy import export_policy
+from forethought.models import loading, rendering
 from forethought.pipeline import run_recipe
 from forethought.progress import Reporter
 from forethought.recipe import load_recipe
@@ -93,7 +93,7 @@ def by_peft(real_model: Path, policy: Path) -> Greedy:
 
 def test_the_policy_is_an_adapter_that_keeps_what_was_learned(run, policy, real_model):
     assert not [*policy.glob("*.safetensors"), *policy.glob("*.bin")]
-    adapter = models.find_adapter(str(policy))
+    adapter = loading.find_adapter(str(policy))
     assert adapter is not None
     assert (adapter.base.path, adapter.rank) == (str(real_model), 4)
     weights = load_file(policy / "adapter" / "adapter_model.safetensors")

@@ -10,7 +10,7 @@ import torch
 from build_model import reason_file
 from transformers import AutoModelForCausalLM
 
-from forethought import models, rendering
+from forethought.models import loading, rendering
 from forethought.types import Message
 
 
@@ -19,7 +19,7 @@ def test_it_is_an_ordinary_chat_model_in_bfloat16(real_model):
     model: Any = AutoModelForCausalLM.from_pretrained(real_model)
     assert model.dtype == torch.bfloat16
     assert not hasattr(model.config, "quantization_config")
-    tokenizer = models.load_tokenizer(str(real_model))
+    tokenizer = loading.load_tokenizer(str(real_model))
     question = Message(role="user", content="What is the capital of France?")
     ids = rendering.render(tokenizer, [question])
     output = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)

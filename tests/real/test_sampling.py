@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 
-from forethought import models
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding import self_check, shared_prefix
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading
 from forethought.sampling.base import one_prompt
 from forethought.sampling.open import open_sampler
 from forethought.types import Message, SampleRequest
@@ -52,7 +52,7 @@ def test_its_distribution_is_as_near_as_eager_is_to_sdpa(dtype, real_model, capl
         sampled = [one_prompt(one) for one in sampler.sample(requests)]
     assert "slow" not in caplog.text
 
-    model = models.load_model(path, dtype=dtype, device="cpu")
+    model = loading.load_model(path, dtype=dtype, device="cpu")
     with torch.no_grad():
         assert self_check.unsupported(model) is None
         ours, eager, sdpa = [], [], []

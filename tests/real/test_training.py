@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from forethought import models, rendering
 from forethought.config import TrainingConfig
+from forethought.models import loading, rendering
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import StepLog
 from forethought.training.train import train
@@ -35,7 +35,7 @@ def side(ids: list[int]) -> PairSide:
     ("dtype", "lora"), [("float32", None), ("bfloat16", None), ("bfloat16", {"rank": 4})]
 )
 def test_training_starts_at_ln_2(dtype, lora, real_model, tmp_path):
-    tokenizer: Any = models.load_tokenizer(str(real_model))
+    tokenizer: Any = loading.load_tokenizer(str(real_model))
     pairs = []
     for number, (question, *outputs) in enumerate(TEXTS):
         prompt = rendering.render(tokenizer, [Message(role="user", content=question)])

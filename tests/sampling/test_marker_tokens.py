@@ -3,9 +3,9 @@
 import pytest
 from tiny import save_policy, save_tokenizer
 
-from forethought import rendering
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
+from forethought.models import rendering
 from forethought.sampling.base import one_prompt
 from forethought.sampling.marked import MarkedSampler
 from forethought.sampling.open import open_sampler

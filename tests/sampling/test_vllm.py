@@ -10,9 +10,9 @@ import torch
 from tiny import save_policy
 from transformers import AutoModelForCausalLM
 
-from forethought import models, rendering
 from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading, rendering
 from forethought.sampling.vllm import VllmSampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
@@ -91,7 +91,7 @@ def test_results_come_in_the_order_of_requests_and_seeds(sampler):
 
 
 def test_prompt_ids_are_those_that_we_render(sampler, folder):
-    tokenizer = models.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     for one, asked in zip(sampled(sampler, requests()), requests(), strict=True):
         assert one.prompt_token_ids == rendering.render(tokenizer, asked.messages)
 
@@ -120,9 +120,9 @@ def test_samples_differ_by_seed_and_by_nothing_else(sampler):
 
 
 def test_an_output_ends_with_an_end_token_or_at_the_limit(sampler, folder):
-    tokenizer = models.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     model = AutoModelForCausalLM.from_pretrained(folder)
-    ends = models.end_token_ids(tokenizer, model.generation_config)
+    ends = loading.end_token_ids(tokenizer, model.generation_config)
     assert len(ends) > 2
     last_ids = set()
     reasons = set()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tiny import save_policy
 
-from forethought import models, rendering
 from forethought.config import ModelConfig, OpenAIEngine, VllmEngine
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading, rendering
 from forethought.sampling.launched import LaunchedServer
 from forethought.sampling.openai import OpenAISampler
 from forethought.sampling.vllm import VllmSampler
@@ -87,7 +87,7 @@ def test_a_server_gives_what_the_engine_gives(engine, folder, params):
 
 
 def test_ids_are_those_that_we_render_and_end_with_the_end_token(engine, folder):
-    tokenizer = models.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     with served(engine, folder) as sampler:
         results = [sampled(one) for one in sampler.sample(requests(tuple(range(20))))]
     for one, asked in zip(results, requests(), strict=True):

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams
-from forethought.model_cache import model_cache
+from forethought.models.model_cache import model_cache
+from forethought.models.shared_policy import shared_policy
 from forethought.sampling.vllm import VllmSampler
 from forethought.sampling.vllm_engine import find_weights
 from forethought.sampling.vllm_shared import SharedVllm, expected_logprobs, probe_ids
-from forethought.shared_policy import shared_policy
 from forethought.types import Message, SampledPrompt, SampleRequest
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

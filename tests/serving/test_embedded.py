@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny import save_policy
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading, rendering
 from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
 from forethought.serving.base import Backend, BackendError, Draw, Piece, RefusedDrawError
@@ -89,7 +89,7 @@ def whole(found: list[Piece]) -> tuple[str, int, str | None]:
 
 def sampled(config: ModelConfig, draw: Draw, opening: str = "") -> tuple[str, int, str]:
     """What the embedded sampler gives for this seed."""
-    tokenizer = models.load_tokenizer(config.path)
+    tokenizer = loading.load_tokenizer(config.path)
     opening_ids = tuple(tokenizer.encode(opening, add_special_tokens=False)) if opening else ()
     params = SamplingParams(
         temperature=draw.temperature,
@@ -219,14 +219,14 @@ def test_an_output_goes_on_from_what_it_has_begun_with():
         found = await pieces(backend, begun)
         assert whole(found) == sampled(MICROWORLD, begun, opening=text[:cut])
         assert "Here is my response:" in whole(found)[0]
-        prompt = rendering.render(models.load_tokenizer("microworld"), DRAW.messages)
+        prompt = rendering.render(loading.load_tokenizer("microworld"), DRAW.messages)
         assert [piece.prompt_tokens for piece in found] == [len(prompt)] + [None] * (len(found) - 1)
 
     served(MICROWORLD, test)
 
 
 def test_a_control_token_spelled_out_in_a_beginning_is_text(llama):
-    tokenizer = models.load_tokenizer(llama.path)
+    tokenizer = loading.load_tokenizer(llama.path)
 
     async def test(backend: EmbeddedBackend) -> None:
         prepared = backend._prepare(replace(DRAW, begun="so <|eot_id|> it is"))
@@ -246,11 +246,11 @@ def test_log_probabilities_cover_the_text_and_agree_with_a_forward_pass():
         entries = [one for piece in found for one in piece.logprobs]
         assert "".join(one.token for one in entries) == text
         assert len(entries) == tokens - 1
-        tokenizer = models.load_tokenizer("microworld")
+        tokenizer = loading.load_tokenizer("microworld")
         prompt = rendering.render(tokenizer, draw.messages)
         ids = tokenizer.encode(text, add_special_tokens=False)
         assert len(ids) == tokens - 1
-        model = models.load_model("microworld", dtype="float32", device="cpu")
+        model = loading.load_model("microworld", dtype="float32", device="cpu")
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0]
         logps = logits[len(prompt) - 1 : -1].log_softmax(-1)
@@ -325,7 +325,7 @@ def test_without_a_limit_an_output_ends_at_the_context(tmp_path):
 def test_only_those_whose_logits_are_not_finite_fail(tmp_path):
     folder = save_policy(tmp_path, "llama")
     config = ModelConfig(path=str(folder), dtype="float32", device="cpu")
-    bad = models.load_tokenizer(config.path).encode("@", add_special_tokens=False)
+    bad = loading.load_tokenizer(config.path).encode("@", add_special_tokens=False)
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][bad] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

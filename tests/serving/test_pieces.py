@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
-from forethought import rendering
 from forethought.decoding.continuous_batch import Generation, NewToken
+from forethought.models import rendering
 from forethought.serving.pieces import Decoding, Pen, Vocabulary
 
 TEXT = "Zoë counts 数字: 😀😀👩‍👩‍👧 — naïve, e\u0301 and \ufffd too.\n  done"

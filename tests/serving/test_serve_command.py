@@ -25,7 +25,7 @@ README = Path(__file__).parent.parent.parent / "README.md"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served") / "runs" / "quickstart"
     folder.mkdir(parents=True)
-    from forethought.models import resolve
+    from forethought.models.loading import resolve
 
     for file in Path(resolve("microworld")).iterdir():
         if file.is_file():

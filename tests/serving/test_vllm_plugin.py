@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, save_tokenizer
 
-from forethought import models, rendering
+from forethought.models import loading, rendering
 from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 from forethought.thoughts import (
     DIRECT,
@@ -134,7 +134,7 @@ def test_whole_and_streamed_are_what_our_splitter_gives(load, thought_format):
 
 @pytest.mark.parametrize("thought_format", [GENERIC, SPECIFIC, TAGS], ids=lambda one: one.name)
 def test_tokens_before_the_response_are_counted(load, thought_format):
-    tokenizer = models.load_tokenizer("microworld")
+    tokenizer = loading.load_tokenizer("microworld")
     parser = load(thought_format, tokenizer)()
     opening = "".join(one + " " for one in thought_format.thought_starts_after[:1])
     for middle in (thought_format.response_starts_after[0], "never"):
@@ -238,7 +238,7 @@ def test_the_template_puts_the_instruction_before_the_last_user_turn(
 ):
     file = tmp_path / "template.jinja"
     write_chat_template(tokenizer_folder, file, thought_format)
-    tokenizer = models.load_tokenizer(tokenizer_folder)
+    tokenizer = loading.load_tokenizer(tokenizer_folder)
     first = [Message(role="user", content="  What is <R>?\n")]
     later = [Message(role="assistant", content="I think.<R>A tag."), *first]
     for messages in (first, [*first, *later], [*first, *later, *later]):
@@ -259,7 +259,7 @@ def test_the_template_puts_the_instruction_before_the_last_user_turn(
 )
 def test_any_instruction_survives_the_template(pieces):
     odd = ThoughtFormat(name="x", instruction="".join(pieces), response_starts_after=("<R>",))
-    tokenizer = models.load_tokenizer("microworld")
+    tokenizer = loading.load_tokenizer("microworld")
     with TemporaryDirectory() as folder:
         file = Path(folder, "template.jinja")
         write_chat_template("microworld", file, odd)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from tiny import FAMILIES, save_tokenizer
 
-from forethought import models, rendering
+from forethought.models import loading, rendering
 from forethought.sampling.launched import LaunchedServer
 from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 from forethought.thoughts import GENERIC, SPECIFIC, TAGS, ThoughtFormat
@@ -36,7 +36,7 @@ def test_streams_of_vllms_own_machinery_are_the_whole(thought_format, show, tmp_
     file = tmp_path / f"plugin_{thought_format.name}_{show}.py"
     name = write_plugin(thought_format, file, show_thoughts=show)
     reasoning_parsers.import_reasoning_parser(str(file))
-    tokenizer = models.load_tokenizer("microworld")
+    tokenizer = loading.load_tokenizer("microworld")
     kind = parsers.get_parser(reasoning_parser_name=name, tokenizer=tokenizer)
     prompt = tokenizer.encode(thought_format.instruction or "Think. </think> <R>")
     draw = random.Random(0)
@@ -87,7 +87,7 @@ def test_vllm_reads_contents_as_with_the_models_own_template(family, tmp_path):
         folder = str(tmp_path)
     file = tmp_path / "template.jinja"
     write_chat_template(folder, file, SPECIFIC)
-    own = models.load_tokenizer(folder).chat_template
+    own = loading.load_tokenizer(folder).chat_template
     assert isinstance(own, str)
     parts = (
         "{% for m in messages %}{% for part in m['content'] %}{{ part.text }}{% endfor %}"
@@ -134,7 +134,7 @@ def raw(base_url: str, seed: int) -> str:
     """What the policy writes for the same conversation, rendered by us."""
     turns = [Message(role="user", content="Tea?"), Message(role="assistant", content="Yes.")]
     messages = GENERIC.apply([*turns, Message(role="user", content=QUESTION)])
-    prompt = rendering.render(models.load_tokenizer("microworld"), messages)
+    prompt = rendering.render(loading.load_tokenizer("microworld"), messages)
     reply = httpx.post(f"{base_url}/completions", json=body(seed, prompt=list(prompt)), timeout=60)
     return reply.json()["choices"][0]["text"]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_training import make_pairs, run, settings, tiny_model
 
-from forethought.models import find_adapter, identity, load_model, merged, skeleton
+from forethought.models.loading import find_adapter, identity, load_model, merged, skeleton
 from forethought.training.margin import some_of
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import train

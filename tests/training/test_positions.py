@@ -11,10 +11,10 @@ from tiny import save_policy, save_reward_model
 from tiny_training import make_pairs, settings
 from transformers import AutoModelForCausalLM
 
-from forethought import models
 from forethought.config import ModelConfig, ModelSource, RewardModelJudge
 from forethought.decoding.request import SamplingParams
 from forethought.judging.reward_model import RewardModel
+from forethought.models import loading
 from forethought.sampling.transformers import TransformersSampler
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import train
@@ -77,7 +77,7 @@ def test_an_output_is_the_same_beside_a_long_prompt(phi3: str, long_context: boo
     assert beside == alone
     assert isinstance(other, SampledPrompt) is long_context
     # What was sampled is what is trained: one forward pass gives the same tokens.
-    network = models.load_model(model.source, dtype="float32", device="cpu")
+    network = loading.load_model(model.source, dtype="float32", device="cpu")
     for one in (alone, other):
         if isinstance(one, SampledPrompt):
             ids = torch.tensor([one.prompt_token_ids + one.completions[0].token_ids])
@@ -91,11 +91,11 @@ def test_within_the_original_length_positions_are_transformers_own(phi3: str):
     ids = torch.arange(5, 5 + ORIGINAL)[None]
     plain = AutoModelForCausalLM.from_pretrained(phi3, dtype=torch.float32)
     with torch.no_grad():
-        ours = models.load_model(phi3, dtype="float32", device="cpu")(ids).logits
+        ours = loading.load_model(phi3, dtype="float32", device="cpu")(ids).logits
         assert torch.equal(ours, plain(ids).logits)
         # transformers reads these with its long factors, for one more position beside them.
         long = ModelSource(path=phi3, long_context=True)
-        ours = models.load_model(long, dtype="float32", device="cpu")(ids).logits
+        ours = loading.load_model(long, dtype="float32", device="cpu")(ids).logits
         beyond = torch.cat([ids, ids[:, :1]], 1)
         torch.testing.assert_close(ours, plain(beyond).logits[:, :-1], atol=1e-5, rtol=1e-5)
 
@@ -135,7 +135,7 @@ def test_dynamic_ntk_remembers_no_earlier_batch(tmp_path: Path):
         max_position_embeddings=ORIGINAL,
         rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
     )
-    network = models.load_model(str(folder), dtype="float32", device="cpu")
+    network = loading.load_model(str(folder), dtype="float32", device="cpu")
     between, long = torch.arange(10, 90)[None], torch.arange(10, 110)[None]
     with torch.no_grad():
         before = network(between).logits
@@ -146,10 +146,10 @@ def test_dynamic_ntk_remembers_no_earlier_batch(tmp_path: Path):
 def test_long_context_is_for_models_that_have_two_sets(tmp_path: Path, phi3: str):
     llama = ModelSource(path=str(save_policy(tmp_path)), long_context=True)
     with pytest.raises(ValueError, match="long_context: the model has no second set"):
-        models.load_model(llama, dtype="float32", device="cpu")
-    config = models.load_config(phi3)
-    assert models.context_length(config) == ORIGINAL
-    assert models.context_length(config, long_context=True) == 256
+        loading.load_model(llama, dtype="float32", device="cpu")
+    config = loading.load_config(phi3)
+    assert loading.context_length(config) == ORIGINAL
+    assert loading.context_length(config, long_context=True) == 256
     assert ModelConfig(path=phi3).identity() == {
         "path": phi3,
         "dtype": "bfloat16",

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sharded_cases import CASES, prepare
 from tiny_training import make_pairs, plain_token_logps
 
-from forethought.models import load_model
+from forethought.models.loading import load_model
 from forethought.store import Stage, read_records
 from forethought.training import ranks
 from forethought.training.job import Job, read_part

@@ -5,8 +5,8 @@ from pathlib import Path
 from own_code import save_own
 from tiny_training import make_pairs, settings
 
-from forethought import models
 from forethought.config import ModelSource
+from forethought.models import loading
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import train
 
@@ -25,5 +25,5 @@ def test_a_checkpoint_trained_with_lora_brings_its_code(tmp_path: Path):
         device="cpu",
     )
     trained = ModelSource(path=str(tmp_path / "training" / "epoch_1"), trust_remote_code=True)
-    model = models.load_model(trained, dtype="float32", device="cpu")
+    model = loading.load_model(trained, dtype="float32", device="cpu")
     assert type(model).__name__ == "OwnForCausalLM"

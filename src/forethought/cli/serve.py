@@ -189,7 +189,7 @@ def vllm_plugin(
     with clear_errors(reporter):
         source, own_format = _policy(model, revision, trust_remote_code, "direct")
 
-        from forethought.models import find_adapter
+        from forethought.models.loading import find_adapter
         from forethought.sampling.vllm_engine import lora_limit
         from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 
@@ -287,7 +287,7 @@ def _embedded(
 def _template(word: str, source: ModelSource) -> dict[str, Any]:
     """What the policy's chat template is given, here or at a server."""
     from forethought.config import ModelConfig
-    from forethought.rendering import template_variables
+    from forethought.models.rendering import template_variables
 
     found = _run_policy(word)
     own = {} if found is None else found.policy.template

@@ -26,9 +26,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from forethought import models
 from forethought.decoding import nucleus
 from forethought.decoding.static_batch import Decoder, LiveRows
+from forethought.models import loading
 from forethought.types import FinishReason
 
 log = logging.getLogger(__name__)
@@ -331,7 +331,7 @@ class ContinuousBatch:
         self.failures += 1
         fail(reason)
         # Here, where the error no longer holds on to what its frames held.
-        models.free_memory()
+        loading.free_memory()
 
     def _fail_prefill(self, reason: str) -> None:
         prefill, self._prefill = self._prefill, None

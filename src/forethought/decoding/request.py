@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from forethought import rendering
 from forethought.config import SamplingShape
+from forethought.models import rendering
 from forethought.types import SampleRequest, Unsampled
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
-from forethought import models
 from forethought.decoding.prefix_cache import AttentionSettings, PrefixCache, merge
+from forethought.models import loading
 
 ATTENTION = "forethought_shared_prefix"
 PREFILL_TOKENS = 16384
@@ -162,7 +162,7 @@ class SharedPrefixDecoder:
         self.device = model.device
         self.check_every = 1 if self.device.type == "cpu" else 8
         self.windows = _windows(model.config)
-        self.context = models.context_of(model)
+        self.context = loading.context_of(model)
         self.caches: list[PrefixCache] = []
         """Their rows, one cache after the other, are the live rows."""
         self.positions_R = torch.empty(0, dtype=torch.int64, device=self.device)

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import yaml
 
-from forethought.control_tokens import without_well_known
 from forethought.judging.frame import printable
+from forethought.models.control_tokens import without_well_known
 
 FIRST, SECOND = "m", "M"
 """Names of the models in the prompt, in the order in which they are shown."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, PromptSource, Recipe
-from forethought.models import MICROWORLD
+from forethought.models.loading import MICROWORLD
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import prompts_ref, sealed_measures
 from forethought.store import read_json, read_manifest
@@ -128,7 +128,7 @@ def seed_licence(recipe: Recipe) -> str | None:
     """The licence that the seed's own card declares, where it lies in a folder."""
     from huggingface_hub import ModelCard
 
-    from forethought.models import resolve
+    from forethought.models.loading import resolve
 
     card = Path(resolve(recipe.model.source)) / "README.md"
     if not card.is_file():

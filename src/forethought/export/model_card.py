@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from forethought.export import facts
 from forethought.judging.describe import score_of
-from forethought.models import MICROWORLD, load_tokenizer
-from forethought.rendering import marker_tokens
+from forethought.models.loading import MICROWORLD, load_tokenizer
+from forethought.models.rendering import marker_tokens
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which
 from forethought.runs.summary import difference_line, margin_kept, summarise

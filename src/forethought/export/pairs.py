@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forethought import models, rendering
 from forethought.export import facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
+from forethought.models import loading, rendering
 from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
 from forethought.store import read_manifest, read_records
@@ -71,7 +71,7 @@ def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
         for number in range(recipe.iterations)
     ]
     refs = [one for one in refs if one.sealed]
-    tokenizer = models.load_tokenizer(recipe.model.source)
+    tokenizer = loading.load_tokenizer(recipe.model.source)
     if not refs:
         raise ValueError(
             f"pairs: {run} has no pairs in its {arm} arm yet; `forethought run` with the same "

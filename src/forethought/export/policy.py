@@ -14,10 +14,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from forethought import models, rendering
 from forethought.config import ModelConfig, ModelSource
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
+from forethought.models import loading, rendering
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which, choose
 from forethought.store import check_part, read_manifest, write_json
@@ -57,12 +57,12 @@ def generation_config(chosen: StageRef) -> dict[str, object]:
     so other settings of the seed's own file are left out."""
     recipe = chosen.recipe
     source = chosen.policy.source
-    tokenizer = models.load_tokenizer(source)
-    declared = models.generation_config(source)
+    tokenizer = loading.load_tokenizer(source)
+    declared = loading.generation_config(source)
     drawn = recipe.evaluation if recipe.prompts.test is not None else recipe.selection
     settings: dict[str, object] = {
         "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": list(models.end_token_ids(tokenizer, declared)),
+        "eos_token_id": list(loading.end_token_ids(tokenizer, declared)),
         "pad_token_id": tokenizer.pad_token_id,
         "do_sample": drawn.temperature > 0,
         "max_new_tokens": recipe.sampling.max_new_tokens,
@@ -78,18 +78,18 @@ def _copy_trained(chosen: StageRef, folder: Path, *, keep_adapter: bool) -> None
     stage = chosen.policy_stage
     assert stage is not None
     policy = chosen.policy.source
-    own = models.stored_dtype(chosen.recipe.model.source)
-    alone = models.find_adapter(policy) is not None
-    anew = alone or (models.stored_dtype(policy) == "float32" and own != "float32")
+    own = loading.stored_dtype(chosen.recipe.model.source)
+    alone = loading.find_adapter(policy) is not None
+    anew = alone or (loading.stored_dtype(policy) == "float32" and own != "float32")
     for part in read_manifest(stage).parts:
         inside = Path(part.name)
         if inside.parts[0] != "policy" or inside.name == "README.md":
             continue
         check_part(stage, part)
-        if inside.parts[1] == models.ADAPTER and not keep_adapter:
+        if inside.parts[1] == loading.ADAPTER and not keep_adapter:
             continue
         whole = len(inside.parts) == 2 and ".safetensors" in inside.name
-        if inside.is_relative_to("policy" / models.RESTS.parent) or (anew and whole):
+        if inside.is_relative_to("policy" / loading.RESTS.parent) or (anew and whole):
             continue
         copy = folder / inside.relative_to("policy")
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -102,11 +102,11 @@ def _write_anew(policy: ModelSource, dtype: str, folder: Path, *, merge: bool) -
     """Whole weights in another number type."""
     import torch
 
-    from forethought.masters import rounded
+    from forethought.models.masters import rounded
 
-    model = models.merged(policy) if merge else None
+    model = loading.merged(policy) if merge else None
     if model is None:
-        model = models.load_model(policy, dtype="float32", device="cpu")
+        model = loading.load_model(policy, dtype="float32", device="cpu")
     if dtype == "bfloat16":
         for parameter in model.parameters():
             parameter.data = rounded(parameter.data)
@@ -115,12 +115,12 @@ def _write_anew(policy: ModelSource, dtype: str, folder: Path, *, merge: bool) -
 
 def _copy_seed(seed: ModelConfig, folder: Path) -> None:
     """The files of a local seed, or those of a hub's model as transformers writes them."""
-    original = Path(models.resolve(seed.source))
+    original = Path(loading.resolve(seed.source))
     if original.is_dir():
         for path in sorted(original.iterdir()):
             if path.is_file() and path.name != "README.md":
                 shutil.copyfile(path, folder / path.name)
         return
-    dtype = models.stored_dtype(seed.source)
-    models.load_model(seed.source, dtype=dtype, device="cpu").save_pretrained(folder)
-    models.load_tokenizer(seed.source).save_pretrained(folder)
+    dtype = loading.stored_dtype(seed.source)
+    loading.load_model(seed.source, dtype=dtype, device="cpu").save_pretrained(folder)
+    loading.load_tokenizer(seed.source).save_pretrained(folder)

@@ -20,10 +20,8 @@ from typing import Self
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from forethought import models
 from forethought.cache import Cache
 from forethought.config import ArmoRMJudge
-from forethought.control_tokens import control_tokens
 from forethought.judging import shared_prompts
 from forethought.judging.armorm_model import ArmoRMModel, Ratings, load
 from forethought.judging.conversations import (
@@ -35,7 +33,9 @@ from forethought.judging.conversations import (
 )
 from forethought.judging.objectives import PARTS, evidence, rounded
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
-from forethought.model_cache import cached
+from forethought.models import loading
+from forethought.models.control_tokens import control_tokens
+from forethought.models.model_cache import cached
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED_GATE = {
@@ -66,13 +66,13 @@ class ArmoRM:
         self.name = f"armorm:{config.path}"
         self._cache = cache
         self._tokens_per_batch = config.tokens_per_batch
-        models.quiet_loading()
+        loading.quiet_loading()
         self._model: ArmoRMModel | None = cached(
             ("judge", config),
             lambda: load(
                 config.source,
                 dtype=getattr(torch, config.dtype),
-                device=models.pick_device(config.device),
+                device=loading.pick_device(config.device),
             ),
         )
         tokenizer = load_tokenizer(config.source)
@@ -86,7 +86,7 @@ class ArmoRM:
 
     def __exit__(self, *_: object) -> None:
         self._model = None
-        models.free_memory()
+        loading.free_memory()
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All groups are scored in batches, equal conversations once."""

@@ -37,8 +37,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from forethought.config import ModelSource
 from forethought.judging.llama import encode
 from forethought.judging.shared_prompts import Packed, Span
-from forethought.models import Named, pretrained, resolve, source_of
-from forethought.positions import fix_positions
+from forethought.models.loading import Named, pretrained, resolve, source_of
+from forethought.models.positions import fix_positions
 
 ARCHITECTURE = "LlamaForRewardModelWithGating"
 WEIGHTS = "model.safetensors"

@@ -15,10 +15,10 @@ from typing import Generic, TypeVar
 
 from forethought.cache import Cache
 from forethought.config import LLMJudge
-from forethought.control_tokens import without_well_known
 from forethought.decoding.request import SamplingParams
 from forethought.judging.frame import printable
 from forethought.judging.reasoning import without_reasoning
+from forethought.models.control_tokens import without_well_known
 from forethought.sampling.base import Sampler
 from forethought.sampling.open import open_sampler
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled

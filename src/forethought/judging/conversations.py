@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from forethought.config import ModelSource
-from forethought.models import Named, context_length, pretrained, source_of
-from forethought.rendering import as_turns, template_error
+from forethought.models.loading import Named, context_length, pretrained, source_of
+from forethought.models.rendering import as_turns, template_error
 from forethought.types import Message, ResponseGroup
 
 if TYPE_CHECKING:

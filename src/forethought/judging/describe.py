@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import models
 from forethought.config import JudgeConfig, LLMJudge, RatingJudge, Recipe
 from forethought.judging.prompt_file import load_prompt
+from forethought.models import loading
 from forethought.share_interval import SHARE, Ends
 from forethought.store import content_hash
 
@@ -34,7 +34,7 @@ def refuse_missing_models(config: JudgeConfig) -> None:
     Raises: ValueError if one is named that is not there.
     """
     for field, source in config.sources:
-        models.resolve(source, field=field)
+        loading.resolve(source, field=field)
 
 
 def score_ends(config: JudgeConfig) -> Ends | None:

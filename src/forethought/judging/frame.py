@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from forethought.control_tokens import WORD_JOINER, without_well_known
+from forethought.models.control_tokens import WORD_JOINER, without_well_known
 from forethought.types import Message
 
 MARKS = {

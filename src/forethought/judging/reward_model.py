@@ -26,7 +26,6 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from forethought import models
 from forethought.cache import Cache
 from forethought.config import RewardModelJudge
 from forethought.judging.conversations import (
@@ -36,7 +35,8 @@ from forethought.judging.conversations import (
     load_tokenizer,
 )
 from forethought.judging.scoring import Scored, judge_groups, scoring_identity
-from forethought.model_cache import cached
+from forethought.models import loading
+from forethought.models.model_cache import cached
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 BIAS = "score.bias"
@@ -70,7 +70,7 @@ class RewardModel:
 
     def __exit__(self, *_: object) -> None:
         self._model = None
-        models.free_memory()
+        loading.free_memory()
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All conversations are scored in batches of similar length, equal ones once."""
@@ -144,9 +144,9 @@ def _model_and_pad(config: RewardModelJudge) -> tuple[PreTrainedModel, int | Non
 
 
 def _load_model(config: RewardModelJudge) -> PreTrainedModel:
-    models.quiet_loading()
+    loading.quiet_loading()
     try:
-        model_config = models.load_config(config.source)
+        model_config = loading.load_config(config.source)
         _refuse_other_kinds(model_config)
         model, report = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
         if set(report["unexpected_keys"]) == {BIAS}:
@@ -158,7 +158,7 @@ def _load_model(config: RewardModelJudge) -> PreTrainedModel:
         ) from error
     _refuse_other_weights(config.path, model, report)
     model.config.get_text_config().use_cache = False
-    device: Any = models.pick_device(config.device)
+    device: Any = loading.pick_device(config.device)
     return model.to(device).eval()
 
 
@@ -167,7 +167,7 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     # The fused kernels leave soft-capping out without a word, so Gemma 2 needs the plain one.
     capped = model_config.get_text_config().to_dict().get("attn_logit_softcapping")
-    return models.pretrained(
+    return loading.pretrained(
         kind,
         config.source,
         dtype=getattr(torch, config.dtype),

@@ -13,10 +13,10 @@ from itertools import chain
 from math import isfinite
 from typing import Any
 
-from forethought import models
 from forethought.cache import Cache
 from forethought.config import ScoringJudge
 from forethought.judging.conversations import Refused, TokenIds
+from forethought.models import loading
 from forethought.store import content_hash
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -43,7 +43,7 @@ def scoring_identity(config: ScoringJudge) -> dict[str, Any]:
 
     Raises: ValueError if there is no such model.
     """
-    model = models.identity(replace(config.source, path=models.resolve(config.source)))
+    model = loading.identity(replace(config.source, path=loading.resolve(config.source)))
     return {"model": model, **config.model_dump(include=set(config.decisive))}
 
 

@@ -15,13 +15,13 @@ import torch
 from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from forethought import models
 from forethought.microworld.categories import CATEGORIES, SEVERAL_STEPS
 from forethought.microworld.demonstrations import WORKED_OPENERS
 from forethought.microworld.prompts import thought_prompt
 from forethought.microworld.tasks import Task, generate
 from forethought.microworld.tokenizer import END, render, token_id
 from forethought.microworld.verifier import grade
+from forethought.models import loading
 from forethought.thoughts import DIRECT, GENERIC
 
 Mode = Literal["direct", "thought"]
@@ -151,8 +151,8 @@ def table(direct: Sequence[Sample], thought: Sequence[Sample]) -> str:
 
 def measure(folder: Path, count: int) -> str:
     """The table for the model in `folder`, over `count` test tasks."""
-    tokenizer: Any = models.load_tokenizer(str(folder), chat=False)
-    model: Any = models.load_model(str(folder), dtype="float32", device="cpu")
+    tokenizer: Any = loading.load_tokenizer(str(folder), chat=False)
+    model: Any = loading.load_model(str(folder), dtype="float32", device="cpu")
     tasks = generate("test", count, SAMPLE_SEED)
     return table(
         sample(model, tokenizer, tasks, "direct"), sample(model, tokenizer, tasks, "thought")

@@ -16,7 +16,7 @@ from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Rec
 from forethought.evaluation.alpaca_outputs import read_instructions
 from forethought.evaluation.arena_files import read_questions
 from forethought.evaluation.probe import VARIANTS
-from forethought.models import resolve
+from forethought.models.loading import resolve
 from forethought.planning.learning import checkpoint_bytes
 from forethought.planning.model_shape import KNOWN, model_shape
 from forethought.runs.layout import StageRef

@@ -11,7 +11,7 @@ from math import exp, lgamma
 from pathlib import Path
 
 from forethought.config import Recipe
-from forethought.models import MICROWORLD
+from forethought.models.loading import MICROWORLD
 from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
 from forethought.store import read_manifest, read_records

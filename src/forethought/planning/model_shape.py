@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from forethought.models import Named, resolve, source_of
+from forethought.models.loading import Named, resolve, source_of
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 NEEDED = (

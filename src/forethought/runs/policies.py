@@ -11,8 +11,8 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
-from forethought import models
 from forethought.config import ModelSource, Recipe
+from forethought.models import loading
 from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
@@ -89,7 +89,7 @@ def weights_and_format(
     if found is not None:
         found.refuse_dropped_policy()
         return found.policy.source, found.thought_format
-    own = Path(models.resolve(model)) / FORMAT_FILE
+    own = Path(loading.resolve(model)) / FORMAT_FILE
     return model, load_format(str(own) if own.is_file() else otherwise)
 
 

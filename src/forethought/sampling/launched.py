@@ -21,11 +21,11 @@ from typing import Self
 
 import httpx
 
-from forethought import models
 from forethought.cache import Cache
 from forethought.chat_client.client import get_models
 from forethought.config import ModelConfig, OpenAISampling
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading
 from forethought.sampling.openai import OpenAISampler
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
 
@@ -55,7 +55,7 @@ class LaunchedSampler:
         with ExitStack() as opening:
             # A server is not told of revisions: it gets the files.
             if model.revision is not None:
-                model = model.at(models.local_folder(model.source))
+                model = model.at(loading.local_folder(model.source))
             server = opening.enter_context(
                 LaunchedServer(config.command, config.base_url, model.path, seconds=config.timeout)
             )
@@ -87,7 +87,7 @@ class LaunchedServer:
         """
         port = _free_port()
         self.base_url = base_url.replace("{port}", str(port))
-        source = models.resolve(model)
+        source = loading.resolve(model)
         words = [
             word.replace("{model}", source).replace("{port}", str(port))
             for word in shlex.split(command)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
+from forethought.models import loading, rendering
 from forethought.sampling.base import Sampler
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
@@ -22,7 +22,7 @@ class MarkedSampler:
     def __init__(self, sampler: Sampler, model: ModelConfig, markers: Sequence[str]) -> None:
         self._sampler = sampler
         self._markers = tuple(markers)
-        self._tokenizer = models.load_tokenizer(model.source)
+        self._tokenizer = loading.load_tokenizer(model.source)
 
     def __enter__(self) -> Self:
         self._sampler.__enter__()

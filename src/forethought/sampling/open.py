@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from forethought import models, rendering
 from forethought.cache import Cache
 from forethought.config import ModelConfig
 from forethought.config.engines import (
@@ -18,6 +17,7 @@ from forethought.config.engines import (
     VllmEngine,
 )
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading, rendering
 from forethought.sampling.base import Sampler
 from forethought.sampling.cached import CachedSampler
 from forethought.sampling.marked import MarkedSampler
@@ -45,7 +45,7 @@ def open_sampler(
     """
     has_ids = config.loads_model or (config.is_server and token_ids)
     if markers and model is not None and has_ids:
-        tokenizer = models.load_tokenizer(model.source)
+        tokenizer = loading.load_tokenizer(model.source)
         plain = rendering.marker_tokens(tokenizer, ()).keys()
         if rendering.marker_tokens(tokenizer, markers).keys() - plain:
             options = {"params": params, "cache": cache, "token_ids": token_ids, "policy": policy}
@@ -89,7 +89,7 @@ def _cached(
         return sampler
     identity = {
         "engine": config.identity(),
-        "model": models.identity(model.source),
+        "model": loading.identity(model.source),
         "dtype": model.dtype,
         "params": asdict(params),
     }

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading, rendering
 from forethought.sampling.base import refuse_openings
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
@@ -57,7 +57,7 @@ class ScriptedSampler:
         tokenizer, template = None, None
         if model is not None:
             template = rendering.template_variables(model)
-            tokenizer = models.load_tokenizer(model.source)
+            tokenizer = loading.load_tokenizer(model.source)
         return cls(read_script(path), tokenizer, params=params, source=str(path), template=template)
 
     def __enter__(self) -> Self:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
+from forethought.models import loading, rendering
 from forethought.types import Completion, FinishReason, Message
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ class ServedPolicy:
     def load(cls, model: ModelConfig) -> Self:
         """Raises: ValueError if there is no such model or tokenizer."""
         source = model.source
-        tokenizer = models.load_tokenizer(source)
+        tokenizer = loading.load_tokenizer(source)
         return cls(
-            path=models.resolve(source),
-            identity=models.identity(source),
+            path=loading.resolve(source),
+            identity=loading.identity(source),
             tokenizer=tokenizer,
             template=rendering.template_variables(model),
-            end_ids=models.end_token_ids(tokenizer, models.generation_config(source)),
+            end_ids=loading.end_token_ids(tokenizer, loading.generation_config(source)),
         )
 
     def check_served(self, served: str, server: str) -> None:

@@ -15,14 +15,14 @@ from typing import Any, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.decoding import nucleus, self_check, static_batch
 from forethought.decoding.expanded import ExpandedDecoder, has_cache
 from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
 from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
-from forethought.model_cache import cached
-from forethought.shared_policy import shared_policy
+from forethought.models import loading, rendering
+from forethought.models.model_cache import cached
+from forethought.models.shared_policy import shared_policy
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 from forethought.under_way import listener
 
@@ -59,7 +59,7 @@ class TransformersSampler:
         self._params = params
         self._rows = rows
         self._name = name
-        self._end_ids = models.end_token_ids(tokenizer, model.generation_config)
+        self._end_ids = loading.end_token_ids(tokenizer, model.generation_config)
         self._reason = cached(("decoder", model), lambda: _reason_against(model))
         if self._reason is not None and listener() is None:
             log.warning("%s: %s", name, self._how(model))
@@ -76,7 +76,7 @@ class TransformersSampler:
     ) -> Self:
         """Load the model; inside a model cache the run's policies share a module, and each other
         model has its own."""
-        tokenizer = models.load_tokenizer(model.source)
+        tokenizer = loading.load_tokenizer(model.source)
         if policy:
             loaded = shared_policy(model.dtype, model.device).load(model.source)
         else:
@@ -89,12 +89,12 @@ class TransformersSampler:
 
     def __exit__(self, *_: object) -> None:
         self._model = None
-        models.free_memory()
+        loading.free_memory()
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         model = self._model
         assert model is not None, "the sampler is closed"
-        context = models.context_of(model)
+        context = loading.context_of(model)
         tokenized = [
             tokenize(
                 request,
@@ -160,7 +160,7 @@ def _reason_against(model: PreTrainedModel) -> str | None:
 
 
 def _load(model: ModelConfig) -> PreTrainedModel:
-    return models.load_model(model.source, dtype=model.dtype, device=model.device)
+    return loading.load_model(model.source, dtype=model.dtype, device=model.device)
 
 
 @contextmanager

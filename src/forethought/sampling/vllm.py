@@ -2,7 +2,7 @@
 
 Prompts are rendered here and given as ids; K outputs of a prompt are K requests with seeds of
 their own. The checkpoint's sampling defaults are not used, and an output ends at the tokens of
-`models.end_token_ids` and at no other: the same words mean the same as in transformers.py. The
+`loading.end_token_ids` and at no other: the same words mean the same as in transformers.py. The
 draws differ, so equal seeds give other outputs than there. vllm_engine.py starts and ends vLLM.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
-from forethought import models, rendering
 from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
+from forethought.models import loading, rendering
 from forethought.sampling.vllm_bar import OutputsBar
 from forethought.sampling.vllm_engine import find_weights, reason
 from forethought.sampling.vllm_shared import shared_vllm
@@ -56,9 +56,9 @@ class VllmSampler:
         self._name = model.path
         self._params = params
         self._template = rendering.template_variables(model)
-        self._tokenizer = models.load_tokenizer(model.source)
-        self._end_ids = models.end_token_ids(
-            self._tokenizer, models.generation_config(model.source)
+        self._tokenizer = loading.load_tokenizer(model.source)
+        self._end_ids = loading.end_token_ids(
+            self._tokenizer, loading.generation_config(model.source)
         )
         weights = find_weights(model, adapters=config.adapters)
         with ExitStack() as opened:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from forethought import models
 from forethought.config import ModelConfig, ModelSource, VllmEngine
-from forethought.positions import original_length
+from forethought.models import loading
+from forethought.models.positions import original_length
 
 ADAPTER = "adapter"
 """Folder beside the merged weights in which training leaves what it learned."""
@@ -87,7 +87,7 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
 
     Raises: ValueError if there is no such model, or the adapter cannot be used.
     """
-    source = replace(model.source, path=models.resolve(model.source))
+    source = replace(model.source, path=loading.resolve(model.source))
     folder = Path(source.path) / ADAPTER
     merged = any(Path(source.path).glob("*.safetensors"))
     if not folder.is_dir() or (merged and not adapters):
@@ -110,7 +110,7 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
         )
     try:
         of_base = replace(source, path=base, revision=config.get("revision"))
-        of_base = replace(of_base, path=models.resolve(of_base))
+        of_base = replace(of_base, path=loading.resolve(of_base))
         return Weights(source=of_base, adapter=folder, rank=rank)
     except ValueError as error:
         raise ValueError(
@@ -147,7 +147,7 @@ def running(config: VllmEngine, model: ModelConfig, weights: Weights) -> Iterato
             finally:
                 llm.llm_engine.engine_core.shutdown()
                 del llm
-                models.free_memory()
+                loading.free_memory()
         finally:
             if here:
                 _engine_of_this_process.release()
@@ -238,7 +238,7 @@ def _length(asked: int | None, source: ModelSource) -> int | None:
 
     Raises: ValueError if it would choose others than training.
     """
-    original = original_length(models.load_config(source))
+    original = original_length(loading.load_config(source))
     if original is None:
         return asked
     if source.long_context and asked is not None and asked <= original:

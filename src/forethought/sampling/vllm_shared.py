@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from forethought import models
 from forethought.config import ModelConfig, ModelSource, VllmEngine
-from forethought.model_cache import cached_open
+from forethought.models import loading
+from forethought.models.model_cache import cached_open
+from forethought.models.shared_policy import shared_policy, weight_files
 from forethought.sampling.vllm_engine import Weights, running
-from forethought.shared_policy import shared_policy, weight_files
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _opened(config: VllmEngine) -> Iterator[SharedVllm]:
 
 def probe_ids(source: ModelSource) -> list[int]:
     """A fixed sequence of the model's tokens."""
-    vocabulary = models.load_config(source).get_text_config().vocab_size
+    vocabulary = loading.load_config(source).get_text_config().vocab_size
     drawn = np.random.Generator(np.random.PCG64(7)).integers(vocabulary, size=PROBE)
     return [int(one) for one in drawn]
 
@@ -132,7 +132,7 @@ def probe_ids(source: ModelSource) -> list[int]:
 def expected_logprobs(source: ModelSource, model: ModelConfig, ids: list[int]) -> np.ndarray:
     """What transformers gives for each token but the first, float64: the run's own module where it
     has these weights, else the checkpoint, loaded for this on the CPU."""
-    network = shared_policy(model.dtype, model.device).held(source) or models.load_model(
+    network = shared_policy(model.dtype, model.device).held(source) or loading.load_model(
         source, dtype=model.dtype, device="cpu"
     )
     tokens = torch.tensor([ids], device=network.device)

@@ -28,13 +28,13 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from forethought import models, rendering
 from forethought.config import ModelConfig
 from forethought.decoding import self_check
 from forethought.decoding.continuous_batch import ContinuousBatch, Failure, Generation, NewToken
 from forethought.decoding.expanded import ExpandedBatches
 from forethought.decoding.request import SamplingParams
 from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
+from forethought.models import loading, rendering
 from forethought.serving.base import BackendError, Draw, Piece, RefusedDrawError
 from forethought.serving.pieces import Pen, Vocabulary
 
@@ -78,13 +78,13 @@ class EmbeddedBackend:
             raise ValueError(f"slots: {slots}; at least one output must be in the making")
         self._name, self._slots, self._markers = name, slots, tuple(markers)
         self._template = rendering.template_variables(model)
-        self._tokenizer = models.load_tokenizer(model.source)
+        self._tokenizer = loading.load_tokenizer(model.source)
         # Two threads use a tokenizer at a time, and encoding may change its settings.
         self._decoding = copy.deepcopy(self._tokenizer)
         self._vocabulary = Vocabulary(self._decoding)
-        loaded = models.load_model(model.source, dtype=model.dtype, device=model.device)
-        self._context = models.context_of(loaded)
-        self._end_ids = models.end_token_ids(self._tokenizer, loaded.generation_config)
+        loaded = loading.load_model(model.source, dtype=model.dtype, device=model.device)
+        self._context = loading.context_of(loaded)
+        self._end_ids = loading.end_token_ids(self._tokenizer, loaded.generation_config)
         with torch.no_grad():
             self.slow_reason = self_check.unsupported(loaded)
             """Why this architecture is decoded slowly; `None` where it is not."""
@@ -129,7 +129,7 @@ class EmbeddedBackend:
             self._changed.notify()
         await asyncio.to_thread(self._worker.join)
         self._encoder.shutdown(wait=False)
-        models.free_memory()
+        loading.free_memory()
 
     async def draw(self, draw: Draw) -> AsyncGenerator[Piece, None]:
         loop = asyncio.get_running_loop()

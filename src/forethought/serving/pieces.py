@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forethought import rendering
 from forethought.decoding.continuous_batch import NewToken
+from forethought.models import rendering
 from forethought.serving.base import Piece, TokenLogprob
 from forethought.types import FinishReason
 

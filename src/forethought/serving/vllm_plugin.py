@@ -28,8 +28,8 @@ from types import ModuleType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from forethought import models
-from forethought.models import Named, source_of
+from forethought.models import loading
+from forethought.models.loading import Named, source_of
 from forethought.store import write_bytes
 from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format, markers, splitter
 from forethought.types import Message, ParsedOutput, ParseStatus
@@ -102,7 +102,7 @@ def write_chat_template(
             f"thought_format: {thought_format.name!r} has no instruction, so the model's own chat "
             "template is right as it is"
         )
-    template = models.load_tokenizer(model).chat_template
+    template = loading.load_tokenizer(model).chat_template
     if isinstance(template, dict):
         if "default" not in template:
             raise ValueError(
@@ -121,7 +121,7 @@ def format_of(model: Named) -> ThoughtFormat:
 
     Raises: ValueError if there is none.
     """
-    file = Path(models.resolve(model)) / FORMAT_FILE
+    file = Path(loading.resolve(model)) / FORMAT_FILE
     if not file.is_file():
         raise ValueError(
             f"model: {source_of(model).path} has no {FORMAT_FILE}, which forethought writes beside "

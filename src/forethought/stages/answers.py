@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from forethought import left_out, models
+from forethought import left_out
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
 from forethought.judging.describe import identity, score_ends
+from forethought.models import loading
 from forethought.progress import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.answering import answer_prompts
@@ -51,7 +52,7 @@ def configure_evaluation(ref: StageRef) -> dict[str, Any]:
     """What decides the evaluation besides its inputs."""
     config = _configure(ref, ref.recipe.evaluation)
     if ref.policy_stage is None:
-        config["model"] = models.identity(ref.recipe.model.source)
+        config["model"] = loading.identity(ref.recipe.model.source)
     return config
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import models, rendering
 from forethought.config import Recipe
+from forethought.models import loading, rendering
 from forethought.thoughts import COMMON_TAGS, ThoughtFormat, load_format
 from forethought.types import Arm, Message
 
@@ -25,7 +25,7 @@ def refuse_dishonest_templates(recipe: Recipe) -> None:
     Raises: ValueError if the direct arm is asked to think, or the thought arm cannot.
     """
     path = recipe.model.path
-    tokenizer = models.load_tokenizer(recipe.model.source)
+    tokenizer = loading.load_tokenizer(recipe.model.source)
     thought_format = load_format(recipe.thought_format)
 
     def rendered(arm: Arm, **switch: bool) -> str:

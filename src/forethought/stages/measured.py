@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import models
 from forethought.config import JudgeConfig
+from forethought.models import loading
 from forethought.progress import Reporter
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import OWN_QUESTIONS
@@ -34,7 +34,7 @@ def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
     config = settings_identity(_config(ref), _judge(ref), [Policy.of(ref)])
     if ref.policy_stage is None:
-        config["model"] = models.identity(ref.recipe.model.source)
+        config["model"] = loading.identity(ref.recipe.model.source)
     return config
 
 

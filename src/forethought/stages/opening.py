@@ -35,7 +35,7 @@ from forethought.decoding.request import SamplingParams
 from forethought.judging.calls import open_model
 from forethought.judging.executor import judging_executor
 from forethought.judging.open import open_judge
-from forethought.model_cache import no_model_cache
+from forethought.models.model_cache import no_model_cache
 from forethought.runs.layout import StageRef
 from forethought.sampling.base import one_prompt
 from forethought.stages.policy import Policy
@@ -229,7 +229,7 @@ def _reach(field: str, engine: OpenAIEngine) -> None:
 
 
 def _try_training(recipe: Recipe) -> None:
-    from forethought.models import pick_device
+    from forethought.models.loading import pick_device
     from forethought.training.trial import try_training
 
     # What is kept for the run must not have been trained before.

@@ -16,8 +16,8 @@ from forethought.config import (
     SamplingConfig,
 )
 from forethought.decoding.request import SamplingParams
-from forethought.models import load_tokenizer
-from forethought.rendering import decode
+from forethought.models.loading import load_tokenizer
+from forethought.models.rendering import decode
 from forethought.runs.layout import StageRef
 from forethought.sampling.base import stable_seed
 from forethought.sampling.executor import SamplingExecutor, sampling_executor

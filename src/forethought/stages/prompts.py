@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import left_out, models, rendering
+from forethought import left_out
 from forethought.config import Recipe
+from forethought.models import loading, rendering
 from forethought.progress import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
 from forethought.runs.layout import StageRef
@@ -35,7 +36,7 @@ def configure(ref: StageRef) -> dict[str, Any]:
         "prompts": recipe.prompts.model_dump(mode="json"),
         # Both arms share these prompts: histories lose the thoughts of the arm that has any.
         "thought_format": load_format(recipe.thought_format).model_dump(mode="json"),
-        "model": models.identity(recipe.model.source),
+        "model": loading.identity(recipe.model.source),
         "context": recipe.sampling.context,
     }
 
@@ -86,7 +87,7 @@ def changed_sources(ref: StageRef) -> list[str]:
 
 def _refuse(recipe: Recipe) -> Refuse:
     """Why a prompt cannot be put to the policy in either arm."""
-    tokenizer = models.load_tokenizer(recipe.model.source)
+    tokenizer = loading.load_tokenizer(recipe.model.source)
     asked: tuple[tuple[ThoughtFormat, Arm], ...] = (
         (load_format(recipe.thought_format), "thought"),
         (DIRECT, "direct"),
@@ -119,6 +120,6 @@ def _context(recipe: Recipe) -> int | None:
     given = recipe.sampling.context
     if given is not None or not recipe.sampling.loads_model:
         return given
-    return models.context_length(
-        models.load_config(recipe.model.source), long_context=recipe.model.long_context
+    return loading.context_length(
+        loading.load_config(recipe.model.source), long_context=recipe.model.long_context
     )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from forethought import left_out, models
+from forethought import left_out
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading
 from forethought.progress import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.policy import Drawn, Policy, policy_executor, server_counts
@@ -34,7 +35,7 @@ def configure(ref: StageRef) -> dict[str, Any]:
         "thought_format": ref.thought_format.model_dump(mode="json"),
     }
     if ref.policy_stage is None:
-        config["model"] = models.identity(recipe.model.source)
+        config["model"] = loading.identity(recipe.model.source)
     return config
 
 

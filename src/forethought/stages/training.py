@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from forethought import models, rendering
-from forethought.models import pick_device
+from forethought.models import loading, rendering
+from forethought.models.loading import pick_device
 from forethought.pairs import OUTCOMES
 from forethought.progress import Reporter, Task
 from forethought.runs.layout import StageRef
@@ -39,7 +39,7 @@ def configure_reference(ref: StageRef) -> dict[str, Any]:
         "tokens_per_microbatch": training.tokens_per_microbatch,
     }
     if ref.policy_stage is None:
-        config["model"] = models.identity(ref.recipe.model.source)
+        config["model"] = loading.identity(ref.recipe.model.source)
     return config
 
 
@@ -53,7 +53,7 @@ def configure_training(ref: StageRef) -> dict[str, Any]:
         "thought_format": ref.thought_format.model_dump(mode="json"),
     }
     if ref.policy_stage is None:
-        config["model"] = models.identity(recipe.model.source)
+        config["model"] = loading.identity(recipe.model.source)
     return config
 
 
@@ -185,7 +185,7 @@ def _job(ref: StageRef, kind: Literal["training", "reference"], directory: Path)
     recipe = ref.recipe
     assert recipe.launch.processes is not None
     source = ref.policy.source
-    folder = Path(models.resolve(source))
+    folder = Path(loading.resolve(source))
     on_ray = recipe.launch.type == "ray"
     asked = recipe.model.device
     device = ray_device(asked, recipe.launch.ray) if on_ray else pick_device(asked).type

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from forethought.config import TrainingConfig
-from forethought.models import Named
+from forethought.models.loading import Named
 from forethought.store import content_hash, sync_folder, write_bytes, write_json
 from forethought.training.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult

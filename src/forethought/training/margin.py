@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from forethought.config import DType, ModelSource, TrainingConfig
-from forethought.models import load_model
+from forethought.models.loading import load_model
 from forethought.training.batches import packed_tokens, rounds, shortest_pair
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack

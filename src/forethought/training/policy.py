@@ -17,9 +17,7 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from forethought.config import TrainingConfig
-from forethought.masters import restore, rounded
-from forethought.model_cache import cached, caches_models
-from forethought.models import (
+from forethought.models.loading import (
     Adapter,
     Named,
     context_of,
@@ -30,8 +28,10 @@ from forethought.models import (
     source_of,
     stored_dtype,
 )
-from forethought.positions import original_length
-from forethought.shared_policy import Files, SharedPolicy, shared_policy, weight_files
+from forethought.models.masters import restore, rounded
+from forethought.models.model_cache import cached, caches_models
+from forethought.models.positions import original_length
+from forethought.models.shared_policy import Files, SharedPolicy, shared_policy, weight_files
 from forethought.training.logprobs import PolicyLogprobs, Way
 from forethought.training.optimizer import MasterWeights, cast_parameters
 

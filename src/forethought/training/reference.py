@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from forethought.config import TrainingConfig
-from forethought.models import Named
+from forethought.models.loading import Named
 from forethought.training.batches import rounds, shortest_pair, usable_pairs
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import PackedPairs, pack

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from forethought.config import TrainingConfig
-from forethought.models import Named, load_model, skeleton
+from forethought.models.loading import Named, load_model, skeleton
 from forethought.training.attention import PACKED
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.optimizer import MasterWeights

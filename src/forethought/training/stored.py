@@ -17,8 +17,7 @@ import torch
 from safetensors import safe_open
 
 from forethought.config import TrainingConfig
-from forethought.masters import rounded, split, write_rests
-from forethought.models import (
+from forethought.models.loading import (
     ADAPTER,
     RESTS,
     Named,
@@ -33,6 +32,7 @@ from forethought.models import (
     source_of,
     stored_dtype,
 )
+from forethought.models.masters import rounded, split, write_rests
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from forethought.config import DType, ModelSource, TrainingConfig
-from forethought.models import Named, source_of
+from forethought.models.loading import Named, source_of
 from forethought.training.batches import (
     epoch_batches,
     rounds,

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from forethought import models
 from forethought.config import ModelSource, TrainingConfig
+from forethought.models import loading
 from forethought.training.logprobs import probe_pairs
 from forethought.training.packing import pack
 from forethought.training.policy import open_policy
@@ -36,7 +36,7 @@ def try_training(source: ModelSource, config: TrainingConfig, device: str) -> No
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     finally:
         torch.set_rng_state(state)
-        models.free_memory()
+        loading.free_memory()
     if reason is not None:
         raise ValueError(
             f"training: {source.path} cannot be trained in {config.dtype} on {device} ({reason}); "

@@ -19,9 +19,9 @@ from forethought.decoding.request import SamplingParams
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
 from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
 from forethought.judging.describe import difference_ends, score_ends
-from forethought.models import load_tokenizer
+from forethought.models.loading import load_tokenizer
+from forethought.models.rendering import decode
 from forethought.progress import Reporter, Task
-from forethought.rendering import decode
 from forethought.stages.answering import answer_prompts
 from forethought.stages.joint_judging import judge_sides, worst_score
 from forethought.stages.measures.base import Subject, as_counts

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from forethought.masters import joined, restore, rounded, split, write_rests
+from forethought.models.masters import joined, restore, rounded, split, write_rests
 
 
 def test_what_is_split_is_joined_bit_for_bit():

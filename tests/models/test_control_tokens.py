@@ -5,9 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import FAMILIES, save_tokenizer
 
-from forethought.control_tokens import WORD_JOINER, broken, control_tokens, without_well_known
-from forethought.models import load_tokenizer
-from forethought.rendering import render
+from forethought.models.control_tokens import (
+    WORD_JOINER,
+    broken,
+    control_tokens,
+    without_well_known,
+)
+from forethought.models.loading import load_tokenizer
+from forethought.models.rendering import render
 from forethought.types import Message
 
 KNOWN = [

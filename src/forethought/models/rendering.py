@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from forethought.config import ModelConfig
-from forethought.control_tokens import broken, control_tokens
-from forethought.models import resolve
+from forethought.models.control_tokens import broken, control_tokens
+from forethought.models.loading import resolve
 from forethought.thoughts import COMMON_TAGS
 from forethought.types import Message
 

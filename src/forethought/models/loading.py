@@ -1,9 +1,8 @@
-"""Load a policy's folder or hub name: tokenizer with chat template, causal model, rendered prompts.
+"""Load a model's folder or hub name: config, tokenizer with chat template, network, adapter.
 
-The one place that turns a recipe's model name into transformers objects, so that sampling,
-training, judging and serving mean the same files, read by the same code, and every mistake about
-it gives the same clear error. No other module calls transformers' `from_pretrained`. A model is
-named by its `ModelSource`; a plain name is one without a revision and without code of its own.
+The one place that turns a recipe's model name into transformers objects, so that all uses mean the
+same files and every mistake about them gives the same clear error; nothing else calls transformers'
+`from_pretrained`. A plain name is a `ModelSource` without a revision and without code of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forethought.config import ModelSource
-from forethought.model_cache import cached, caches_models
-from forethought.positions import fix_positions, original_length, reads_long
+from forethought.models.model_cache import cached, caches_models
+from forethought.models.positions import fix_positions, original_length, reads_long
 from forethought.store import content_hash, sha256_file
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ RESTS = Path("masters") / "rests.safetensors"
 """File of a checkpoint with what its bfloat16 weights lack of those that training left."""
 Named = ModelSource | str
 MICROWORLD = "microworld"
-MICROWORLD_MODEL = Path(__file__).parent / "microworld" / "seed_model"
+MICROWORLD_MODEL = Path(__file__).parent.parent / "microworld" / "seed_model"
 
 
 def source_of(model: Named) -> ModelSource:
@@ -204,7 +203,7 @@ def load_model(model: Named, *, dtype: str, device: str, **options: Any) -> PreT
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model: {_named(model)} could not be loaded: {error}") from error
     if dtype == "float32" and (rests := find_rests(model)) is not None:
-        from forethought.masters import restore
+        from forethought.models.masters import restore
 
         restore(rests, loaded.named_parameters())
     return loaded.to(pick_device(device)).eval()

@@ -15,11 +15,11 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from forethought import models
 from forethought.config import ModelSource
-from forethought.masters import restore
-from forethought.model_cache import cached
-from forethought.models import Named, source_of
+from forethought.models import loading
+from forethought.models.loading import Named, source_of
+from forethought.models.masters import restore
+from forethought.models.model_cache import cached
 
 Files = frozenset[tuple[int, ...]]
 
@@ -49,7 +49,7 @@ class SharedPolicy:
         same_positions = self._long == source_of(name).long_context
         if self._model is None or not same_positions or not read_weights(self._model, name):
             self._model = None
-            self._model = models.load_model(name, dtype=self._dtype, device=self._device)
+            self._model = loading.load_model(name, dtype=self._dtype, device=self._device)
         self._holds = weight_files(name)
         self._long = source_of(name).long_context
         return self._model
@@ -71,18 +71,18 @@ class SharedPolicy:
 
 def shared_policy(dtype: str, device: str) -> SharedPolicy:
     """The run's module of this number type; a new one outside a model cache."""
-    place = str(models.pick_device(device))
+    place = str(loading.pick_device(device))
     key: Hashable = ("policy", dtype, place)
     return cached(key, lambda: SharedPolicy(dtype, place))
 
 
 def weight_files(name: Named) -> Files | None:
     """What tells a checkpoint's weights from all others; `None` for one that is not on disk."""
-    folder = Path(models.resolve(name))
+    folder = Path(loading.resolve(name))
     if not folder.is_dir():
         return None
     files = list(folder.glob("*.safetensors"))
-    if (adapter := models.find_adapter(name)) is not None:
+    if (adapter := loading.find_adapter(name)) is not None:
         files = [*adapter.folder.glob("*.safetensors"), *_whole(adapter.base)]
     stats = [path.stat() for path in files]
     found = frozenset((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
@@ -90,7 +90,7 @@ def weight_files(name: Named) -> Files | None:
 
 
 def _whole(base: ModelSource) -> list[Path]:
-    return list(Path(models.resolve(base)).glob("*.safetensors"))
+    return list(Path(loading.resolve(base)).glob("*.safetensors"))
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def read_weights(model: PreTrainedModel, name: Named) -> bool:
 
     Where it was not, the module may be left with some weights of each.
     """
-    folder = Path(models.resolve(name))
+    folder = Path(loading.resolve(name))
     state = model.state_dict()
     read: set[int] = set()
     for path in sorted(folder.glob("*.safetensors")):
@@ -112,6 +112,6 @@ def read_weights(model: PreTrainedModel, name: Named) -> bool:
     # Tied weights stand in the file once.
     if not all(tensor.data_ptr() in read for tensor in state.values()):
         return False
-    if model.dtype == torch.float32 and (rests := models.find_rests(name)) is not None:
+    if model.dtype == torch.float32 and (rests := loading.find_rests(name)) is not None:
         restore(rests, model.named_parameters())
     return True

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_policy
 
-from forethought.models import identity
+from forethought.models.loading import identity
 
 
 def test_weights_trained_anew_in_place_are_another_model(tmp_path):

@@ -1,0 +1,1 @@
+"""Models: loading them, what they read and write, and what stays loaded."""
