@@ -116,7 +116,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> None:
     ours_rates, ratios = [first.rate], []
     if options.peer == "tune":
         clock = CLOCKS[options.clock]
-        setting = tune(path, tokenizer, prompts, clock)
+        setting = tune(path, tokenizer, prompts, options)
         peer = run_generate(path, tokenizer, prompts, setting, clock)
         ours_rates, ratios = interleave(ours, peer, options.turns, "generate")
     if options.vllm:
@@ -279,21 +279,33 @@ def run_ours(
 
 
 def tune(
-    path: str, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], clock: Clock
+    path: str, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], options: Any
 ) -> Setting:
-    """The fastest setting on one batch of the largest size."""
+    """The fastest setting on one batch of the largest size.
+
+    A real model is slow: number type and cache are found on the smallest batch, its size then.
+    """
+    clock = CLOCKS[options.clock]
     few = prompts[: 512 // SAMPLES]
-    best: tuple[float, Setting] | None = None
-    for batch in sizes((64, 256, 512), SAMPLES * len(few)):
-        for dtype in ("float32", "bfloat16"):
-            for cache in ("dynamic", "static"):
-                setting = Setting(batch=batch, dtype=dtype, cache=cache)
-                rate = run_generate(path, tokenizer, few, setting, clock)().rate
-                print(f"generate {asdict(setting)}: {rate:.0f} tokens/s", flush=True)
-                if best is None or rate > best[0]:
-                    best = (rate, setting)
-    assert best is not None
-    return best[1]
+    batches = sizes((64, 256, 512), SAMPLES * len(few))
+    kinds = [(dtype, cache) for dtype in ("float32", "bfloat16") for cache in ("dynamic", "static")]
+
+    def best(settings: list[Setting], job: list[list[int]]) -> Setting:
+        rates = {}
+        for setting in settings:
+            rates[setting] = run_generate(path, tokenizer, job, setting, clock)().rate
+            print(f"generate {asdict(setting)}: {rates[setting]:.0f} tokens/s", flush=True)
+        return max(rates, key=lambda setting: rates[setting])
+
+    def grid(batches: list[int], kinds: list[tuple[str, str]]) -> list[Setting]:
+        return [
+            Setting(batch=b, dtype=dtype, cache=cache) for b in batches for dtype, cache in kinds
+        ]
+
+    if options.texts is None:
+        return best(grid(batches, kinds), few)
+    small = best(grid(batches[:1], kinds), few[: batches[0] // SAMPLES])
+    return best(grid(batches, [(small.dtype, small.cache)]), few)
 
 
 def sizes(grid: Sequence[int], outputs: int) -> list[int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from forethought.cache import Cache
 from forethought.config import OpenAIEngine
 from forethought.decoding.request import SamplingParams
+from forethought.sampling.open import open_sampler
 from forethought.types import Message, SampleRequest
 
 url, path = sys.argv[1:]
