@@ -65,7 +65,7 @@ def tree(path: Path) -> ast.Module:
 @cache
 def files() -> tuple[str, ...]:
     """Every file and folder of the project, from its root."""
-    here = [ROOT / name for name in ("src", "tests", "docs", "recipes", "benchmarks")]
+    here = [ROOT / name for name in ("src", "tests", "docs", "recipes", "benchmarks", "examples")]
     inside = [
         path for folder in here for path in folder.rglob("*") if "__pycache__" not in str(path)
     ]
