@@ -66,6 +66,7 @@ class CalmEngine(EngineShape):
     """The embedded engine at half the temperature."""
 
     loads_model: ClassVar[bool] = True
+    shares_prompts: ClassVar[bool] = True
 
     type: Literal["calm"] = "calm"
 
@@ -143,8 +144,15 @@ def test_they_work_alone_on_files(package: Path, tmp_path: Path) -> None:
     prompt = {"prompt": "Name the capital of Poland."}
     (tmp_path / "prompts.jsonl").write_text(json.dumps(prompt) + "\n")
     outputs, scores = tmp_path / "outputs.jsonl", tmp_path / "scores.jsonl"
-    engine = ["model.path=microworld", "thought_format=generic", "sampling={type: calm}"]
-    forethought(package, "sample", tmp_path / "prompts.jsonl", outputs, *engine)
+    sample = ["sample", tmp_path / "prompts.jsonl"]
+    model = ["model.path=microworld", "thought_format=generic"]
+    forethought(package, *sample, outputs, *model, "sampling={type: calm, temperature: 0.8}")
+    cooler = ["sampling={type: transformers, rows: 32, temperature: 0.4}"]
+    forethought(package, *sample, tmp_path / "cooler.jsonl", *model, *cooler)
+    assert outputs.read_text() == (tmp_path / "cooler.jsonl").read_text()
+    warmer = ["sampling={type: transformers, rows: 32, temperature: 0.8}"]
+    forethought(package, *sample, tmp_path / "warmer.jsonl", *model, *warmer)
+    assert outputs.read_text() != (tmp_path / "warmer.jsonl").read_text()
     forethought(package, "judge", outputs, scores, "judge={type: shortest}")
     scored = json.loads(scores.read_text())
     responses = [output["response"] for output in scored["outputs"]]
@@ -156,10 +164,14 @@ def test_a_run_plans_and_reports_them(package: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     own = tmp_path / "own.yaml"
     own.write_text("sampling: {type: calm}\njudge: {type: shortest}\n")
-    small = [*SMALL, "iterations=1", "arms=[thought]"]
-    words = [ROOT / "recipes" / "quickstart.yaml", own, f"run={run}", *small]
-    planned = forethought(package, "plan", *words, "--gpu", "h200")
-    assert "rollouts" in planned
+    quickstart = ROOT / "recipes" / "quickstart.yaml"
+    small = [f"run={run}", *SMALL, "iterations=1", "arms=[thought]"]
+    words = [quickstart, own, *small]
+    # What the plan asks of both is what it is told of the embedded engine and a verifier.
+    known = forethought(package, "plan", quickstart, *small, "sampling.rows=32", "--gpu", "h200")
+    assert forethought(package, "plan", *words, "--gpu", "h200") == known
+    narrow = forethought(package, "plan", quickstart, *small, "sampling.rows=2", "--gpu", "h200")
+    assert narrow != known
     forethought(package, "run", *words)
     assert json.loads((run / "config.json").read_text())["sampling"]["type"] == "calm"
     assert "the shortest response" in (run / "report.html").read_text()
