@@ -314,10 +314,14 @@ def test_places_name_file_and_line(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"plain", "a.jsonl.gz cannot be unpacked"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"prompt": "x"}' * 999)[:-30],
+            gzip.compress(b'{"prompt": "x"}' * 999, mtime=0)[:-30],
             "a.jsonl.gz cannot be unpack",
         ),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n{'), "a.jsonl.gz, line 2: not JSON"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"prompt": "x"}\n{', mtime=0),
+            "a.jsonl.gz, line 2: not JSON",
+        ),
         (
             "a.xz",
             b"",
