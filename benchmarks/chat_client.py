@@ -26,11 +26,15 @@ from openai import AsyncOpenAI
 
 from forethought.chat_client.client import ChatClient
 from forethought.chat_client.sse import payloads
-from forethought.serving.upstream_reply import Reply
+from forethought.serving.backends.upstream_reply import Reply
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TURNS = [{"role": "user", "content": "Hi"}]
-IMPORTS = {"ours": "forethought.serving.upstream", "openai": "openai", "httpx alone": "httpx"}
+IMPORTS = {
+    "ours": "forethought.serving.backends.upstream",
+    "openai": "openai",
+    "httpx alone": "httpx",
+}
 
 
 @cache

@@ -25,12 +25,12 @@ import numpy as np
 from rich.console import Console
 
 from forethought.config import Recipe
-from forethought.launch import launch
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.launch import launch
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.table import STAGES, inputs
-from forethought.store import Stage, read_records
+from forethought.storage.sealed_stage import Stage, read_records
 from forethought.types import (
     Completion,
     Message,

@@ -25,14 +25,14 @@ from typing import Any
 from rich.console import Console
 from thinking import ROOT, run_seed, scores
 
+from forethought.config.recipe_files import load_recipe
 from forethought.evaluation.intervals import mean_result
 from forethought.judging import executor
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
 from forethought.sampling.transformers import TransformersSampler
 from forethought.stages import training
-from forethought.store import read_json
+from forethought.storage.sealed_stage import read_json
 from forethought.training import train
 
 RECIPES = {"offline": "quickstart.yaml", "near-online": "near-online.yaml"}

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 
 from forethought.config import Recipe
-from forethought.launch import launch
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.launch import launch
 from forethought.planning.costs import Costs, recipe_costs
 from forethought.planning.devices import find_device
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.progress.reporter import Reporter
 from forethought.runs.schedule import stage_refs
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"

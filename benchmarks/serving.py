@@ -28,8 +28,8 @@ from forethought.decoding.request import SamplingParams
 from forethought.microworld.tasks import generate
 from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
-from forethought.serving.base import Draw
-from forethought.serving.embedded import EmbeddedBackend
+from forethought.serving.backends.base import Draw
+from forethought.serving.backends.embedded import EmbeddedBackend
 from forethought.thoughts import GENERIC
 from forethought.types import Message, SampleRequest
 

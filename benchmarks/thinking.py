@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from forethought.config.recipe_files import load_recipe
 from forethought.evaluation.intervals import mean_result
-from forethought.recipe import load_recipe
 from forethought.runs.layout import StageRef
-from forethought.store import read_json, read_manifest
+from forethought.storage.sealed_stage import read_json, read_manifest
 
 ROOT = Path(__file__).parent.parent
 

@@ -27,8 +27,8 @@ from forethought.pairs import chosen_pairs, decide, outcomes, possible_pairs
 from forethought.prompts.split import load_prompts
 from forethought.sampling.base import one_prompt, stable_seed
 from forethought.sampling.open import open_sampler
-from forethought.stages.policy import OutputSplitter
-from forethought.stages.shown import response_groups, scored_group
+from forethought.stages.judged.judge_inputs import response_groups, scored_group
+from forethought.stages.policies.sampled_policy import OutputSplitter
 from forethought.thoughts import GENERIC
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import train

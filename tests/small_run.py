@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 
 from forethought.config import Recipe
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -16,10 +16,10 @@ import yaml
 from rich.console import Console
 from tiny import save_armorm, save_policy, save_reward_model
 
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
-from forethought.store import read_manifest
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
+from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Judgement, ResponseGroup
 
 SECRET = "zanzibar"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from forethought.cli.main import app
 from forethought.microworld.tasks import generate
 from forethought.report.live import View
-from forethought.store import read_records
+from forethought.storage.sealed_stage import read_records
 from forethought.types import PreferencePair
 
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"

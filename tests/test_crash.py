@@ -14,10 +14,10 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
-from forethought.store import read_manifest, read_records
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
+from forethought.storage.sealed_stage import read_manifest, read_records
 from forethought.types import PreferencePair
 
 ROOT = Path(__file__).parent.parent

@@ -23,11 +23,11 @@ from forethought.config import (
     VllmSampling,
     Workers,
 )
+from forethought.config.recipe_files import load_recipe
 from forethought.decoding.request import SamplingParams
 from forethought.judging.base import checked
+from forethought.judging.llm.prompt_file import load_prompt
 from forethought.judging.open import open_judge
-from forethought.judging.prompt_file import load_prompt
-from forethought.recipe import load_recipe
 from forethought.sampling.open import open_sampler
 from forethought.types import (
     Judgement,

@@ -15,11 +15,11 @@ import yaml
 from microworld_judges import microworld_prompts, train_reward_model
 from rich.console import Console
 
-from forethought.pipeline import run_recipe
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.loop import run_recipe
 from forethought.planning.bounds import plan
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
-from forethought.store import read_json, read_manifest, read_records
+from forethought.progress.reporter import Reporter
+from forethought.storage.sealed_stage import read_json, read_manifest, read_records
 from forethought.types import Rollout
 
 COUNTS = {"train": 200, "validation": 24, "test": 100}

@@ -10,21 +10,21 @@ import torch
 from rich.console import Console
 from small_run import small_run
 from test_near_online import digests
-from test_pipeline import run, write_recipe
+from text_recipe import run, write_recipe
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.config import LoraSettings, ModelConfig, TrainingConfig
+from forethought.config.recipe_files import load_recipe
 from forethought.export.policy import export_policy
 from forethought.models.loading import find_adapter, load_model, merged
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
 from forethought.report.page import write_report
 from forethought.runs.summary import summarise, summary_table
-from forethought.serving.embedded import EmbeddedBackend
-from forethought.store import read_manifest
+from forethought.serving.backends.embedded import EmbeddedBackend
+from forethought.storage.sealed_stage import read_manifest
 
 ONE_ARM = ["arms=[thought]", "prompts.test={count: 4}", "pairs.max_unparsable=1"]
 

@@ -22,8 +22,8 @@ from forethought.config import (
     explain,
 )
 from forethought.config.allowed import is_tagged, item_of, members_of, model_of, spot_of, tag_of
-from forethought.judging.prompt_file import PairwisePrompt, RatingPrompt, Weights, load_prompt
-from forethought.recipe import load_recipe
+from forethought.config.recipe_files import load_recipe
+from forethought.judging.llm.prompt_file import PairwisePrompt, RatingPrompt, Weights, load_prompt
 from forethought.thoughts import ThoughtFormat, load_format
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"

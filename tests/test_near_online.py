@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from small_run import small_recipe, small_run
-from test_pipeline import run, write_recipe
+from text_recipe import run, write_recipe
 
 from forethought.config import Recipe
 from forethought.models.loading import load_model, source_of
 from forethought.models.model_cache import cached, cached_open, caches_models, model_cache
 from forethought.models.shared_policy import SharedPolicy, shared_policy, weight_files
 from forethought.runs.schedule import stage_refs
-from forethought.store import read_manifest
+from forethought.storage.sealed_stage import read_manifest
 
 LONG = [
     "prompts.train=[{type: microworld, split: train, count: 60}]",
@@ -59,7 +59,7 @@ def test_kept_engines_change_no_bit(tmp_path: Path, family: str, words: list[str
 
 def test_with_engines_kept_a_model_is_loaded_once(tmp_path: Path, monkeypatch):
     import forethought.models.shared_policy as module
-    import forethought.training.policy as training
+    import forethought.training.policy_module as training
 
     loaded = []
     for place in (module.loading, training):

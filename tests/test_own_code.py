@@ -15,10 +15,10 @@ from tiny import save_policy
 
 from forethought.config import ModelConfig, ModelSource, RewardModelJudge
 from forethought.export.policy import export_policy
-from forethought.judging.scoring import scoring_identity
+from forethought.judging.scoring.score_cache import scoring_identity
 from forethought.models import loading
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
 from forethought.runs.policies import find_run_policy, weights_and_format
 
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
+from forethought.config.recipe_files import load_recipe
 from forethought.microworld.tasks import generate
 from forethought.models.loading import load_tokenizer
 from forethought.planning.cluster import Cluster, Setting
@@ -36,7 +37,6 @@ from forethought.planning.lengths import expected_lengths
 from forethought.planning.model_shape import model_shape
 from forethought.planning.rates import CpuSpeed, cpu_rates, measured_device
 from forethought.planning.table import duration
-from forethought.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))

@@ -21,13 +21,13 @@ from rich.console import Console
 from workload import SAMPLES, Bench
 
 from forethought.config import Recipe
-from forethought.launch import launch
+from forethought.config.recipe_files import dump
+from forethought.pipeline.launch import launch
 from forethought.planning.costs import recipe_costs
 from forethought.planning.devices import find_device
-from forethought.progress import Reporter
-from forethought.recipe import dump
+from forethought.progress.reporter import Reporter
 from forethought.runs.schedule import stage_refs
-from forethought.store import read_manifest, write_json
+from forethought.storage.sealed_stage import read_manifest, write_json
 
 
 def make_recipe(bench: Bench) -> Recipe:

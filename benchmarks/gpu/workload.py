@@ -41,7 +41,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from forethought.judging.armorm_model import ARCHITECTURE, ArmoRMModel
+from forethought.judging.armorm.armorm_model import ARCHITECTURE, ArmoRMModel
 from forethought.planning.devices import DEVICES
 from forethought.planning.model_shape import ModelShape, model_shape
 

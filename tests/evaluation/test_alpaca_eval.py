@@ -9,9 +9,18 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from forethought.evaluation.alpaca_eval import as_json, as_results, score, score_annotations
-from forethought.evaluation.alpaca_files import read_annotations, read_difficulty, read_gamed
-from forethought.evaluation.length_control import Weights, predictions
+from forethought.evaluation.alpaca_eval.alpaca_files import (
+    read_annotations,
+    read_difficulty,
+    read_gamed,
+)
+from forethought.evaluation.alpaca_eval.length_control import Weights, predictions
+from forethought.evaluation.alpaca_eval.win_rates import (
+    as_json,
+    as_results,
+    score,
+    score_annotations,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval"
 COUNT = 40

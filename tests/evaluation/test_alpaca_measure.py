@@ -18,14 +18,17 @@ from forethought.config import (
     ScriptedSampling,
     TransformersSampling,
 )
-from forethought.evaluation.alpaca_eval import as_json, score_annotations
-from forethought.evaluation.weighted_preference import is_switched, preference_for_second
+from forethought.evaluation.alpaca_eval.weighted_preference import (
+    is_switched,
+    preference_for_second,
+)
+from forethought.evaluation.alpaca_eval.win_rates import as_json, score_annotations
 from forethought.microworld.tasks import generate
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.stages.measures.alpaca_eval import measure
 from forethought.stages.measures.base import Subject
-from forethought.stages.policy import Policy
-from forethought.store import Stage, read_records
+from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage.sealed_stage import Stage, read_records
 from forethought.thoughts import GENERIC
 from forethought.types import Answer
 

@@ -8,17 +8,17 @@ from typing import Any
 import openai_server
 import pytest
 
-from forethought.cache import Cache
 from forethought.config import OpenAIEngine
 from forethought.config.engines import Price
-from forethought.evaluation import weighted_preference
-from forethought.evaluation.annotator import Annotator
-from forethought.evaluation.weighted_preference import (
+from forethought.evaluation.alpaca_eval import weighted_preference
+from forethought.evaluation.alpaca_eval.annotator import Annotator
+from forethought.evaluation.alpaca_eval.weighted_preference import (
     Comparison,
     is_switched,
     judge_messages,
     preference_for_second,
 )
+from forethought.storage.reply_cache import Cache
 
 INSTRUCTIONS = [f"Name the number {number}." for number in range(12)]
 

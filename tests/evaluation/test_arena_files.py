@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from forethought.evaluation.arena_files import (
+from forethought.evaluation.arena_hard.arena_files import (
     read_answers,
     read_labels,
     read_questions,

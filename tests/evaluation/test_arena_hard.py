@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from forethought.evaluation.arena_files import read_labels, read_questions
-from forethought.evaluation.arena_hard import (
+from forethought.evaluation.arena_hard.arena_files import read_labels, read_questions
+from forethought.evaluation.arena_hard.arena_score import (
     BATTLES,
     ArenaHardScore,
     IntervalKind,

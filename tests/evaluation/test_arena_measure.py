@@ -17,14 +17,14 @@ from forethought.config import (
     ScriptedSampling,
     TransformersSampling,
 )
-from forethought.evaluation.arena_files import read_answers, read_labels
-from forethought.evaluation.arena_hard import score_labels
+from forethought.evaluation.arena_hard.arena_files import read_answers, read_labels
+from forethought.evaluation.arena_hard.arena_score import score_labels
 from forethought.microworld.tasks import generate
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.stages.measures.arena_hard import measure
 from forethought.stages.measures.base import Subject
-from forethought.stages.policy import Policy
-from forethought.store import Stage, read_records
+from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage.sealed_stage import Stage, read_records
 from forethought.thoughts import GENERIC
 from forethought.types import Answer
 

@@ -6,9 +6,8 @@ import json
 import pytest
 from openai_server import start
 
-from forethought.cache import Cache
 from forethought.config import OpenAIEngine
-from forethought.evaluation.arena_protocol import (
+from forethought.evaluation.arena_hard.arena_protocol import (
     UNCLEAR,
     Game,
     Match,
@@ -16,7 +15,8 @@ from forethought.evaluation.arena_protocol import (
     play,
     read_label,
 )
-from forethought.judging.calls import NoVerdict
+from forethought.judging.llm.verdicts import NoVerdict
+from forethought.storage.reply_cache import Cache
 from forethought.types import Message, Prompt
 
 SYSTEM_DIGEST = "03f68010febd7a6405102ef882b4dd5a9700c56b2e1ff286d3b38f5d3a929bbf"

@@ -14,11 +14,11 @@ from forethought.config import (
     WinRateMeasure,
 )
 from forethought.decoding.request import SamplingParams
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.sampling.scripted import ScriptedSampler
 from forethought.stages.measures.win_rate import Contender, Match, compare
-from forethought.stages.policy import Policy
-from forethought.store import Stage
+from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage.sealed_stage import Stage
 from forethought.thoughts import DIRECT, GENERIC, ThoughtFormat
 from forethought.types import Answer, Message, Prompt, SampledPrompt, SampleRequest
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import GroupKFold
 
-from forethought.evaluation.length_control import (
+from forethought.evaluation.alpaca_eval.length_control import (
     Comparisons,
     GamedRows,
     Weights,

@@ -13,7 +13,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from forethought.export.pairs import export_pairs
-from forethought.store import read_records
+from forethought.storage.sealed_stage import read_records
 from forethought.thoughts import GENERIC
 from forethought.types import PreferencePair, Prompt
 

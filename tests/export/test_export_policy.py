@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from forethought.export.folder import check_push, push
 from forethought.export.policy import export_policy
 from forethought.runs.policies import choose
-from forethought.store import StageError, read_manifest
+from forethought.storage.sealed_stage import StageError, read_manifest
 from forethought.thoughts import GENERIC, ThoughtFormat
 
 

@@ -7,8 +7,8 @@ from typing import Self
 
 from forethought.config import PairwiseJudge, RatingJudge, ScriptedEngine
 from forethought.judging.base import checked
-from forethought.judging.pairwise import Pairwise
-from forethought.judging.rating import Rating
+from forethought.judging.llm.pairwise import Pairwise
+from forethought.judging.llm.rating import Rating
 from forethought.types import (
     Completion,
     Judgement,

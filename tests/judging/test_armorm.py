@@ -15,12 +15,17 @@ from tiny_reward_models import OBJECTIVES, byte_tokenizer, change_weights, group
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from forethought.cache import Cache
 from forethought.config import ArmoRMJudge
-from forethought.judging import armorm_model, shared_prompts
-from forethought.judging.armorm import GATE, ArmoRM, gate_pattern, gate_position
+from forethought.judging.armorm import armorm_model, shared_prompts
+from forethought.judging.armorm.armorm import (
+    GATE,
+    ArmoRM,
+    gate_pattern,
+    gate_position,
+)
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
+from forethought.storage.reply_cache import Cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 PUBLISHED = Path(__file__).parent / "armorm_tiny"

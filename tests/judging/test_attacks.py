@@ -19,8 +19,8 @@ from judge_models import JudgeModel, Messages, answers, group, pairwise, rating,
 from tiny import FAMILIES, save_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from forethought.judging import frame
-from forethought.judging.prompt_file import PairwisePrompt, RatingPrompt, load_prompt
+from forethought.judging.llm import frame
+from forethought.judging.llm.prompt_file import PairwisePrompt, RatingPrompt, load_prompt
 from forethought.models import rendering
 from forethought.models.control_tokens import WELL_KNOWN, WORD_JOINER
 from forethought.types import Judgement, Message, Prompt

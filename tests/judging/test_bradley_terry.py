@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.optimize import minimize
 
-from forethought.judging.bradley_terry import SMALLEST_PRIOR, bradley_terry
+from forethought.judging.llm.bradley_terry import SMALLEST_PRIOR, bradley_terry
 
 SETTINGS = settings(max_examples=60, deadline=None)
 PRIORS = st.sampled_from([SMALLEST_PRIOR, 1e-2, 0.1, 1.0, 10.0])

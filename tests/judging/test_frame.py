@@ -2,7 +2,7 @@
 
 import pytest
 
-from forethought.judging.frame import delimiters, harmless, touching
+from forethought.judging.llm.frame import delimiters, harmless, touching
 from forethought.models.control_tokens import WORD_JOINER as J
 
 

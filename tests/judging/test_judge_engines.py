@@ -8,7 +8,6 @@ import pytest
 from judge_models import group
 from tiny import save_policy
 
-from forethought.cache import Cache
 from forethought.config import (
     ModelConfig,
     OpenAIEngine,
@@ -17,8 +16,9 @@ from forethought.config import (
     TransformersEngine,
 )
 from forethought.judging.base import checked
+from forethought.judging.llm.prompt_file import load_prompt
 from forethought.judging.open import open_judge
-from forethought.judging.prompt_file import load_prompt
+from forethought.storage.reply_cache import Cache
 from forethought.types import Judgement, Unjudged
 
 

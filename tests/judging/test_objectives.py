@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from forethought.judging.objectives import OBJECTIVES, evidence, explanation, rounded
-from forethought.judging.scoring import Scored
+from forethought.judging.armorm.objectives import OBJECTIVES, evidence, explanation, rounded
+from forethought.judging.scoring.score_cache import Scored
 
 
 def scored(score: float, objectives: int = 19) -> Scored:

@@ -23,9 +23,9 @@ from judge_models import (
 
 from forethought.config import OpenAIEngine, PairwiseJudge, Rounds, ScriptedEngine
 from forethought.judging.base import checked
-from forethought.judging.bradley_terry import bradley_terry
+from forethought.judging.llm.bradley_terry import bradley_terry
+from forethought.judging.llm.pairwise import Pairwise
 from forethought.judging.open import open_judge
-from forethought.judging.pairwise import Pairwise
 from forethought.types import Judgement, ResponseGroup, Unjudged, Unsampled
 
 

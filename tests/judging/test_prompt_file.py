@@ -8,7 +8,7 @@ import pytest
 import yaml
 from judge_models import prompt
 
-from forethought.judging.prompt_file import (
+from forethought.judging.llm.prompt_file import (
     BUILT_IN,
     FOLDER,
     PairwisePrompt,

@@ -27,13 +27,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from forethought.cache import Cache
 from forethought.config import RewardModelJudge
 from forethought.judging.base import checked
-from forethought.judging.conversations import Conversations, Refused
 from forethought.judging.open import open_judge
-from forethought.judging.reward_model import RewardModel, batches
+from forethought.judging.scoring.conversation_tokens import Conversations, Refused
+from forethought.judging.scoring.reward_model import RewardModel, batches
 from forethought.models.model_cache import model_cache
+from forethought.storage.reply_cache import Cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaModel
 
-from forethought.judging.llama import blocked, encode, fused
-from forethought.judging.shared_prompts import Shared, batches, pack, share
+from forethought.judging.armorm.llama import blocked, encode, fused
+from forethought.judging.armorm.shared_prompts import Shared, batches, pack, share
 
 CPU = torch.device("cpu")
 CONVERSATION = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from forethought.judging.tournament import all_meetings, is_complete, next_round
+from forethought.judging.llm.tournament import all_meetings, is_complete, next_round
 
 
 def played(count: int, rounds: int, seed: int) -> list[list[tuple[int, int]]]:

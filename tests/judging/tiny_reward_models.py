@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from forethought.judging.armorm_model import ArmoRMModel
+from forethought.judging.armorm.armorm_model import ArmoRMModel
 from forethought.types import Message, Prompt, ResponseGroup
 
 SPECIAL = ["<pad>", "<s>", "<end>"]

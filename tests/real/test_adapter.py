@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from forethought.config import ModelConfig, TransformersEngine
+from forethought.config.recipe_files import load_recipe
 from forethought.decoding.request import SamplingParams
 from forethought.export.policy import export_policy
 from forethought.models import loading, rendering
-from forethought.pipeline import run_recipe
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
 from forethought.sampling.base import one_prompt
 from forethought.sampling.open import open_sampler
-from forethought.store import read_manifest
+from forethought.storage.sealed_stage import read_manifest
 from forethought.thoughts import DIRECT
 from forethought.types import Message, SampleRequest
 

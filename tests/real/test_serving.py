@@ -11,12 +11,12 @@ from real_server import ROUNDING, Greedy, ask, ask_streamed, served
 from rich.console import Console
 
 from forethought.config import ModelConfig
-from forethought.progress import Reporter
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.base import AnswerSettings
-from forethought.serving.embedded import EmbeddedBackend
-from forethought.serving.server import run_server
-from forethought.serving.settings import ServerSettings
+from forethought.progress.reporter import Reporter
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.backends.base import AnswerSettings
+from forethought.serving.backends.embedded import EmbeddedBackend
+from forethought.serving.http.server import run_server
+from forethought.serving.http.settings import ServerSettings
 from forethought.thoughts import DIRECT, ThoughtFormat
 
 pytestmark = pytest.mark.real

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from forethought.store import read_manifest
+from forethought.storage.sealed_stage import read_manifest
 
 pytestmark = pytest.mark.real
 

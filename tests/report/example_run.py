@@ -12,7 +12,7 @@ from forethought.config import PairsConfig, Recipe
 from forethought.evaluation.intervals import mean_result
 from forethought.pairs import pair_counts
 from forethought.runs.summary import write_summary
-from forethought.store import Stage, read_json, write_bytes, write_json
+from forethought.storage.sealed_stage import Stage, read_json, write_bytes, write_json
 from forethought.thoughts import DIRECT, GENERIC
 from forethought.types import (
     Answer,

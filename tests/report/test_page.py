@@ -12,7 +12,7 @@ from example_run import NASTY, write_measures, write_run
 from page_reader import PageReader
 
 from forethought.report.page import write_report
-from forethought.store import Stage, read_records, write_bytes, write_json
+from forethought.storage.sealed_stage import Stage, read_records, write_bytes, write_json
 from forethought.types import Answer, ParseStatus, PreferencePair, Rollout
 
 

@@ -8,7 +8,7 @@ from small_run import small_run
 
 from forethought.report.page import write_report
 from forethought.runs.summary import difference_line
-from forethought.store import read_json, read_manifest
+from forethought.storage.sealed_stage import read_json, read_manifest
 
 
 @pytest.fixture(scope="module")

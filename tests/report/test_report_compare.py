@@ -11,7 +11,7 @@ from page_reader import PageReader
 
 from forethought.report.compare import run_labels, run_style
 from forethought.report.page import write_report
-from forethought.store import read_json, write_json
+from forethought.storage.sealed_stage import read_json, write_json
 
 
 @pytest.fixture(scope="module")

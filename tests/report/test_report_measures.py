@@ -9,7 +9,7 @@ from example_run import CATEGORIES, write_measures, write_run
 from page_reader import PageReader
 
 from forethought.report.page import write_report
-from forethought.store import StageError
+from forethought.storage.sealed_stage import StageError
 
 
 @pytest.fixture(scope="module")

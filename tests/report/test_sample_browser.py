@@ -13,9 +13,14 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from packed_samples import read_cases
 
+from forethought.report.data.sample_pieces import Case, Group, Output, pack
+from forethought.report.data.samples import (
+    Samples,
+    collect_samples,
+    samples_json,
+    samples_json_of_runs,
+)
 from forethought.report.page import write_report
-from forethought.report.pieces import Case, Group, Output, pack
-from forethought.report.samples import Samples, collect_samples, samples_json, samples_json_of_runs
 from forethought.types import Arm, Message, Prompt
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect

@@ -10,16 +10,16 @@ from packed_samples import read_cases
 from whole_pairs import build_pairs
 
 from forethought.config import PairsConfig
-from forethought.report import pieces
-from forethought.report.embed import script_json
-from forethought.report.pieces import OUTCOMES, Case, Group, Output, pack
-from forethought.report.samples import (
+from forethought.report.data import sample_pieces as pieces
+from forethought.report.data.sample_pieces import OUTCOMES, Case, Group, Output, pack
+from forethought.report.data.samples import (
     collect_samples,
     evenly,
     samples_json,
     samples_json_of_runs,
 )
-from forethought.store import Stage, read_records
+from forethought.report.embed import script_json
+from forethought.storage.sealed_stage import Stage, read_records
 from forethought.types import (
     Answer,
     Message,

@@ -19,7 +19,7 @@ from example_run import write_run
 from rich.console import Console
 from starlette.testclient import TestClient
 
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.report.live import View, application, serve_view
 
 TOKEN = "the-token"
@@ -27,7 +27,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.report.live import serve_view
 serve_view(Path(sys.argv[1]), port=None, reporter=Reporter(Console(width=400)))
 """

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from forethought.runs.lock import run_lock
-from forethought.store import StageError
+from forethought.storage.sealed_stage import StageError
 
 
 def test_a_second_process_is_refused_and_the_first_is_named(tmp_path):

@@ -13,7 +13,7 @@ from forethought.cli.main import app
 from forethought.config import Recipe
 from forethought.runs.retention import drop_weights
 from forethought.runs.schedule import stage_refs
-from forethought.store import read_manifest
+from forethought.storage.sealed_stage import read_manifest
 
 
 def policies(recipe: Recipe, arm: str) -> list[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought.cache import Cache
 from forethought.config import OpenAIEngine
 from forethought.decoding.request import SamplingParams
 from forethought.sampling.open import open_sampler
+from forethought.storage.reply_cache import Cache
 from forethought.types import Message, SampledPrompt, SampleRequest, Unsampled
 
 PARAMS = SamplingParams(temperature=0.7, top_p=0.9, max_new_tokens=50)

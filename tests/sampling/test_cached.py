@@ -6,13 +6,13 @@ from typing import Self
 import pytest
 import random_models
 
-from forethought.cache import Cache
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
 from forethought.sampling import cached
 from forethought.sampling.cached import CachedSampler
 from forethought.sampling.open import open_sampler
 from forethought.sampling.transformers import TransformersSampler
+from forethought.storage.reply_cache import Cache
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
 
 PARAMS = SamplingParams(temperature=0.9, top_p=0.8, max_new_tokens=12)

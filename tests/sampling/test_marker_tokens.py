@@ -9,7 +9,7 @@ from forethought.models import rendering
 from forethought.sampling.base import one_prompt
 from forethought.sampling.marked import MarkedSampler
 from forethought.sampling.open import open_sampler
-from forethought.serving.pieces import Decoding
+from forethought.serving.backends.detokenize import Decoding
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import Message, SampleRequest
 

@@ -9,13 +9,13 @@ import openai_server
 import pytest
 from questions import PARAMS, answers, asked, asking, engine, questions, texts
 
-from forethought import under_way
-from forethought.cache import Cache
 from forethought.config import Price
 from forethought.decoding.request import SamplingParams
+from forethought.progress import under_way
+from forethought.progress.under_way import Drawing, listening
 from forethought.sampling.open import open_sampler
+from forethought.storage.reply_cache import Cache
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
-from forethought.under_way import Drawing, listening
 
 
 def test_replies_come_in_the_order_of_requests_and_seeds(serve):

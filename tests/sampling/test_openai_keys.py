@@ -4,8 +4,8 @@ import traceback
 import pytest
 from questions import PARAMS, asked, engine, questions, texts
 
-from forethought.cache import Cache
 from forethought.sampling.open import open_sampler
+from forethought.storage.reply_cache import Cache
 
 KEY = "sk-Very/Secret+0123456789"
 

@@ -6,13 +6,13 @@ import time
 import pytest
 from questions import PARAMS, answers, asked, engine, questions, texts
 
-from forethought.cache import Cache
 from forethought.sampling.open import open_sampler
+from forethought.storage.reply_cache import Cache
 
 CLIENT = """
 import sys
 from pathlib import Path
-from forethought.cache import Cache
+from forethought.storage.reply_cache import Cache
 from forethought.config import OpenAIEngine
 from forethought.decoding.request import SamplingParams
 from forethought.sampling.open import open_sampler

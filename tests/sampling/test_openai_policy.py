@@ -5,10 +5,10 @@ import pytest
 import tiny
 from questions import engine
 
-from forethought.cache import Cache
 from forethought.config import ModelConfig, TransformersEngine
 from forethought.decoding.request import SamplingParams
 from forethought.sampling.open import open_sampler
+from forethought.storage.reply_cache import Cache
 from forethought.types import Message, SampledPrompt, SampleRequest, Unsampled
 
 PARAMS = SamplingParams(temperature=0.9, top_p=0.95, max_new_tokens=8)

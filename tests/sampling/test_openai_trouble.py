@@ -8,8 +8,8 @@ import openai_server
 import pytest
 from questions import answers, asked, asking, engine, questions, texts
 
-from forethought.cache import Cache
 from forethought.chat_client import background, retrying
+from forethought.storage.reply_cache import Cache
 from forethought.types import Unsampled
 
 BODIES = {

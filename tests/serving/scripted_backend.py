@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from forethought.serving.base import Draw, Piece, TokenLogprob
+from forethought.serving.backends.base import Draw, Piece, TokenLogprob
 from forethought.types import FinishReason
 
 
@@ -79,7 +79,7 @@ def token_logprob(token: str) -> TokenLogprob:
 
 
 class ScriptedBackend:
-    """Satisfies `forethought.serving.base.Backend`."""
+    """Satisfies `forethought.serving.backends.base.Backend`."""
 
     def __init__(
         self,

@@ -20,11 +20,11 @@ import httpx
 from rich.console import Console
 from scripted_backend import ScriptedBackend
 
-from forethought.progress import Reporter
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.base import Answerer, AnswerSettings
-from forethought.serving.server import run_server
-from forethought.serving.settings import ServerSettings
+from forethought.progress.reporter import Reporter
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.backends.base import Answerer, AnswerSettings
+from forethought.serving.http.server import run_server
+from forethought.serving.http.settings import ServerSettings
 from forethought.thoughts import ThoughtFormat
 
 MODEL = "thinker"

@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/" and self.words.page:
-            from forethought.serving.page import chat_page
+            from forethought.serving.http.chat_page import chat_page
 
             page = chat_page("policy", may_show_thoughts=True).encode()
             self.send(200, page, "text/html; charset=utf-8")

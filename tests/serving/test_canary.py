@@ -8,8 +8,8 @@ import httpx
 from scripted_backend import ScriptedBackend, script
 from served import MODEL, asked, served
 
-from forethought.serving.base import BackendError, RefusedDrawError
-from forethought.serving.keys import new_key
+from forethought.serving.backends.base import BackendError, RefusedDrawError
+from forethought.serving.http.keys import new_key
 
 STREAMS = 500
 SECONDS = 4.0

@@ -20,15 +20,15 @@ from scripted_backend import ScriptedBackend, script
 from served import FORMAT, served
 from streaming_server import THOUGHT, Server
 
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.base import (
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
     AnswerSettings,
     BackendError,
     NoResponseError,
 )
-from forethought.serving.chat_models import (
+from forethought.serving.terminal.chat_models import (
     ChatError,
     LocalModel,
     ServedModel,
@@ -42,8 +42,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from forethought.serving.chat import chat
-from forethought.serving.chat_models import ServedModel
+from forethought.serving.terminal.chat import chat
+from forethought.serving.terminal.chat_models import ServedModel
 url, key, history = sys.argv[1:]
 try:
     model = ServedModel(url, api_key=key or None)

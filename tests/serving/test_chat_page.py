@@ -11,7 +11,7 @@ from scripted_backend import ScriptedBackend, script
 from served import MODEL, served
 from streaming_server import MARKUP, THOUGHT, Server
 
-from forethought.serving.page import chat_page
+from forethought.serving.http.chat_page import chat_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

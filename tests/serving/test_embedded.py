@@ -17,8 +17,8 @@ from forethought.decoding.request import SamplingParams
 from forethought.models import loading, rendering
 from forethought.sampling.base import one_prompt
 from forethought.sampling.transformers import TransformersSampler
-from forethought.serving.base import Backend, BackendError, Draw, Piece, RefusedDrawError
-from forethought.serving.embedded import EmbeddedBackend
+from forethought.serving.backends.base import Backend, BackendError, Draw, Piece, RefusedDrawError
+from forethought.serving.backends.embedded import EmbeddedBackend
 from forethought.thoughts import GENERIC
 from forethought.types import Message, SampleRequest
 

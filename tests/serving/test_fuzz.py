@@ -9,7 +9,7 @@ import pytest
 from scripted_backend import ScriptedBackend, script
 from served import served
 
-from forethought.serving.keys import new_key
+from forethought.serving.http.keys import new_key
 
 CHECKS = (
     "not_a_server_error",

@@ -9,7 +9,7 @@ import httpx
 from scripted_backend import ScriptedBackend, script
 from served import FORMAT, MODEL, events, impatient, metrics, refused, served, until
 
-from forethought.serving.base import (
+from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
     AnswerSettings,
@@ -17,7 +17,7 @@ from forethought.serving.base import (
     RefusedDrawError,
     TokenLogprob,
 )
-from forethought.serving.keys import new_key
+from forethought.serving.http.keys import new_key
 
 SIMPLE = script("a secret thought <R> The answer is 5.", cut=5)
 SLOW = script("hmm " * 50 + "<R> " + "word " * 400, cut=5, delay=0.02)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from forethought.serving.keys import REASONING, Keys, new_key
+from forethought.serving.http.keys import REASONING, Keys, new_key
 
 
 @pytest.fixture

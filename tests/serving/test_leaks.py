@@ -22,16 +22,16 @@ from forethought.microworld.demonstrations import (
     VAGUE_SENTENCES,
     WORKED_OPENERS,
 )
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.base import (
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
     AnswerSettings,
     NoResponseError,
     Question,
 )
-from forethought.serving.embedded import EmbeddedBackend
-from forethought.serving.upstream_reply import Reply
+from forethought.serving.backends.embedded import EmbeddedBackend
+from forethought.serving.backends.upstream_reply import Reply
 from forethought.thoughts import DIRECT, GENERIC, PLAIN, SPECIFIC, TAGS, ThoughtFormat
 from forethought.types import Message, ParseStatus
 

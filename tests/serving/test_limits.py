@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from forethought.serving.limits import QueueFullError, Slots
+from forethought.serving.http.limits import QueueFullError, Slots
 
 
 def settle():

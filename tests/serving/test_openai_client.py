@@ -8,8 +8,8 @@ import pytest
 from scripted_backend import ScriptedBackend, script
 from served import MODEL, served
 
-from forethought.serving.base import BackendError
-from forethought.serving.keys import new_key
+from forethought.serving.backends.base import BackendError
+from forethought.serving.http.keys import new_key
 
 TALK = script("a secret thought <R> one two three", cut=4, logprobs=True)
 ASKED: Any = [{"role": "user", "content": "Count."}]

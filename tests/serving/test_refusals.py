@@ -11,11 +11,11 @@ from rich.console import Console
 from scripted_backend import ScriptedBackend, script
 from served import ANSWERS, FORMAT, MODEL, asked, refused
 
-from forethought.progress import Reporter
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.keys import new_key
-from forethought.serving.server import run_server
-from forethought.serving.settings import ServerSettings
+from forethought.progress.reporter import Reporter
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.http.keys import new_key
+from forethought.serving.http.server import run_server
+from forethought.serving.http.settings import ServerSettings
 
 SIMPLE = script("a secret thought <R> The answer is 5.", cut=5)
 SLOW = script("hmm " * 50 + "<R> " + "word " * 400, cut=5, delay=0.02)

@@ -17,7 +17,7 @@ import pytest
 from scripted_backend import ScriptedBackend, script
 from served import asked, events, impatient, metrics, refused, served, until
 
-from forethought.serving.base import (
+from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
 )
@@ -223,10 +223,10 @@ import sys
 from rich.console import Console
 from scripted_backend import ScriptedBackend, script
 from served import ANSWERS, FORMAT, MODEL
-from forethought.progress import Reporter
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.server import run_server
-from forethought.serving.settings import ServerSettings
+from forethought.progress.reporter import Reporter
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.http.server import run_server
+from forethought.serving.http.settings import ServerSettings
 backend = ScriptedBackend(script("t <R> " + "word " * int(sys.argv[2]), cut=5, delay=0.02))
 settings = ServerSettings(model=MODEL, shutdown_seconds=float(sys.argv[1]))
 run_server(SplittingAnswerer(backend, FORMAT, ANSWERS), backend, host="127.0.0.1", port=None,

@@ -14,8 +14,8 @@ from contextlib import aclosing, suppress
 import pytest
 
 from forethought.chat_client.sse import EventReader
-from forethought.serving.answering import SplittingAnswerer
-from forethought.serving.base import (
+from forethought.serving.answerer import SplittingAnswerer
+from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerSettings,
     BackendError,
@@ -24,7 +24,7 @@ from forethought.serving.base import (
     Question,
     RefusedDrawError,
 )
-from forethought.serving.upstream import UpstreamBackend, upstream_model
+from forethought.serving.backends.upstream import UpstreamBackend, upstream_model
 from forethought.thoughts import SPECIFIC
 from forethought.types import Message
 

@@ -15,9 +15,9 @@ import torch
 from tiny_training import make_pairs, settings, tiny_model
 
 from forethought.config import ModelSource
-from forethought.store import Stage
-from forethought.training.job import Job, take_part
-from forethought.training.ranks import leave
+from forethought.storage.sealed_stage import Stage
+from forethought.training.distributed.job import Job, take_part
+from forethought.training.distributed.ranks import leave
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs
 from forethought.types import PreferencePair

@@ -16,7 +16,7 @@ from forethought.training.attention import PACKED, row_layout
 from forethought.training.blocked import QUERY_BLOCK, BlockedCausal
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack
-from forethought.training.policy import cast_parameters
+from forethought.training.policy_module import cast_parameters
 from forethought.types import PreferencePair
 
 ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [

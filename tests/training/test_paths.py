@@ -10,7 +10,7 @@ from forethought.config import LoraSettings
 from forethought.training.attention import takes_all
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack
-from forethought.training.policy import add_adapter
+from forethought.training.policy_module import add_adapter
 
 LLAMA4: dict[str, Any] = {
     "intermediate_size_mlp": 64,

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from forethought.config import ModelConfig, ModelSource, RewardModelJudge
 from forethought.decoding.request import SamplingParams
-from forethought.judging.reward_model import RewardModel
+from forethought.judging.scoring.reward_model import RewardModel
 from forethought.models import loading
 from forethought.sampling.transformers import TransformersSampler
 from forethought.training.reference import reference_logprobs

@@ -15,17 +15,17 @@ import torch
 from rich.console import Console
 from tiny_training import make_pairs, run, settings, tiny_model
 
-from forethought.launch import launch
-from forethought.progress import Reporter
-from forethought.recipe import load_recipe
+from forethought.config.recipe_files import load_recipe
+from forethought.pipeline.launch import launch
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.training import configure_reference, configure_training
 from forethought.training.batches import packed_tokens, rounds, shortest_pair
 from forethought.training.checkpoint import LogReader
+from forethought.training.distributed.torchrun import failure_file, first_cause
 from forethought.training.optimizer import adamw_8bit
 from forethought.training.results import StepLog
 from forethought.training.states import TrainingState, newest, save_whole
-from forethought.training.torchrun import failure_file, first_cause
 
 QUICKSTART = str(Path(__file__).parent.parent.parent / "recipes" / "quickstart.yaml")
 

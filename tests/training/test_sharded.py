@@ -19,9 +19,9 @@ from sharded_cases import CASES, prepare
 from tiny_training import make_pairs, plain_token_logps
 
 from forethought.models.loading import load_model
-from forethought.store import Stage, read_records
-from forethought.training import ranks
-from forethought.training.job import Job, read_part
+from forethought.storage.sealed_stage import Stage, read_records
+from forethought.training.distributed import ranks
+from forethought.training.distributed.job import Job, read_part
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs, StepLog
 from forethought.training.train import train

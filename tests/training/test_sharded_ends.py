@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from sharded_cases import Case, prepare
 from test_sharded import assert_alike, train_alone
 
-from forethought.store import Stage, read_records
-from forethought.training.job import Job
-from forethought.training.processes import ProcessesError, run_processes
+from forethought.storage.sealed_stage import Stage, read_records
+from forethought.training.distributed.job import Job
+from forethought.training.distributed.processes import ProcessesError, run_processes
 from forethought.training.results import ReferenceLogprobs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,8 +38,8 @@ ENDS_WITHIN = 60.0
 CHILD = """
 import sys
 from pathlib import Path
-from forethought.training.job import Job
-from forethought.training.processes import run_processes
+from forethought.training.distributed.job import Job
+from forethought.training.distributed.processes import run_processes
 job = Job.read(Path(sys.argv[1]))
 run_processes(job, Path(sys.argv[1]).parent, lambda: None)
 """

@@ -18,8 +18,8 @@ from test_sharded_ends import ENDS_WITHIN, LONG, done_steps
 
 from forethought.config import LaunchConfig, RayConfig, Workers
 from forethought.training.checkpoint import read_result
-from forethought.training.processes import ProcessesError
-from forethought.training.ray_processes import ray_device, run_on_ray
+from forethought.training.distributed.processes import ProcessesError
+from forethought.training.distributed.ray_processes import ray_device, run_on_ray
 from forethought.workers.actor import Worker
 from forethought.workers.ray_executor import RayExecutor
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from forethought.config import LoraSettings
 from forethought.training import train as train_module
 from forethought.training.packing import pack
-from forethought.training.policy import open_reference
+from forethought.training.policy_module import open_reference
 from forethought.training.reference import reference_logprobs, sequence_sums
 
 

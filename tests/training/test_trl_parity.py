@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from forethought.training.distributed.ranks import ALONE
 from forethought.training.optimizer import MasterWeights
-from forethought.training.policy import open_policy
-from forethought.training.ranks import ALONE
+from forethought.training.policy_module import open_policy
 from forethought.training.reference import reference_logprobs
 from forethought.training.train import _Run
 from forethought.types import PreferencePair

@@ -15,8 +15,6 @@ from small_run import small_recipe, small_run
 from tiny import save_reward_model as save_judge
 from typer.testing import CliRunner
 
-from forethought import files
-from forethought.cache import Cache
 from forethought.cli.main import app
 from forethought.config import (
     LaunchConfig,
@@ -26,9 +24,11 @@ from forethought.config import (
     Workers,
 )
 from forethought.judging.executor import judging_executor
-from forethought.store import read_manifest
+from forethought.pipeline import on_files as files
+from forethought.progress.under_way import Drawing, Tally, listening
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Message, Prompt, ResponseGroup
-from forethought.under_way import Drawing, Tally, listening
 from forethought.workers.executor import open_executor
 from forethought.workers.ray_executor import RayExecutor, give_back_gpus
 

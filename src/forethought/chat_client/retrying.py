@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 import httpx
 
-from forethought.cache import Cache
 from forethought.chat_client.client import (
     PASSING,
     REFUSALS,
@@ -34,6 +33,7 @@ from forethought.chat_client.client import (
 )
 from forethought.chat_client.reply import BrokenOffError, ModelCard, Usage, meant_model, read_models
 from forethought.config import OpenAIEngine
+from forethought.storage.reply_cache import Cache
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 
 
 @contextmanager

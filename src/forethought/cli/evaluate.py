@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from forethought.cli.errors import clear_errors
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 
 evaluate = typer.Typer(
     help="Measure policies: every figure with its interval and n.", no_args_is_help=True
@@ -48,7 +48,7 @@ def win_rate(
     """How often A's responses beat B's: raw, at equal lengths, by category, at equal tokens."""
     reporter = _reporter(as_json)
     with clear_errors(reporter):
-        from forethought.evaluate import Request, compare_two
+        from forethought.pipeline.measure import Request, compare_two
 
         request = Request(words=tuple(words or ()), output=output, prompts=prompts)
         _show(compare_two(first, second, request, reporter), reporter, as_json)
@@ -103,8 +103,8 @@ def alpaca_eval(
         return
     reporter = _reporter(as_json)
     with clear_errors(reporter):
-        from forethought.evaluation.alpaca_eval import as_json as score_json
-        from forethought.evaluation.alpaca_eval import score_annotations
+        from forethought.evaluation.alpaca_eval.win_rates import as_json as score_json
+        from forethought.evaluation.alpaca_eval.win_rates import score_annotations
 
         scored = score_annotations(
             annotations, difficulty=difficulty, gamed=gamed, model=model, C=strength
@@ -136,7 +136,7 @@ def arena_hard(
         return
     reporter = _reporter(as_json)
     with clear_errors(reporter):
-        from forethought.evaluation.arena_files import score_file
+        from forethought.evaluation.arena_hard.arena_files import score_file
 
         scored = score_file(labels, interval=interval)
         _show_models([one.as_json() for one in scored], reporter, as_json)
@@ -174,7 +174,7 @@ def _measure(
 ) -> None:
     reporter = _reporter(as_json)
     with clear_errors(reporter):
-        from forethought.evaluate import Request, evaluate_policy
+        from forethought.pipeline.measure import Request, evaluate_policy
 
         request = Request(words=tuple(words or ()), output=output, prompts=prompts)
         _show(evaluate_policy(name, policy, request, reporter), reporter, as_json)

@@ -13,8 +13,8 @@ from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
 from forethought.cli.serve import chat, new_key, serve, vllm_plugin
 from forethought.config import JudgePart, Recipe, SamplePart, path_or_url
-from forethought.progress import Reporter
-from forethought.recipe import dump, load_part, load_recipe, load_run
+from forethought.config.recipe_files import dump, load_part, load_recipe, load_run
+from forethought.progress.reporter import Reporter
 
 app = typer.Typer(
     help="Train a chat model to think before it answers.",
@@ -55,7 +55,7 @@ def status(run: RunFolder) -> None:
     """Show every stage of a run: done, begun or owed."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        from forethought.status import status_table
+        from forethought.cli.status import status_table
 
         reporter.console.print(status_table(load_run(run)))
 
@@ -230,7 +230,7 @@ def sample(prompts: Source, output: Target, words: Parts) -> None:
     reporter = Reporter(Console())
     with clear_errors(reporter):
         part = load_part(SamplePart, words)
-        from forethought.files import sample_file
+        from forethought.pipeline.on_files import sample_file
 
         sample_file(part, prompts, output, reporter)
 
@@ -248,16 +248,16 @@ def judge(
     reporter = Reporter(Console())
     with clear_errors(reporter):
         part = load_part(JudgePart, words)
-        from forethought.files import judge_file
+        from forethought.pipeline.on_files import judge_file
 
         judge_file(part, responses, output, reporter, explain=explain)
 
 
 def _run(recipe: Recipe, reporter: Reporter) -> None:
-    from forethought.pipeline import run_recipe
+    from forethought.pipeline.loop import run_recipe
     from forethought.report.page import write_report
     from forethought.runs.summary import difference_line, left_out_lines, summary_table
-    from forethought.store import read_json
+    from forethought.storage.sealed_stage import read_json
 
     run_recipe(recipe, reporter)
     summary = read_json(recipe.run / "summary.json")

@@ -37,12 +37,12 @@ from forethought.cli.serve_options import (
     UpstreamSplits,
     WithoutResponse,
 )
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 
 if TYPE_CHECKING:
     from forethought.config import ModelSource
     from forethought.runs.layout import StageRef
-    from forethought.serving.base import Backend
+    from forethought.serving.backends.base import Backend
     from forethought.thoughts import ThoughtFormat
 
 
@@ -75,11 +75,11 @@ def serve(
     """Serve a policy with its thought hidden: /v1/chat/completions, /v1/models, a page at /."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        from forethought.serving.answering import SplittingAnswerer
-        from forethought.serving.base import AnswerSettings
-        from forethought.serving.page import chat_page
-        from forethought.serving.server import run_server
-        from forethought.serving.settings import ServerSettings
+        from forethought.serving.answerer import SplittingAnswerer
+        from forethought.serving.backends.base import AnswerSettings
+        from forethought.serving.http.chat_page import chat_page
+        from forethought.serving.http.server import run_server
+        from forethought.serving.http.settings import ServerSettings
 
         source, own_format = _policy(model, revision, trust_remote_code, thought_format)
         called = name or model
@@ -146,10 +146,10 @@ def chat(
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.chat_client.client import key_of
-        from forethought.serving.answering import SplittingAnswerer
-        from forethought.serving.base import AnswerSettings
-        from forethought.serving.chat import chat as talk
-        from forethought.serving.chat_models import LocalModel, ServedModel
+        from forethought.serving.answerer import SplittingAnswerer
+        from forethought.serving.backends.base import AnswerSettings
+        from forethought.serving.terminal.chat import chat as talk
+        from forethought.serving.terminal.chat_models import LocalModel, ServedModel
 
         if word.startswith(("http://", "https://")):
             key = key_of(key_env, field="--key-env")
@@ -220,7 +220,7 @@ def new_key(
     """Make an API key: it is shown once, the file keeps its hash."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        from forethought.serving.keys import new_key as make
+        from forethought.serving.http.keys import new_key as make
 
         made = make(name, ["reasoning"] if reasoning else [])
         if file.is_file() and f"\n{name} " in f"\n{file.read_text(encoding='utf-8')}":
@@ -278,7 +278,7 @@ def _embedded(
     template: dict[str, Any],
 ) -> Backend:
     from forethought.config import ModelConfig
-    from forethought.serving.embedded import EmbeddedBackend
+    from forethought.serving.backends.embedded import EmbeddedBackend
 
     model = ModelConfig.of(source).model_copy(update={"template": template})
     return EmbeddedBackend(model, slots=slots, name=name, markers=own_format.markers)
@@ -304,7 +304,7 @@ def _at_server(
     splits: bool,
     body: str | None,
 ) -> Backend:
-    from forethought.serving.upstream import UpstreamBackend, upstream_model
+    from forethought.serving.backends.upstream import UpstreamBackend, upstream_model
 
     extra_body = _json_object(body)
     if template:

@@ -3,6 +3,14 @@
 Importing this package loads neither torch nor any engine. Each field's meaning stands under it.
 """
 
+from forethought.config.base import (
+    Device,
+    DType,
+    ModelConfig,
+    ModelSource,
+    Operational,
+    Shape,
+)
 from forethought.config.engines import (
     EngineConfig,
     OpenAIEngine,
@@ -64,14 +72,6 @@ from forethought.config.recipe import (
     LaunchConfig,
     Recipe,
     SamplePart,
-)
-from forethought.config.shape import (
-    Device,
-    DType,
-    ModelConfig,
-    ModelSource,
-    Operational,
-    Shape,
 )
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import LoraSettings, PairsConfig, TrainingConfig

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from forethought.config.shape import Operational, Shape, default_type
+from forethought.config.base import Operational, Shape, default_type
 from forethought.config.workers import OptionalWorkers, Pooled
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from forethought.config.base import Operational, Shape
 from forethought.config.engines import OpenAIEngine
 from forethought.config.prompts import PromptSource
-from forethought.config.shape import Operational, Shape
 
 
 class DrawConfig(Shape):

@@ -6,9 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from forethought.config.engines import EngineConfig, TransformersEngine
-from forethought.config.judge_shape import JudgeShape
-from forethought.config.shape import (
+from forethought.config.base import (
     Device,
     DType,
     Later,
@@ -17,6 +15,8 @@ from forethought.config.shape import (
     Operational,
     Shape,
 )
+from forethought.config.engines import EngineConfig, TransformersEngine
+from forethought.config.judge_facts import JudgeShape
 from forethought.config.workers import OptionalWorkers
 from forethought.types import Prompt
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from forethought.config.shape import Shape
+from forethought.config.base import Shape
 
 
 class ColumnsConfig(Shape):

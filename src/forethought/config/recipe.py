@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from forethought.config.base import ModelConfig, Operational, Shape
 from forethought.config.engines import SamplingConfig, TransformersSampling
 from forethought.config.evaluation import EvaluationConfig, MeasuresConfig, SelectionConfig
 from forethought.config.judges import JudgeConfig
 from forethought.config.prompts import PromptsConfig
-from forethought.config.shape import ModelConfig, Operational, Shape
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import PairsConfig, TrainingConfig
 from forethought.config.workers import RayConfig

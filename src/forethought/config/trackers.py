@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from forethought.config.shape import Shape
+from forethought.config.base import Shape
 
 
 class TrackerConfig(Shape):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from forethought.config.shape import DType, Shape
+from forethought.config.base import DType, Shape
 
 
 class PairsConfig(Shape):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from forethought.config.shape import Shape
+from forethought.config.base import Shape
 
 
 class Workers(Shape):

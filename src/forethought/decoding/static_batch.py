@@ -22,7 +22,7 @@ from torch import Tensor
 
 from forethought.decoding import nucleus
 from forethought.decoding.request import SamplingParams, TokenizedRequest
-from forethought.under_way import Tally
+from forethought.progress.under_way import Tally
 
 REFILL_SHARE = 4
 """Waiting prompts enter when one row in so many is free."""

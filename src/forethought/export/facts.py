@@ -14,7 +14,7 @@ from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, P
 from forethought.models.loading import MICROWORLD
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import prompts_ref, sealed_measures
-from forethought.store import read_json, read_manifest
+from forethought.storage.sealed_stage import read_json, read_manifest
 from forethought.types import Arm
 
 PATH = re.compile(r"(?<![^\s(])(?:[~.]{0,2}/)(?:[^\s(),/]+/)*([^\s(),/]+)")

@@ -19,7 +19,7 @@ from forethought.models.rendering import marker_tokens
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which
 from forethought.runs.summary import difference_line, margin_kept, summarise
-from forethought.store import sha256_file
+from forethought.storage.sealed_stage import sha256_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 

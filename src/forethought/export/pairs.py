@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forethought.config.recipe_files import load_run
 from forethought.export import facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
 from forethought.models import loading, rendering
-from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
-from forethought.store import read_manifest, read_records
+from forethought.storage.sealed_stage import read_manifest, read_records
 from forethought.types import Arm, PairSide, PreferencePair, Prompt, Rollout
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from forethought.export.model_card import model_card
 from forethought.models import loading, rendering
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which, choose
-from forethought.store import check_part, read_manifest, write_json
+from forethought.storage.sealed_stage import check_part, read_manifest, write_json
 from forethought.thoughts import save_format
 from forethought.types import Arm
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from forethought.config import JudgeConfig, LLMJudge, RatingJudge, Recipe
-from forethought.judging.prompt_file import load_prompt
+from forethought.judging.llm.prompt_file import load_prompt
 from forethought.models import loading
 from forethought.share_interval import SHARE, Ends
-from forethought.store import content_hash
+from forethought.storage.sealed_stage import content_hash
 
 
 def identity(config: JudgeConfig) -> dict[str, Any]:

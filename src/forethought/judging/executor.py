@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from forethought.cache import Cache
 from forethought.config import JudgeConfig, LaunchConfig, Route, ScoringJudge
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
-from forethought.judging.scoring import find_kept, scoring_identity
+from forethought.judging.scoring.score_cache import find_kept, scoring_identity
+from forethought.storage.reply_cache import Cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 from forethought.workers.base import Do, Executor
 from forethought.workers.executor import open_executor

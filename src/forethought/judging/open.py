@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import assert_never
 
-from forethought.cache import Cache
 from forethought.config.judges import (
     ArmoRMJudge,
     CustomJudge,
@@ -17,6 +16,7 @@ from forethought.config.judges import (
     VerifierJudge,
 )
 from forethought.judging.base import Judge
+from forethought.storage.reply_cache import Cache
 
 
 def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
@@ -26,23 +26,23 @@ def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
     """
     match config:
         case VerifierJudge():
-            from forethought.judging.verifier import Verifier
+            from forethought.judging.verifier.verifier import Verifier
 
             return Verifier(config)
         case RewardModelJudge():
-            from forethought.judging.reward_model import RewardModel
+            from forethought.judging.scoring.reward_model import RewardModel
 
             return RewardModel(config, cache)
         case ArmoRMJudge():
-            from forethought.judging.armorm import ArmoRM
+            from forethought.judging.armorm.armorm import ArmoRM
 
             return ArmoRM(config, cache)
         case PairwiseJudge():
-            from forethought.judging.pairwise import Pairwise
+            from forethought.judging.llm.pairwise import Pairwise
 
             return Pairwise(config, cache)
         case RatingJudge():
-            from forethought.judging.rating import Rating
+            from forethought.judging.llm.rating import Rating
 
             return Rating(config, cache)
         case MixtureJudge():

@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.table import Table
 
 from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Recipe
-from forethought.evaluation.alpaca_outputs import read_instructions
-from forethought.evaluation.arena_files import read_questions
+from forethought.evaluation.alpaca_eval.alpaca_outputs import read_instructions
+from forethought.evaluation.arena_hard.arena_files import read_questions
 from forethought.evaluation.probe import VARIANTS
 from forethought.models.loading import resolve
-from forethought.planning.learning import checkpoint_bytes
 from forethought.planning.model_shape import KNOWN, model_shape
+from forethought.planning.training_cost import checkpoint_bytes
 from forethought.runs.layout import StageRef
 from forethought.runs.retention import policies_that_stay
 from forethought.runs.schedule import stage_refs

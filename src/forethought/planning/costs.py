@@ -1,7 +1,8 @@
 """A stage's cost, and a whole recipe's.
 
-Stages follow each other, each on the devices that the recipe launches something on (`shares.py`).
-One process takes in what the engines draw while they go on. Iterations are alike.
+Stages follow each other, each on the devices that the recipe launches something on
+(`device_shares.py`). One process takes in what the engines draw while they go on. Iterations are
+alike.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from pathlib import Path
 
 from forethought.config import Recipe
 from forethought.evaluation.probe import VARIANTS
-from forethought.planning.answering import sample_cost
 from forethought.planning.bounds import plan, question_count
 from forethought.planning.cluster import Cluster, Effort, Setting
-from forethought.planning.devices import Device
-from forethought.planning.learning import reference_cost, training_cost
-from forethought.planning.lengths import Lengths, expected_lengths
-from forethought.planning.memory import shared_memory
-from forethought.planning.model_shape import ModelShape, model_shape
-from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
-from forethought.planning.scoring import judge_cost
-from forethought.planning.shares import (
+from forethought.planning.device_shares import (
     Share,
     devices_used,
     judging_share,
     sampling_share,
     training_share,
 )
+from forethought.planning.devices import Device
+from forethought.planning.judging_cost import judge_cost
+from forethought.planning.lengths import Lengths, expected_lengths
+from forethought.planning.memory import shared_memory
+from forethought.planning.model_shape import ModelShape, model_shape
+from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
+from forethought.planning.sampling_cost import sample_cost
+from forethought.planning.training_cost import reference_cost, training_cost
 from forethought.runs.layout import StageRef
 from forethought.runs.retention import policies_that_stay
 from forethought.runs.schedule import stage_refs
-from forethought.stages.answering import answers_part
-from forethought.stages.joint_judging import judged_part
+from forethought.stages.judged.joint_judging import judged_part
 from forethought.stages.measures.win_rate import MOST_ANSWERS
+from forethought.stages.policies.sample_until_parsed import answers_part
 from forethought.types import Arm
 
 GSM8K_QUESTIONS = 1319

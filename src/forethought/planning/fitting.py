@@ -21,9 +21,9 @@ from forethought.config import (
 )
 from forethought.planning.cluster import Setting
 from forethought.planning.costs import Costs, StageCost, stage_costs
+from forethought.planning.device_shares import devices_used
 from forethought.planning.devices import NODE
 from forethought.planning.memory import RESERVE
-from forethought.planning.shares import devices_used
 
 SAMPLING = ("rollouts", "selection", "evaluation", "win_rate", "probe", "gsm8k")
 Change = tuple[str, Recipe]

@@ -11,10 +11,10 @@ from math import exp, lgamma
 from pathlib import Path
 
 from forethought.config import Recipe
+from forethought.config.recipe_files import load_run
 from forethought.models.loading import MICROWORLD
-from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
-from forethought.store import read_manifest, read_records
+from forethought.storage.sealed_stage import read_manifest, read_records
 from forethought.thoughts import DIRECT, load_format
 from forethought.types import Arm, PreferencePair
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from forethought.planning.costs import Costs, StageCost
-from forethought.planning.shares import devices_used, idle_devices
+from forethought.planning.device_shares import devices_used, idle_devices
 
 
 def cost_table(costs: Costs) -> Table:

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from forethought.addresses import read_bytes
 from forethought.config import ColumnsConfig
 from forethought.prompts.conversations import PromptRecord, columns_wanted
+from forethought.storage.remote_files import read_bytes
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}

@@ -11,23 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forethought.report.collect import Run
-from forethought.report.compare_tables import differences_table, runs_table
-from forethought.report.figures import PERCENT, RAW, Chart, Scale, arranged
-from forethought.report.measure_charts import arm_series, quantity_of, shown_names
-from forethought.report.measures import Measured, names_of
-from forethought.report.policy_lines import Quantity, Series, policy_chart
-from forethought.report.probe_charts import VARIANTS
-from forethought.report.score_charts import (
+from forethought.report.charts.figures import PERCENT, RAW, Chart, Scale, arranged
+from forethought.report.charts.measure_charts import arm_series, quantity_of, shown_names
+from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
+from forethought.report.charts.probe_charts import VARIANTS
+from forethought.report.charts.score_charts import (
     TEST_QUANTITIES,
     scale_of,
     score_quantity,
     score_series,
     test_series,
 )
+from forethought.report.compare_tables import differences_table, runs_table
+from forethought.report.data.collect import Run
+from forethought.report.data.measure_figures import Measured, names_of
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
-from forethought.store import read_json, read_manifest
+from forethought.storage.sealed_stage import read_json, read_manifest
 
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")

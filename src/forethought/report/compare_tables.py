@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from forethought.report.collect import ArmData, Run
-from forethought.report.figures import Cell, Chart, Column, Scale, view
-from forethought.report.policy_lines import policy_name
+from forethought.report.charts.figures import Cell, Chart, Column, Scale, view
+from forethought.report.charts.policy_lines import policy_name
+from forethought.report.data.collect import ArmData, Run
+from forethought.report.data.scores import PolicyScore
 from forethought.report.provenance import flat
-from forethought.report.scores import PolicyScore
 
 
 def runs_table(runs: Sequence[Run], labels: Sequence[str], scale: Scale | None) -> Chart:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forethought.report.collect import ArmData, Run
-from forethought.report.figures import ARM_NAMES, PERCENT, Scale
-from forethought.report.measure_charts import policy_words
-from forethought.report.measures import figures_of
-from forethought.report.probe_charts import last_drop, probe_scale, probe_sentence
-from forethought.report.scores import Difference, Mean, PolicyScore
+from forethought.report.charts.figures import ARM_NAMES, PERCENT, Scale
+from forethought.report.charts.measure_charts import policy_words
+from forethought.report.charts.probe_charts import last_drop, probe_scale, probe_sentence
+from forethought.report.data.collect import ArmData, Run
+from forethought.report.data.measure_figures import figures_of
+from forethought.report.data.scores import Difference, Mean, PolicyScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

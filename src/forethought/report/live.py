@@ -34,14 +34,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from forethought.progress import Reporter
-from forethought.report.collect import collect
+from forethought.progress.reporter import Reporter
 from forethought.report.compare import run_labels
+from forethought.report.data.collect import collect
+from forethought.report.data.sample_pieces import OUTCOMES
+from forethought.report.data.samples import Samples, collect_samples
 from forethought.report.embed import script_json
 from forethought.report.page import render
-from forethought.report.pieces import OUTCOMES
-from forethought.report.samples import Samples, collect_samples
-from forethought.store import MANIFEST, SCRATCH
+from forethought.storage.sealed_stage import MANIFEST, SCRATCH
 
 OUTPUT_LIMIT = 300_000
 """Outputs that the view offers; all of them pass through this process's memory once."""

@@ -16,32 +16,32 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from forethought.judging.describe import score_of
-from forethought.report.collect import Run, collect
+from forethought.report.charts.cost_charts import cost_charts
+from forethought.report.charts.figures import Chart, arranged
+from forethought.report.charts.margin_charts import kept_chart, kept_warning
+from forethought.report.charts.measure_charts import measure_charts
+from forethought.report.charts.pair_charts import pair_charts
+from forethought.report.charts.probe_charts import probe_charts
+from forethought.report.charts.score_charts import scale_of, score_charts
+from forethought.report.charts.training_charts import selection_chart, training_charts
 from forethought.report.compare import Comparison, compare, run_labels
-from forethought.report.cost_charts import cost_charts
-from forethought.report.embed import script_json
-from forethought.report.figures import Chart, arranged
-from forethought.report.headline import Headline, headline
-from forethought.report.margin_charts import kept_chart, kept_warning
-from forethought.report.measure_charts import measure_charts
-from forethought.report.pair_charts import pair_charts
-from forethought.report.probe_charts import probe_charts
-from forethought.report.provenance import (
-    duration,
-    hashes_table,
-    provenance_rows,
-    recipe_text,
-)
-from forethought.report.samples import (
+from forethought.report.data.collect import Run, collect
+from forethought.report.data.samples import (
     BYTE_LIMIT,
     OUTPUT_LIMIT,
     Samples,
     collect_samples,
     samples_json_of_runs,
 )
-from forethought.report.score_charts import scale_of, score_charts
-from forethought.report.training_charts import selection_chart, training_charts
-from forethought.store import write_bytes
+from forethought.report.embed import script_json
+from forethought.report.headline import Headline, headline
+from forethought.report.provenance import (
+    duration,
+    hashes_table,
+    provenance_rows,
+    recipe_text,
+)
+from forethought.storage.sealed_stage import write_bytes
 from forethought.types import LeftOut
 
 LEFT_OUT_SHOWN = 20

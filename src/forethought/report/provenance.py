@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from forethought.report.collect import Run
-from forethought.report.figures import Cell, Chart, Column, view
+from forethought.report.charts.figures import Cell, Chart, Column, view
+from forethought.report.data.collect import Run
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import prompts_ref
-from forethought.store import read_json, read_manifest
+from forethought.storage.sealed_stage import read_json, read_manifest
 
 
 def provenance_rows(run: Run) -> list[tuple[str, str]]:

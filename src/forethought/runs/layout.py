@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forethought.config import MeasuresConfig, ModelConfig, Recipe
-from forethought.store import StageError, is_begun, is_sealed, read_records
+from forethought.storage.sealed_stage import StageError, is_begun, is_sealed, read_records
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from forethought.store import StageError
+from forethought.storage.sealed_stage import StageError
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from forethought.config import ModelSource, Recipe
+from forethought.config.recipe_files import load_run
 from forethought.models import loading
-from forethought.recipe import load_run
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
-from forethought.store import is_sealed, read_manifest
+from forethought.storage.sealed_stage import is_sealed, read_manifest
 from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format
 from forethought.types import Arm
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from forethought.config import KeepEvery, Recipe
 from forethought.runs.layout import StageRef
-from forethought.store import read_manifest
+from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Arm
 
 DROPPED = ".dropped"

@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
-from forethought import left_out
 from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.judging.describe import BY_JUDGE, difference_ends, score_of
 from forethought.runs.layout import StageRef
 from forethought.share_interval import Ends
-from forethought.store import read_json, read_manifest, write_json
+from forethought.storage import left_out
+from forethought.storage.sealed_stage import read_json, read_manifest, write_json
 from forethought.training.results import LEAST_KEPT
 
 FIELDS = ("test_score", "interval", "count", "thought_tokens", "response_tokens", "parse_failures")

@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Self
 
-from forethought.cache import Cache
 from forethought.sampling.base import Sampler
-from forethought.store import content_hash
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import content_hash
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 SLICE = 256

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TypeVar
 
-from forethought.cache import Cache
 from forethought.config import LaunchConfig, ModelConfig, SamplingConfig
 from forethought.decoding.request import SamplingParams
 from forethought.sampling.base import Sampler
 from forethought.sampling.open import open_sampler
+from forethought.storage.reply_cache import Cache
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
 from forethought.workers.base import Do, Executor
 from forethought.workers.executor import open_executor

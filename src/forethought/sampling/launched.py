@@ -21,12 +21,12 @@ from typing import Self
 
 import httpx
 
-from forethought.cache import Cache
 from forethought.chat_client.client import get_models
 from forethought.config import ModelConfig, OpenAISampling
 from forethought.decoding.request import SamplingParams
 from forethought.models import loading
 from forethought.sampling.openai import OpenAISampler
+from forethought.storage.reply_cache import Cache
 from forethought.types import SampledPrompt, SampleRequest, Unsampled
 
 POLL = 0.2

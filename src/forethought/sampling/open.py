@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from forethought.cache import Cache
 from forethought.config import ModelConfig
 from forethought.config.engines import (
     EngineConfig,
@@ -21,6 +20,7 @@ from forethought.models import loading, rendering
 from forethought.sampling.base import Sampler
 from forethought.sampling.cached import CachedSampler
 from forethought.sampling.marked import MarkedSampler
+from forethought.storage.reply_cache import Cache
 
 
 def open_sampler(

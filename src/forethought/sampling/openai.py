@@ -25,7 +25,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from forethought.cache import Cache
 from forethought.chat_client.background import Background
 from forethought.chat_client.client import (
     NEW_LIMIT,
@@ -49,12 +48,13 @@ from forethought.chat_client.retrying import (
 )
 from forethought.config import ModelConfig, OpenAIEngine
 from forethought.decoding.request import SamplingParams
+from forethought.progress.under_way import Tally
 from forethought.sampling.base import refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
-from forethought.store import content_hash
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import content_hash
 from forethought.types import Completion, FinishReason, SampledPrompt, SampleRequest, Unsampled
-from forethought.under_way import Tally
 
 OURS = ("model", "messages", "n", "stream", "return_token_ids")
 HARMLESS = {"role": "user", "content": "Say hello."}

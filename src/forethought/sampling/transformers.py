@@ -23,8 +23,8 @@ from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
 from forethought.models import loading, rendering
 from forethought.models.model_cache import cached
 from forethought.models.shared_policy import shared_policy
+from forethought.progress.under_way import listener
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
-from forethought.under_way import listener
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from forethought.under_way import Tally
+from forethought.progress.under_way import Tally
 
 HOW = "sampling with vLLM"
 

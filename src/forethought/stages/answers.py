@@ -18,18 +18,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from forethought import left_out
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
 from forethought.judging.describe import identity, score_ends
 from forethought.models import loading
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
-from forethought.stages.answering import answer_prompts
-from forethought.stages.joint_judging import judge_sides, prompt_scores, worst_score
-from forethought.stages.policy import Policy, server_counts
-from forethought.stages.verdict_cache import verdict_cache
-from forethought.store import (
+from forethought.stages.judged.joint_judging import judge_sides, prompt_scores, worst_score
+from forethought.stages.judged.verdict_cache import verdict_cache
+from forethought.stages.policies.sample_until_parsed import answer_prompts
+from forethought.stages.policies.sampled_policy import Policy, server_counts
+from forethought.storage import left_out
+from forethought.storage.sealed_stage import (
     SCRATCH,
     Count,
     Stage,

@@ -11,11 +11,11 @@ from typing import Any
 
 from forethought.judging.describe import identity
 from forethought.judging.executor import judging_executor
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
-from forethought.stages.shown import Shown
-from forethought.stages.verdict_cache import verdict_cache
-from forethought.store import (
+from forethought.stages.judged.judge_inputs import Shown
+from forethought.stages.judged.verdict_cache import verdict_cache
+from forethought.storage.sealed_stage import (
     Count,
     Stage,
     StageError,

@@ -10,14 +10,14 @@ from typing import Any
 
 from forethought.config import JudgeConfig
 from forethought.models import loading
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import OWN_QUESTIONS
+from forethought.stages.judged.verdict_cache import verdict_cache_file
 from forethought.stages.measures import win_rate
 from forethought.stages.measures.base import Subject, settings_identity
-from forethought.stages.policy import Policy
-from forethought.stages.verdict_cache import verdict_cache_file
-from forethought.store import Count, Stage, read_records
+from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage.sealed_stage import Count, Stage, read_records
 from forethought.types import Answer, Prompt
 
 READS = {

@@ -18,9 +18,9 @@ from forethought.pairs import (
     pair_counts,
     possible_pairs,
 )
-from forethought.progress import Reporter, Task
+from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
-from forethought.store import SCRATCH, Count, Stage, read_part, sealed_parts
+from forethought.storage.sealed_stage import SCRATCH, Count, Stage, read_part, sealed_parts
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought import left_out
 from forethought.config import Recipe
 from forethought.models import loading, rendering
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.prompts import Refuse, source_digests, split_prompts
 from forethought.runs.layout import StageRef
-from forethought.store import Count, Stage, StageError, read_json, write_json
+from forethought.storage import left_out
+from forethought.storage.sealed_stage import Count, Stage, StageError, read_json, write_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from forethought import left_out
 from forethought.decoding.request import SamplingParams
 from forethought.models import loading
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
-from forethought.stages.policy import Drawn, Policy, policy_executor, server_counts
-from forethought.store import Count, Stage
+from forethought.stages.policies.sampled_policy import Drawn, Policy, policy_executor, server_counts
+from forethought.storage import left_out
+from forethought.storage.sealed_stage import Count, Stage
 from forethought.types import Prompt, Rollout, SampleRequest, Unsampled
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.runs.layout import MEASURES, StageRef
 from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
-from forethought.store import Count, Stage
+from forethought.storage.sealed_stage import Count, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from forethought.models import loading, rendering
 from forethought.models.loading import pick_device
 from forethought.pairs import OUTCOMES
-from forethought.progress import Reporter, Task
+from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
-from forethought.store import SCRATCH, Count, Stage, StageError, read_manifest, read_records
+from forethought.storage.sealed_stage import (
+    SCRATCH,
+    Count,
+    Stage,
+    StageError,
+    read_manifest,
+    read_records,
+)
 from forethought.thoughts import save_format
 from forethought.training.results import LEAST_KEPT, ReferenceLogprobs, StepLog
 from forethought.types import PreferencePair
 
 if TYPE_CHECKING:
-    from forethought.training.job import Job
+    from forethought.training.distributed.job import Job
 
 REFERENCE_PART = 1024
 """Pairs per part of the reference: what is redone at most after a kill."""
@@ -62,7 +69,7 @@ def compute_reference(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[s
 
     Raises: StageError if the iteration has no pair.
     """
-    from forethought.training.policy import open_reference
+    from forethought.training.policy_module import open_reference
     from forethought.training.reference import reference_logprobs
 
     pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
@@ -92,7 +99,7 @@ def compute_reference(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[s
 
 def _reference_by_processes(stage: Stage, ref: StageRef, task: Task, owed: dict[int, int]) -> None:
     """The parts owed, index to pairs, taken in as the processes finish them."""
-    from forethought.training.job import read_part
+    from forethought.training.distributed.job import read_part
 
     scratch = _scratch(stage)
     job = _job(ref, "reference", scratch).model_copy(
@@ -179,8 +186,8 @@ def loss_warning(ref: StageRef, margin_kept: Sequence[float | None]) -> str | No
 
 def _job(ref: StageRef, kind: Literal["training", "reference"], directory: Path) -> Job:
     """A job for processes anywhere: paths do not depend on where they are started."""
-    from forethought.training.job import Job
-    from forethought.training.ray_processes import ray_device
+    from forethought.training.distributed.job import Job
+    from forethought.training.distributed.ray_processes import ray_device
 
     recipe = ref.recipe
     assert recipe.launch.processes is not None
@@ -206,8 +213,8 @@ def _job(ref: StageRef, kind: Literal["training", "reference"], directory: Path)
 
 
 def _run_job(ref: StageRef, job: Job, scratch: Path, watch: Callable[[], None]) -> None:
-    from forethought.training.processes import run_processes
-    from forethought.training.ray_processes import run_on_ray
+    from forethought.training.distributed.processes import run_processes
+    from forethought.training.distributed.ray_processes import run_on_ray
 
     launch = ref.recipe.launch
     if launch.type == "ray":

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import Recipe, TrackerConfig
-from forethought.progress import Reporter
-from forethought.recipe import dump
-from forethought.store import read_json, write_json
+from forethought.config.recipe_files import dump
+from forethought.progress.reporter import Reporter
+from forethought.storage.sealed_stage import read_json, write_json
 from forethought.trackers.points import read_points
 from forethought.trackers.stores import Logged, Store, open_store
 

@@ -28,7 +28,7 @@ from forethought.runs.schedule import (
     prompts_ref,
     sealed_measures,
 )
-from forethought.store import read_manifest
+from forethought.storage.sealed_stage import read_manifest
 from forethought.training.results import StepLog
 
 METRICS: dict[str, tuple[str, ...]] = {

@@ -21,8 +21,8 @@ import torch
 
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named
-from forethought.store import content_hash, sync_folder, write_bytes, write_json
-from forethought.training.ranks import ALONE, Ranks
+from forethought.storage.sealed_stage import content_hash, sync_folder, write_bytes, write_json
+from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
 from forethought.training.states import TrainingState, newest, save_sharded, save_whole
 from forethought.training.stored import Stored, write_model

@@ -22,10 +22,10 @@ from torch import nn
 from forethought.config import DType, ModelSource, TrainingConfig
 from forethought.models.loading import load_model
 from forethought.training.batches import packed_tokens, rounds, shortest_pair
+from forethought.training.distributed.ranks import Ranks
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack
-from forethought.training.policy import Trainee
-from forethought.training.ranks import Ranks
+from forethought.training.policy_module import Trainee
 from forethought.training.reference import sequence_sums
 from forethought.training.stored import Stored, stored_as
 from forethought.types import PreferencePair
@@ -103,7 +103,7 @@ class MarginProbe:
     def _of_folder(self, source: ModelSource, dtype: DType) -> float:
         """Of weights as they are read in a number type."""
         if self._ranks.mesh is not None:
-            from forethought.training.sharded import open_sharded_float32
+            from forethought.training.distributed.sharded import open_sharded_float32
 
             return self._margin(open_sharded_float32(source, dtype, self._ranks))
         device = str(self._trainee.policy.model.device)

@@ -13,10 +13,10 @@ import torch
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named
 from forethought.training.batches import rounds, shortest_pair, usable_pairs
+from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import PackedPairs, pack
-from forethought.training.policy import length_limit, open_reference
-from forethought.training.ranks import ALONE, Ranks
+from forethought.training.policy_module import length_limit, open_reference
 from forethought.training.results import ReferenceLogprobs
 from forethought.types import PreferencePair
 

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from forethought.store import sync_folder, write_bytes
-from forethought.training.ranks import Ranks
+from forethought.storage.sealed_stage import sync_folder, write_bytes
+from forethought.training.distributed.ranks import Ranks
 
 WHOLE = "state.pt"
 

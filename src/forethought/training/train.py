@@ -30,6 +30,7 @@ from forethought.training.batches import (
     usable_pairs,
 )
 from forethought.training.checkpoint import TrainingDirectory, training_fingerprint
+from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.loss import implicit_rewards, nll_losses, preference_losses
 from forethought.training.margin import MarginProbe
@@ -40,8 +41,7 @@ from forethought.training.optimizer import (
     prepare_moments,
 )
 from forethought.training.packing import pack
-from forethought.training.policy import Trainee, length_limit, open_policy
-from forethought.training.ranks import ALONE, Ranks
+from forethought.training.policy_module import Trainee, length_limit, open_policy
 from forethought.training.reference import sequence_sums
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
 from forethought.training.states import WHOLE, TrainingState, load_into, load_whole
@@ -118,7 +118,7 @@ def train(
         if ranks.mesh is None:
             trainee = opened.enter_context(open_policy(model, config, device))
         else:
-            from forethought.training.sharded import open_sharded_policy
+            from forethought.training.distributed.sharded import open_sharded_policy
 
             trainee = open_sharded_policy(model, config, ranks)
         kept, left_out = _usable(pairs, length_limit(trainee.policy, config))

@@ -14,7 +14,7 @@ from forethought.config import ModelSource, TrainingConfig
 from forethought.models import loading
 from forethought.training.logprobs import probe_pairs
 from forethought.training.packing import pack
-from forethought.training.policy import open_policy
+from forethought.training.policy_module import open_policy
 
 
 def try_training(source: ModelSource, config: TrainingConfig, device: str) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from forethought.under_way import Drawing, listening
+from forethought.progress.under_way import Drawing, listening
 from forethought.workers.base import WorkerFactory
 from forethought.workers.board import write
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from forethought.under_way import Drawing
+from forethought.progress.under_way import Drawing
 
 NAMESPACE = b"forethought"
 

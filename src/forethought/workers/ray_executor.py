@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Self
 
 from forethought.config import LaunchConfig, Workers
-from forethought.under_way import listener
+from forethought.progress.under_way import listener
 from forethought.workers import board
 from forethought.workers.actor import Mistake, Worker
 from forethought.workers.base import Part, Result, WorkerFactory

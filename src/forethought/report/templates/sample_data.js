@@ -1,5 +1,5 @@
 // Samples: the index of numbers at once, texts in pieces that are unpacked when they are needed.
-// Data: #sample-data, written by samples.py and pieces.py.
+// Data: #sample-data, written by samples.py and sample_pieces.py.
 const sampleBrowser = {};
 (function () {
   // Characters of text that stay unpacked; beyond that the piece used longest ago is dropped.

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from forethought import left_out
 from forethought.config import AccuracyMeasure, VerifierJudge
 from forethought.evaluation.intervals import share_result
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
-from forethought.progress import Reporter
+from forethought.progress.reporter import Reporter
 from forethought.prompts import Loaded, load_prompts
-from forethought.stages.answering import answer_prompts
 from forethought.stages.measures.base import Subject, as_counts
-from forethought.stages.policy import server_counts
-from forethought.store import Count, Stage
+from forethought.stages.policies.sample_until_parsed import answer_prompts
+from forethought.stages.policies.sampled_policy import server_counts
+from forethought.storage import left_out
+from forethought.storage.sealed_stage import Count, Stage
 from forethought.types import (
     Answer,
     EvaluationResult,

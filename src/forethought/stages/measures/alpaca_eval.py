@@ -14,12 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from forethought import left_out
-from forethought.cache import Cache
 from forethought.config import AlpacaEvalMeasure
-from forethought.evaluation.alpaca_eval import as_json, as_results, score
-from forethought.evaluation.alpaca_files import read_difficulty, read_gamed
-from forethought.evaluation.alpaca_outputs import (
+from forethought.evaluation.alpaca_eval.alpaca_files import read_difficulty, read_gamed
+from forethought.evaluation.alpaca_eval.alpaca_outputs import (
     LOST,
     UNASKED,
     Instruction,
@@ -31,15 +28,18 @@ from forethought.evaluation.alpaca_outputs import (
     read_instructions,
     read_outputs,
 )
-from forethought.evaluation.annotator import Annotation, Annotator
-from forethought.evaluation.length_control import FOLDS
-from forethought.evaluation.weighted_preference import Comparison
-from forethought.progress import Reporter
+from forethought.evaluation.alpaca_eval.annotator import Annotation, Annotator
+from forethought.evaluation.alpaca_eval.length_control import FOLDS
+from forethought.evaluation.alpaca_eval.weighted_preference import Comparison
+from forethought.evaluation.alpaca_eval.win_rates import as_json, as_results, score
+from forethought.progress.reporter import Reporter
 from forethought.prompts import prompt_id_of
-from forethought.stages.answering import answer_prompts
 from forethought.stages.measures.base import Subject, as_counts
-from forethought.stages.policy import server_counts
-from forethought.store import SCRATCH, Count, Stage, write_json
+from forethought.stages.policies.sample_until_parsed import answer_prompts
+from forethought.stages.policies.sampled_policy import server_counts
+from forethought.storage import left_out
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import SCRATCH, Count, Stage, write_json
 from forethought.types import Answer, Message, Prompt
 
 

@@ -1,8 +1,8 @@
 """Measure `arena_hard`: a policy's answers to Arena-Hard's questions against the baseline's.
 
 The policy answers every question (greedily, as the benchmark asks; the token limit is the policy's
-own, the benchmark's is 4096), the judge plays two games a question (evaluation/arena_protocol.py),
-the labels give the score (evaluation/arena_hard.py). The stage keeps:
+own, the benchmark's is 4096), the judge plays two games a question (arena_protocol.py),
+the labels give the score (arena_score.py). The stage keeps:
 
 - `answers.parquet`: the sampled outputs, thoughts included;
 - `answers.jsonl`: the responses alone, as the benchmark's `model_answer`. `token_len` counts the
@@ -28,19 +28,26 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from forethought import left_out
-from forethought.cache import Cache
 from forethought.config import ArenaHardMeasure
-from forethought.evaluation.arena_files import Question, read_answers, read_questions
-from forethought.evaluation.arena_hard import ModelLabels, score_labels
-from forethought.evaluation.arena_protocol import Game, Match, open_arena_judge, play
-from forethought.progress import Reporter, Task
+from forethought.evaluation.arena_hard.arena_files import Question, read_answers, read_questions
+from forethought.evaluation.arena_hard.arena_protocol import Game, Match, open_arena_judge, play
+from forethought.evaluation.arena_hard.arena_score import ModelLabels, score_labels
+from forethought.progress.reporter import Reporter, Task
 from forethought.prompts import prompt_id_of
 from forethought.sampling.base import Sampler
-from forethought.stages.answering import answer_prompts
 from forethought.stages.measures.base import Subject, as_counts
-from forethought.stages.policy import server_counts
-from forethought.store import SCRATCH, Count, Stage, content_hash, write_bytes, write_json
+from forethought.stages.policies.sample_until_parsed import answer_prompts
+from forethought.stages.policies.sampled_policy import server_counts
+from forethought.storage import left_out
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import (
+    SCRATCH,
+    Count,
+    Stage,
+    content_hash,
+    write_bytes,
+    write_json,
+)
 from forethought.types import Answer, Message, Prompt, SampledPrompt, SampleRequest, Unsampled
 
 LOSS = (

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from forethought import left_out
-from forethought.cache import Cache
 from forethought.config import JudgeConfig, ProbeMeasure
 from forethought.decoding.request import SamplingParams
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
@@ -21,12 +19,14 @@ from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
 from forethought.judging.describe import difference_ends, score_ends
 from forethought.models.loading import load_tokenizer
 from forethought.models.rendering import decode
-from forethought.progress import Reporter, Task
-from forethought.stages.answering import answer_prompts
-from forethought.stages.joint_judging import judge_sides, worst_score
+from forethought.progress.reporter import Reporter, Task
+from forethought.stages.judged.joint_judging import judge_sides, worst_score
 from forethought.stages.measures.base import Subject, as_counts
-from forethought.stages.policy import Policy, policy_executor, server_counts
-from forethought.store import SCRATCH, Count, Stage, read_json, write_json
+from forethought.stages.policies.sample_until_parsed import answer_prompts
+from forethought.stages.policies.sampled_policy import Policy, policy_executor, server_counts
+from forethought.storage import left_out
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import SCRATCH, Count, Stage, read_json, write_json
 from forethought.types import (
     Answer,
     EvaluationResult,

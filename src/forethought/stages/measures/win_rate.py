@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from forethought import left_out
-from forethought.cache import Cache
 from forethought.config import JudgeConfig, LaunchConfig, WinRateMeasure
 from forethought.evaluation.win_rate import (
     Comparison,
@@ -28,13 +26,15 @@ from forethought.evaluation.win_rate import (
     win_rate,
 )
 from forethought.evaluation.win_share import win_shares
-from forethought.left_out import Places
-from forethought.progress import Reporter, Task
-from forethought.stages.answering import answer_prompts
-from forethought.stages.joint_judging import JudgedSides, judge_sides
+from forethought.progress.reporter import Reporter, Task
+from forethought.stages.judged.joint_judging import JudgedSides, judge_sides
 from forethought.stages.measures.base import as_counts
-from forethought.stages.policy import Policy
-from forethought.store import Count, Stage, read_json, write_json
+from forethought.stages.policies.sample_until_parsed import answer_prompts
+from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage import left_out
+from forethought.storage.left_out import Places
+from forethought.storage.reply_cache import Cache
+from forethought.storage.sealed_stage import Count, Stage, read_json, write_json
 from forethought.thoughts import ThoughtFormat
 from forethought.types import Answer, EvaluationResult, Prompt
 

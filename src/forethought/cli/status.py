@@ -1,0 +1,98 @@
+"""How far a run is: every stage with its state, time and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+from rich.table import Table
+
+from forethought.config import Recipe
+from forethought.planning.bounds import SEPARATE
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import stage_refs
+from forethought.storage.sealed_stage import Count, read_manifest
+
+SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch", "test_score")
+"""Counts worth a reader's glance, where a stage has them."""
+PAID = ("judge_calls", "sampling_calls")
+"""The same, of calls that cost something."""
+
+
+def status_table(recipe: Recipe) -> Table:
+    """One row per stage, in order."""
+    table = Table(title=str(recipe.run), title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state")
+    table.add_column("seconds", justify="right")
+    table.add_column("says")
+    rows = [(ref, *_state(ref)) for ref in stage_refs(recipe)]
+    long_ago = {
+        (ref.stage, ref.arm): _done(rows, ref)
+        for ref, *_ in rows
+        if recipe.iterations > SEPARATE and ref.stage != "prompts"
+    }
+    for ref, state, seconds, says in rows:
+        done = long_ago.get((ref.stage, ref.arm), [])
+        if ref.index not in done[:-1]:
+            table.add_row(ref.label, state, seconds, says)
+        elif ref.index == done[0]:
+            numbers = f"{done[0]} to {done[-2]}" if len(done) > 2 else str(done[0])
+            spent = sum(float(row[2]) for row in rows if row[0].label in _labels(ref, done[:-1]))
+            table.add_row(ref.label_of(numbers), state, f"{spent:.1f}", "")
+    return table
+
+
+def _done(rows: Sequence[tuple[StageRef, str, str, str]], like: StageRef) -> list[int]:
+    """The indices of a kind of stage that are sealed, up to the first that is not."""
+    alike = [row for row in rows if (row[0].stage, row[0].arm) == (like.stage, like.arm)]
+    return [row[0].index for row in takewhile(lambda row: row[2], alike)]
+
+
+def _labels(ref: StageRef, indices: Sequence[int]) -> set[str]:
+    return {ref.label_of(str(index)) for index in indices}
+
+
+def _state(ref: StageRef) -> tuple[str, str, str]:
+    if ref.sealed:
+        manifest = read_manifest(ref.folder)
+        counts = manifest.counts
+        says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
+        says += [_paid(key, counts[key]) for key in PAID if counts.get(key) is not None]
+        says += [_figure(one) for one in _main_results(counts)]
+        gone: Any = manifest.counts.get("left_out")
+        if gone and gone["count"]:
+            says.append(f"[yellow]{gone['count']} prompts left out[/yellow]")
+        missing = manifest.counts.get("missing")
+        if missing:
+            assert isinstance(missing, list)
+            says.append(f"[yellow]{len(missing)} groups without a score[/yellow]")
+        return "[green]done[/green]", f"{manifest.seconds:.1f}", ", ".join(says)
+    if ref.begun:
+        parts = len(list(ref.folder.glob("*.parquet")))
+        return "[yellow]begun[/yellow]", "", f"{parts} parts" if parts else ""
+    return "[dim]owed[/dim]", "", ""
+
+
+def _main_results(counts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first figures of a measure; the others stand in the report."""
+    whole = [one for one in counts.get("results", []) if one["category"] is None]
+    drops = [one for one in whole if one["name"].startswith("probe_drop")]
+    return (drops or whole)[:2]
+
+
+def _figure(one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    return f"{one['name']} {_short(one['value'])} ({_short(low)} to {_short(high)})"
+
+
+def _paid(what: str, counts: Count) -> str:
+    """Calls of a model at a server or behind a judge, and what they cost if it has a price."""
+    assert isinstance(counts, dict)
+    cost = f", cost {counts['cost']:,.2f}" if counts["cost"] else ""
+    return f"{what} {counts['calls']:,} ({counts['hits']:,} found in the cache{cost})"
+
+
+def _short(value: Count) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

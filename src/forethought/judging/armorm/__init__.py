@@ -1,0 +1,1 @@
+"""ArmoRM, the judge of the paper: 19 objectives mixed by a gate."""

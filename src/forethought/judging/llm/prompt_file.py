@@ -1,0 +1,298 @@
+"""What an LLM judge is told: a YAML file with the words of the question and the verdicts it takes.
+
+Built in are the prompt that the paper's pairwise judge is run with (`self_taught_evaluator`), that
+of Arena-Hard v0.1 (`arena_hard`), and two in our own words for any chat model (`with_ties`,
+`rating_1_to_10`). A file of your own looks the same and is named by its path, as in
+`judge.prompt: judges/maths.yaml`. Its texts hold these fields:
+
+- `{question}`: the user's last turn.
+- `{conversation}`: all turns before it, each under its role; empty where there are none.
+- `{response_a}` and `{response_b}` where two are compared, `{response}` where one is rated.
+- `{reference}` (optional): the prompt's reference; a prompt without one is not judged.
+
+Other braces are ordinary text, unless they hold a single word: that is a field misspelt. Fields
+are replaced in one pass; a content can neither end the frame around it nor give a verdict, for
+which frame.py sees.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, overload
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from forethought.config import explain
+from forethought.config.base import Shape
+from forethought.judging.llm import frame
+from forethought.types import Message, Prompt
+
+Kind = Literal["pairwise", "rating"]
+
+FOLDER = Path(__file__).parent / "prompts"
+BUILT_IN: dict[Kind, tuple[str, ...]] = {
+    "pairwise": ("self_taught_evaluator", "with_ties", "arena_hard"),
+    "rating": ("rating_1_to_10",),
+}
+FIELD = re.compile(r"\{([A-Za-z_][A-Za-z_0-9]*)\}")
+NUMBER = "{number}"
+
+
+class PromptFile(Shape):
+    """What both kinds of prompt file share."""
+
+    response_fields: ClassVar[tuple[str, ...]]
+
+    system: str | None = None
+    """The system turn; leave it out for models that have none."""
+    user: str
+    """The user's turn, with all that is to be judged."""
+    finish: str
+    """What the judge is told, as the next turn, where its reply has no verdict."""
+    frame: tuple[str, ...] = ()
+    """Strings that mark where contents begin and end, besides those that look like it: `[…]`,
+    `<…>`, headings, and lines of `===`, `---`, `***` or backticks."""
+
+    @field_validator("frame")
+    @classmethod
+    def _breakable(cls, strings: tuple[str, ...]) -> tuple[str, ...]:
+        for one in strings:
+            if len("".join(one.split())) < 2:
+                raise ValueError(
+                    f"{one!r} is too short for a delimiter; use two characters or more"
+                )
+        return strings
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """The verdicts as the judge writes them; of a rating one example."""
+
+    @property
+    @abstractmethod
+    def verdict_pattern(self) -> str:
+        """A regular expression for any verdict."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields in the texts, in order."""
+        return tuple(FIELD.findall(f"{self.system or ''}\n{self.user}"))
+
+    @property
+    def delimiters(self) -> tuple[str, ...]:
+        """Every string that marks where contents begin or end."""
+        found = frame.delimiters(f"{self.system or ''}\n{self.user}")
+        return tuple(dict.fromkeys([*found, *self.frame]))
+
+    def messages(self, prompt: Prompt, responses: tuple[str, ...]) -> tuple[Message, ...]:
+        """The judge's conversation about these responses of a prompt.
+
+        The prompt has a reference if `reference` is one of the `fields`.
+        """
+        strings = (*self.delimiters, *frame.MARKS.values(), frame.LAST_MARK)
+
+        def harmless(text: str) -> str:
+            return frame.harmless(text, strings, self.verdict_pattern)
+
+        values = dict(zip(self.response_fields, map(harmless, responses), strict=True))
+        values["question"] = harmless(prompt.messages[-1].content)
+        values["conversation"] = frame.earlier_turns(prompt.messages, harmless)
+        if prompt.reference is not None:
+            values["reference"] = harmless(prompt.reference)
+
+        def filled(template: str) -> str:
+            return FIELD.sub(lambda field: values[field[1]], template)
+
+        system = (
+            () if self.system is None else (Message(role="system", content=filled(self.system)),)
+        )
+        return (*system, Message(role="user", content=filled(self.user)))
+
+
+class Weights(Shape):
+    """How much a verdict counts for the response shown first, and for the second."""
+
+    first: float = Field(ge=0, le=10)
+    """Wins of the first response."""
+    second: float = Field(ge=0, le=10)
+    """Wins of the second."""
+
+
+class PairwisePrompt(PromptFile):
+    """Two responses are compared."""
+
+    response_fields: ClassVar[tuple[str, ...]] = ("response_a", "response_b")
+
+    verdicts: dict[str, Weights]
+    """Every verdict as the judge writes it, such as `[[A]]`, and what it means."""
+
+    @field_validator("verdicts")
+    @classmethod
+    def _clear_and_fair(cls, verdicts: dict[str, Weights]) -> dict[str, Weights]:
+        for label, weights in verdicts.items():
+            if len("".join(label.split())) < 2:
+                raise ValueError(f"{label!r} is too short for a label; use one such as '[[A]]'")
+            within = [other for other in verdicts if label in other and label != other]
+            if within:
+                raise ValueError(
+                    f"{label!r} is a part of {within[0]!r}, so a reply with one has both"
+                )
+            if weights.first + weights.second == 0:
+                raise ValueError(f"{label!r} counts for nobody; a tie is first: 0.5, second: 0.5")
+            if Weights(first=weights.second, second=weights.first) not in verdicts.values():
+                raise ValueError(
+                    f"{label!r} has no counterpart with first: {weights.second:g}, second: "
+                    f"{weights.first:g}, so the two places would not be equal"
+                )
+        if not verdicts:
+            raise ValueError("it is empty; give each label its weights")
+        return verdicts
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self.verdicts)
+
+    @property
+    def verdict_pattern(self) -> str:
+        """Any label."""
+        return "|".join(map(re.escape, self.verdicts))
+
+    def verdicts_in(self, text: str) -> list[str]:
+        """The distinct labels in a text."""
+        return [label for label in self.verdicts if label in text]
+
+
+class RatingPrompt(PromptFile):
+    """One response is rated by a number."""
+
+    response_fields: ClassVar[tuple[str, ...]] = ("response",)
+
+    scale: tuple[float, float]
+    """Worst and best rating."""
+    label: str = "[[{number}]]"
+    """How the judge writes a rating; `{number}` stands for it."""
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        low, high = scale
+        if not float("-inf") < low < high < float("inf"):
+            raise ValueError("it must be the worst rating, then a higher best one")
+        return scale
+
+    @field_validator("label")
+    @classmethod
+    def _unmistakable(cls, label: str) -> str:
+        before, found, after = label.partition(NUMBER)
+        if not found or NUMBER in after or not before.strip() or not after.strip():
+            raise ValueError(
+                f"it must hold {NUMBER} once, with text on both sides: '[[{{number}}]]'"
+            )
+        if before[-1] in "0123456789.-+" or after[0] in "0123456789.":
+            raise ValueError(f"what stands next to {NUMBER} must not look like a part of a number")
+        return label
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label with the worst rating."""
+        return (self.label.replace(NUMBER, f"{self.scale[0]:g}"),)
+
+    @property
+    def verdict_pattern(self) -> str:
+        """The label with any number; the number is the group `number`."""
+        before, _, after = map(re.escape, self.label.partition(NUMBER))
+        return rf"{before}(?P<number>[-+]?[0-9]+(?:\.[0-9]+)?){after}"
+
+    def verdicts_in(self, text: str) -> list[float]:
+        """The distinct numbers in a text that are written as ratings, on the scale or not."""
+        found = re.finditer(self.verdict_pattern, text)
+        return list(dict.fromkeys(float(one["number"]) for one in found))
+
+
+@overload
+def load_prompt(name: str, kind: Literal["pairwise"]) -> PairwisePrompt: ...
+@overload
+def load_prompt(name: str, kind: Literal["rating"]) -> RatingPrompt: ...
+def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
+    """A built-in prompt file by its name, or one of the user's own by its path.
+
+    Raises: ValueError that names file, field, value and the way out.
+    """
+    path = FOLDER / f"{name}.yaml" if name in BUILT_IN[kind] else Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(
+            f"judge.prompt: {name} is neither a file nor a {kind} prompt of the package; give a "
+            f"YAML file or one of {', '.join(BUILT_IN[kind])}"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not YAML: {error}; labels such as [[A]] need quotes"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} has no fields; write user, finish and so on (see {FOLDER})")
+    try:
+        prompt = _SHAPES[kind].model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path}:\n{explain(error, _SHAPES[kind])}") from error
+    if (mistake := _mistake(prompt)) is not None:
+        raise ValueError(f"{path}: {mistake}")
+    return prompt
+
+
+_SHAPES: dict[Kind, type[PairwisePrompt] | type[RatingPrompt]] = {
+    "pairwise": PairwisePrompt,
+    "rating": RatingPrompt,
+}
+
+
+def _mistake(prompt: PairwisePrompt | RatingPrompt) -> str | None:
+    """What is wrong with the texts; `None` if they can be used."""
+    required = ("question", "conversation", *prompt.response_fields)
+    known = (*required, "reference")
+    for field in prompt.fields:
+        if field not in known:
+            return (
+                f"there is no field {{{field}}}; the fields are {_listed(known)}; for braces that "
+                f"are text write {{ {field} }}"
+            )
+    for field in required:
+        if field not in prompt.fields:
+            hint = " right before {question}: it is empty for a single turn"
+            return (
+                f"user: the field {{{field}}} is missing; put it"
+                f"{hint if field == 'conversation' else ' where it belongs'}"
+            )
+    if FIELD.search(prompt.finish):
+        return (
+            f"finish: it takes no fields; write it without {_listed(FIELD.findall(prompt.finish))}"
+        )
+    if not prompt.delimiters:
+        return (
+            "user: nothing marks where contents begin and end; put lines such as [Answer A] and "
+            "[End of answer A] around the fields, or list in frame what does"
+        )
+    return _seam(prompt)
+
+
+def _seam(prompt: PairwisePrompt | RatingPrompt) -> str | None:
+    strings = (*prompt.delimiters, *prompt.labels)
+    for text in (prompt.system or "", prompt.user):
+        for field in FIELD.finditer(text):
+            part = frame.touching(text[: field.start()], text[field.end() :], strings)
+            if part is not None:
+                return (
+                    f"{field[0]} stands right beside a part of {part!r}, which a content could "
+                    "complete; put the field on a line of its own"
+                )
+    return None
+
+
+def _listed(fields: Sequence[str]) -> str:
+    return ", ".join(f"{{{field}}}" for field in fields)

@@ -1,0 +1,1 @@
+"""Judges that are reward models: one score for each conversation."""

@@ -1,0 +1,1 @@
+"""Judges that are functions, such as the check of a final number."""

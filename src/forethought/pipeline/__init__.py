@@ -1,0 +1,1 @@
+"""The loop over all stages, and its parts alone: one stage on files, one measure."""

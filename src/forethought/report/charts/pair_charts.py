@@ -1,0 +1,209 @@
+"""The charts about what was sampled for training and what became a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from forethought.report.charts.figures import (
+    ARM_NAMES,
+    RAW,
+    Cell,
+    Chart,
+    Column,
+    Json,
+    Scale,
+    band,
+    bars,
+    line,
+    view,
+    whole_number_axis,
+)
+from forethought.report.data.collect import ArmData, IterationData, Run
+from forethought.types import ParseStatus
+
+FAILURES = {
+    ParseStatus.NO_RESPONSE: ("no response marker", "@status-no-response"),
+    ParseStatus.TRUNCATED: ("cut off by the token limit", "@status-truncated"),
+    ParseStatus.EMPTY_RESPONSE: ("empty response", "@status-empty"),
+}
+OUTCOMES = {
+    "judged": ("pair", "@outcome-judged"),
+    "unparsable": ("pair against an unparsable output", "@outcome-unparsable"),
+    "tie": ("tie", "@outcome-tie"),
+    "one_judged": ("one response only", "@outcome-one"),
+    "none_judged": ("no response", "@outcome-none"),
+    "unjudged": ("judge failed", "@outcome-unjudged"),
+    "unparsable_quota": ("unparsable pairs' quota reached", "@outcome-quota"),
+}
+
+
+def pair_charts(run: Run, scale: Scale) -> list[Chart]:
+    """Charts of what was sampled and paired; those without any data are left out."""
+    charts: list[Chart] = []
+    if any(one.rollouts for arm in run.arms for one in arm.iterations):
+        charts.append(_failures(run))
+    if any(one.pairs for arm in run.arms for one in arm.iterations):
+        # A judge that only compares gives pairs its own scores, not shares of wins.
+        margins = RAW if run.recipe.judge.is_relative else scale
+        charts += [_pair_lengths(run), _pair_margins(run, margins), _outcomes(run)]
+    return charts
+
+
+def _failures(run: Run) -> Chart:
+    places = _places(run, lambda one: one.rollouts is not None)
+    traces: list[Json] = []
+    rows: list[list[Cell]] = [[ARM_NAMES[arm.arm], one.number] for arm, one in places]
+    for status, (name, colour) in FAILURES.items():
+        shares: list[float] = []
+        for _, one in places:
+            assert one.rollouts is not None
+            shares.append(100 * one.rollouts.statuses[status] / max(one.rollouts.outputs, 1))
+        hover = "%{y:.1f}% of outputs<extra>" + name + "</extra>"
+        traces.append(bars(name, _arm_and_iteration(places), shares, colour, hovertemplate=hover))
+        for row, share in zip(rows, shares, strict=True):
+            row.append(share)
+    for row, (_, one) in zip(rows, places, strict=True):
+        assert one.rollouts is not None
+        row.append(one.rollouts.outputs)
+    columns = (
+        Column(name="arm"),
+        Column(name="iteration"),
+        *(Column(name=f"{name}, %", digits=2) for name, _ in FAILURES.values()),
+        Column(name="outputs"),
+    )
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.4,
+        "xaxis": {"type": "multicategory", "title": {"text": "iteration"}},
+        "yaxis": {"title": {"text": "% of sampled outputs"}, "rangemode": "tozero"},
+    }
+    return Chart(
+        key="failures",
+        title="Outputs without a response",
+        caption="Share of the outputs sampled for training that have no usable response, by cause. "
+        "Iteration i samples from policy i.",
+        views=(view(traces, layout, columns, [tuple(row) for row in rows]),),
+    )
+
+
+def _pair_lengths(run: Run) -> Chart:
+    traces: list[Json] = []
+    rows: list[tuple[Cell, ...]] = []
+    for arm in run.arms:
+        done = [(one.number, one.pairs) for one in arm.iterations if one.pairs is not None]
+        x = [number for number, _ in done]
+        name = ARM_NAMES[arm.arm]
+        hover = "%{y:.1f} tokens"
+        chosen = [pairs.chosen_tokens for _, pairs in done]
+        rejected = [pairs.rejected_tokens for _, pairs in done]
+        traces.append(line(arm.arm, x, chosen, name=f"{name}, chosen", hover=hover))
+        other = line(arm.arm, x, rejected, name=f"{name}, rejected", dash="dot", hover=hover)
+        other["marker"]["symbol"] += "-open"
+        traces.append(other)
+        rows += [
+            (name, number, pairs.chosen_tokens, pairs.rejected_tokens, pairs.judged_pairs)
+            for number, pairs in done
+        ]
+    numbers = [int(row[1] or 0) for row in rows]
+    layout = {
+        "xaxis": whole_number_axis("iteration", numbers, {}),
+        "yaxis": {"title": {"text": "response tokens"}, "rangemode": "tozero"},
+    }
+    columns = (
+        Column(name="arm"),
+        Column(name="iteration"),
+        Column(name="chosen, mean tokens", digits=1),
+        Column(name="rejected, mean tokens", digits=1),
+        Column(name="pairs"),
+    )
+    return Chart(
+        key="pair-lengths",
+        title="Chosen against rejected response length",
+        caption="Mean response tokens of the pairs trained on. Chosen above rejected means that "
+        "length is being taught; a larger pairs.rho counters it.",
+        views=(view(traces, layout, columns, rows),),
+    )
+
+
+def _pair_margins(run: Run, scale: Scale) -> Chart:
+    traces: list[Json] = []
+    rows: list[tuple[Cell, ...]] = []
+    for arm in run.arms:
+        x: list[int] = []
+        means: list[float] = []
+        quartiles: list[tuple[float, float, float]] = []
+        for one in arm.iterations:
+            pairs = one.pairs
+            if pairs is None or pairs.margin is None or pairs.margin_quartiles is None:
+                continue
+            low, middle, high = (end * scale.factor for end in pairs.margin_quartiles)
+            x.append(one.number)
+            means.append(pairs.margin * scale.factor)
+            quartiles.append((low, middle, high))
+            shown = (means[-1], low, middle, high, pairs.judged_pairs)
+            rows.append((ARM_NAMES[arm.arm], one.number, *shown))
+        if len(x) > 1:
+            lows, _, highs = zip(*quartiles, strict=True)
+            traces.append(band(arm.arm, x, lows, highs))
+        traces.append(line(arm.arm, x, means, hover=f"%{{y:.{scale.digits}f}}"))
+    layout = {
+        "xaxis": whole_number_axis("iteration", [int(row[1] or 0) for row in rows], {}),
+        "yaxis": {"title": {"text": f"margin, {scale.points}"}, "rangemode": "tozero"},
+    }
+    names = ("mean margin", "lower quartile", "median", "upper quartile")
+    columns = (
+        Column(name="arm"),
+        Column(name="iteration"),
+        *(Column(name=f"{name}, {scale.points}", digits=scale.digits) for name in names),
+        Column(name="pairs"),
+    )
+    return Chart(
+        key="pair-margins",
+        title="Judge margin of the pairs",
+        caption="Judge score of chosen minus rejected, mean over the pairs trained on; the band "
+        "goes from the lower to the upper quartile.",
+        views=(view(traces, layout, columns, rows),),
+    )
+
+
+def _outcomes(run: Run) -> Chart:
+    places = _places(run, lambda one: one.pairs is not None)
+    counts = [one.pairs.outcomes for _, one in places if one.pairs is not None]
+    known = [*OUTCOMES, *sorted({key for each in counts for key in each} - OUTCOMES.keys())]
+    found = [key for key in known if any(each.get(key) for each in counts)]
+    traces: list[Json] = []
+    for key in found:
+        name, colour = OUTCOMES.get(key, (key, "@muted"))
+        values = [each.get(key, 0) for each in counts]
+        hover = "%{y} prompts<extra>" + name + "</extra>"
+        traces.append(bars(name, _arm_and_iteration(places), values, colour, hovertemplate=hover))
+    rows = [
+        (ARM_NAMES[arm.arm], one.number, *(each.get(key, 0) for key in found))
+        for (arm, one), each in zip(places, counts, strict=True)
+    ]
+    columns = (
+        Column(name="arm"),
+        Column(name="iteration"),
+        *(Column(name=OUTCOMES.get(key, (key, ""))[0]) for key in found),
+    )
+    layout = {
+        "barmode": "stack",
+        "bargap": 0.4,
+        "xaxis": {"type": "multicategory", "title": {"text": "iteration"}},
+        "yaxis": {"title": {"text": "prompts"}, "rangemode": "tozero"},
+    }
+    return Chart(
+        key="outcomes",
+        title="What became of each prompt",
+        caption="One pair per prompt at most; no pair where nothing could be told apart.",
+        views=(view(traces, layout, columns, rows),),
+        wide=True,
+    )
+
+
+def _places(run: Run, has: Callable[[IterationData], bool]) -> list[tuple[ArmData, IterationData]]:
+    return [(arm, one) for arm in run.arms for one in arm.iterations if has(one)]
+
+
+def _arm_and_iteration(places: Sequence[tuple[ArmData, IterationData]]) -> list[list[str]]:
+    return [[ARM_NAMES[arm.arm] for arm, _ in places], [str(one.number) for _, one in places]]

@@ -1,0 +1,159 @@
+"""Charts of one figure by policy: a line for each arm, or for each arm of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forethought.report.charts.figures import (
+    Cell,
+    Chart,
+    Column,
+    Json,
+    Scale,
+    band,
+    curve,
+    level_line,
+    view,
+    whole_number_axis,
+)
+from forethought.report.data.scores import Mean
+
+BAND_LIMIT = 4
+"""More lines than this stand without their intervals' areas; hover and table still have them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One line.
+
+    Example: `Series(name="Thought arm", cells=("Thought arm",), colour="thought",
+    points=((0, Mean(…)), (1, Mean(…))))`
+    """
+
+    name: str
+    cells: tuple[str, ...]
+    """What stands before the figures in the table."""
+    colour: str
+    points: tuple[tuple[int, Mean], ...]
+    """Policy and figure, the seed first."""
+    dash: str = "solid"
+    symbol: str = "circle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """What a chart shows.
+
+    Example: `Quantity(key="win_rate", title="Win rate", caption="…", axis="win rate",
+    scale=PERCENT, even=0.5)`
+    """
+
+    key: str
+    title: str
+    caption: str
+    """How intervals are shown is said after it."""
+    axis: str
+    scale: Scale
+    even: float | None = None
+    """Where a dashed line means that neither side is ahead."""
+    from_zero: bool = False
+    counted: str = "prompts"
+    intervals: bool = True
+    """Whether the figures have intervals and counts worth a column."""
+
+
+def policy_chart(
+    quantity: Quantity,
+    series: Sequence[Series],
+    *,
+    lead: Sequence[str] = ("arm",),
+    wide: bool = False,
+    height: int = 300,
+) -> Chart:
+    """The chart; `lead` names the table's columns before the policy."""
+    traces: list[Json] = []
+    rows: list[tuple[Cell, ...]] = []
+    banded = len(series) <= BAND_LIMIT
+    for one in series:
+        traces += _traces(quantity, one, banded=banded)
+        rows += [_row(quantity, one, policy, mean) for policy, mean in one.points]
+    scale = quantity.scale
+    policies = [policy for one in series for policy, _ in one.points]
+    layout: Json = {
+        "xaxis": whole_number_axis("policy", policies, {0: "seed"}),
+        "yaxis": {"title": {"text": f"{quantity.axis}{scale.suffix}"}},
+    }
+    if quantity.from_zero:
+        layout["yaxis"]["rangemode"] = "tozero"
+    if quantity.even is not None:
+        layout["shapes"] = [level_line(quantity.even * scale.factor)]
+    columns = [*(Column(name=name) for name in lead), Column(name="policy")]
+    columns.append(Column(name=f"{quantity.axis}{scale.suffix}", digits=scale.digits))
+    if quantity.intervals:
+        columns += [Column(name=f"95 % {end}", digits=scale.digits) for end in ("low", "high")]
+        columns.append(Column(name=quantity.counted))
+    return Chart(
+        key=quantity.key,
+        title=quantity.title,
+        caption=quantity.caption + _interval_words(quantity, series, banded=banded),
+        views=(view(traces, layout, tuple(columns), rows),),
+        height=height,
+        wide=wide,
+    )
+
+
+def policy_name(policy: int) -> Cell:
+    """As tables write it."""
+    return "seed" if policy == 0 else policy
+
+
+def _traces(quantity: Quantity, one: Series, *, banded: bool) -> list[Json]:
+    scale = quantity.scale
+    x = [policy for policy, _ in one.points]
+    y = [mean.value * scale.factor for _, mean in one.points]
+    ends = [mean.interval or (mean.value, mean.value) for _, mean in one.points]
+    low, high = ([end[side] * scale.factor for end in ends] for side in (0, 1))
+    hover = f"%{{y:.{scale.digits}f}}{scale.unit}"
+    if quantity.intervals:
+        hover += "%{customdata}"
+    shown = curve(one.name, one.colour, x, y, dash=one.dash, symbol=one.symbol, hover=hover)
+    if not quantity.intervals:
+        return [shown]
+    shown["customdata"] = [_hover_detail(quantity, mean) for _, mean in one.points]
+    if len(x) == 1:
+        # A band needs two policies; one alone shows its interval as whiskers.
+        up, down = [high[0] - y[0]], [y[0] - low[0]]
+        style = {"color": f"@{one.colour}", "thickness": 1.5, "width": 5}
+        shown["error_y"] = {"array": up, "arrayminus": down, "symmetric": False, **style}
+        return [shown]
+    return [band(one.colour, x, low, high), shown] if banded else [shown]
+
+
+def _interval_words(quantity: Quantity, series: Sequence[Series], *, banded: bool) -> str:
+    if not quantity.intervals or not any(m.interval for one in series for _, m in one.points):
+        return ""
+    if all(len(one.points) == 1 for one in series):
+        return " The whiskers are 95 % intervals."
+    if banded:
+        return " The band is the 95 % interval."
+    return " Hover and table give the 95 % intervals."
+
+
+def _hover_detail(quantity: Quantity, mean: Mean) -> str:
+    count = f"n = {mean.count:,}"
+    if mean.interval is None:
+        return f"  {count}"
+    low, high = (
+        f"{end * quantity.scale.factor:.{quantity.scale.digits}f}" for end in mean.interval
+    )
+    return f"  [{low}, {high}]  {count}"
+
+
+def _row(quantity: Quantity, one: Series, policy: int, mean: Mean) -> tuple[Cell, ...]:
+    factor = quantity.scale.factor
+    row: tuple[Cell, ...] = (*one.cells, policy_name(policy), mean.value * factor)
+    if not quantity.intervals:
+        return row
+    low, high = mean.interval or (None, None)
+    return (*row, *(None if end is None else end * factor for end in (low, high)), mean.count)

@@ -1,0 +1,150 @@
+"""The charts of the test prompts' answers, by policy: score, lengths, failures to parse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forethought.judging.describe import score_of
+from forethought.report.charts.category_bars import Bars, category_chart
+from forethought.report.charts.figures import (
+    ARM_NAMES,
+    ARM_SYMBOLS,
+    PERCENT,
+    RAW,
+    TOKENS,
+    Chart,
+    Scale,
+)
+from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
+from forethought.report.data.collect import Run
+from forethought.report.data.scores import Mean, PolicyScore
+from forethought.types import Arm
+
+TEST_QUANTITIES = (
+    Quantity(
+        key="thought-length",
+        title="Thought length",
+        caption="Mean tokens before the response, markers included, on test prompts.",
+        axis="tokens per answer",
+        scale=TOKENS,
+        from_zero=True,
+        intervals=False,
+    ),
+    Quantity(
+        key="response-length",
+        title="Response length",
+        caption="Mean tokens of the response alone, on test prompts.",
+        axis="tokens per answer",
+        scale=TOKENS,
+        from_zero=True,
+        intervals=False,
+    ),
+    Quantity(
+        key="first-failures",
+        title="Test prompts without a response at first",
+        caption="Share of test prompts whose first output had no usable response. Such an output "
+        "is sampled again up to evaluation.attempts times and then counts as a loss.",
+        axis="prompts",
+        scale=PERCENT,
+        from_zero=True,
+        intervals=False,
+    ),
+)
+
+
+def scale_of(run: Run) -> Scale:
+    """Per cent where scores are shares, of right answers or of wins; others stay as they are."""
+    if run.recipe.judge.is_relative:
+        return PERCENT
+    means = [one.score for arm in run.arms for one in arm.policies]
+    shares = all(0 <= mean.value <= 1 for mean in means if mean is not None)
+    return PERCENT if run.recipe.judge.grades and shares else RAW
+
+
+def score_charts(run: Run, scale: Scale) -> list[Chart]:
+    """Charts of every evaluated policy; empty before there is one."""
+    if not any(arm.policies for arm in run.arms):
+        return []
+    charts = [policy_chart(score_quantity(run, scale), score_series(run), wide=True, height=360)]
+    charts += [
+        policy_chart(quantity, test_series(run, quantity.key)) for quantity in TEST_QUANTITIES
+    ]
+    if any(one.gains for arm in run.arms for one in arm.policies):
+        charts.append(_categories(run, scale))
+    return charts
+
+
+def score_quantity(run: Run, scale: Scale) -> Quantity:
+    """The test score."""
+    relative = run.recipe.judge.is_relative
+    what = f" The score is the {score_of(run.recipe)}." if relative else ""
+    return Quantity(
+        key="score",
+        title="Judge score on test prompts",
+        caption="Mean over prompts no policy was trained on. "
+        f"An answer without a response counts as a loss.{what}",
+        axis="test score",
+        scale=scale,
+    )
+
+
+def score_series(run: Run) -> list[Series]:
+    """Test scores, a line for each arm."""
+    return [
+        _arm_series(
+            arm.arm, [(one.policy, one.score) for one in arm.policies if one.score is not None]
+        )
+        for arm in run.arms
+    ]
+
+
+def test_series(run: Run, key: str) -> list[Series]:
+    """One of `TEST_QUANTITIES`, a line for each arm that has it."""
+    return [
+        _arm_series(
+            arm.arm,
+            [
+                (one.policy, Mean(value=_test_value(one, key), interval=None, count=0))
+                for one in arm.policies
+            ],
+        )
+        for arm in run.arms
+        if arm.arm == "thought" or key != "thought-length"
+    ]
+
+
+def _test_value(one: PolicyScore, key: str) -> float:
+    values = {
+        "thought-length": one.thought_tokens,
+        "response-length": one.response_tokens,
+        "first-failures": one.parse_failures,
+    }
+    return values[key]
+
+
+def _arm_series(arm: Arm, points: Sequence[tuple[int, Mean]]) -> Series:
+    return Series(
+        name=ARM_NAMES[arm],
+        cells=(ARM_NAMES[arm],),
+        colour=arm,
+        symbol=ARM_SYMBOLS[arm],
+        points=tuple(points),
+    )
+
+
+def _categories(run: Run, scale: Scale) -> Chart:
+    groups = [
+        Bars(name=ARM_NAMES[arm.arm], colour=arm.arm, by_category=arm.policies[-1].gains)
+        for arm in run.arms
+        if arm.policies and arm.policies[-1].gains
+    ]
+    return category_chart(
+        "categories",
+        "Gain by category",
+        "Last policy minus the seed of the same arm, prompt by prompt, sorted by the "
+        f"{groups[0].name.lower()}; whiskers are 95 % intervals.",
+        groups=groups,
+        axis=f"gain, {scale.points}",
+        scale=scale,
+        signed=True,
+    )

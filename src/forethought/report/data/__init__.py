@@ -1,0 +1,1 @@
+"""What the page shows, as numbers and texts read from sealed stages."""

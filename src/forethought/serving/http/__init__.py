@@ -1,0 +1,1 @@
+"""The HTTP side of a served model: requests, keys, limits, replies, a chat page."""

@@ -1,0 +1,1 @@
+"""`forethought chat`: a conversation in the terminal."""

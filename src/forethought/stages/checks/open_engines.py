@@ -1,0 +1,238 @@
+"""Every engine of a recipe opened once before a run samples: what cannot work is said unpaid.
+
+One after the other, each closed before the next is opened, in the way of the stages: this process
+or workers, the same device and number type.
+
+- The policy's sampler draws two tokens for one prompt of the run.
+- A judge that computes by itself (reward_model, armorm, a verifier of ours) scores two made-up
+  responses; a chat model as judge draws two tokens. Members of a mixture are opened by themselves.
+- Servers are asked for their list of models, which costs nothing. One that is to sample the policy
+  is held against it.
+- What a user has written, a verifier's function or a custom judge, is imported, not asked: that may
+  cost, and it may rightly fail on a made-up response.
+- The model is trained for one tiny step (training/trial.py), where one process trains.
+
+What a sealed stage has shown to work is not opened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from forethought.chat_client.retrying import reach
+from forethought.config import (
+    JudgeConfig,
+    LaunchConfig,
+    LLMJudge,
+    OpenAIEngine,
+    Recipe,
+    VerifierJudge,
+)
+from forethought.decoding.request import SamplingParams
+from forethought.judging.executor import judging_executor
+from forethought.judging.llm.verdicts import open_model
+from forethought.judging.open import open_judge
+from forethought.models.model_cache import no_model_cache
+from forethought.progress.under_way import listening
+from forethought.runs.layout import StageRef
+from forethought.sampling.base import one_prompt
+from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage.reply_cache import Cache
+from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest
+
+ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "gsm8k": (frozenset({"gsm8k"}), frozenset({"gsm8k"})),
+    "alpaca_eval": (frozenset({"alpaca_eval"}), frozenset({"alpaca_eval"})),
+    "arena_hard": (frozenset({"arena_hard"}), frozenset({"arena_hard"})),
+    "judge": (
+        frozenset({"judgements", "selection", "evaluation", "win_rate", "probe"}),
+        frozenset({"judgements"}),
+    ),
+    "sampling": (
+        frozenset({"rollouts", "selection", "evaluation"}),
+        frozenset({"rollouts", "evaluation"}),
+    ),
+    "training": (frozenset({"training"}), frozenset({"reference"})),
+}
+"""Stages that need each, and those that have shown it to work when they are sealed. In the order in
+which they are opened: what costs least comes first."""
+TOKENS = 2
+"""Drawn of a model."""
+PROMPTS = 32
+"""Most that a judge is tried on: some prompts of a run it may rightly refuse."""
+RESPONSES = ("Yes.", "No.")
+GREETING = Message(role="user", content="Hello.")
+
+
+def owed_engines(refs: Iterable[StageRef]) -> list[str]:
+    """What the owed stages need and no sealed one has shown to work, in order."""
+    owed, sealed = set[str](), set[str]()
+    launch = LaunchConfig()
+    for ref in refs:
+        launch = ref.recipe.launch
+        (sealed if ref.sealed else owed).add(ref.stage)
+    if launch.type != "local":
+        # Processes that train together need memory that one of them has not.
+        owed.discard("training")
+    names = [
+        name
+        for name, (users, witnesses) in ENGINES.items()
+        if owed & users and not sealed & witnesses
+    ]
+    if launch.keep_engines:
+        # Its model is one more, which need not fit beside those that stay.
+        names.sort(key=lambda name: name != "training")
+    return names
+
+
+def open_engine(recipe: Recipe, name: str) -> None:
+    """Open one of the recipe's engines, try it, close it. The prompts have to be sealed.
+
+    Raises: ValueError that names the field, the model and what is wrong with it.
+    """
+    import torch
+
+    state = torch.get_rng_state()
+    try:
+        with listening(lambda who, drawing: None):
+            _open(recipe, name)
+    finally:
+        torch.set_rng_state(state)
+
+
+def _open(recipe: Recipe, name: str) -> None:
+    measures = recipe.measures
+    match name:
+        case "gsm8k":
+            assert measures.gsm8k is not None
+            verifier = VerifierJudge(function=measures.gsm8k.verifier)
+            with _named("measures.gsm8k.verifier", verifier.title), open_judge(verifier):
+                pass
+        case "alpaca_eval":
+            assert measures.alpaca_eval is not None
+            _reach("measures.alpaca_eval.annotator", measures.alpaca_eval.annotator)
+        case "arena_hard":
+            assert measures.arena_hard is not None
+            _reach("measures.arena_hard.judge", measures.arena_hard.judge)
+        case "judge":
+            prompts = _some(_ref(recipe).prompts("train"))
+            for field, judge, mine in _judges(recipe.judge, prompts):
+                with _named(field, _called(judge)):
+                    _try_judge(recipe, judge, mine)
+        case "sampling":
+            with _named("sampling", f"{recipe.sampling.type} {recipe.model.path}"):
+                _try_sampling(recipe)
+        case "training":
+            _try_training(recipe)
+        case _:
+            raise AssertionError(name)
+
+
+def _called(judge: JudgeConfig) -> str:
+    """A judge's type and model."""
+    name = judge.title
+    return name if judge.type in name.lower() else f"{judge.type} {name}"
+
+
+def _ref(recipe: Recipe) -> StageRef:
+    """The first that samples."""
+    return StageRef(recipe=recipe, stage="rollouts", arm=recipe.arms[0], index=0)
+
+
+@contextmanager
+def _named(field: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    # Whatever a foreign model, a package or a user's own module raises on its first use.
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {(reason.splitlines() or [''])[0]}"
+        raise ValueError(f"{field} ({what}) cannot be used: {reason}") from error
+
+
+def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """A few from all over, the shortest first."""
+    spread = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
+    return sorted(spread, key=lambda one: sum(len(turn.content) for turn in one.messages))
+
+
+def _try_sampling(recipe: Recipe) -> None:
+    ref = _ref(recipe)
+    policy = Policy.of(ref)
+    params = SamplingParams.of(recipe.sampling)
+    params = replace(params, max_new_tokens=min(TOKENS, params.max_new_tokens))
+    shortest = _some(ref.prompts("train"))[0]
+    request = SampleRequest(
+        prompt_id=shortest.prompt_id,
+        messages=policy.thought_format.apply(shortest.messages),
+        seeds=(policy.draw_seed(shortest.prompt_id, 0),),
+    )
+    with policy.executor(params) as executor:
+        if recipe.sampling.free_to_try:
+            # A prompt that is left out is the stage's affair; an engine that fails raises.
+            list(executor.each([0], lambda _: [request]))
+
+
+def _judges(
+    config: JudgeConfig, prompts: Sequence[Prompt]
+) -> Iterator[tuple[str, JudgeConfig, list[Prompt]]]:
+    """Each judge with its field and those of the prompts that it would be shown."""
+    if not config.panels:
+        yield "judge", config, list(prompts)
+        return
+    left = list(prompts)
+    for i, route in enumerate(config.panels):
+        mine = [prompt for prompt in left if route.fits(prompt)]
+        left = [prompt for prompt in left if not route.fits(prompt)]
+        for k, member in enumerate(route.members):
+            judge = member.judge
+            if judge.takes_workers:
+                judge = judge.model_copy(update={"workers": config.pool})
+            yield f"judge.routes.{i}.members.{k}.judge", judge, mine
+
+
+def _try_judge(recipe: Recipe, judge: JudgeConfig, prompts: Sequence[Prompt]) -> None:
+    if isinstance(judge, LLMJudge):
+        with open_model(judge.model_copy(update={"max_new_tokens": TOKENS}), None) as sampler:
+            if isinstance(judge.engine, OpenAIEngine):
+                reach(judge.engine)
+            elif judge.engine.free_to_try:
+                request = SampleRequest(prompt_id="opening", messages=(GREETING,), seeds=(0,))
+                for result in sampler.sample([request]):
+                    one_prompt(result)
+        return
+    if not judge.free_to_try:
+        with open_judge(judge):
+            return
+    with Cache() as cache, judging_executor(judge, cache, recipe.launch) as executor:
+        refused = None
+        for prompt in prompts:
+            group = ResponseGroup(prompt=prompt, responses=RESPONSES)
+            [(_, verdicts)] = executor.each([0], lambda _, group=group: [group])
+            [answer] = verdicts.answers
+            if isinstance(answer, Judgement):
+                return
+            refused = refused or answer
+    if refused is not None:
+        raise ValueError(
+            f"it scores none of {len(prompts)} prompts of this run that were tried, the first "
+            f"because: {refused.reason}"
+        )
+
+
+def _reach(field: str, engine: OpenAIEngine) -> None:
+    with _named(field, engine.model or engine.base_url):
+        reach(engine)
+
+
+def _try_training(recipe: Recipe) -> None:
+    from forethought.models.loading import pick_device
+    from forethought.training.trial import try_training
+
+    # What is kept for the run must not have been trained before.
+    with no_model_cache():
+        device = str(pick_device(recipe.model.device))
+        try_training(recipe.model.source, recipe.training, device)

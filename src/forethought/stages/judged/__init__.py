@@ -1,0 +1,1 @@
+"""What a stage shows a judge, and where its verdicts are kept."""

@@ -1,0 +1,21 @@
+"""Where the answers of a run's judge models are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forethought.config import Recipe
+from forethought.runs.layout import StageRef
+from forethought.storage.reply_cache import Cache
+
+
+def verdict_cache(ref: StageRef) -> Cache:
+    """The run's kept answers of judge models, or those that several runs share."""
+    recipe = ref.recipe
+    path = verdict_cache_file(recipe) if recipe.judge.asks_a_model else None
+    return Cache(path, account=f"{recipe.run.resolve()} {ref.label}")
+
+
+def verdict_cache_file(recipe: Recipe) -> Path:
+    """Where a run keeps what judge models said."""
+    return recipe.cache or recipe.run / "cache.sqlite"

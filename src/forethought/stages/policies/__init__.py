@@ -1,0 +1,1 @@
+"""A policy that is sampled by a stage, and sampled again where its output does not parse."""

@@ -1,0 +1,1 @@
+"""What is written: sealed stage folders, records in Parquet, replies paid for, remote files."""

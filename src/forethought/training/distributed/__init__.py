@@ -1,0 +1,1 @@
+"""Training by several processes: torchrun or Ray, sharded by FSDP2."""
