@@ -209,6 +209,21 @@ def load_model(model: Named, *, dtype: str, device: str, **options: Any) -> PreT
     return loaded.to(pick_device(device)).eval()
 
 
+def load_runnable(model: Named, *, dtype: str, device: str) -> PreTrainedModel:
+    """The causal model to run: its values are those of `dtype`, held in the type in which the
+    device multiplies them (number_types.py).
+
+    Raises: ValueError if the folder holds no causal model.
+    """
+    import torch
+
+    from forethought.models.number_types import product_type
+
+    place = pick_device(device)
+    loaded: Any = load_model(model, dtype=dtype, device=device)
+    return loaded.to(product_type(getattr(torch, dtype), place))
+
+
 def find_rests(model: Named) -> Path | None:
     """The file beside a checkpoint's rounded weights with what they lack; `None` for any other."""
     path = Path(resolve(model)) / RESTS

@@ -47,9 +47,13 @@ class SharedPolicy:
             return model
         self._holds = None
         same_positions = self._long == source_of(name).long_context
-        if self._model is None or not same_positions or not read_weights(self._model, name):
+        if (
+            self._model is None
+            or not same_positions
+            or not read_weights(self._model, name, dtype=getattr(torch, self._dtype))
+        ):
             self._model = None
-            self._model = loading.load_model(name, dtype=self._dtype, device=self._device)
+            self._model = loading.load_runnable(name, dtype=self._dtype, device=self._device)
         self._holds = weight_files(name)
         self._long = source_of(name).long_context
         return self._model
@@ -94,24 +98,28 @@ def _whole(base: ModelSource) -> list[Path]:
 
 
 @torch.no_grad()
-def read_weights(model: PreTrainedModel, name: Named) -> bool:
-    """Read a checkpoint's weights into a module of the same architecture; whether that was so.
+def read_weights(model: PreTrainedModel, name: Named, *, dtype: torch.dtype) -> bool:
+    """Read a checkpoint's weights into a module of the same architecture, rounded to `dtype`;
+    whether that was so.
 
     Where it was not, the module may be left with some weights of each.
     """
     folder = Path(loading.resolve(name))
     state = model.state_dict()
+    rounded = {p.data_ptr() for p in model.parameters()}
     read: set[int] = set()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118  a file has no other way to name its tensors
                 if key not in state or list(state[key].shape) != file.get_slice(key).get_shape():
                     return False
-                state[key].copy_(file.get_tensor(key))
+                given = file.get_tensor(key)
+                is_rounded = state[key].data_ptr() in rounded
+                state[key].copy_(given.to(dtype) if is_rounded else given)
                 read.add(state[key].data_ptr())
     # Tied weights stand in the file once.
     if not all(tensor.data_ptr() in read for tensor in state.values()):
         return False
-    if model.dtype == torch.float32 and (rests := loading.find_rests(name)) is not None:
+    if dtype == torch.float32 and (rests := loading.find_rests(name)) is not None:
         restore(rests, model.named_parameters())
     return True

@@ -20,7 +20,7 @@ from forethought.decoding import nucleus, self_check, static_batch
 from forethought.decoding.expanded import ExpandedDecoder, has_cache
 from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
 from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
-from forethought.models import loading, rendering
+from forethought.models import loading, number_types, rendering
 from forethought.models.model_cache import cached
 from forethought.models.shared_policy import shared_policy
 from forethought.progress.under_way import listener
@@ -52,8 +52,11 @@ class TransformersSampler:
         rows: int,
         name: str = "in memory",
         template: Mapping[str, Any] | None = None,
+        products: str = "",
     ) -> None:
+        """`products` is what is said of the number type, behind how outputs are drawn."""
         self._template = template or {}
+        self._products = products
         self._model: PreTrainedModel | None = model
         self._tokenizer = tokenizer
         self._params = params
@@ -66,9 +69,9 @@ class TransformersSampler:
 
     def _how(self, model: PreTrainedModel) -> str:
         if self._reason is None:
-            return FAST
+            return FAST + self._products
         again = "" if has_cache(model) else AGAIN
-        return SLOW.format(reason=self._reason, again=again)
+        return SLOW.format(reason=self._reason, again=again) + self._products
 
     @classmethod
     def load(
@@ -82,7 +85,15 @@ class TransformersSampler:
         else:
             loaded = cached(("model", model), lambda: _load(model))
         template = rendering.template_variables(model)
-        return cls(loaded, tokenizer, params=params, rows=rows, name=model.path, template=template)
+        return cls(
+            loaded,
+            tokenizer,
+            params=params,
+            rows=rows,
+            name=model.path,
+            template=template,
+            products=number_types.said(model.dtype, loaded.device),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -160,7 +171,7 @@ def _reason_against(model: PreTrainedModel) -> str | None:
 
 
 def _load(model: ModelConfig) -> PreTrainedModel:
-    return loading.load_model(model.source, dtype=model.dtype, device=model.device)
+    return loading.load_runnable(model.source, dtype=model.dtype, device=model.device)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def probe_ids(source: ModelSource) -> list[int]:
 def expected_logprobs(source: ModelSource, model: ModelConfig, ids: list[int]) -> np.ndarray:
     """What transformers gives for each token but the first, float64: the run's own module where it
     has these weights, else the checkpoint, loaded for this on the CPU."""
-    network = shared_policy(model.dtype, model.device).held(source) or loading.load_model(
+    network = shared_policy(model.dtype, model.device).held(source) or loading.load_runnable(
         source, dtype=model.dtype, device="cpu"
     )
     tokens = torch.tensor([ids], device=network.device)

@@ -38,6 +38,7 @@ from forethought.config import ModelSource
 from forethought.judging.armorm.llama import encode
 from forethought.judging.armorm.shared_prompts import Packed, Span
 from forethought.models.loading import Named, pretrained, resolve, source_of
+from forethought.models.number_types import product_type
 from forethought.models.positions import fix_positions
 
 ARCHITECTURE = "LlamaForRewardModelWithGating"
@@ -146,7 +147,8 @@ def load(source: Named, *, dtype: torch.dtype, device: torch.device) -> ArmoRMMo
         with safe_open(file, "pt", device=str(device)) as shard:
             for name in shard.keys():  # noqa: SIM118  a file has no other way to name its tensors
                 kind = dtype if name.startswith(BACKBONE) else torch.float32
-                tensors[name] = shard.get_tensor(name).to(kind)
+                held = product_type(kind, device)
+                tensors[name] = shard.get_tensor(name).to(kind).to(held)
     model.load_state_dict(tensors, assign=True)
     return model.to(device).eval().requires_grad_(False)
 

@@ -36,6 +36,7 @@ from forethought.judging.scoring.conversation_tokens import (
 from forethought.judging.scoring.score_cache import Scored, judge_groups, scoring_identity
 from forethought.models import loading
 from forethought.models.model_cache import cached
+from forethought.models.number_types import product_type
 from forethought.storage.reply_cache import Cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -159,7 +160,7 @@ def _load_model(config: RewardModelJudge) -> PreTrainedModel:
     _refuse_other_weights(config.path, model, report)
     model.config.get_text_config().use_cache = False
     device: Any = loading.pick_device(config.device)
-    return model.to(device).eval()
+    return model.to(device, product_type(getattr(torch, config.dtype), device)).eval()
 
 
 def _from_pretrained(

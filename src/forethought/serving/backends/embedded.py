@@ -82,7 +82,7 @@ class EmbeddedBackend:
         # Two threads use a tokenizer at a time, and encoding may change its settings.
         self._decoding = copy.deepcopy(self._tokenizer)
         self._vocabulary = Vocabulary(self._decoding)
-        loaded = loading.load_model(model.source, dtype=model.dtype, device=model.device)
+        loaded = loading.load_runnable(model.source, dtype=model.dtype, device=model.device)
         self._context = loading.context_of(loaded)
         self._end_ids = loading.end_token_ids(self._tokenizer, loaded.generation_config)
         with torch.no_grad():

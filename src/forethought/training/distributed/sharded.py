@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named, load_model, skeleton
+from forethought.models.number_types import product_type
 from forethought.training.attention import PACKED
 from forethought.training.distributed.ranks import Ranks
 from forethought.training.logprobs import PolicyLogprobs
@@ -86,15 +87,16 @@ def _shard(policy: PolicyLogprobs, dtype: torch.dtype, ranks: Ranks) -> None:
     """Leave each process with its part of every parameter, and the buffers whole."""
     mesh = ranks.mesh
     assert mesh is not None
+    products = product_type(dtype, mesh.device_type)
     for parameter in policy.parameters():
         if not parameter.requires_grad:
             # What is not trained needs no float32 master.
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(dtype).to(products)
     whole = {name: p.detach() for name, p in policy.named_parameters()} if ranks.first else {}
     precision = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if dtype != torch.float32:
+    if products != torch.float32:
         precision = MixedPrecisionPolicy(
-            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     units: list[nn.Module] = [*layers(policy), policy]
     for unit in units:

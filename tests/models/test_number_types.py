@@ -1,0 +1,66 @@
+"""bfloat16 on CPUs that multiply it and on those that do not: the same values."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import save_policy
+
+from forethought.config import TrainingConfig
+from forethought.models.loading import load_model, load_runnable
+from forethought.models.number_types import cpu_has_bfloat16, product_type, said
+from forethought.models.shared_policy import read_weights
+from forethought.training.policy_module import open_policy
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["with", "without"])
+def products(request, monkeypatch) -> Iterator[torch.dtype]:
+    """A CPU with bfloat16 kernels, and one without: the type of its products."""
+    has = request.param == "with"
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    cpu_has_bfloat16.cache_clear()
+    yield torch.bfloat16 if has else torch.float32
+    cpu_has_bfloat16.cache_clear()
+
+
+def test_only_bfloat16_on_a_cpu_is_multiplied_otherwise(products):
+    assert product_type(torch.bfloat16, CPU) == products
+    assert product_type(torch.bfloat16, "cuda") == torch.bfloat16
+    assert product_type(torch.float32, CPU) == torch.float32
+    assert ("products are in float32" in said("bfloat16", CPU)) == (products == torch.float32)
+    assert said("float32", CPU) == ""
+
+
+def test_a_loaded_model_has_bfloat16_values(products, tmp_path: Path):
+    folder = str(save_policy(tmp_path / "policy"))
+    exact = dict(load_model(folder, dtype="float32", device="cpu").named_parameters())
+    model = load_runnable(folder, dtype="bfloat16", device="cpu")
+    assert {p.dtype for p in model.parameters()} == {products}
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, exact[name].to(torch.bfloat16).to(products))
+    # The same where weights are read into a module that is there.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert read_weights(model, folder, dtype=torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, exact[name].to(torch.bfloat16).to(products))
+
+
+def test_a_trained_model_has_rounded_copies_of_float32_masters(products, tmp_path: Path):
+    config = TrainingConfig(dtype="bfloat16")
+    with open_policy(str(save_policy(tmp_path / "policy")), config, "cpu") as trainee:
+        masters = trainee.masters
+        assert {p.dtype for p in masters.working} == {products}
+        with torch.no_grad():
+            for master in masters.masters:
+                assert master.dtype == torch.float32
+                master.mul_(1.01)
+        masters.publish()
+        for working, master in zip(masters.working, masters.masters, strict=True):
+            assert torch.equal(working, master.to(torch.bfloat16).to(products))
+            assert not torch.equal(working.float(), master)
