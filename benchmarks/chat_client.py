@@ -26,7 +26,7 @@ from openai import AsyncOpenAI
 
 from forethought.chat_client.client import ChatClient
 from forethought.chat_client.sse import payloads
-from forethought.serving.backends.upstream_reply import Reply
+from forethought.serving.backends.upstream_reply import UpstreamReply
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 TURNS = [{"role": "user", "content": "Hi"}]
@@ -71,7 +71,7 @@ async def read_ours(client: ChatClient, count: int) -> int:
     """Tokens of one stream, each a piece."""
     body = {"model": "m", "messages": TURNS, "stream": True, "max_tokens": count}
     response = await client.begin(body)
-    reply = Reply(text_is_response=False)
+    reply = UpstreamReply(text_is_response=False)
     pieces = [reply.read(data) async for data in payloads(response.aiter_bytes())]
     await response.aclose()
     return sum(piece.tokens for piece in pieces if piece is not None)

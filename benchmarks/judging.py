@@ -35,7 +35,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from forethought.config import ArmoRMJudge
-from forethought.judging.armorm.armorm import ArmoRM, gate_pattern, gate_position
+from forethought.judging.armorm.armorm_judge import ArmoRM, gate_pattern, gate_position
 from forethought.judging.armorm.armorm_model import ARCHITECTURE, ArmoRMModel, load
 from forethought.judging.armorm.shared_prompts import share
 from forethought.judging.scoring.conversation_tokens import load_tokenizer

@@ -109,7 +109,7 @@ def timing() -> Iterator[Clock]:
         (TransformersSampler, "sample", "sampling"),
         (executor, "checked", "judging"),
         (training, "reference_logprobs", "reference"),
-        (train._Run, "one_step", "training"),
+        (train._TrainingRun, "one_step", "training"),
     ]
     before = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, what), function in zip(places, before, strict=True):

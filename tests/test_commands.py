@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.microworld.tasks import generate
-from forethought.report.live import View
+from forethought.report.live import LivePage
 from forethought.storage.sealed_stage import read_records
 from forethought.types import PreferencePair
 
@@ -78,7 +78,7 @@ def test_a_run_from_a_file_of_ones_own_ends_with_a_page(tmp_path):
     again = forethought("report", run, "--output", tmp_path / "page.html")
     assert again.exit_code == 0, again.output
     assert "p.jsonl" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert '"error": null' in View(run).page().replace('"error":null', '"error": null')
+    assert '"error": null' in LivePage(run).page().replace('"error":null', '"error": null')
     assert forethought("status", run).exit_code == 0
     assert forethought("export", run, tmp_path / "policy").exit_code == 0
     (tmp_path / "p.jsonl").write_text('{"prompt": "Another", "reference": "", "kind": ""}\n')

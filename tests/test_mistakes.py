@@ -14,16 +14,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from forethought.config import (
+    ConfigModel,
     EvaluatePart,
     JudgePart,
     Recipe,
     SamplePart,
-    Shape,
     explain,
 )
 from forethought.config.allowed import is_tagged, item_of, members_of, model_of, spot_of, tag_of
 from forethought.config.recipe_files import load_recipe
-from forethought.judging.llm.prompt_file import PairwisePrompt, RatingPrompt, Weights, load_prompt
+from forethought.judging.llm.prompt_file import (
+    PairwisePrompt,
+    RatingPrompt,
+    VerdictWeights,
+    load_prompt,
+)
 from forethought.thoughts import ThoughtFormat, load_format
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -231,7 +236,7 @@ RATING = yaml.safe_load(
     ("shape", "content"),
     [(ThoughtFormat, FORMAT), (PairwisePrompt, PAIRWISE), (RatingPrompt, RATING)],
 )
-def test_every_mistake_in_a_users_other_files_is_named(shape: type[Shape], content: Any):
+def test_every_mistake_in_a_users_other_files_is_named(shape: type[ConfigModel], content: Any):
     whole = shape.model_validate(content).model_dump(mode="json")
     refused = 0
     for place, what, changed in mutated(whole):
@@ -242,7 +247,7 @@ def test_every_mistake_in_a_users_other_files_is_named(shape: type[Shape], conte
                 check(says, place, what)
             assert not INSIDE.search(says), says
     assert refused > 20
-    assert Weights.model_fields
+    assert VerdictWeights.model_fields
 
 
 @pytest.mark.parametrize("text", ["3", "[a]", "null", "name: [1", "name: 3", "nme: x", ""])

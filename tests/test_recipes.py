@@ -29,14 +29,14 @@ from forethought.cli.main import app
 from forethought.config.recipe_files import load_recipe
 from forethought.microworld.tasks import generate
 from forethought.models.loading import load_tokenizer
-from forethought.planning.cluster import Cluster, Setting
 from forethought.planning.costs import Costs, recipe_costs, stage_costs
 from forethought.planning.devices import find_device
 from forethought.planning.fitting import refuse_what_cannot_fit
+from forethought.planning.hardware import Cluster, Setting
 from forethought.planning.lengths import expected_lengths
 from forethought.planning.model_shape import model_shape
+from forethought.planning.plan_table import duration
 from forethought.planning.rates import CpuSpeed, cpu_rates, measured_device
-from forethought.planning.table import duration
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))

@@ -17,7 +17,7 @@ import workload
 from workload import SAMPLES, Bench
 
 from forethought.config import ArmoRMJudge
-from forethought.judging.armorm.armorm import ArmoRM, gate_pattern, gate_position
+from forethought.judging.armorm.armorm_judge import ArmoRM, gate_pattern, gate_position
 from forethought.judging.armorm.armorm_model import load
 from forethought.judging.scoring.conversation_tokens import load_tokenizer
 from forethought.planning.work import forward_flops, outputs_after

@@ -14,7 +14,7 @@ from forethought.evaluation.alpaca_eval.alpaca_files import (
     read_difficulty,
     read_gamed,
 )
-from forethought.evaluation.alpaca_eval.length_control import Weights, predictions
+from forethought.evaluation.alpaca_eval.length_control import FittedWeights, predictions
 from forethought.evaluation.alpaca_eval.win_rates import (
     as_json,
     as_results,
@@ -479,7 +479,7 @@ def test_published_figures(model):
     weights = expected["glm_weights_published"]
     difficulty = np.array(list(read_difficulty(tables["difficulty"]).values()))
     predicted = predictions(
-        Weights(length=0, difficulty=weights["difficulty"], constant=weights["bias"]),
+        FittedWeights(length=0, difficulty=weights["difficulty"], constant=weights["bias"]),
         difficulty,
         len(difficulty),
     )

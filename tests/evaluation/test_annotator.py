@@ -13,7 +13,7 @@ from forethought.config.engines import Price
 from forethought.evaluation.alpaca_eval import weighted_preference
 from forethought.evaluation.alpaca_eval.annotator import Annotator
 from forethought.evaluation.alpaca_eval.weighted_preference import (
-    Comparison,
+    OutputPair,
     is_switched,
     judge_messages,
     preference_for_second,
@@ -24,7 +24,7 @@ INSTRUCTIONS = [f"Name the number {number}." for number in range(12)]
 
 
 def comparison(instruction, first="I am the baseline.", second="I am the model."):
-    return Comparison(instruction=instruction, output_1=first, output_2=second)
+    return OutputPair(instruction=instruction, output_1=first, output_2=second)
 
 
 ASKED = [comparison(one) for one in INSTRUCTIONS]

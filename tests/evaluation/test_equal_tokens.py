@@ -16,7 +16,7 @@ from forethought.config import (
 from forethought.decoding.request import SamplingParams
 from forethought.progress.reporter import Reporter
 from forethought.sampling.scripted import ScriptedSampler
-from forethought.stages.measures.win_rate import Contender, Match, compare
+from forethought.stages.measures.win_rate import Contender, WinRateSetup, compare
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.storage.sealed_stage import Stage
 from forethought.thoughts import DIRECT, GENERIC, ThoughtFormat
@@ -81,7 +81,7 @@ def test_outputs_that_were_sampled_again_are_spent_too(tmp_path):
     )
     thinks = policy(tmp_path, GENERIC, UNPARSABLE, UNPARSABLE, THOUGHT)
     direct = policy(tmp_path, DIRECT, "5", "")
-    match = Match(
+    match = WinRateSetup(
         first=Contender(name="thinks", policy=thinks, answers=None),
         second=Contender(name="direct", policy=direct, answers=None),
         judge=VerifierJudge(function=f"{__name__}:likes_nothing"),

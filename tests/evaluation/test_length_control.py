@@ -18,8 +18,8 @@ from sklearn.model_selection import GroupKFold
 
 from forethought.evaluation.alpaca_eval.length_control import (
     Comparisons,
+    FittedWeights,
     GamedRows,
-    Weights,
     length_controlled,
     predictions,
 )
@@ -142,7 +142,7 @@ def test_it_comes_close_to_the_exact_optimum(C):
 
 def test_a_strong_penalty_leaves_nothing():
     found = length_controlled(drawn(), gamed_rows(), C=1e-4, resamples=1)
-    assert found.weights == Weights(length=0, difficulty=0, constant=0)
+    assert found.weights == FittedWeights(length=0, difficulty=0, constant=0)
     assert found.win_rate == 50
 
 
@@ -169,7 +169,7 @@ def test_the_win_rate_at_equal_length_does_not_reward_length():
 
 
 def test_predictions_from_weights():
-    weights = Weights(length=-9.0, difficulty=2.0, constant=-1.0)
+    weights = FittedWeights(length=-9.0, difficulty=2.0, constant=-1.0)
     # Sigmoids of -1, 1 and -2; the length's weight has no part.
     expected = [0.2689414213699951, 0.7310585786300049, 0.11920292202211755]
     found = predictions(weights, np.array([0.0, 1.0, -0.5]), 3)

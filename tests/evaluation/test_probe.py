@@ -2,7 +2,7 @@
 
 import pytest
 
-from forethought.evaluation.probe import frame, habits, half
+from forethought.evaluation.probe_openings import frame, habits, half
 from forethought.thoughts import GENERIC, SPECIFIC
 from forethought.types import Answer, Completion, FinishReason
 

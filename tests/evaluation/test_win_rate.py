@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from forethought.evaluation.win_rate import (
-    Comparison,
+from forethought.evaluation.paired_win_rate import (
+    ComparedAnswers,
     category_win_rates,
     fit_at_equal_lengths,
     length_controlled_win_rate,
@@ -18,7 +18,7 @@ def comparisons(preferences, differences=None, categories=None):
     differences = [0.0] * len(preferences) if differences is None else differences
     categories = [None] * len(preferences) if categories is None else categories
     return [
-        Comparison(
+        ComparedAnswers(
             prompt_id=str(index),
             preference=float(preference),
             first_length=500 + difference,
@@ -41,7 +41,7 @@ def drawn(count, theta, phi, seed):
 
 def swapped(rows):
     return [
-        Comparison(
+        ComparedAnswers(
             prompt_id=one.prompt_id,
             preference=1 - one.preference,
             first_length=one.second_length,

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from forethought.export.pairs import export_pairs
+from forethought.export.pair_data_set import export_pairs
 from forethought.storage.sealed_stage import read_records
 from forethought.thoughts import GENERIC
 from forethought.types import PreferencePair, Prompt

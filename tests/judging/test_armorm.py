@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaModel, PreTrainedToken
 
 from forethought.config import ArmoRMJudge
 from forethought.judging.armorm import armorm_model, shared_prompts
-from forethought.judging.armorm.armorm import (
+from forethought.judging.armorm.armorm_judge import (
     GATE,
     ArmoRM,
     gate_pattern,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from forethought.judging.llm.frame import delimiters, harmless, touching
+from forethought.judging.llm.frame import delimiters, escape, touching
 from forethought.models.control_tokens import WORD_JOINER as J
 
 
@@ -38,7 +38,7 @@ def test_what_looks_like_a_delimiter() -> None:
     ],
 )
 def test_no_string_survives(text: str, safe: str) -> None:
-    assert harmless(text, ("ab>", ">cd", "x y"), "<[0-9]+>") == safe
+    assert escape(text, ("ab>", ">cd", "x y"), "<[0-9]+>") == safe
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from forethought.config import VerifierJudge
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
 from forethought.judging.verifier.final_number import final_number
-from forethought.judging.verifier.verifier import Verifier
+from forethought.judging.verifier.verifier_judge import Verifier
 from forethought.microworld.tasks import generate
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, Unjudged
 

@@ -6,13 +6,13 @@ import pytest
 
 from forethought.microworld.categories import CATEGORIES
 from forethought.microworld.demonstrations import answer
-from forethought.microworld.tasks import Task, generate
+from forethought.microworld.tasks import WorldTask, generate
 from forethought.microworld.verifier import grade
 
 TASKS = generate("test", 30 * len(CATEGORIES), seed=11)
 
 
-def score(task: Task, response: str) -> float:
+def score(task: WorldTask, response: str) -> float:
     return grade(task.query, task.category, task.reference, response)
 
 

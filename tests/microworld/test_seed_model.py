@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from forethought.microworld.measure import SEED_FOLDER, Sample, sample
+from forethought.microworld.measure_seed import SEED_FOLDER, Sample, sample
 from forethought.microworld.prompts import (
     PHRASES,
     RESPONSE_MARKER,

@@ -16,10 +16,10 @@ from forethought.cli.main import app
 from forethought.config import TrainingConfig
 from forethought.config.recipe_files import load_recipe
 from forethought.models.loading import load_model
-from forethought.planning.cluster import Cluster, Setting
 from forethought.planning.costs import recipe_costs, stage_costs
 from forethought.planning.devices import DEVICES, find_device
 from forethought.planning.fitting import refuse_what_cannot_fit
+from forethought.planning.hardware import Cluster, Setting
 from forethought.planning.lengths import expected_lengths
 from forethought.planning.memory import state_memory, training_memory
 from forethought.planning.model_shape import KNOWN, model_shape, shape_of

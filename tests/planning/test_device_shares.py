@@ -14,7 +14,7 @@ from forethought.planning.costs import Costs, StageCost, recipe_costs, stage_cos
 from forethought.planning.device_shares import devices_used, idle_devices
 from forethought.planning.devices import find_device
 from forethought.planning.fitting import refuse_what_cannot_fit
-from forethought.planning.table import caption
+from forethought.planning.plan_table import caption
 from forethought.stages.judged.joint_judging import judged_part
 from forethought.stages.policies.sample_until_parsed import answers_part
 

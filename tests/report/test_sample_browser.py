@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from packed_samples import read_cases
 
-from forethought.report.data.sample_pieces import Case, Group, Output, pack
+from forethought.report.data.sample_pieces import Case, Group, ShownOutput, pack
 from forethought.report.data.samples import (
     Samples,
     collect_samples,
@@ -76,8 +76,8 @@ def report(run: tuple[Path, list[dict[str, Any]]]) -> Path:
     return write_report(run[0].with_name("quickstart"))
 
 
-def _output(arm: Arm, index: int, text: str, thought: str | None = None) -> Output:
-    return Output(
+def _output(arm: Arm, index: int, text: str, thought: str | None = None) -> ShownOutput:
+    return ShownOutput(
         arm=arm,
         policy=0,
         index=index,

@@ -11,7 +11,7 @@ from whole_pairs import build_pairs
 
 from forethought.config import PairsConfig
 from forethought.report.data import sample_pieces as pieces
-from forethought.report.data.sample_pieces import OUTCOMES, Case, Group, Output, pack
+from forethought.report.data.sample_pieces import OUTCOMES, Case, Group, ShownOutput, pack
 from forethought.report.data.samples import (
     collect_samples,
     evenly,
@@ -229,7 +229,7 @@ def test_what_is_sealed_later_is_seen(tmp_path: Path):
 
 
 def _case_of(number: int, text: str, score: float | None = 1.0) -> Case:
-    output = Output(
+    output = ShownOutput(
         arm="thought",
         policy=0,
         index=0,

@@ -20,7 +20,7 @@ from rich.console import Console
 from starlette.testclient import TestClient
 
 from forethought.progress.reporter import Reporter
-from forethought.report.live import View, application, serve_view
+from forethought.report.live import LivePage, application, serve_view
 
 TOKEN = "the-token"
 SERVE = """
@@ -34,7 +34,7 @@ serve_view(Path(sys.argv[1]), port=None, reporter=Reporter(Console(width=400)))
 
 
 def _client(run: Path, **headers: str) -> TestClient:
-    app = application(View(run), TOKEN, "view")
+    app = application(LivePage(run), TOKEN, "view")
     return TestClient(
         app, base_url="http://127.0.0.1:8000", headers=headers, raise_server_exceptions=False
     )
@@ -157,7 +157,7 @@ def test_samples_of_another_page_are_gone(full: Path):
 
 
 def test_a_view_that_cannot_show_all_says_so(full: Path):
-    app = application(View(full, output_limit=140), TOKEN, "view")
+    app = application(LivePage(full, output_limit=140), TOKEN, "view")
     text = TestClient(app, base_url="http://localhost").get(f"/?token={TOKEN}").text
     assert re.fullmatch(
         r"1\d\d of 560 outputs are here, from evenly spaced prompts: a view shows at most 140 "
@@ -169,7 +169,7 @@ def test_a_view_that_cannot_show_all_says_so(full: Path):
 def test_a_run_that_grows_is_followed(full: Path, tmp_path: Path):
     run = tmp_path / "quickstart"
     run.mkdir()
-    view = View(run)
+    view = LivePage(run)
     client = TestClient(application(view, TOKEN, "view"), base_url="http://localhost")
     text = client.get(f"/?token={TOKEN}").text
     assert "The run has no page yet: it has not begun" in text

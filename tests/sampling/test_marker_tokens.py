@@ -9,7 +9,7 @@ from forethought.models import rendering
 from forethought.sampling.base import one_prompt
 from forethought.sampling.marked import MarkedSampler
 from forethought.sampling.open import open_sampler
-from forethought.serving.backends.detokenize import Decoding
+from forethought.serving.backends.detokenize import IncrementalDetokenizer
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import Message, SampleRequest
 
@@ -53,7 +53,7 @@ def test_markers_survive_and_other_special_tokens_do_not(tokenizer, thought_form
     assert (parsed.thought, parsed.response) == ("2 + 3 is 5.", "It is 5.")
     start = first_response_token(ids, parsed.response_offset, decode)
     assert decode(ids[start:]) == "It is 5."
-    decoding = Decoding(tokenizer, [], thought_format.markers)
+    decoding = IncrementalDetokenizer(tokenizer, [], thought_format.markers)
     assert "".join(map(decoding.push, ids)) + decoding.finish() == text
 
 

@@ -10,11 +10,11 @@ from forethought.serving.answerer import AHEAD, SplittingAnswerer
 from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
+    AnswerRequest,
     AnswerSettings,
     BackendError,
     NoResponseError,
     Piece,
-    Question,
     RefusedDrawError,
 )
 from forethought.thoughts import DIRECT, GENERIC, SPECIFIC, TAGS, ThoughtFormat
@@ -27,7 +27,7 @@ ENDS_A_LINE = ThoughtFormat(
 HI = (Message(role="user", content="Hi"),)
 
 
-def question(**fields) -> Question:
+def question(**fields) -> AnswerRequest:
     given = {
         "messages": HI,
         "think": True,
@@ -38,7 +38,7 @@ def question(**fields) -> Question:
         "stop": (),
         "top_logprobs": None,
     }
-    return Question(**{**given, **fields})
+    return AnswerRequest(**{**given, **fields})
 
 
 def settings(**fields) -> AnswerSettings:

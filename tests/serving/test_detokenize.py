@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from forethought.decoding.continuous_batch import Generation, NewToken
 from forethought.models import rendering
-from forethought.serving.backends.detokenize import Decoding, Pen, Vocabulary
+from forethought.serving.backends.detokenize import IncrementalDetokenizer, PieceWriter, Vocabulary
 
 TEXT = "Zoë counts 数字: 😀😀👩‍👩‍👧 — naïve, e\u0301 and \ufffd too.\n  done"
 GENERATION = Generation(
@@ -43,7 +43,7 @@ def byte_fallback():
 
 
 def pushed(tokenizer, ids, before=()) -> list[str]:
-    decoding = Decoding(tokenizer, before)
+    decoding = IncrementalDetokenizer(tokenizer, before)
     return [*(decoding.push(one) for one in ids), decoding.finish()]
 
 
@@ -109,7 +109,7 @@ def test_garbage_does_not_pile_up(byte_level):
 
 def test_tokens_of_log_probabilities_make_up_the_text(byte_level):
     ids = byte_level.encode("数 ok", add_special_tokens=False)
-    pen = Pen(byte_level, Vocabulary(byte_level), before=(), prompt_tokens=7)
+    pen = PieceWriter(byte_level, Vocabulary(byte_level), before=(), prompt_tokens=7)
     pieces = []
     for one in [*ids, byte_level.eos_token_id]:
         ends = one == byte_level.eos_token_id
@@ -134,7 +134,7 @@ def test_tokens_of_log_probabilities_make_up_the_text(byte_level):
 
 def test_a_cut_character_at_the_end_is_shown_as_the_whole_text_would(byte_level):
     ids = byte_level.encode("ok 数", add_special_tokens=False)[:-1]
-    pen = Pen(byte_level, Vocabulary(byte_level), before=(), prompt_tokens=1)
+    pen = PieceWriter(byte_level, Vocabulary(byte_level), before=(), prompt_tokens=1)
     for index, one in enumerate(ids):
         last = index == len(ids) - 1
         pen.add(

@@ -26,12 +26,12 @@ from forethought.serving.answerer import SplittingAnswerer
 from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
+    AnswerRequest,
     AnswerSettings,
     NoResponseError,
-    Question,
 )
 from forethought.serving.backends.embedded import EmbeddedBackend
-from forethought.serving.backends.upstream_reply import Reply
+from forethought.serving.backends.upstream_reply import UpstreamReply
 from forethought.thoughts import DIRECT, GENERIC, PLAIN, SPECIFIC, TAGS, ThoughtFormat
 from forethought.types import Message, ParseStatus
 
@@ -56,7 +56,7 @@ FORMATS = st.sampled_from(THINKING)
 MANY = settings(max_examples=250, deadline=None)
 
 
-def question(**fields) -> Question:
+def question(**fields) -> AnswerRequest:
     given_fields = {
         "messages": (Message(role="user", content="Hi"),),
         "think": True,
@@ -67,7 +67,7 @@ def question(**fields) -> Question:
         "stop": (),
         "top_logprobs": 1,
     }
-    return Question(**{**given_fields, **fields})
+    return AnswerRequest(**{**given_fields, **fields})
 
 
 def answered(backend, thought_format, *, budget=None, **fields):
@@ -215,7 +215,7 @@ def event(fields, finish_reason=None, newline="\n") -> bytes:
 
 def read(stream: bytes, edges, *, text_is_response=False) -> Script:
     """The pieces of a stream whose bytes arrive cut at these places."""
-    reader, reply = EventReader(), Reply(text_is_response=text_is_response)
+    reader, reply = EventReader(), UpstreamReply(text_is_response=text_is_response)
     pieces = []
     for start, end in zip([0, *edges], [*edges, len(stream)], strict=True):
         for data in reader.feed(stream[start:end]):

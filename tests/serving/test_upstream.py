@@ -17,11 +17,11 @@ from forethought.chat_client.sse import EventReader
 from forethought.serving.answerer import SplittingAnswerer
 from forethought.serving.backends.base import (
     AnswerDelta,
+    AnswerRequest,
     AnswerSettings,
     BackendError,
     Draw,
     Piece,
-    Question,
     RefusedDrawError,
 )
 from forethought.serving.backends.upstream import UpstreamBackend, upstream_model
@@ -454,7 +454,7 @@ def test_an_upstream_that_is_not_there():
 def test_closing_a_draw_closes_its_connection_at_once(sent):
     async def close_early(upstream, backend):
         settings = AnswerSettings(thought_budget=None, attempts=1, without_response="error")
-        question = Question(
+        question = AnswerRequest(
             messages=(Message(role="user", content="Hi"),),
             think=True,
             temperature=1,

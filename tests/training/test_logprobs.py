@@ -64,7 +64,7 @@ def test_packed_equals_one_by_one(kind: str, options: dict[str, Any], share: boo
     expected = expected_logps(model, pairs)
     expected_gradients = gradients(model, expected)
     policy = PolicyLogprobs.open(model)
-    assert policy.way == "packed"
+    assert policy.forward_mode == "packed"
     found = policy(pack(pairs, share_prompts=share))
     torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
     assert_same_gradients(gradients(model, found), expected_gradients)
@@ -82,7 +82,7 @@ def test_models_that_cannot_be_packed_take_a_way_that_is_right(kind: str, option
     model = tiny_model(kind, **options)
     pairs = make_pairs(4)
     policy = PolicyLogprobs.open(model)
-    assert policy.way == {"mamba2": "padded", "cohere": "plain", "bloom": "padded"}[kind]
+    assert policy.forward_mode == {"mamba2": "padded", "cohere": "plain", "bloom": "padded"}[kind]
     expected = expected_logps(model, pairs)
     expected_gradients = gradients(model, expected)
     found = policy(pack(pairs))
@@ -96,7 +96,7 @@ def test_a_layer_that_hides_its_window_is_not_packed(monkeypatch: pytest.MonkeyP
         logprobs, "_declared_windows", lambda model: {model.config.sliding_window + 1}
     )
     policy = PolicyLogprobs.open(model)
-    assert policy.way == "padded"
+    assert policy.forward_mode == "padded"
     assert model.config._attn_implementation != PACKED
 
 

@@ -40,9 +40,9 @@ def test_the_log_probs_are_the_models_own(kind: str, options: dict[str, Any]):
     model = tiny_model(kind, **options)
     batch = pack(make_pairs(3))
     with torch.no_grad():
-        expected = PolicyLogprobs.in_way(model, "plain")(batch)
+        expected = PolicyLogprobs.in_mode(model, "plain")(batch)
         policy = PolicyLogprobs.open(model)
-        assert policy.way == ("plain" if kind == "llama4_text" else "packed")
+        assert policy.forward_mode == ("plain" if kind == "llama4_text" else "packed")
         torch.testing.assert_close(policy(batch), expected, atol=1e-4, rtol=1e-4)
     policy(batch).sum().backward()
 
@@ -71,7 +71,7 @@ def test_an_adapter_on_the_head_is_refused_in_the_recipe(targets: tuple[str, ...
 
 
 def test_an_adapter_on_a_head_of_another_name_is_refused_when_it_is_made():
-    policy = PolicyLogprobs.in_way(tiny_model(), "plain")
+    policy = PolicyLogprobs.in_mode(tiny_model(), "plain")
     lora = LoraSettings.model_construct(
         rank=2, alpha=4, dropout=0.0, target_modules=("q_proj", "lm_head")
     )

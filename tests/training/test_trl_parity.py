@@ -18,7 +18,7 @@ from forethought.training.distributed.ranks import ALONE
 from forethought.training.optimizer import MasterWeights
 from forethought.training.policy_module import open_policy
 from forethought.training.reference import reference_logprobs
-from forethought.training.train import _Run
+from forethought.training.train import _TrainingRun
 from forethought.types import PreferencePair
 
 
@@ -82,7 +82,7 @@ def our_gradients(
     reference = reference_logprobs(reference_path, pairs, config, device="cpu")
     with open_policy(policy_path, config, "cpu") as trainee:
         masters = trainee.masters
-        run = _Run(trainee.policy, masters, pairs, reference, config, seed=0, ranks=ALONE)
+        run = _TrainingRun(trainee.policy, masters, pairs, reference, config, seed=0, ranks=ALONE)
         statistics = run._backward(pairs, pairs)
     gradients = {
         name: p.grad

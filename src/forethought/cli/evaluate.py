@@ -48,9 +48,9 @@ def win_rate(
     """How often A's responses beat B's: raw, at equal lengths, by category, at equal tokens."""
     reporter = _reporter(as_json)
     with clear_errors(reporter):
-        from forethought.pipeline.measure import Request, compare_two
+        from forethought.pipeline.measure import MeasureRequest, compare_two
 
-        request = Request(words=tuple(words or ()), output=output, prompts=prompts)
+        request = MeasureRequest(words=tuple(words or ()), output=output, prompts=prompts)
         _show(compare_two(first, second, request, reporter), reporter, as_json)
 
 
@@ -174,9 +174,9 @@ def _measure(
 ) -> None:
     reporter = _reporter(as_json)
     with clear_errors(reporter):
-        from forethought.pipeline.measure import Request, evaluate_policy
+        from forethought.pipeline.measure import MeasureRequest, evaluate_policy
 
-        request = Request(words=tuple(words or ()), output=output, prompts=prompts)
+        request = MeasureRequest(words=tuple(words or ()), output=output, prompts=prompts)
         _show(evaluate_policy(name, policy, request, reporter), reporter, as_json)
 
 

@@ -110,7 +110,7 @@ def plan(
         from forethought.planning.costs import recipe_costs
         from forethought.planning.devices import find_device
         from forethought.planning.fitting import refuse_what_cannot_fit
-        from forethought.planning.table import cost_json, cost_table
+        from forethought.planning.plan_table import cost_json, cost_table
 
         costs = recipe_costs(
             recipe,
@@ -197,7 +197,7 @@ def export(
     with clear_errors(reporter):
         from forethought.export.folder import check_push
         from forethought.export.folder import push as push_folder
-        from forethought.export.pairs import export_pairs
+        from forethought.export.pair_data_set import export_pairs
         from forethought.export.policy import export_policy
 
         place = path_or_url(target)

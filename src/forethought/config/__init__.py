@@ -4,12 +4,12 @@ Importing this package loads neither torch nor any engine. Each field's meaning 
 """
 
 from forethought.config.base import (
+    ConfigModel,
     Device,
     DType,
     ModelConfig,
     ModelSource,
     Operational,
-    Shape,
 )
 from forethought.config.engines import (
     EngineConfig,
@@ -17,7 +17,7 @@ from forethought.config.engines import (
     OpenAISampling,
     Price,
     SamplingConfig,
-    SamplingShape,
+    SamplingFacts,
     ScriptedEngine,
     ScriptedSampling,
     TransformersEngine,

@@ -31,7 +31,7 @@ Later = _Later()
 """`Annotated[str | None, Later]`: the field names the work only where it is set."""
 
 
-class Shape(BaseModel):
+class ConfigModel(BaseModel):
     """Base of all recipe sections: frozen, nothing unknown, fields documented below themselves."""
 
     model_config = ConfigDict(
@@ -49,7 +49,7 @@ class Shape(BaseModel):
 
 
 def _identity(value: Any) -> Any:
-    if isinstance(value, Shape):
+    if isinstance(value, ConfigModel):
         return value.identity()
     if isinstance(value, tuple):
         return [_identity(one) for one in value]
@@ -86,7 +86,7 @@ class ModelSource:
         return replace(self, path=path, revision=None)
 
 
-class ModelConfig(Shape):
+class ModelConfig(ConfigModel):
     """The seed policy."""
 
     path: str

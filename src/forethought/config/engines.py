@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from forethought.config.base import Operational, Shape, default_type
+from forethought.config.base import ConfigModel, Operational, default_type
 from forethought.config.workers import OptionalWorkers, Pooled
 
 
-class EngineShape(Shape):
+class EngineFacts(ConfigModel):
     """What the program asks of every engine. Each engine answers what is otherwise for it."""
 
     loads_model: ClassVar[bool] = False
@@ -64,7 +64,7 @@ class EngineShape(Shape):
         return self.loads_model
 
 
-class TransformersEngine(EngineShape):
+class TransformersEngine(EngineFacts):
     """The embedded engine: any causal model that transformers loads, CPU or GPU."""
 
     loads_model: ClassVar[bool] = True
@@ -80,7 +80,7 @@ class TransformersEngine(EngineShape):
         return self.rows
 
 
-class VllmEngine(EngineShape):
+class VllmEngine(EngineFacts):
     """vLLM in this process, with prefix caching. Needs the `vllm` package."""
 
     loads_model: ClassVar[bool] = True
@@ -127,7 +127,7 @@ class VllmEngine(EngineShape):
         return self.max_model_len
 
 
-class Price(Shape):
+class Price(ConfigModel):
     """What a hosted model costs, in any currency, per million tokens."""
 
     prompt: float = Field(ge=0)
@@ -136,7 +136,7 @@ class Price(Shape):
     """Per million completion tokens."""
 
 
-class OpenAIEngine(EngineShape):
+class OpenAIEngine(EngineFacts):
     """Any server with an OpenAI-compatible chat endpoint: vLLM, SGLang, llama.cpp, Ollama, hosted.
 
     As the policy's sampler the server must give token ids (vLLM does) and serve the policy itself.
@@ -171,7 +171,7 @@ class OpenAIEngine(EngineShape):
         return self.model or "the model at the server"
 
 
-class ScriptedEngine(EngineShape):
+class ScriptedEngine(EngineFacts):
     """Replies from a file: for tests and for trying a recipe without a model."""
 
     type: Literal["scripted"] = "scripted"
@@ -192,7 +192,7 @@ EngineConfig = Annotated[
 ]
 
 
-class SamplingShape(Pooled):
+class SamplingFacts(Pooled):
     """What all samplers share."""
 
     samples: int = Field(default=8, ge=2)
@@ -207,14 +207,14 @@ class SamplingShape(Pooled):
     """Prompts per part: what is redone at most after a kill, and what one worker does at a time."""
 
 
-class TransformersSampling(SamplingShape, TransformersEngine):
+class TransformersSampling(SamplingFacts, TransformersEngine):
     """Sample the policy in the embedded engine."""
 
     workers: Annotated[OptionalWorkers, Operational] = None
     """Sample on Ray, by so many processes on any number of machines."""
 
 
-class VllmSampling(SamplingShape, VllmEngine):
+class VllmSampling(SamplingFacts, VllmEngine):
     """Sample the policy in vLLM."""
 
     workers: Annotated[OptionalWorkers, Operational] = None
@@ -241,7 +241,7 @@ def _refuse_workers(given: Any) -> Any:
     return given
 
 
-class OpenAISampling(SamplingShape, OpenAIEngine):
+class OpenAISampling(SamplingFacts, OpenAIEngine):
     """Sample the policy at a server that serves it."""
 
     _no_workers = model_validator(mode="before")(_refuse_workers)
@@ -268,7 +268,7 @@ class OpenAISampling(SamplingShape, OpenAIEngine):
         return self
 
 
-class ScriptedSampling(SamplingShape, ScriptedEngine):
+class ScriptedSampling(SamplingFacts, ScriptedEngine):
     """Sample from a file of replies."""
 
     _no_workers = model_validator(mode="before")(_refuse_workers)

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from forethought.config.base import Operational, Shape
+from forethought.config.base import ConfigModel, Operational
 from forethought.config.engines import OpenAIEngine
 from forethought.config.prompts import PromptSource
 
 
-class DrawConfig(Shape):
+class DrawConfig(ConfigModel):
     """How one answer is drawn."""
 
     temperature: float = Field(default=0.8, ge=0)
@@ -113,7 +113,7 @@ class ArenaHardMeasure(MeasureConfig):
     """The judge's endpoint."""
 
 
-class MeasuresConfig(Shape):
+class MeasuresConfig(ConfigModel):
     """What is measured of policies besides their test score; each is done if it is there."""
 
     win_rate: WinRateMeasure | None = None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from forethought.config.judges import Route
 
 
-class JudgeShape(Pooled):
+class JudgeFacts(Pooled):
     """What the program asks of every judge. Each judge answers what is otherwise for it."""
 
     grades: ClassVar[bool] = False

@@ -7,16 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from forethought.config.base import (
+    ConfigModel,
     Device,
     DType,
     Later,
     ModelConfig,
     ModelSource,
     Operational,
-    Shape,
 )
 from forethought.config.engines import EngineConfig, TransformersEngine
-from forethought.config.judge_facts import JudgeShape
+from forethought.config.judge_facts import JudgeFacts
 from forethought.config.workers import OptionalWorkers
 from forethought.types import Prompt
 
@@ -25,7 +25,7 @@ GRADERS = ("gsm8k", "microworld")
 response."""
 
 
-class VerifierJudge(JudgeShape):
+class VerifierJudge(JudgeFacts):
     """A Python function grades each response."""
 
     grades: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class VerifierJudge(JudgeShape):
         return 0
 
 
-class ScoringJudge(JudgeShape):
+class ScoringJudge(JudgeFacts):
     """What all judges share that are a model which scores each conversation alone."""
 
     reads_prompt_once: ClassVar[bool] = False
@@ -153,7 +153,7 @@ class ArmoRMJudge(ScoringJudge):
         return f"ArmoRM {self.path}"
 
 
-class LLMJudge(JudgeShape):
+class LLMJudge(JudgeFacts):
     """What all judges share that are a chat model with a prompt file."""
 
     more_devices: ClassVar[str] = "judge.engine (a server's own devices are not counted)"
@@ -223,7 +223,7 @@ class LLMJudge(JudgeShape):
         return self
 
 
-class Rounds(Shape):
+class Rounds(ConfigModel):
     """A tournament instead of all comparisons."""
 
     rounds: int = Field(ge=1)
@@ -277,7 +277,7 @@ class RatingJudge(LLMJudge):
         return self
 
 
-class CustomJudge(JudgeShape):
+class CustomJudge(JudgeFacts):
     """A judge of the user's own."""
 
     type: Literal["custom"] = "custom"
@@ -310,7 +310,7 @@ SingleJudge = Annotated[
 ]
 
 
-class Member(Shape):
+class Member(ConfigModel):
     """One judge of a panel."""
 
     judge: SingleJudge
@@ -318,7 +318,7 @@ class Member(Shape):
     """Its share in the average."""
 
 
-class Route(Shape):
+class Route(ConfigModel):
     """Which prompts go to which judges."""
 
     source: tuple[str, ...] = ()
@@ -335,7 +335,7 @@ class Route(Shape):
         )
 
 
-class MixtureJudge(JudgeShape):
+class MixtureJudge(JudgeFacts):
     """Judges by kind of prompt, or several at once, each normalised within the prompt's group."""
 
     type: Literal["mixture"] = "mixture"

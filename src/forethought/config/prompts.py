@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from forethought.config.base import Shape
+from forethought.config.base import ConfigModel
 
 
-class ColumnsConfig(Shape):
+class ColumnsConfig(ConfigModel):
     """Which columns of a file or data set mean what."""
 
     prompt: str = "prompt"
@@ -44,7 +44,7 @@ def _as_given(given: Path | str) -> Path | str:
 PathOrUrl = Annotated[str | Path, AfterValidator(_as_given)]
 
 
-class FilePrompts(Shape):
+class FilePrompts(ConfigModel):
     """JSONL, CSV or Parquet on disk, or at an address."""
 
     type: Literal["file"] = "file"
@@ -65,7 +65,7 @@ class FilePrompts(Shape):
         return PurePosixPath(self.path).name
 
 
-class DatasetPrompts(Shape):
+class DatasetPrompts(ConfigModel):
     """A Hugging Face `datasets` name or a folder that `load_dataset` or `load_from_disk` reads."""
 
     type: Literal["datasets"] = "datasets"
@@ -83,7 +83,7 @@ class DatasetPrompts(Shape):
     """Use only the first so many records."""
 
 
-class MicroworldPrompts(Shape):
+class MicroworldPrompts(ConfigModel):
     """Prompts made by the embedded microworld."""
 
     type: Literal["microworld"] = "microworld"
@@ -98,7 +98,7 @@ PromptSource = Annotated[
 ]
 
 
-class HeldOut(Shape):
+class HeldOut(ConfigModel):
     """Prompts that are never trained on."""
 
     count: int = Field(ge=1)
@@ -107,7 +107,7 @@ class HeldOut(Shape):
     """Where they come from; empty: taken out of the training sources before any slice is made."""
 
 
-class PromptsConfig(Shape):
+class PromptsConfig(ConfigModel):
     """Where prompts come from."""
 
     train: tuple[PromptSource, ...] = Field(min_length=1)

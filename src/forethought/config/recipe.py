@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from forethought.config.base import ModelConfig, Operational, Shape
+from forethought.config.base import ConfigModel, ModelConfig, Operational
 from forethought.config.engines import SamplingConfig, TransformersSampling
 from forethought.config.evaluation import EvaluationConfig, MeasuresConfig, SelectionConfig
 from forethought.config.judges import JudgeConfig
@@ -18,7 +18,7 @@ from forethought.config.workers import RayConfig
 from forethought.types import Arm
 
 
-class LaunchConfig(Shape):
+class LaunchConfig(ConfigModel):
     """Where stages run. Nothing here is part of what a stage's folder is known by, so a run may be
     resumed with other numbers of processes."""
 
@@ -63,7 +63,7 @@ class LaunchConfig(Shape):
         return self
 
 
-class KeepEvery(Shape):
+class KeepEvery(ConfigModel):
     """Keep some policies for good."""
 
     every: int = Field(ge=1)
@@ -80,7 +80,7 @@ def _keep(given: Any) -> Any:
     raise ValueError("give all, last, best, or {every: n}")
 
 
-class Recipe(Shape):
+class Recipe(ConfigModel):
     """Everything that defines a run."""
 
     run: Path
@@ -190,7 +190,7 @@ class Recipe(Shape):
         return self
 
 
-class SamplePart(Shape):
+class SamplePart(ConfigModel):
     """What `forethought sample` needs of a recipe."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -210,7 +210,7 @@ class SamplePart(Shape):
         return self
 
 
-class JudgePart(Shape):
+class JudgePart(ConfigModel):
     """What `forethought judge` needs of a recipe."""
 
     judge: JudgeConfig
@@ -220,7 +220,7 @@ class JudgePart(Shape):
     """Threads, and the cluster of `judge.workers`; nothing is trained."""
 
 
-class EvaluatePart(Shape):
+class EvaluatePart(ConfigModel):
     """What `forethought evaluate` needs of a recipe."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from forethought.config import Recipe, Shape, explain
+from forethought.config import ConfigModel, Recipe, explain
 
-Part = TypeVar("Part", bound=Shape)
+Part = TypeVar("Part", bound=ConfigModel)
 
 OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*=")
 """How an override begins; a file's name may, too."""

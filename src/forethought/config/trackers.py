@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from forethought.config.base import Shape
+from forethought.config.base import ConfigModel
 
 
-class TrackerConfig(Shape):
+class TrackerConfig(ConfigModel):
     """One tracker that follows the run directory. It decides nothing about the run."""
 
     type: Literal["tensorboard", "wandb", "mlflow", "trackio"]

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from forethought.config.base import DType, Shape
+from forethought.config.base import ConfigModel, DType
 
 
-class PairsConfig(Shape):
+class PairsConfig(ConfigModel):
     """Best and worst of a prompt, with length control."""
 
     rho: float = Field(default=0.0, ge=0)
@@ -23,7 +23,7 @@ HEADS = ("lm_head", "embed_out", "output_layer", "output_projection")
 """Names of the head in transformers' models."""
 
 
-class LoraSettings(Shape):
+class LoraSettings(ConfigModel):
     """Low-rank adapters instead of full fine-tuning."""
 
     rank: int = Field(default=16, ge=1)
@@ -53,7 +53,7 @@ LORA_RATE = 5e-6
 want about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")."""
 
 
-class TrainingConfig(Shape):
+class TrainingConfig(ConfigModel):
     """DPO on whole outputs. Values the paper does not publish are starting points, not its."""
 
     loss: Literal["sigmoid", "ipo", "ipo_sum", "sigmoid_norm"] = "sigmoid"

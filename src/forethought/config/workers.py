@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from forethought.config.base import Shape
+from forethought.config.base import ConfigModel
 
 
-class Workers(Shape):
+class Workers(ConfigModel):
     """A pool of Ray actors, each of which loads the engine once per stage. A number alone is
     their count. Needs the `ray` extra; `launch.ray` says on which cluster."""
 
@@ -36,7 +36,7 @@ def _workers(given: Any) -> Any:
 OptionalWorkers = Annotated[Workers | None, BeforeValidator(_workers)]
 
 
-class Pooled(Shape):
+class Pooled(ConfigModel):
     """A section of a recipe whose work may be done by workers, where it has a field `workers`."""
 
     @property
@@ -50,7 +50,7 @@ class Pooled(Shape):
         return dict(self).get("workers")
 
 
-class RayConfig(Shape):
+class RayConfig(ConfigModel):
     """The Ray cluster of the workers, and of `launch.type: ray`."""
 
     address: str | None = None

@@ -111,13 +111,13 @@ class Failure:
 
 
 @dataclass(slots=True)
-class _Rows(LiveRows):
+class _OpenRows(LiveRows):
     temperatures: Tensor
     top_ps: Tensor
 
 
 @dataclass(slots=True, kw_only=True)
-class _Prefill:
+class _OpenPrefill:
     """Prompts that are being prefilled."""
 
     generations: list[Generation]
@@ -147,11 +147,11 @@ class ContinuousBatch:
         self._end_ids = frozenset(end_ids)
         self._device = device
         self._queue: deque[Generation] = deque()
-        self._prefill: _Prefill | None = None
-        self._rows: _Rows | None = None
+        self._prefill: _OpenPrefill | None = None
+        self._rows: _OpenRows | None = None
         self._generations: list[Generation | None] = []
         """Per row; `None` where an output has ended and the decoder still has the row."""
-        self._prefilled: tuple[_Prefill, Tensor] | None = None
+        self._prefilled: tuple[_OpenPrefill, Tensor] | None = None
         """Prompts whose rows the decoder has and this batch has not yet."""
         self._events: list[NewToken | Failure] = []
         self.failures = 0
@@ -188,7 +188,7 @@ class ContinuousBatch:
             self._prefilled = self._prefill, logits_PV
             self._prefill = None
 
-    def _next_prefill(self) -> _Prefill | None:
+    def _next_prefill(self) -> _OpenPrefill | None:
         """The next prompts in the order they came, as many as fit a chunk; equal ones are one."""
         groups: dict[tuple[int, ...], list[Generation]] = {}
         while self._queue:
@@ -201,7 +201,7 @@ class ContinuousBatch:
         if not groups:
             return None
         copies = [len(generations) for generations in groups.values()]
-        return _Prefill(
+        return _OpenPrefill(
             generations=[
                 generation for generations in groups.values() for generation in generations
             ],
@@ -217,7 +217,7 @@ class ContinuousBatch:
         padded = len(lengths) * max(lengths)
         return padded <= self.chunk_tokens and (even or not self._decoder.equal_lengths)
 
-    def _join(self, prefill: _Prefill, logits_PV: Tensor) -> None:
+    def _join(self, prefill: _OpenPrefill, logits_PV: Tensor) -> None:
         generations: list[Generation | None] = list(prefill.generations)
         new = self._new_rows(prefill.generations)
         repeats = torch.tensor(prefill.copies, device=self._device)
@@ -226,12 +226,12 @@ class ContinuousBatch:
         self._generations += generations
         self._reorder(self._decoder.regroup())
 
-    def _new_rows(self, generations: Sequence[Generation]) -> _Rows:
+    def _new_rows(self, generations: Sequence[Generation]) -> _OpenRows:
         def column(values: list[int] | list[float], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=self._device)
 
         zeros = [0] * len(generations)
-        return _Rows(
+        return _OpenRows(
             keys=nucleus.keys(column([generation.seed for generation in generations], torch.int64)),
             steps=column(zeros, torch.int64),
             tokens=column(zeros, torch.int64),
@@ -254,7 +254,9 @@ class ContinuousBatch:
             logits_RV = self._decoder.step(self._rows.tokens)
             self._draw(self._rows, self._generations, logits_RV)
 
-    def _draw(self, rows: _Rows, generations: list[Generation | None], logits_RV: Tensor) -> None:
+    def _draw(
+        self, rows: _OpenRows, generations: list[Generation | None], logits_RV: Tensor
+    ) -> None:
         """One token for every row; whoever has ended gives up its place in `generations`."""
         drawn_R = nucleus.draw_each(
             logits_RV,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from forethought.config import SamplingShape
+from forethought.config import SamplingFacts
 from forethought.models import rendering
 from forethought.types import SampleRequest, Unsampled
 
@@ -37,7 +37,7 @@ class SamplingParams:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens}; an output has at least 1")
 
     @classmethod
-    def of(cls, sampling: SamplingShape) -> Self:
+    def of(cls, sampling: SamplingFacts) -> Self:
         """What a recipe's `sampling` section says."""
         return cls(
             temperature=sampling.temperature,

@@ -65,7 +65,7 @@ def attention(
 AttentionInterface.register(ATTENTION, attention)
 
 
-class _Prefill:
+class _PrefillAttention:
     """Attention of padded prompts on themselves, storing their keys and values.
 
     One prompt may come in chunks: `earlier` of its tokens are stored already and are seen too.
@@ -187,7 +187,7 @@ class SharedPrefixDecoder:
             ids_1T = torch.tensor([prompt[begin : begin + chunk_tokens]])
             count = ids_1T.shape[1]
             positions_1T = torch.arange(begin, begin + count)[None]
-            phase = _Prefill(cache, 0, [count], column=begin, earlier=begin)
+            phase = _PrefillAttention(cache, 0, [count], column=begin, earlier=begin)
             logits_1V = self._forward(ids_1T, positions_1T, phase)
             if begin == begins[-1]:
                 self._append(cache)
@@ -211,7 +211,7 @@ class SharedPrefixDecoder:
             ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         padding_B1 = width - torch.tensor(lengths)[:, None]
         positions_BT = (torch.arange(width) - padding_B1).clamp_(min=0)
-        phase = _Prefill(cache, start, lengths, column=cache.width - width)
+        phase = _PrefillAttention(cache, start, lengths, column=cache.width - width)
         return self._forward(ids_BT, positions_BT, phase)
 
     def step(self, tokens_R: Tensor) -> Tensor:

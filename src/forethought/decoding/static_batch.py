@@ -88,7 +88,7 @@ class LiveRows:
 
 
 @dataclass(slots=True)
-class _Rows(LiveRows):
+class _BatchRows(LiveRows):
     outputs: Tensor
     """Row of the output table."""
     limits: Tensor
@@ -142,7 +142,7 @@ class _Loop:
         self.lengths = torch.zeros(self.first_output[-1], dtype=torch.int64, device=device)
         with_seeds = [index for index, request in enumerate(requests) if request.seeds]
         self.waiting = sorted(with_seeds, key=lambda index: len(requests[index].token_ids))
-        self.rows: _Rows | None = None
+        self.rows: _BatchRows | None = None
 
     def run(self, tally: Tally) -> list[list[list[int]]]:
         since_look = 0
@@ -204,7 +204,7 @@ class _Loop:
         limits = [request.limit for request in requests for _ in request.seeds]
         seeds = [seed for request in requests for seed in request.seeds]
         count = len(outputs)
-        new = _Rows(
+        new = _BatchRows(
             outputs=torch.tensor(outputs, device=self.device),
             keys=nucleus.keys(torch.tensor(seeds, dtype=torch.int64, device=self.device)),
             steps=torch.zeros(count, dtype=torch.int64, device=self.device),
@@ -216,7 +216,7 @@ class _Loop:
         self._draw(new, logits_PV.repeat_interleave(repeats, 0))
         self.rows = new if self.rows is None else self.rows.join(new)
 
-    def _draw(self, rows: _Rows, logits_RV: Tensor) -> None:
+    def _draw(self, rows: _BatchRows, logits_RV: Tensor) -> None:
         rows.tokens = nucleus.draw(
             logits_RV,
             rows.keys,

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from forethought.export import facts
+from forethought.export import run_facts
 from forethought.judging.describe import score_of
 from forethought.models.loading import MICROWORLD, load_tokenizer
 from forethought.models.rendering import marker_tokens
@@ -30,11 +30,11 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
     `which` was asked for; the best of several by one measurement is a selected figure.
     """
     recipe, arm, policy = chosen.recipe, chosen.arm, chosen.index
-    evaluated = facts.evaluations(recipe)
+    evaluated = run_facts.evaluations(recipe)
     here = [one for one in evaluated if one["arm"] == arm and one["policy"] == policy]
     form = chosen.thought_format
     summary = summarise(recipe)
-    attempts = facts.attempts(recipe)
+    attempts = run_facts.attempts(recipe)
     return (
         environment()
         .get_template("model_card.md")
@@ -48,21 +48,21 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
             format=form,
             special_markers=bool(marker_tokens(load_tokenizer(str(folder)), form.markers)),
             needs_opening=bool(form.thought_starts_after) and not form.thought_marker_optional,
-            seed=facts.seed_name(recipe),
+            seed=run_facts.seed_name(recipe),
             toy=recipe.model.path == MICROWORLD,
-            judge=facts.judge_name(recipe),
+            judge=run_facts.judge_name(recipe),
             relative=recipe.judge.is_relative,
             score_of=score_of(recipe),
             evaluated=evaluated,
             own=here[0] if here else None,
             kept=margin_kept(recipe, arm, policy),
             difference=difference_line(summary) if summary["difference"] is not None else None,
-            measures=facts.measures(recipe, arm, policy),
-            sources=facts.source_names(recipe),
-            iterations=facts.iterations(recipe, arm, policy),
+            measures=run_facts.measures(recipe, arm, policy),
+            sources=run_facts.source_names(recipe),
+            iterations=run_facts.iterations(recipe, arm, policy),
             attempts=attempts,
             versions=attempts[-1]["versions"] | {"python": attempts[-1]["python"]},
-            digests=list(facts.digests(recipe, arm, policy)),
+            digests=list(run_facts.digests(recipe, arm, policy)),
             weights=[(one.name, sha256_file(one)) for one in sorted(folder.glob("*.safetensors"))],
         )
     )
@@ -105,11 +105,11 @@ def interval(bounds: list[float] | None, digits: int = 3) -> str:
 def _front(chosen: StageRef) -> dict[str, Any]:
     recipe = chosen.recipe
     fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    if facts.hub_name(recipe.model.path):
+    if run_facts.hub_name(recipe.model.path):
         fields["base_model"] = recipe.model.path
-    if (licence := facts.seed_licence(recipe)) is not None:
+    if (licence := run_facts.seed_licence(recipe)) is not None:
         fields["license"] = licence
-    if datasets := facts.hub_datasets(recipe):
+    if datasets := run_facts.hub_datasets(recipe):
         fields["datasets"] = datasets
     tags = ["forethought", "dpo", "preference-optimization"]
     if chosen.arm == "thought":

@@ -26,7 +26,7 @@ def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
     """
     match config:
         case VerifierJudge():
-            from forethought.judging.verifier.verifier import Verifier
+            from forethought.judging.verifier.verifier_judge import Verifier
 
             return Verifier(config)
         case RewardModelJudge():
@@ -34,7 +34,7 @@ def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
 
             return RewardModel(config, cache)
         case ArmoRMJudge():
-            from forethought.judging.armorm.armorm import ArmoRM
+            from forethought.judging.armorm.armorm_judge import ArmoRM
 
             return ArmoRM(config, cache)
         case PairwiseJudge():

@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 from forethought.microworld.prompts import RESPONSE_MARKER, THOUGHT_MARKER
-from forethought.microworld.tasks import Task
+from forethought.microworld.tasks import WorldTask
 
 
 class ThoughtKind(StrEnum):
@@ -73,11 +73,11 @@ def answer(category: str, content: str, rng: Random) -> str:
     return rng.choice(ANSWERS[category]).format(content)
 
 
-def direct_output(task: Task, rng: Random) -> str:
+def direct_output(task: WorldTask, rng: Random) -> str:
     return answer(task.category, task.reference, rng)
 
 
-def thought_output(task: Task, kind: ThoughtKind, rng: Random) -> str:
+def thought_output(task: WorldTask, kind: ThoughtKind, rng: Random) -> str:
     """A whole output in the `generic` thought format: thought, marker, response."""
     response = answer(task.category, task.reference, rng)
     match kind:

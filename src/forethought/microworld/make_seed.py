@@ -24,7 +24,13 @@ import torch.nn.functional as F
 import transformers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from forethought.microworld.measure import MAX_NEW_TOKENS, SEED_FOLDER, TEMPERATURE, TOP_P, measure
+from forethought.microworld.measure_seed import (
+    MAX_NEW_TOKENS,
+    SEED_FOLDER,
+    TEMPERATURE,
+    TOP_P,
+    measure,
+)
 from forethought.microworld.prompts import PHRASES
 from forethought.microworld.rows import HABITS, SKILLS, Row, batches, conversation, drill, echo
 from forethought.microworld.tokenizer import (
@@ -42,7 +48,7 @@ MEASURED_TASKS: Final = 1600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class SeedRecipe:
     seed: int = 0
     batch_size: int = 32
     learning_rate: float = 3e-3
@@ -130,7 +136,7 @@ def completion_loss(
 
 
 def schedule(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, rng: Random
+    recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast, rng: Random
 ) -> Iterator[list[Row]]:
     for _ in range(recipe.echo_steps):
         yield [echo(tokenizer, rng) for _ in range(recipe.batch_size)]
@@ -141,7 +147,7 @@ def schedule(
 
 
 def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, rng: Random
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: SeedRecipe, rng: Random
 ) -> None:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
@@ -194,7 +200,7 @@ included.
 """
 
 
-def write_card(folder: Path, recipe: Recipe, model: LlamaForCausalLM, minutes: float) -> None:
+def write_card(folder: Path, recipe: SeedRecipe, model: LlamaForCausalLM, minutes: float) -> None:
     habits = ", ".join(f"{kind.value} ({share:.0%})" for kind, share in HABITS.items())
     card = CARD.format(
         parameters=model.num_parameters(),
@@ -224,9 +230,9 @@ def write_card(folder: Path, recipe: Recipe, model: LlamaForCausalLM, minutes: f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=SEED_FOLDER, help="where the model is written")
-    parser.add_argument("--seed", type=int, default=Recipe().seed)
+    parser.add_argument("--seed", type=int, default=SeedRecipe().seed)
     arguments = parser.parse_args()
-    recipe = Recipe(seed=arguments.seed)
+    recipe = SeedRecipe(seed=arguments.seed)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)

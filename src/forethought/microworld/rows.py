@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from forethought.microworld.categories import CATEGORIES, SEVERAL_STEPS
 from forethought.microworld.demonstrations import ThoughtKind, direct_output, thought_output
-from forethought.microworld.facts import one_step
+from forethought.microworld.known_facts import one_step
 from forethought.microworld.prompts import thought_prompt
-from forethought.microworld.tasks import Task, draw
+from forethought.microworld.tasks import WorldTask, draw
 from forethought.microworld.tokenizer import ASSISTANT, BOS, END, USER, encode, render, token_id
 
 SKILLS: Final[dict[ThoughtKind, float]] = {
@@ -57,7 +57,7 @@ class Row:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
-def draw_train_task(rng: Random) -> Task:
+def draw_train_task(rng: Random) -> WorldTask:
     several = rng.random() < SEVERAL_STEPS_SHARE
     category = rng.choice([name for name in CATEGORIES if (name in SEVERAL_STEPS) == several])
     while True:

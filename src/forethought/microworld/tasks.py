@@ -22,7 +22,7 @@ SUFFIXES: Final = ("", "", " Thank you.", " Please be brief.", " Thanks a lot!")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class WorldTask:
     """One instruction and what a good answer to it holds."""
 
     query: str
@@ -48,11 +48,11 @@ def split_of(identity: str) -> Split:
             return "train"
 
 
-def draw(category: str, rng: Random) -> tuple[Split, Task]:
+def draw(category: str, rng: Random) -> tuple[Split, WorldTask]:
     """One random task of a category and the split it belongs to."""
     problem = CATEGORIES[category](rng)
     query = f"{rng.choice(PREFIXES)}{problem.body}{rng.choice(SUFFIXES)}"
-    task = Task(
+    task = WorldTask(
         query=query,
         category=category,
         reference=problem.reference,
@@ -63,12 +63,12 @@ def draw(category: str, rng: Random) -> tuple[Split, Task]:
 
 
 @cache
-def _pools() -> dict[Split, dict[str, tuple[Task, ...]]]:
+def _pools() -> dict[Split, dict[str, tuple[WorldTask, ...]]]:
     """All tasks, by split and category; two draws that ask the same thing count once."""
-    pools: dict[Split, dict[str, tuple[Task, ...]]] = {split: {} for split in get_args(Split)}
+    pools: dict[Split, dict[str, tuple[WorldTask, ...]]] = {split: {} for split in get_args(Split)}
     for category in CATEGORIES:
         rng = Random(f"microworld/{category}")
-        by_query: dict[Split, dict[str, Task]] = {split: {} for split in pools}
+        by_query: dict[Split, dict[str, WorldTask]] = {split: {} for split in pools}
         for _ in range(DRAWS_PER_CATEGORY):
             split, task = draw(category, rng)
             by_query[split][task.query] = task
@@ -82,7 +82,7 @@ def available(split: Split) -> int:
     return sum(len(pool) for pool in _pools()[split].values())
 
 
-def generate(split: Split, count: int, seed: int) -> list[Task]:
+def generate(split: Split, count: int, seed: int) -> list[WorldTask]:
     """`count` different tasks, as even over the categories as they last.
 
     A larger count with the same seed begins with the same tasks.
@@ -94,7 +94,7 @@ def generate(split: Split, count: int, seed: int) -> list[Task]:
         )
     rng = Random(f"{split}/{seed}")
     left = {category: rng.sample(pool, len(pool)) for category, pool in _pools()[split].items()}
-    tasks: list[Task] = []
+    tasks: list[WorldTask] = []
     while len(tasks) < count:
         turn = [category for category in CATEGORIES if left[category]]
         rng.shuffle(turn)

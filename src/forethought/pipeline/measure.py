@@ -31,7 +31,7 @@ from forethought.runs.policies import find_run_policy, weights_and_format
 from forethought.runs.schedule import OWN_QUESTIONS
 from forethought.stages.measured import measure_policy
 from forethought.stages.measures.base import Subject, settings_identity
-from forethought.stages.measures.win_rate import Contender, Match, compare
+from forethought.stages.measures.win_rate import Contender, WinRateSetup, compare
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.stages.table import run_stage
 from forethought.storage.sealed_stage import Count, Stage, content_hash, read_manifest, sha256_file
@@ -44,10 +44,10 @@ VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class MeasureRequest:
     """What an `evaluate` command was given.
 
-    Example: `Request(words=("judge.type=verifier",), output=Path("out"), prompts=None)`
+    Example: `MeasureRequest(words=("judge.type=verifier",), output=Path("out"), prompts=None)`
     """
 
     words: tuple[str, ...]
@@ -57,7 +57,7 @@ class Request:
 
 
 def evaluate_policy(
-    name: str, policy: str, request: Request, reporter: Reporter
+    name: str, policy: str, request: MeasureRequest, reporter: Reporter
 ) -> dict[str, Count]:
     """Measure one policy; returns the sealed counts.
 
@@ -87,7 +87,9 @@ def evaluate_policy(
     return _in_a_folder(name, request, identity, prompts, work)
 
 
-def compare_two(first: str, second: str, request: Request, reporter: Reporter) -> dict[str, Count]:
+def compare_two(
+    first: str, second: str, request: MeasureRequest, reporter: Reporter
+) -> dict[str, Count]:
     """Win rates of one policy, or file of outputs, against another; returns the sealed counts.
 
     Raises: ValueError for whatever is wrong with policies, settings, prompts or output.
@@ -115,7 +117,7 @@ def compare_two(first: str, second: str, request: Request, reporter: Reporter) -
     ]
 
     def work(stage: Stage) -> dict[str, Count]:
-        match = Match(
+        match = WinRateSetup(
             first=sides[0],
             second=sides[1],
             judge=judge,
@@ -130,7 +132,7 @@ def compare_two(first: str, second: str, request: Request, reporter: Reporter) -
 
 
 def _in_its_run(
-    name: str, found: StageRef, request: Request, reporter: Reporter
+    name: str, found: StageRef, request: MeasureRequest, reporter: Reporter
 ) -> dict[str, Count]:
     recipe = load_run(found.recipe.run, request.words)
     measures = _with_default(recipe.measures, name)
@@ -152,7 +154,7 @@ def _with_default(measures: MeasuresConfig, name: str) -> MeasuresConfig:
         raise ValueError(explain(error, MeasuresConfig, "measures")) from error
 
 
-def _part(name: str, request: Request, found: StageRef | None) -> EvaluatePart:
+def _part(name: str, request: MeasureRequest, found: StageRef | None) -> EvaluatePart:
     """The settings: the run's, where a run's policy is measured, and the arguments over them."""
     below = None if found is None else dump(found.recipe)
     part = load_part(EvaluatePart, request.words, below)
@@ -224,7 +226,7 @@ def _is_file_of_outputs(word: str) -> bool:
     return Path(word).is_file()
 
 
-def _prompts(words: Sequence[str], request: Request) -> tuple[Prompt, ...]:
+def _prompts(words: Sequence[str], request: MeasureRequest) -> tuple[Prompt, ...]:
     """`--prompts`, else the test prompts of the first run named, else those of the outputs."""
     if request.prompts is not None:
         return _file_prompts(request.prompts)
@@ -253,7 +255,7 @@ def _weights(policy: Policy) -> Any:
 
 def _in_a_folder(
     name: str,
-    request: Request,
+    request: MeasureRequest,
     identity: dict[str, Any],
     prompts: Sequence[Prompt],
     work: Callable[[Stage], dict[str, Count]],

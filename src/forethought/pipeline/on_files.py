@@ -48,10 +48,10 @@ GROUPS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class InputLine:
     """A line of input, its place and its prompt.
 
-    Example: `Line(row={"prompt": "Hi"}, where="prompts.jsonl, line 1", prompt=Prompt(…))`
+    Example: `InputLine(row={"prompt": "Hi"}, where="prompts.jsonl, line 1", prompt=Prompt(…))`
     """
 
     row: dict[str, Any]
@@ -72,7 +72,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
         loading.resolve(part.model.source)
     lines = read_lines(source, thought_format)
     settings = {"sample": part.identity(), "format": thought_format.model_dump(mode="json")}
-    output = Output(target, source, settings)
+    output = OutputFile(target, source, settings)
     size = part.sampling.part_size
     starts = range(output.done, len(lines), size)
     gone: list[str] = []
@@ -143,7 +143,7 @@ def judge_file(
     refuse_missing_models(part.judge)
     lines = read_lines(source, DIRECT)
     responses = [responses_of(line) for line in lines]
-    output = Output(target, source, {"judge": identity(part.judge)})
+    output = OutputFile(target, source, {"judge": identity(part.judge)})
     with reporter.task("judge", len(lines), "prompts") as task, output:
         task.advance(output.done)
         if output.done < len(lines):
@@ -170,7 +170,7 @@ def judge_file(
         _explain(part, target, reporter)
 
 
-def read_lines(source: Path, thought_format: ThoughtFormat) -> list[Line]:
+def read_lines(source: Path, thought_format: ThoughtFormat) -> list[InputLine]:
     """Prompts of a JSONL or CSV file under `prompt`, `messages` or `conversations`, with
     `category`, `reference`, `source`.
 
@@ -184,7 +184,7 @@ def read_lines(source: Path, thought_format: ThoughtFormat) -> list[Line]:
     return lines
 
 
-class Output:
+class OutputFile:
     """A JSONL file that grows under another name and gets its own when it is whole."""
 
     def __init__(self, target: Path, source: Path, settings: dict[str, Any]) -> None:
@@ -211,7 +211,7 @@ class Output:
         write_json(self._intent, intent)
         self._file: Any = None
 
-    def __enter__(self) -> Output:
+    def __enter__(self) -> OutputFile:
         self._file = self._lines.open("ab")
         return self
 
@@ -257,17 +257,17 @@ def _repair(path: Path) -> int:
     return whole.count(b"\n")
 
 
-def _line(record: PromptRecord, source: Path, thought_format: ThoughtFormat) -> Line:
+def _line(record: PromptRecord, source: Path, thought_format: ThoughtFormat) -> InputLine:
     row = dict(record.row)
     columns = ColumnsConfig(category="category", reference="reference")
     name = row.get("source", source.stem)
     if not isinstance(name, str):
         raise record.wrong("source", "the source is not text", name, "give a string")
     prompt = prompt_of(record, columns, name, thought_format.strip_thought)
-    return Line(row=row, where=record.where, prompt=prompt)
+    return InputLine(row=row, where=record.where, prompt=prompt)
 
 
-def responses_of(line: Line) -> list[str | None]:
+def responses_of(line: InputLine) -> list[str | None]:
     """Its `responses`, or those of its `outputs`; `None` where an output has none.
 
     Raises: ValueError if it has neither.
@@ -325,7 +325,7 @@ def _output(thought_format: ThoughtFormat, completion: Completion) -> dict[str, 
 
 
 def _groups(
-    lines: Sequence[Line], responses: Sequence[Sequence[str | None]]
+    lines: Sequence[InputLine], responses: Sequence[Sequence[str | None]]
 ) -> list[ResponseGroup]:
     """What the judge is shown; a line without any response is not."""
     shown = [tuple(text for text in texts if text is not None) for texts in responses]
@@ -337,7 +337,7 @@ def _groups(
 
 
 def _judged(
-    verdicts: Verdicts, lines: Sequence[Line], responses: Sequence[Sequence[str | None]]
+    verdicts: Verdicts, lines: Sequence[InputLine], responses: Sequence[Sequence[str | None]]
 ) -> list[dict[str, Any]]:
     """The lines with what the judge says of each."""
     answers = iter(verdicts.answers)

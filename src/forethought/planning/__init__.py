@@ -5,5 +5,5 @@ constant, with where it comes from; `model_shape.py` reads a model's size; `leng
 long texts are; `work.py` counts operations; `memory.py` counts bytes; `device_shares.py` gives a
 stage the devices that the recipe launches it on; `sampling_cost.py`, `training_cost.py` and
 `judging_cost.py` cost a stage's work, `costs.py` a whole recipe; `fitting.py` refuses what cannot
-fit; `table.py` shows it. docs/scaling.md works through three cases.
+fit; `plan_table.py` shows it. docs/scaling.md works through three cases.
 """

@@ -15,7 +15,7 @@ from rich.table import Table
 from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Recipe
 from forethought.evaluation.alpaca_eval.alpaca_outputs import read_instructions
 from forethought.evaluation.arena_hard.arena_files import read_questions
-from forethought.evaluation.probe import VARIANTS
+from forethought.evaluation.probe_openings import VARIANTS
 from forethought.models.loading import resolve
 from forethought.planning.model_shape import KNOWN, model_shape
 from forethought.planning.training_cost import checkpoint_bytes

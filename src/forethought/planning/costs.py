@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forethought.config import Recipe
-from forethought.evaluation.probe import VARIANTS
+from forethought.evaluation.probe_openings import VARIANTS
 from forethought.planning.bounds import plan, question_count
-from forethought.planning.cluster import Cluster, Effort, Setting
 from forethought.planning.device_shares import (
     Share,
     devices_used,
@@ -23,6 +22,7 @@ from forethought.planning.device_shares import (
     training_share,
 )
 from forethought.planning.devices import Device
+from forethought.planning.hardware import Cluster, Effort, Setting
 from forethought.planning.judging_cost import judge_cost
 from forethought.planning.lengths import Lengths, expected_lengths
 from forethought.planning.memory import shared_memory

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from forethought.config import JudgeConfig, Recipe, SamplingConfig, Workers
-from forethought.planning.cluster import Cluster
+from forethought.planning.hardware import Cluster
 from forethought.stages.policies.sample_until_parsed import answers_part
 
 

@@ -19,10 +19,10 @@ from forethought.config import (
     VllmSampling,
     Workers,
 )
-from forethought.planning.cluster import Setting
 from forethought.planning.costs import Costs, StageCost, stage_costs
 from forethought.planning.device_shares import devices_used
 from forethought.planning.devices import NODE
+from forethought.planning.hardware import Setting
 from forethought.planning.memory import RESERVE
 
 SAMPLING = ("rollouts", "selection", "evaluation", "win_rate", "probe", "gsm8k")

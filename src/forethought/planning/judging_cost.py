@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from forethought.config import JudgeConfig, LLMJudge, OpenAIEngine, ScoringJudge
-from forethought.planning.cluster import Cluster, Effort
 from forethought.planning.device_shares import Share
+from forethought.planning.hardware import Cluster, Effort
 from forethought.planning.lengths import Lengths
 from forethought.planning.memory import judge_memory
 from forethought.planning.model_shape import model_shape

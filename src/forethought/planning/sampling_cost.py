@@ -8,7 +8,7 @@ One engine for each `tensor_parallel` devices that the recipe gives to sampling.
 from __future__ import annotations
 
 from forethought.config import DType, EngineConfig
-from forethought.planning.cluster import Cluster, Effort
+from forethought.planning.hardware import Cluster, Effort
 from forethought.planning.lengths import SPREAD
 from forethought.planning.memory import sampling_memory, vllm_least
 from forethought.planning.model_shape import ModelShape

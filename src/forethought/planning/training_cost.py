@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 
 from forethought.config import TrainingConfig
-from forethought.planning.cluster import Cluster, Effort, Setting
+from forethought.planning.hardware import Cluster, Effort, Setting
 from forethought.planning.lengths import Lengths
 from forethought.planning.memory import (
     reference_memory,

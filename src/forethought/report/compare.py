@@ -23,7 +23,7 @@ from forethought.report.charts.score_charts import (
     test_series,
 )
 from forethought.report.compare_tables import differences_table, runs_table
-from forethought.report.data.collect import Run
+from forethought.report.data.collect import RunData
 from forethought.report.data.measure_figures import Measured, names_of
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
@@ -36,10 +36,10 @@ BY_JUDGE = frozenset({"win_rate", "probe"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """What stands above the runs' own sections.
 
-    Example: `Comparison(notices=("These runs have different judges …",), charts=(Chart(…),))`
+    Example: `RunComparison(notices=("These runs have different judges …",), charts=(Chart(…),))`
     """
 
     notices: tuple[str, ...]
@@ -63,7 +63,7 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
     return ["/".join(one.parts[-depth:]) for one in whole]
 
 
-def compare(runs: Sequence[Run], labels: Sequence[str]) -> Comparison:
+def compare(runs: Sequence[RunData], labels: Sequence[str]) -> RunComparison:
     """Tables and charts of all runs, and what a reader must know before comparing."""
     obstacle = _obstacle(runs, labels)
     comparable = obstacle is None
@@ -82,7 +82,7 @@ def compare(runs: Sequence[Run], labels: Sequence[str]) -> Comparison:
         charts += _chart(quantity, [test_series(run, quantity.key) for run in runs], labels)
     measured, excluded = _measure_charts(runs, labels, comparable, scale)
     charts += measured
-    return Comparison(notices=(*notices, *excluded), charts=arranged(charts))
+    return RunComparison(notices=(*notices, *excluded), charts=arranged(charts))
 
 
 def run_style(index: int) -> tuple[str, str]:
@@ -91,7 +91,7 @@ def run_style(index: int) -> tuple[str, str]:
     return DASHES[style], SYMBOLS[(style + turn) % len(SYMBOLS)]
 
 
-def _obstacle(runs: Sequence[Run], labels: Sequence[str]) -> str | None:
+def _obstacle(runs: Sequence[RunData], labels: Sequence[str]) -> str | None:
     """Why scores must not be compared; `None` where they may."""
     judges = [_judge(run) for run in runs]
     if any(judge != judges[0] for judge in judges):
@@ -113,7 +113,7 @@ def _obstacle(runs: Sequence[Run], labels: Sequence[str]) -> str | None:
     return None
 
 
-def _warnings(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
+def _warnings(runs: Sequence[RunData], labels: Sequence[str]) -> list[str]:
     notices: list[str] = []
     scored = [prompts for run in runs if (prompts := _test_prompts(run))]
     if any(each != scored[0] for each in scored):
@@ -128,11 +128,11 @@ def _warnings(runs: Sequence[Run], labels: Sequence[str]) -> list[str]:
     return notices
 
 
-def _test_prompts(run: Run) -> set[str]:
+def _test_prompts(run: RunData) -> set[str]:
     return {one for arm in run.arms for policy in arm.policies for one in policy.prompt_scores}
 
 
-def _judge(run: Run) -> Any:
+def _judge(run: RunData) -> Any:
     """As the evaluation sealed it, with the words of its prompt file; else as the recipe has it."""
     for arm in run.recipe.arms:
         for ref in evaluation_refs(run.recipe, arm):
@@ -143,12 +143,12 @@ def _judge(run: Run) -> Any:
     return run.recipe.judge.identity()
 
 
-def _baseline(run: Run) -> str | None:
+def _baseline(run: RunData) -> str | None:
     ref = StageRef(recipe=run.recipe, stage="evaluation", arm=run.recipe.baseline_arm, index=0)
     return read_manifest(ref.folder).digest if ref.sealed else None
 
 
-def _common_scale(runs: Sequence[Run]) -> Scale:
+def _common_scale(runs: Sequence[RunData]) -> Scale:
     return PERCENT if all(scale_of(run) == PERCENT for run in runs) else RAW
 
 
@@ -175,7 +175,7 @@ def _chart(
 
 
 def _measure_charts(
-    runs: Sequence[Run], labels: Sequence[str], comparable: bool, scale: Scale
+    runs: Sequence[RunData], labels: Sequence[str], comparable: bool, scale: Scale
 ) -> tuple[list[Chart], list[str]]:
     """Charts of measures that two runs or more have, and why others are left out."""
     charts: list[Chart] = []

@@ -8,12 +8,12 @@ from typing import Any
 
 from forethought.report.charts.figures import Cell, Chart, Column, Scale, view
 from forethought.report.charts.policy_lines import policy_name
-from forethought.report.data.collect import ArmData, Run
+from forethought.report.data.collect import ArmData, RunData
 from forethought.report.data.scores import PolicyScore
 from forethought.report.provenance import flat
 
 
-def runs_table(runs: Sequence[Run], labels: Sequence[str], scale: Scale | None) -> Chart:
+def runs_table(runs: Sequence[RunData], labels: Sequence[str], scale: Scale | None) -> Chart:
     """A row for each run; `scale` is `None` where scores must not be compared."""
     rows = [_run_row(run, label, scale) for run, label in zip(runs, labels, strict=True)]
     scores: tuple[Column, ...] = ()
@@ -57,7 +57,7 @@ def runs_table(runs: Sequence[Run], labels: Sequence[str], scale: Scale | None) 
     )
 
 
-def _run_row(run: Run, label: str, scale: Scale | None) -> tuple[Cell, ...]:
+def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:
     last = {arm.arm: _last(arm, run) for arm in run.arms}
     thought, direct = last.get("thought"), last.get("direct")
     either = thought or direct
@@ -85,7 +85,7 @@ def _run_row(run: Run, label: str, scale: Scale | None) -> tuple[Cell, ...]:
     return tuple(row)
 
 
-def _last(arm: ArmData, run: Run) -> PolicyScore | None:
+def _last(arm: ArmData, run: RunData) -> PolicyScore | None:
     """The policy of the difference; the arm's last where there is none."""
     if run.difference is not None:
         return next(one for one in arm.policies if one.policy == run.difference.policy)
@@ -96,7 +96,7 @@ def _score(one: PolicyScore | None, scale: Scale) -> Cell:
     return None if one is None or one.score is None else one.score.value * scale.factor
 
 
-def _difference_cells(run: Run, scale: Scale) -> tuple[Cell, ...]:
+def _difference_cells(run: RunData, scale: Scale) -> tuple[Cell, ...]:
     if run.difference is None:
         return (None, None, None, None)
     mean = run.difference.mean
@@ -105,7 +105,7 @@ def _difference_cells(run: Run, scale: Scale) -> tuple[Cell, ...]:
     return (mean.value * scale.factor, *ends, mean.count)
 
 
-def differences_table(runs: Sequence[Run], labels: Sequence[str]) -> Chart:
+def differences_table(runs: Sequence[RunData], labels: Sequence[str]) -> Chart:
     """A row for each field of recipe and provenance that is not the same in all runs."""
     recipes = [_flat_recipe(run) for run in runs]
     origins = [_origin(run) for run in runs]
@@ -130,7 +130,7 @@ def differences_table(runs: Sequence[Run], labels: Sequence[str]) -> Chart:
     )
 
 
-def _flat_recipe(run: Run) -> dict[str, str]:
+def _flat_recipe(run: RunData) -> dict[str, str]:
     fields = run.recipe.model_dump(mode="json", exclude={"run"})
     return {name: _text(value) for name, value in _leaves(fields)}
 
@@ -149,7 +149,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _origin(run: Run) -> dict[str, str]:
+def _origin(run: RunData) -> dict[str, str]:
     """Versions and commit of the latest attempt."""
     attempts = run.provenance.get("attempts", [])
     if not attempts:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from forethought.report.charts.figures import ARM_NAMES, PERCENT, Scale
 from forethought.report.charts.measure_charts import policy_words
 from forethought.report.charts.probe_charts import last_drop, probe_scale, probe_sentence
-from forethought.report.data.collect import ArmData, Run
+from forethought.report.data.collect import ArmData, RunData
 from forethought.report.data.measure_figures import figures_of
 from forethought.report.data.scores import Difference, Mean, PolicyScore
 
@@ -58,7 +58,7 @@ class Headline:
     tiles: tuple[Tile, ...]
 
 
-def headline(run: Run, scale: Scale) -> Headline:
+def headline(run: RunData, scale: Scale) -> Headline:
     """The comparison of the arms, or what stands in its way."""
     tiles = (*_tiles(run.arms, scale), *_measure_tiles(run, scale))
     sentences = (
@@ -94,7 +94,7 @@ def headline(run: Run, scale: Scale) -> Headline:
     )
 
 
-def _sentence(run: Run, difference: Difference) -> str:
+def _sentence(run: RunData, difference: Difference) -> str:
     mean = difference.mean
     at = _after(difference.policy)
     if mean.interval is None:
@@ -126,7 +126,7 @@ def _after(policy: int) -> str:
     return f"after {policy} iteration{'s' if policy > 1 else ''}"
 
 
-def _nothing_to_compare(run: Run, scale: Scale) -> str:
+def _nothing_to_compare(run: RunData, scale: Scale) -> str:
     if run.recipe.prompts.test is None:
         return "The recipe has no test prompts, so this run makes no claim about quality."
     if len(run.arms) == 1:
@@ -182,7 +182,7 @@ def _score_words(score: Mean | None, scale: Scale) -> str:
     return "unknown" if score is None else scale.number(score.value)
 
 
-def _measure_tiles(run: Run, scale: Scale) -> list[Tile]:
+def _measure_tiles(run: RunData, scale: Scale) -> list[Tile]:
     tiles: list[Tile] = []
     for name, label in (
         ("win_rate", "Win rate against direct"),
@@ -216,7 +216,7 @@ def _interval(mean: Mean) -> str:
     return f"{low} to {high}, "
 
 
-def _win_rate_sentence(run: Run) -> str | None:
+def _win_rate_sentence(run: RunData) -> str | None:
     points = figures_of(run.measures, "win_rate", "thought")
     if not points:
         return None

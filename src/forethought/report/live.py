@@ -73,7 +73,7 @@ def serve_view(
     token = secrets.token_urlsafe(24)
     url = f"http://127.0.0.1:{number}/?token={token}"
     config = uvicorn.Config(
-        application(View(run), token, f"forethought_view_{number}"),
+        application(LivePage(run), token, f"forethought_view_{number}"),
         # An access log would hold the token.
         access_log=False,
         log_level="warning",
@@ -124,10 +124,10 @@ def _listen(port: int | None) -> socket.socket:
     return listening
 
 
-class View:
+class LivePage:
     """A run directory as pages, made again when something new is there.
 
-    Example: `View(Path("runs/quickstart")).page()`
+    Example: `LivePage(Path("runs/quickstart")).page()`
     """
 
     def __init__(self, run: Path, output_limit: int = OUTPUT_LIMIT) -> None:
@@ -238,7 +238,7 @@ def _template(name: str) -> Any:
     return environment.get_template(name)
 
 
-def application(view: View, token: str, cookie: str) -> Starlette:
+def application(view: LivePage, token: str, cookie: str) -> Starlette:
     """The server's three addresses behind the token."""
 
     def page(request: Request) -> Response:

@@ -24,8 +24,8 @@ from forethought.report.charts.pair_charts import pair_charts
 from forethought.report.charts.probe_charts import probe_charts
 from forethought.report.charts.score_charts import scale_of, score_charts
 from forethought.report.charts.training_charts import selection_chart, training_charts
-from forethought.report.compare import Comparison, compare, run_labels
-from forethought.report.data.collect import Run, collect
+from forethought.report.compare import RunComparison, compare, run_labels
+from forethought.report.data.collect import RunData, collect
 from forethought.report.data.samples import (
     BYTE_LIMIT,
     OUTPUT_LIMIT,
@@ -143,7 +143,7 @@ def write_report(runs: Path | Sequence[Path], target: Path | None = None) -> Pat
     return target
 
 
-def render(runs: Sequence[Run], labels: Sequence[str]) -> str:
+def render(runs: Sequence[RunData], labels: Sequence[str]) -> str:
     """The page as HTML."""
     several = len(runs) > 1
     pages = [
@@ -173,7 +173,7 @@ def render(runs: Sequence[Run], labels: Sequence[str]) -> str:
     )
 
 
-def _run_page(run: Run, label: str, prefix: str) -> RunPage:
+def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
     scale = scale_of(run)
     results = {chart.key: chart for chart in score_charts(run, scale)}
     late = [results.pop("first-failures")] if "first-failures" in results else []
@@ -213,7 +213,7 @@ def _run_page(run: Run, label: str, prefix: str) -> RunPage:
     )
 
 
-def _charts(pages: Sequence[RunPage], comparison: Comparison | None) -> dict[str, Any]:
+def _charts(pages: Sequence[RunPage], comparison: RunComparison | None) -> dict[str, Any]:
     """Every chart of the page by its figure's key."""
     charts: dict[str, Any] = {}
     if comparison is not None:
@@ -259,7 +259,7 @@ def _shown(samples: Sequence[Samples]) -> ShownSamples:
     )
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: RunData) -> list[tuple[str, str]]:
     recipe = run.recipe
     facts = [
         ("model", recipe.model.path),

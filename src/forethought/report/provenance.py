@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 
 from forethought.report.charts.figures import Cell, Chart, Column, view
-from forethought.report.data.collect import Run
+from forethought.report.data.collect import RunData
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import prompts_ref
 from forethought.storage.sealed_stage import read_json, read_manifest
 
 
-def provenance_rows(run: Run) -> list[tuple[str, str]]:
+def provenance_rows(run: RunData) -> list[tuple[str, str]]:
     """Of the latest attempt; how many there were stands below it."""
     attempts = run.provenance.get("attempts", [])
     if not attempts:
@@ -36,13 +36,13 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def recipe_text(run: Run) -> str:
+def recipe_text(run: RunData) -> str:
     """The resolved recipe as YAML, which `forethought run` reads."""
     fields = read_json(run.recipe.run / "config.json")
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=96)
 
 
-def hashes_table(run: Run) -> Chart | None:
+def hashes_table(run: RunData) -> Chart | None:
     """Prompts and policies by hash; `None` before any of them is there."""
     rows: list[tuple[Cell, ...]] = []
     prompts = prompts_ref(run.recipe)

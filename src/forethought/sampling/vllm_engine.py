@@ -43,10 +43,10 @@ _engine_of_this_process = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class ModelFiles:
     """What vLLM loads: a model, and an adapter on it where there is one.
 
-    Example: `Weights(source=ModelSource(path="runs/a/policy"), adapter=None, rank=0)`
+    Example: `ModelFiles(source=ModelSource(path="runs/a/policy"), adapter=None, rank=0)`
     """
 
     source: ModelSource
@@ -82,7 +82,7 @@ def lora_limit(rank: int) -> int:
     return min(limit for limit in LORA_RANKS if limit >= rank)
 
 
-def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
+def find_weights(model: ModelConfig, *, adapters: bool) -> ModelFiles:
     """The model's own weights or, with `adapters` and where it has one, its adapter and base.
 
     Raises: ValueError if there is no such model, or the adapter cannot be used.
@@ -91,7 +91,7 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
     folder = Path(source.path) / ADAPTER
     merged = any(Path(source.path).glob("*.safetensors"))
     if not folder.is_dir() or (merged and not adapters):
-        return Weights(source=source, adapter=None, rank=0)
+        return ModelFiles(source=source, adapter=None, rank=0)
     way_out = "sample another policy"
     if merged:
         way_out = "set adapters: false to sample the merged weights beside it"
@@ -111,7 +111,7 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
     try:
         of_base = replace(source, path=base, revision=config.get("revision"))
         of_base = replace(of_base, path=loading.resolve(of_base))
-        return Weights(source=of_base, adapter=folder, rank=rank)
+        return ModelFiles(source=of_base, adapter=folder, rank=rank)
     except ValueError as error:
         raise ValueError(
             f"adapters: {folder} was trained on {base}, which is not there ({error}); "
@@ -120,7 +120,7 @@ def find_weights(model: ModelConfig, *, adapters: bool) -> Weights:
 
 
 @contextmanager
-def running(config: VllmEngine, model: ModelConfig, weights: Weights) -> Iterator[Any]:
+def running(config: VllmEngine, model: ModelConfig, weights: ModelFiles) -> Iterator[Any]:
     """A `vllm.LLM`; afterwards its memory is free and the process as it was.
 
     Raises: ValueError if vLLM is not installed, does not fit this machine, or cannot start.
@@ -191,7 +191,7 @@ def _device(model: ModelConfig) -> str:
 
 
 def _start(
-    llm_class: Any, config: VllmEngine, model: ModelConfig, weights: Weights, here: bool
+    llm_class: Any, config: VllmEngine, model: ModelConfig, weights: ModelFiles, here: bool
 ) -> Any:
     from vllm.distributed import (  # pyright: ignore[reportMissingImports]
         cleanup_dist_env_and_memory,

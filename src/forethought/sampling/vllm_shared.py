@@ -20,7 +20,7 @@ from forethought.config import ModelConfig, ModelSource, VllmEngine
 from forethought.models import loading
 from forethought.models.model_cache import cached_open
 from forethought.models.shared_policy import shared_policy, weight_files
-from forethought.sampling.vllm_engine import Weights, running
+from forethought.sampling.vllm_engine import ModelFiles, running
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class SharedVllm:
         self._takes_adapters = False
         self._adapters: dict[str, int] = {}
 
-    def load(self, model: ModelConfig, weights: Weights) -> tuple[Any, Any]:
+    def load(self, model: ModelConfig, weights: ModelFiles) -> tuple[Any, Any]:
         """The `vllm.LLM` with these weights, and how a prompt asks for its adapter, if any.
 
         Raises: ValueError if it cannot be started.
@@ -69,7 +69,7 @@ class SharedVllm:
         self._llm = None
         self._opened.close()
 
-    def _move(self, model: ModelConfig, weights: Weights) -> bool:
+    def _move(self, model: ModelConfig, weights: ModelFiles) -> bool:
         """Read the weights into the running engine; whether it has them now."""
         if self._llm is None:
             return False

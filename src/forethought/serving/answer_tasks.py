@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from forethought.serving.backends.base import AnswerDelta, AnswerEnd, Answerer, Question
+from forethought.serving.backends.base import AnswerDelta, AnswerEnd, Answerer, AnswerRequest
 from forethought.serving.http.limits import Admission
 
 BUFFER = 32
@@ -27,34 +27,34 @@ Arrival = tuple[int, AnswerDelta | AnswerEnd]
 
 
 @dataclass(kw_only=True)
-class Kept:
+class AnswerRecord:
     """What the private log is told of an answer.
 
-    Example: `Kept(question=Question(…), index=0)`
+    Example: `AnswerRecord(question=AnswerRequest(…), index=0)`
     """
 
-    question: Question
+    question: AnswerRequest
     index: int
     thought: list[str] = field(default_factory=list)
     response: list[str] = field(default_factory=list)
     outcome: str = "cancelled"
 
 
-class Running:
+class AnswerTasks:
     """The answers of a request while they are made; an async context manager.
 
-    Example: `async with Running(answerer, questions, admission, reasoning=False) as running: …`
+    Example: `async with AnswerTasks(answerer, questions, admission, …) as tasks: …`
     """
 
     def __init__(
         self,
         answerer: Answerer,
-        questions: Sequence[Question],
+        questions: Sequence[AnswerRequest],
         admission: Admission,
         *,
         reasoning: bool,
         keep: bool,
-        ended: Callable[[Kept], None],
+        ended: Callable[[AnswerRecord], None],
         waited: Callable[[float], None],
     ) -> None:
         """`reasoning`: the caller may see thoughts. `keep`: thoughts and responses are gathered
@@ -114,8 +114,8 @@ class Running:
             raise self._error
         return arrivals
 
-    async def _make(self, index: int, question: Question) -> None:
-        kept = Kept(question=question, index=index)
+    async def _make(self, index: int, question: AnswerRequest) -> None:
+        kept = AnswerRecord(question=question, index=index)
         came = time.monotonic()
         last: AnswerEnd | Exception
         try:
@@ -132,7 +132,7 @@ class Running:
         # The slot is free by now, however slowly the client reads.
         await self._buffer.put((index, last))
 
-    async def _follow(self, kept: Kept) -> AnswerEnd:
+    async def _follow(self, kept: AnswerRecord) -> AnswerEnd:
         # Closing the answer is what closes the backend's draw.
         async with aclosing(self._answerer.answer(kept.question)) as answer:
             async for one in answer:

@@ -42,16 +42,16 @@ from forethought.sampling.base import stable_seed
 from forethought.serving.backends.base import (
     AnswerDelta,
     AnswerEnd,
+    AnswerRequest,
     AnswerSettings,
     Backend,
     BackendError,
     Draw,
     NoResponseError,
     Piece,
-    Question,
     RefusedDrawError,
 )
-from forethought.serving.thought_filter import NOTHING, Output
+from forethought.serving.thought_filter import NOTHING, ThoughtFilter
 from forethought.thoughts import ThoughtFormat
 from forethought.types import FinishReason, Message
 
@@ -74,7 +74,9 @@ class SplittingAnswerer:
         self._format = thought_format
         self._settings = settings
 
-    async def answer(self, question: Question) -> AsyncGenerator[AnswerDelta | AnswerEnd, None]:
+    async def answer(
+        self, question: AnswerRequest
+    ) -> AsyncGenerator[AnswerDelta | AnswerEnd, None]:
         """Deltas as they become certain, then one end. Closing it early closes the backend's.
 
         Raises: NoResponseError, RefusedDrawError, BackendError.
@@ -82,7 +84,7 @@ class SplittingAnswerer:
         messages = self._conversation(question)
         cost = _Cost()
         for attempt in range(self._settings.attempts):
-            output = Output(question, self._format, self._settings.thought_budget)
+            output = ThoughtFilter(question, self._format, self._settings.thought_budget)
             gap = "\n\n" if cost.thought_shown else ""
             async with aclosing(self._output(question, messages, attempt, output, cost)) as deltas:
                 async for delta in deltas:
@@ -103,7 +105,7 @@ class SplittingAnswerer:
             raise NoResponseError(f"the model gave no response in {outputs}")
         yield cost.end("length", attempts)
 
-    def _conversation(self, question: Question) -> tuple[Message, ...]:
+    def _conversation(self, question: AnswerRequest) -> tuple[Message, ...]:
         thinks = self._format.thinks
         if thinks and not question.think and self._format.instruction is None:
             raise RefusedDrawError(
@@ -121,10 +123,10 @@ class SplittingAnswerer:
 
     async def _output(
         self,
-        question: Question,
+        question: AnswerRequest,
         messages: Sequence[Message],
         attempt: int,
-        output: Output,
+        output: ThoughtFilter,
         cost: _Cost,
     ) -> AsyncGenerator[AnswerDelta, None]:
         """The deltas of one output: one draw, or two where the first spends the thought budget."""
@@ -149,7 +151,7 @@ class SplittingAnswerer:
                     yield delta
 
     async def _read(
-        self, draw: Draw, output: Output, cost: _Cost
+        self, draw: Draw, output: ThoughtFilter, cost: _Cost
     ) -> AsyncGenerator[AnswerDelta, None]:
         now = asyncio.get_running_loop().time
         said = now()
@@ -177,7 +179,7 @@ class _Cost:
     response_tokens: int = 0
     thought_shown: bool = False
 
-    def note_prompt(self, piece: Piece, draw: Draw, output: Output) -> None:
+    def note_prompt(self, piece: Piece, draw: Draw, output: ThoughtFilter) -> None:
         """Keep the length of the conversation, once known."""
         if self.prompt_tokens or piece.prompt_tokens is None:
             return

@@ -27,7 +27,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 
-from forethought.serving.backends.base import AnswerDelta, Piece, Question, TokenLogprob
+from forethought.serving.backends.base import AnswerDelta, AnswerRequest, Piece, TokenLogprob
 from forethought.serving.stop_strings import StopStrings
 from forethought.thoughts import PLAIN, Delta, ThoughtFormat
 from forethought.types import FinishReason, ParseStatus
@@ -38,14 +38,14 @@ SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)|\n")
 NOTHING = AnswerDelta(response="", thought="", logprobs=())
 
 
-class Output:
+class ThoughtFilter:
     """Takes the pieces of one output and says what became certain of the answer.
 
-    Example: `Output(question, THOUGHT_FORMATS["tags"], budget=1024).take(piece)`
+    Example: `ThoughtFilter(question, THOUGHT_FORMATS["tags"], budget=1024).take(piece)`
     """
 
     def __init__(
-        self, question: Question, thought_format: ThoughtFormat, budget: int | None
+        self, question: AnswerRequest, thought_format: ThoughtFormat, budget: int | None
     ) -> None:
         self._question = question
         self._format = thought_format

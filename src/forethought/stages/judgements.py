@@ -13,7 +13,7 @@ from forethought.judging.describe import identity
 from forethought.judging.executor import judging_executor
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
-from forethought.stages.judged.judge_inputs import Shown
+from forethought.stages.judged.judge_inputs import JudgeInputs
 from forethought.stages.judged.verdict_cache import verdict_cache
 from forethought.storage.sealed_stage import (
     Count,
@@ -50,7 +50,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         verdict_cache(ref) as cache,
     ):
         if owed:
-            shown = Shown(rollouts, parts, ref.prompts("train"))
+            shown = JudgeInputs(rollouts, parts, ref.prompts("train"))
             with judging_executor(ref.recipe.judge, cache, ref.recipe.launch) as executor:
                 for index, verdicts in executor.each(owed, shown.groups):
                     scored, unjudged = shown.records(index, verdicts.answers)

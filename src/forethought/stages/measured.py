@@ -53,7 +53,7 @@ def measure(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]
             policy=Policy.of(other),
             answers=tuple(read_records(other.folder, Answer, "answers")),
         )
-    match = win_rate.Match(
+    match = win_rate.WinRateSetup(
         first=sides["thought"],
         second=sides["direct"],
         judge=ref.recipe.judge,

@@ -14,7 +14,7 @@ from typing import Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from forethought.config import Shape, explain
+from forethought.config import ConfigModel, explain
 from forethought.thoughts.markers import Markers
 from forethought.thoughts.splitter import Splitter
 from forethought.types import FinishReason, Message, ParsedOutput, ParseStatus
@@ -23,7 +23,7 @@ FORMAT_FILE = "thought_format.json"
 """Name of the format's file beside the weights of every checkpoint we write."""
 
 
-class ThoughtFormat(Shape):
+class ThoughtFormat(ConfigModel):
     """How a model is asked to think, and how its thought is told from its response.
 
     Example: `ThoughtFormat(name="short", instruction="Think first, then answer after <A>.",

@@ -4,7 +4,7 @@
 sharded training wraps. The head is applied only where an output token is predicted, and in chunks:
 full logits of a microbatch never exist, forward or backward. The softmax is float32.
 
-Which way a model takes is measured, not listed: `PolicyLogprobs.open` compares each way with the
+Which mode a model takes is measured, not listed: `PolicyLogprobs.open` compares each with the
 model's plain forward on a few tokens and takes the first that agrees.
 
 Shapes: N packed positions, M predicted tokens, S sequences, V vocabulary, D hidden size.
@@ -23,7 +23,7 @@ from forethought.training.attention import PACKED, RowLayout, row_layout
 from forethought.training.packing import PackedPairs, pack
 from forethought.types import PairSide, PreferencePair
 
-Way = Literal["packed", "padded", "plain"]
+ForwardMode = Literal["packed", "padded", "plain"]
 LOGITS_AT_A_TIME = 2**22
 """Elements of a chunk of logits."""
 PROBE_TOLERANCE = 1e-3
@@ -105,51 +105,53 @@ def _float32_zeros(like: torch.Tensor) -> torch.Tensor:
 class PolicyLogprobs(nn.Module):
     """A causal model as a function from a packed microbatch to the log-prob of each token."""
 
-    def __init__(self, model: PreTrainedModel, way: Way) -> None:
+    def __init__(self, model: PreTrainedModel, mode: ForwardMode) -> None:
         super().__init__()
         self.model = model
-        self.way: Way = way
+        self.forward_mode: ForwardMode = mode
         self.plain_attention: str = model.config._attn_implementation or "eager"
 
     @classmethod
     def open(cls, model: PreTrainedModel) -> PolicyLogprobs:
         """Wrap a float32 model in the fastest way that gives its own log-probs."""
-        policy = cls.in_way(model, "plain")
+        policy = cls.in_mode(model, "plain")
         with torch.no_grad():
             probe = pack(probe_pairs(model)).to(model.device)
             expected_M = policy(probe)
             # A class that is its own backbone (Llama 4's text model) has no hidden states to take.
-            ways: tuple[Way, ...] = () if model.base_model is model else ("packed", "padded")
-            for way in ways:
-                if policy._agrees(way, probe, expected_M):
+            modes: tuple[ForwardMode, ...] = (
+                () if model.base_model is model else ("packed", "padded")
+            )
+            for mode in modes:
+                if policy._agrees(mode, probe, expected_M):
                     return policy
-        policy.way = "plain"
+        policy.forward_mode = "plain"
         return policy
 
     @classmethod
-    def in_way(cls, model: PreTrainedModel, way: Way) -> PolicyLogprobs:
+    def in_mode(cls, model: PreTrainedModel, mode: ForwardMode) -> PolicyLogprobs:
         """Wrap a model of an architecture whose way is known."""
         if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
             # The fused kernel that transformers picks by default leaves softcapping out.
             model.set_attn_implementation("eager")
-        policy = cls(model, way)
-        if way == "packed":
+        policy = cls(model, mode)
+        if mode == "packed":
             model.set_attn_implementation(PACKED)
         return policy
 
-    def _agrees(self, way: Way, probe: PackedPairs, expected_M: torch.Tensor) -> bool:
-        if way == "packed" and not _attention_can_be_packed(self.model):
+    def _agrees(self, mode: ForwardMode, probe: PackedPairs, expected_M: torch.Tensor) -> bool:
+        if mode == "packed" and not _attention_can_be_packed(self.model):
             return False
-        self.way = way
-        self.model.set_attn_implementation(PACKED if way == "packed" else self.plain_attention)
+        self.forward_mode = mode
+        self.model.set_attn_implementation(PACKED if mode == "packed" else self.plain_attention)
         layout = self._layout(probe)
         try:
-            logps_M = self._packed(probe, layout) if way == "packed" else self(probe)
+            logps_M = self._packed(probe, layout) if mode == "packed" else self(probe)
         except (NotImplementedError, TypeError, AttributeError):
             agrees = False
         else:
             agrees = bool((logps_M - expected_M).abs().max() < PROBE_TOLERANCE)
-        if way == "packed":
+        if mode == "packed":
             agrees = agrees and layout.windows_seen == _declared_windows(self.model)
             if not agrees:
                 self.model.set_attn_implementation(self.plain_attention)
@@ -157,7 +159,7 @@ class PolicyLogprobs(nn.Module):
 
     def forward(self, batch: PackedPairs) -> torch.Tensor:
         """Log-prob of each target, `[M]` float32."""
-        if self.way == "packed":
+        if self.forward_mode == "packed":
             return self._packed(batch, self._layout(batch))
         return self._padded(batch)
 
@@ -178,7 +180,7 @@ class PolicyLogprobs(nn.Module):
     def _padded(self, batch: PackedPairs) -> torch.Tensor:
         """Right-padded rows with an attention mask, for models that cannot be packed."""
         ids, mask, predictors = _padded_rows(batch)
-        if self.way == "plain":
+        if self.forward_mode == "plain":
             logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             logits = logits.flatten(0, 1)[predictors].float()
             picked = logits.gather(1, batch.targets_M[:, None])[:, 0]

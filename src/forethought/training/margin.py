@@ -108,7 +108,7 @@ class MarginProbe:
             return self._margin(open_sharded_float32(source, dtype, self._ranks))
         device = str(self._trainee.policy.model.device)
         model = load_model(source, dtype=dtype, device=device).float()
-        return self._margin(PolicyLogprobs.in_way(model, self._trainee.policy.way))
+        return self._margin(PolicyLogprobs.in_mode(model, self._trainee.policy.forward_mode))
 
     @torch.no_grad()
     def _margin(self, policy: PolicyLogprobs) -> float:

@@ -32,7 +32,7 @@ from forethought.models.masters import restore, rounded
 from forethought.models.model_cache import cached, caches_models
 from forethought.models.positions import original_length
 from forethought.models.shared_policy import Files, SharedPolicy, shared_policy, weight_files
-from forethought.training.logprobs import PolicyLogprobs, Way
+from forethought.training.logprobs import ForwardMode, PolicyLogprobs
 from forethought.training.optimizer import MasterWeights, cast_parameters
 
 if TYPE_CHECKING:
@@ -183,14 +183,16 @@ class _CachedMasters:
 @contextmanager
 def _shared_logprobs(shared: SharedPolicy, source: Named, device: str) -> Iterator[PolicyLogprobs]:
     """The run's module in the way that suits it, afterwards as it was."""
-    way: Way = cached(
-        ("way", shared),
-        lambda: PolicyLogprobs.open(load_model(source, dtype="float32", device=device)).way,
+    mode: ForwardMode = cached(
+        ("forward mode", shared),
+        lambda: (
+            PolicyLogprobs.open(load_model(source, dtype="float32", device=device)).forward_mode
+        ),
     )
     model = shared.load(source)
     before = model.config._attn_implementation or "eager"
     try:
-        yield PolicyLogprobs.in_way(model, way)
+        yield PolicyLogprobs.in_mode(model, mode)
     finally:
         model.set_attn_implementation(before)
 

@@ -122,7 +122,7 @@ def train(
 
             trainee = open_sharded_policy(model, config, ranks)
         kept, left_out = _usable(pairs, length_limit(trainee.policy, config))
-        run = _Run(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
+        run = _TrainingRun(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
         source = source_of(model)
         probe = MarginProbe(trainee, source, kept, config, sampled, ranks)
         run.resume(folder.newest_state())
@@ -134,7 +134,7 @@ def train(
         steps=run.step,
         epochs=config.epochs,
         tokens=run.tokens,
-        way=trainee.policy.way,
+        way=trainee.policy.forward_mode,
         margin_kept=folder.margins_kept(),
     )
     folder.finish(result)
@@ -142,7 +142,7 @@ def train(
 
 
 def _run_epochs(
-    run: _Run,
+    run: _TrainingRun,
     trainee: Trainee,
     pairs: Sequence[PreferencePair],
     folder: TrainingDirectory,
@@ -188,7 +188,7 @@ def _usable(pairs: Sequence[PreferencePair], limit: int | None) -> tuple[list[Pr
     return kept, left_out
 
 
-class _Run:
+class _TrainingRun:
     """Weights, optimizer and counters of a training under way."""
 
     def __init__(

@@ -39,7 +39,7 @@ LONGEST_CAUSE = 600
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class _WorkerKind:
     """What workers must share to stand in for each other."""
 
     driver: str
@@ -49,7 +49,7 @@ class _Shape:
     threads: int
 
 
-_idle: dict[_Shape, list[Any]] = {}
+_idle: dict[_WorkerKind, list[Any]] = {}
 """Actors without an engine: they hold their CPUs and GPUs."""
 
 
@@ -76,7 +76,7 @@ class _Work(Generic[Part]):
     tries: Counter[int] = field(default_factory=Counter)
 
 
-def dismiss_idle(ray: Any, but: _Shape | None = None, *, gpus: bool = False) -> None:
+def dismiss_idle(ray: Any, but: _WorkerKind | None = None, *, gpus: bool = False) -> None:
     """End idle workers, but those of one shape: they hold room that others need. With `gpus` only
     those that hold any."""
     here = _driver(ray)
@@ -126,7 +126,7 @@ class RayExecutor(Generic[Part, Result]):
         wanted = gpus if workers.gpus is None else workers.gpus
         refuse_without_room(ray, workers, wanted, launch.ray.address in (None, LOCAL))
         self._factory = ray.put(factory)
-        self._shape = _Shape(
+        self._shape = _WorkerKind(
             driver=_driver(ray),
             cpus=workers.cpus,
             gpus=wanted or 0,

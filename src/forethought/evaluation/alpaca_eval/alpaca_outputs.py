@@ -19,7 +19,7 @@ from typing import Any
 
 from forethought.evaluation.alpaca_eval.alpaca_files import ModelAnnotations, load_json
 from forethought.evaluation.alpaca_eval.annotator import Annotation
-from forethought.evaluation.alpaca_eval.weighted_preference import Comparison
+from forethought.evaluation.alpaca_eval.weighted_preference import OutputPair
 
 LOST = Annotation(preference=1.0, switched=False, logprobs=None, reason=None)
 UNASKED = Annotation(
@@ -106,12 +106,12 @@ def read_outputs(path: Path, instructions: Sequence[Instruction]) -> Outputs:
 
 def comparisons(
     instructions: Sequence[Instruction], baseline: Outputs, model: Outputs
-) -> list[Comparison | None]:
+) -> list[OutputPair | None]:
     """What the judge is asked, `None` where the model has no output."""
     return [
         None
         if second is None
-        else Comparison(instruction=one.text, output_1=first or "", output_2=second)
+        else OutputPair(instruction=one.text, output_1=first or "", output_2=second)
         for one, first, second in zip(instructions, baseline.texts, model.texts, strict=True)
     ]
 

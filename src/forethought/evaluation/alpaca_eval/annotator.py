@@ -31,7 +31,7 @@ from forethought.config import OpenAIEngine
 from forethought.evaluation.alpaca_eval.weighted_preference import (
     FIRST,
     SECOND,
-    Comparison,
+    OutputPair,
     is_switched,
     judge_messages,
     preference_for_second,
@@ -77,13 +77,13 @@ class _LogProbs(BaseModel):
     content: list[_Position] | None = None
 
 
-class _Choice(BaseModel):
+class _AnnotatorChoice(BaseModel):
     logprobs: _LogProbs | None = None
     finish_reason: Any = None
 
 
-class _Reply(BaseModel):
-    choices: list[_Choice] = Field(min_length=1)
+class _AnnotatorReply(BaseModel):
+    choices: list[_AnnotatorChoice] = Field(min_length=1)
     usage: Usage | None = None
 
 
@@ -105,7 +105,7 @@ class Annotator:
 
         engine = OpenAIEngine(base_url="https://…/v1", model="gpt-4-1106-preview")
         with Annotator(engine, replies) as annotator:
-            annotations = annotator.annotate([Comparison(…), Comparison(…)])
+            annotations = annotator.annotate([OutputPair(…), OutputPair(…)])
     """
 
     def __init__(self, config: OpenAIEngine, replies: Cache) -> None:
@@ -134,7 +134,7 @@ class Annotator:
         self._background.close(self._client.close())
 
     def annotate(
-        self, comparisons: Sequence[Comparison], advance: Callable[[int], None] = lambda _: None
+        self, comparisons: Sequence[OutputPair], advance: Callable[[int], None] = lambda _: None
     ) -> list[Annotation]:
         """One annotation per comparison; `advance` is told how many more are done.
 
@@ -211,14 +211,14 @@ class Annotator:
         return laid_over(body, self._config.extra_body)
 
 
-def _read_reply(body: bytes) -> _Reply:
+def _read_reply(body: bytes) -> _AnnotatorReply:
     """Raises: ValueError if it is no chat completion; BrokenOffError if it was not ended."""
-    reply = _Reply.model_validate_json(encoded(json.loads(body)))
+    reply = _AnnotatorReply.model_validate_json(encoded(json.loads(body)))
     refuse_broken_off(reply.choices[0].finish_reason)
     return reply
 
 
-def _logprobs(reply: _Reply) -> Outcome:
+def _logprobs(reply: _AnnotatorReply) -> Outcome:
     """Those of the one token that was asked for."""
     given = reply.choices[0].logprobs
     positions = (given and given.content) or []

@@ -71,10 +71,10 @@ class GamedRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class FittedWeights:
     """What was fitted.
 
-    Example: `Weights(length=-1.81, difficulty=0.83, constant=-1.31)`
+    Example: `FittedWeights(length=-1.81, difficulty=0.83, constant=-1.31)`
     """
 
     length: float
@@ -99,7 +99,7 @@ class LengthControl:
     interval: tuple[float, float]
     """95 %, percent: percentile bootstrap over instructions at this C."""
     C: float
-    weights: Weights
+    weights: FittedWeights
 
 
 def length_controlled(
@@ -129,7 +129,7 @@ def length_controlled(
     )
 
 
-def predictions(weights: Weights, difficulty_N: np.ndarray | None, count: int) -> np.ndarray:
+def predictions(weights: FittedWeights, difficulty_N: np.ndarray | None, count: int) -> np.ndarray:
     """The preference (N,) for the model that is expected at equal length, per instruction."""
     if difficulty_N is None or weights.difficulty is None:
         return np.full(count, _logistic(np.array(weights.constant)))
@@ -137,18 +137,18 @@ def predictions(weights: Weights, difficulty_N: np.ndarray | None, count: int) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _Observations:
     """What is fitted; `label_M` is soft."""
 
     features_MF: np.ndarray
     label_M: np.ndarray
     weight_M: np.ndarray
 
-    def __getitem__(self, chosen: np.ndarray) -> _Rows:
-        return _Rows(self.features_MF[chosen], self.label_M[chosen], self.weight_M[chosen])
+    def __getitem__(self, chosen: np.ndarray) -> _Observations:
+        return _Observations(self.features_MF[chosen], self.label_M[chosen], self.weight_M[chosen])
 
 
-def _rows(comparisons: Comparisons, gamed: GamedRows | None) -> _Rows:
+def _rows(comparisons: Comparisons, gamed: GamedRows | None) -> _Observations:
     own = _own_rows(comparisons)
     if gamed is None:
         return own
@@ -156,25 +156,27 @@ def _rows(comparisons: Comparisons, gamed: GamedRows | None) -> _Rows:
     if comparisons.difficulty_N is not None:
         assert gamed.difficulty_G is not None, "both have the term or neither"
         columns.insert(1, gamed.difficulty_G)
-    return _Rows(
+    return _Observations(
         np.concatenate([np.stack(columns, axis=1), own.features_MF]),
         np.concatenate([gamed.preference_G, own.label_M]),
         np.concatenate([np.full(len(gamed.preference_G), GAMED_WEIGHT), own.weight_M]),
     )
 
 
-def _own_rows(comparisons: Comparisons) -> _Rows:
+def _own_rows(comparisons: Comparisons) -> _Observations:
     std = float(np.std(comparisons.delta_len_N, ddof=1))
     # Where all lengths differ by the same there is nothing to control for.
     scaled_N = comparisons.delta_len_N / std if std > 0 else np.zeros(_count(comparisons))
     columns = [np.tanh(scaled_N), np.ones(_count(comparisons))]
     if comparisons.difficulty_N is not None:
         columns.insert(1, comparisons.difficulty_N)
-    every = _Rows(np.stack(columns, axis=1), comparisons.preference_N, np.ones(_count(comparisons)))
+    every = _Observations(
+        np.stack(columns, axis=1), comparisons.preference_N, np.ones(_count(comparisons))
+    )
     return every[~np.isnan(comparisons.preference_N)]
 
 
-def _cross_validated(rows: _Rows) -> float:
+def _cross_validated(rows: _Observations) -> float:
     """The C of the grid with the best mean log likelihood on held-out rows, ties to the smaller."""
     from sklearn.model_selection import GroupKFold
 
@@ -195,13 +197,13 @@ def _cross_validated(rows: _Rows) -> float:
     return float(GRID[np.mean(scores, axis=0).argmax()])
 
 
-def _score(weights_F: np.ndarray, rows: _Rows) -> float:
+def _score(weights_F: np.ndarray, rows: _Observations) -> float:
     predicted_M = np.clip(_logistic(rows.features_MF @ weights_F), 1e-15, 1 - 1e-15)
     likelihood_M = rows.label_M * np.log(predicted_M) + (1 - rows.label_M) * np.log1p(-predicted_M)
     return float(np.mean(rows.weight_M * likelihood_M))
 
 
-def _fit(rows: _Rows, C: float, random: np.random.RandomState) -> np.ndarray:
+def _fit(rows: _Observations, C: float, random: np.random.RandomState) -> np.ndarray:
     """The weights (F,): of the length, of the difficulty if there is one, the constant."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -247,9 +249,9 @@ def _chosen(comparisons: Comparisons, rows: np.ndarray) -> Comparisons:
     )
 
 
-def _as_weights(weights_F: np.ndarray) -> Weights:
+def _as_weights(weights_F: np.ndarray) -> FittedWeights:
     length, *difficulty, constant = weights_F.tolist()
-    return Weights(
+    return FittedWeights(
         length=length, difficulty=difficulty[0] if difficulty else None, constant=constant
     )
 

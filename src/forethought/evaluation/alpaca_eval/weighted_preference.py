@@ -38,10 +38,10 @@ FIELD = re.compile(r"\{(instruction|output_1|output_2)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class OutputPair:
     """Two outputs for one instruction, without thoughts.
 
-    Example: `Comparison(instruction="Name a prime.", output_1="7", output_2="It is 7.")`
+    Example: `OutputPair(instruction="Name a prime.", output_1="7", output_2="It is 7.")`
     """
 
     instruction: str
@@ -66,7 +66,7 @@ def preference_for_second(logprobs: Mapping[str, float]) -> float | None:
     return 2 - math.exp(first - either)
 
 
-def judge_messages(comparison: Comparison) -> list[dict[str, str]]:
+def judge_messages(comparison: OutputPair) -> list[dict[str, str]]:
     """The judge's conversation, the outputs in the order that the instruction draws."""
     outputs = (comparison.output_1, comparison.output_2)
     if is_switched(comparison.instruction):

@@ -34,8 +34,8 @@ from forethought.evaluation.alpaca_eval.alpaca_files import (
 from forethought.evaluation.alpaca_eval.length_control import (
     RESAMPLES,
     Comparisons,
+    FittedWeights,
     GamedRows,
-    Weights,
     length_controlled,
 )
 from forethought.evaluation.intervals import mean_result
@@ -80,7 +80,7 @@ class AlpacaEvalScore:
     fitted."""
     gamed_rows: int
     """Gamed rows in the fit."""
-    weights: Weights | None
+    weights: FittedWeights | None
     by_dataset: dict[str, float]
     """Win rate of each part of the evaluation set, where the annotations name it."""
 

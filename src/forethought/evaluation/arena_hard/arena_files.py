@@ -43,8 +43,8 @@ MODEL = AliasChoices("model_id", "model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """Example: `Question(question_id="328c149e…", text="Use ABC notation to write a melody …")`"""
+class ArenaQuestion:
+    """Example: `ArenaQuestion(question_id="328c149e…", text="Use ABC notation to write …")`"""
 
     question_id: str
     text: str
@@ -59,13 +59,13 @@ class ModelAnswers:
     """By question."""
 
 
-class _Turn(BaseModel):
+class _QuestionTurn(BaseModel):
     content: str
 
 
-class _Question(BaseModel):
+class _QuestionLine(BaseModel):
     question_id: str = Field(validation_alias=QUESTION_ID)
-    turns: list[_Turn] | None = None
+    turns: list[_QuestionTurn] | None = None
     prompt: str | None = None
 
     def texts(self) -> list[str]:
@@ -74,23 +74,23 @@ class _Question(BaseModel):
         return [turn.content for turn in self.turns or ()]
 
 
-class _Choice(BaseModel):
-    turns: list[_Turn]
+class _AnswerChoice(BaseModel):
+    turns: list[_QuestionTurn]
 
 
 class _Content(BaseModel):
     answer: str
 
 
-class _Message(BaseModel):
+class _AnswerMessage(BaseModel):
     content: str | _Content
 
 
-class _Answer(BaseModel):
+class _AnswerLine(BaseModel):
     question_id: str = Field(validation_alias=QUESTION_ID)
     model: str = Field(validation_alias=MODEL)
-    choices: list[_Choice] = []
-    messages: list[_Message] = []
+    choices: list[_AnswerChoice] = []
+    messages: list[_AnswerMessage] = []
 
     def text(self) -> str | None:
         """The answer to the only turn; `None` where there is none."""
@@ -101,32 +101,32 @@ class _Answer(BaseModel):
         return turns[0].content if len(turns) == 1 else None
 
 
-class _Game(BaseModel):
+class _GameLine(BaseModel):
     score: str | None
 
 
 class _Judgment(BaseModel):
     question_id: str = Field(validation_alias=QUESTION_ID)
     model: str
-    games: list[_Game | None]
+    games: list[_GameLine | None]
 
 
-Record = TypeVar("Record", _Question, _Answer, _Judgment)
+Record = TypeVar("Record", _QuestionLine, _AnswerLine, _Judgment)
 BY_MODEL = TypeAdapter(dict[str, dict[str, list[str | None]]])
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[ArenaQuestion]:
     """The questions in the file's order.
 
     Raises: ValueError if the file is missing or empty, or a record is no question of one turn.
     """
-    found: dict[str, Question] = {}
-    for where, record in _records(path, _Question):
+    found: dict[str, ArenaQuestion] = {}
+    for where, record in _records(path, _QuestionLine):
         texts = record.texts()
         if len(texts) != 1:
             raise ValueError(f"{where}: it has {len(texts)} turns; Arena-Hard v0.1 asks one")
         _refuse_twice(where, record.question_id, found)
-        found[record.question_id] = Question(question_id=record.question_id, text=texts[0])
+        found[record.question_id] = ArenaQuestion(question_id=record.question_id, text=texts[0])
     return list(found.values())
 
 
@@ -138,7 +138,7 @@ def read_answers(path: Path, question_ids: Collection[str]) -> ModelAnswers:
     texts: dict[str, str] = {}
     models: dict[str, None] = {}
     seen: set[str] = set()
-    for where, record in _records(path, _Answer):
+    for where, record in _records(path, _AnswerLine):
         _refuse_twice(where, record.question_id, seen)
         seen.add(record.question_id)
         models[record.model] = None

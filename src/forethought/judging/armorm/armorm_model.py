@@ -36,7 +36,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from forethought.config import ModelSource
 from forethought.judging.armorm.llama import encode
-from forethought.judging.armorm.shared_prompts import Packed, Span
+from forethought.judging.armorm.shared_prompts import PackedConversations, Span
 from forethought.models.loading import Named, pretrained, resolve, source_of
 from forethought.models.number_types import product_type
 from forethought.models.positions import fix_positions
@@ -102,7 +102,7 @@ class ArmoRMModel(nn.Module):
         )
 
     @torch.inference_mode()
-    def forward(self, packed: Packed, gates: Sequence[int]) -> Ratings:
+    def forward(self, packed: PackedConversations, gates: Sequence[int]) -> Ratings:
         """Rate packed conversations; `gates` are the positions that the gate reads in each."""
         rows: dict[Span, int] = {}
 

@@ -28,7 +28,7 @@ from transformers.models.llama.modeling_llama import (
     rotate_half,
 )
 
-from forethought.judging.armorm.shared_prompts import Packed, Span
+from forethought.judging.armorm.shared_prompts import PackedConversations, Span
 
 CPU_ROWS = 1024
 """Tokens at a time on CPU; larger temporaries leave the cache and are given back to the system."""
@@ -37,7 +37,7 @@ QUERY_BLOCK = 64
 
 
 @torch.inference_mode()
-def encode(model: LlamaModel, packed: Packed, wanted: Sequence[Span]) -> Tensor:
+def encode(model: LlamaModel, packed: PackedConversations, wanted: Sequence[Span]) -> Tensor:
     """Hidden states `[W, E]` after the final norm at the wanted tokens, spans of one token each."""
     hidden_NE = model.embed_tokens(packed.ids_N)
     cos_sin = model.rotary_emb(hidden_NE[None], position_ids=packed.positions_N[None])

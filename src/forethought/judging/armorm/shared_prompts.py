@@ -54,7 +54,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
+class PackedConversations:
     """Conversations of several groups, ready for `encode`.
 
     Example: `Shared(beginning=(5, 6), tails=((7,), (8, 9)))` is `ids_N = [5, 6, 7, 8, 9]` at
@@ -129,7 +129,7 @@ def _divided(group: Shared, budget: int) -> Iterator[Shared]:
     yield Shared(beginning=group.beginning, tails=tuple(tails))
 
 
-def pack(groups: Sequence[Shared], device: torch.device) -> Packed:
+def pack(groups: Sequence[Shared], device: torch.device) -> PackedConversations:
     """Lay out `[beginning | tail | tail | …]` of each group in turn."""
     ids: list[int] = []
     positions: list[int] = []
@@ -149,7 +149,7 @@ def pack(groups: Sequence[Shared], device: torch.device) -> Packed:
         of_group = [add(tail, (beginning.first, beginning.stop)) for tail in group.tails]
         spans += of_group
         tails += of_group
-    return Packed(
+    return PackedConversations(
         ids_N=torch.tensor(ids, device=device),
         positions_N=torch.tensor(positions, device=device),
         spans=tuple(spans),

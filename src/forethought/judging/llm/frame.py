@@ -56,7 +56,7 @@ def touching(before: str, after: str, strings: Iterable[str]) -> str | None:
     return None
 
 
-def harmless(text: str, strings: Sequence[str], verdict: str) -> str:
+def escape(text: str, strings: Sequence[str], verdict: str) -> str:
     """The text with these strings, every match of the pattern `verdict` and the control tokens of
     common chat models broken. Each of the strings has two characters or more."""
     text = printable(text)

@@ -34,7 +34,7 @@ import numpy as np
 
 from forethought.config import PairwiseJudge, Rounds
 from forethought.judging.llm.bradley_terry import SMALLEST_PRIOR, bradley_terry
-from forethought.judging.llm.prompt_file import Weights, load_prompt
+from forethought.judging.llm.prompt_file import VerdictWeights, load_prompt
 from forethought.judging.llm.tournament import Meeting, all_meetings, is_complete, next_round
 from forethought.judging.llm.verdicts import (
     MISSING_REFERENCE,
@@ -59,7 +59,7 @@ LEAST_CHARACTERS = 40
 """A shorter end of a reason tells nothing and is left out."""
 
 _Answer = Verdict[str] | NoVerdict
-_Verdicts = Mapping[str, Weights]
+_Verdicts = Mapping[str, VerdictWeights]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -27,7 +27,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from forethought.config import explain
-from forethought.config.base import Shape
+from forethought.config.base import ConfigModel
 from forethought.judging.llm import frame
 from forethought.types import Message, Prompt
 
@@ -42,7 +42,7 @@ FIELD = re.compile(r"\{([A-Za-z_][A-Za-z_0-9]*)\}")
 NUMBER = "{number}"
 
 
-class PromptFile(Shape):
+class PromptFile(ConfigModel):
     """What both kinds of prompt file share."""
 
     response_fields: ClassVar[tuple[str, ...]]
@@ -95,14 +95,14 @@ class PromptFile(Shape):
         """
         strings = (*self.delimiters, *frame.MARKS.values(), frame.LAST_MARK)
 
-        def harmless(text: str) -> str:
-            return frame.harmless(text, strings, self.verdict_pattern)
+        def escaped(text: str) -> str:
+            return frame.escape(text, strings, self.verdict_pattern)
 
-        values = dict(zip(self.response_fields, map(harmless, responses), strict=True))
-        values["question"] = harmless(prompt.messages[-1].content)
-        values["conversation"] = frame.earlier_turns(prompt.messages, harmless)
+        values = dict(zip(self.response_fields, map(escaped, responses), strict=True))
+        values["question"] = escaped(prompt.messages[-1].content)
+        values["conversation"] = frame.earlier_turns(prompt.messages, escaped)
         if prompt.reference is not None:
-            values["reference"] = harmless(prompt.reference)
+            values["reference"] = escaped(prompt.reference)
 
         def filled(template: str) -> str:
             return FIELD.sub(lambda field: values[field[1]], template)
@@ -113,7 +113,7 @@ class PromptFile(Shape):
         return (*system, Message(role="user", content=filled(self.user)))
 
 
-class Weights(Shape):
+class VerdictWeights(ConfigModel):
     """How much a verdict counts for the response shown first, and for the second."""
 
     first: float = Field(ge=0, le=10)
@@ -127,12 +127,12 @@ class PairwisePrompt(PromptFile):
 
     response_fields: ClassVar[tuple[str, ...]] = ("response_a", "response_b")
 
-    verdicts: dict[str, Weights]
+    verdicts: dict[str, VerdictWeights]
     """Every verdict as the judge writes it, such as `[[A]]`, and what it means."""
 
     @field_validator("verdicts")
     @classmethod
-    def _clear_and_fair(cls, verdicts: dict[str, Weights]) -> dict[str, Weights]:
+    def _clear_and_fair(cls, verdicts: dict[str, VerdictWeights]) -> dict[str, VerdictWeights]:
         for label, weights in verdicts.items():
             if len("".join(label.split())) < 2:
                 raise ValueError(f"{label!r} is too short for a label; use one such as '[[A]]'")
@@ -143,7 +143,7 @@ class PairwisePrompt(PromptFile):
                 )
             if weights.first + weights.second == 0:
                 raise ValueError(f"{label!r} counts for nobody; a tie is first: 0.5, second: 0.5")
-            if Weights(first=weights.second, second=weights.first) not in verdicts.values():
+            if VerdictWeights(first=weights.second, second=weights.first) not in verdicts.values():
                 raise ValueError(
                     f"{label!r} has no counterpart with first: {weights.second:g}, second: "
                     f"{weights.first:g}, so the two places would not be equal"

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 
 from forethought.report.charts.figures import ARM_NAMES, Cell, Chart, Column, Json, bars, view
 from forethought.report.charts.stage_colours import STAGES
-from forethought.report.data.collect import Run
-from forethought.report.data.stage_costs import Calls, StageCost
+from forethought.report.data.collect import RunData
+from forethought.report.data.stage_costs import Calls, SpentOnStage
 from forethought.types import Arm
 
 MOST_ROWS = 20
 """Of an arm's iterations in a chart; more of them share rows."""
 
 
-def cost_charts(run: Run) -> list[Chart]:
+def cost_charts(run: RunData) -> list[Chart]:
     """Where time and tokens went; empty before anything is finished."""
     if not run.costs:
         return []
@@ -27,7 +27,7 @@ def cost_charts(run: Run) -> list[Chart]:
     return charts
 
 
-def _time(run: Run) -> Chart:
+def _time(run: RunData) -> Chart:
     rows_of: dict[str, dict[str, float]] = {}
     together = math.ceil(run.recipe.iterations / MOST_ROWS)
     for one in sorted(run.costs, key=lambda one: _row_order(run, one)):
@@ -65,12 +65,12 @@ def _time(run: Run) -> Chart:
     )
 
 
-def _row_order(run: Run, one: StageCost) -> tuple[int, int, int]:
+def _row_order(run: RunData, one: SpentOnStage) -> tuple[int, int, int]:
     late = one.stage in ("evaluation", "measures")
     return (late, run.recipe.arms.index(one.arm), 0 if late else one.index)
 
 
-def _row_name(one: StageCost, together: int, iterations: int) -> str:
+def _row_name(one: SpentOnStage, together: int, iterations: int) -> str:
     """So many iterations share a row."""
     if one.stage in ("evaluation", "measures"):
         return f"{ARM_NAMES[one.arm]}, {one.stage}"
@@ -81,9 +81,9 @@ def _row_name(one: StageCost, together: int, iterations: int) -> str:
     return f"{ARM_NAMES[one.arm]}, iterations {first} to {last}"
 
 
-def _devices(run: Run) -> Chart:
+def _devices(run: RunData) -> Chart:
     found = _stages(run.costs)
-    totals: dict[tuple[Arm, str], list[StageCost]] = {
+    totals: dict[tuple[Arm, str], list[SpentOnStage]] = {
         (arm, stage): [one for one in run.costs if (one.arm, one.stage) == (arm, stage)]
         for stage in found
         for arm in run.recipe.arms
@@ -127,7 +127,7 @@ def _devices(run: Run) -> Chart:
     )
 
 
-def _device_words(run: Run) -> str:
+def _device_words(run: RunData) -> str:
     most = max(one.devices for one in run.costs)
     words = "Every stage is one process on one device: its GPU, or the CPU."
     if most > 1:
@@ -141,7 +141,7 @@ def _device_words(run: Run) -> str:
     return words
 
 
-def _tokens(run: Run) -> Chart:
+def _tokens(run: RunData) -> Chart:
     rows: list[tuple[Cell, ...]] = []
     for arm in run.arms:
         for one in arm.iterations:
@@ -186,10 +186,10 @@ def _tokens(run: Run) -> Chart:
     )
 
 
-def _calls(run: Run) -> Chart:
+def _calls(run: RunData) -> Chart:
     """Calls of judge models and of policies' servers: tokens as bars, money in the table."""
     rows: list[tuple[Cell, ...]] = []
-    kinds: tuple[tuple[str, Callable[[StageCost], Calls | None]], ...] = (
+    kinds: tuple[tuple[str, Callable[[SpentOnStage], Calls | None]], ...] = (
         ("sampling", lambda one: one.sampling),
         ("judging", lambda one: one.judge),
     )
@@ -249,7 +249,7 @@ def _calls_row(what: str, arm: Arm, calls: Sequence[Calls]) -> tuple[Cell, ...]:
     )
 
 
-def _stages(costs: Sequence[StageCost]) -> list[str]:
+def _stages(costs: Sequence[SpentOnStage]) -> list[str]:
     return [stage for stage in STAGES if any(one.stage == stage for one in costs)]
 
 

@@ -45,10 +45,10 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class ChartView:
     """One figure of a chart; a chart by iteration has one for each.
 
-    Example: `View(label="iteration 0", traces=[{…}], layout={…}, table=Table(…))`
+    Example: `ChartView(label="iteration 0", traces=[{…}], layout={…}, table=Table(…))`
     """
 
     label: str
@@ -61,13 +61,14 @@ class View:
 class Chart:
     """A titled figure with its numbers.
 
-    Example: `Chart(key="score", title="Judge score", caption="…", views=(View(…),), height=320)`
+    Example: `Chart(key="score", title="Judge score", caption="…", views=(ChartView(…),),
+    height=320)`
     """
 
     key: str
     title: str
     caption: str
-    views: tuple[View, ...]
+    views: tuple[ChartView, ...]
     height: int = 300
     """Pixels; 0 for a table without a figure."""
     wide: bool = False
@@ -215,10 +216,10 @@ def view(
     columns: tuple[Column, ...],
     rows: Sequence[tuple[Cell, ...]],
     label: str = "",
-) -> View:
+) -> ChartView:
     """A figure with its numbers."""
     table = Table(columns=columns, rows=tuple(rows))
-    return View(label=label, traces=traces, layout=layout, table=table)
+    return ChartView(label=label, traces=traces, layout=layout, table=table)
 
 
 def arranged(charts: Sequence[Chart]) -> tuple[Chart, ...]:

@@ -8,19 +8,19 @@ from forethought.report.charts.figures import (
     ARM_NAMES,
     Cell,
     Chart,
+    ChartView,
     Column,
     Json,
-    View,
     line,
     view,
     whole_number_axis,
 )
-from forethought.report.data.collect import ArmData, Run
+from forethought.report.data.collect import ArmData, RunData
 from forethought.training.results import LEAST_KEPT
 from forethought.types import Arm
 
 
-def kept_chart(run: Run) -> Chart | None:
+def kept_chart(run: RunData) -> Chart | None:
     """Share by epoch, for every iteration that has measured one."""
     numbers = [n for n in range(run.recipe.iterations) if any(_shares(a, n) for a in run.arms)]
     if not numbers:
@@ -35,7 +35,7 @@ def kept_chart(run: Run) -> Chart | None:
     )
 
 
-def kept_warning(run: Run) -> str | None:
+def kept_warning(run: RunData) -> str | None:
     """The least share, if it is too small."""
     found: list[tuple[float, Arm, int]] = [
         (share, arm.arm, number)
@@ -63,7 +63,7 @@ def _shares(arm: ArmData, number: int) -> dict[int, float]:
     }
 
 
-def _view(arms: Sequence[ArmData], number: int) -> View:
+def _view(arms: Sequence[ArmData], number: int) -> ChartView:
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     epochs: list[int] = []

@@ -21,7 +21,7 @@ from forethought.report.charts.figures import (
     Scale,
 )
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
-from forethought.report.data.collect import Run
+from forethought.report.data.collect import RunData
 from forethought.report.data.measure_figures import Measured, figures_of, last_by_category, names_of
 from forethought.report.data.scores import Mean
 from forethought.types import Arm
@@ -134,7 +134,7 @@ SIDES = {
 """Sides of the head to head: words, colour, dash, marker."""
 
 
-def measure_charts(run: Run) -> list[Chart]:
+def measure_charts(run: RunData) -> list[Chart]:
     """One chart for each figure over policies, and one by category where there are categories."""
     charts: list[Chart] = []
     for name in shown_names(run.measures):
@@ -182,7 +182,7 @@ def arm_series(measured: Sequence[Measured], name: str, arm: Arm) -> Series:
     )
 
 
-def _category_charts(run: Run, name: str) -> list[Chart]:
+def _category_charts(run: RunData, name: str) -> list[Chart]:
     groups: list[Bars] = []
     policies: list[str] = []
     for arm in run.recipe.arms:
@@ -205,7 +205,7 @@ def _category_charts(run: Run, name: str) -> list[Chart]:
     return [chart]
 
 
-def _token_charts(run: Run) -> list[Chart]:
+def _token_charts(run: RunData) -> list[Chart]:
     """What each side of the head to head spent: thinking is to be paid for like anything else."""
     spent = [one for one in run.measures if one.measure == "win_rate" and one.tokens]
     series = [

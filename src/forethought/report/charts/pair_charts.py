@@ -18,7 +18,7 @@ from forethought.report.charts.figures import (
     view,
     whole_number_axis,
 )
-from forethought.report.data.collect import ArmData, IterationData, Run
+from forethought.report.data.collect import ArmData, IterationData, RunData
 from forethought.types import ParseStatus
 
 FAILURES = {
@@ -37,7 +37,7 @@ OUTCOMES = {
 }
 
 
-def pair_charts(run: Run, scale: Scale) -> list[Chart]:
+def pair_charts(run: RunData, scale: Scale) -> list[Chart]:
     """Charts of what was sampled and paired; those without any data are left out."""
     charts: list[Chart] = []
     if any(one.rollouts for arm in run.arms for one in arm.iterations):
@@ -49,7 +49,7 @@ def pair_charts(run: Run, scale: Scale) -> list[Chart]:
     return charts
 
 
-def _failures(run: Run) -> Chart:
+def _failures(run: RunData) -> Chart:
     places = _places(run, lambda one: one.rollouts is not None)
     traces: list[Json] = []
     rows: list[list[Cell]] = [[ARM_NAMES[arm.arm], one.number] for arm, one in places]
@@ -86,7 +86,7 @@ def _failures(run: Run) -> Chart:
     )
 
 
-def _pair_lengths(run: Run) -> Chart:
+def _pair_lengths(run: RunData) -> Chart:
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     for arm in run.arms:
@@ -125,7 +125,7 @@ def _pair_lengths(run: Run) -> Chart:
     )
 
 
-def _pair_margins(run: Run, scale: Scale) -> Chart:
+def _pair_margins(run: RunData, scale: Scale) -> Chart:
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     for arm in run.arms:
@@ -166,7 +166,7 @@ def _pair_margins(run: Run, scale: Scale) -> Chart:
     )
 
 
-def _outcomes(run: Run) -> Chart:
+def _outcomes(run: RunData) -> Chart:
     places = _places(run, lambda one: one.pairs is not None)
     counts = [one.pairs.outcomes for _, one in places if one.pairs is not None]
     known = [*OUTCOMES, *sorted({key for each in counts for key in each} - OUTCOMES.keys())]
@@ -201,7 +201,9 @@ def _outcomes(run: Run) -> Chart:
     )
 
 
-def _places(run: Run, has: Callable[[IterationData], bool]) -> list[tuple[ArmData, IterationData]]:
+def _places(
+    run: RunData, has: Callable[[IterationData], bool]
+) -> list[tuple[ArmData, IterationData]]:
     return [(arm, one) for arm in run.arms for one in arm.iterations if has(one)]
 
 

@@ -10,7 +10,7 @@ from forethought.report.charts.category_bars import Bars, category_chart
 from forethought.report.charts.figures import PERCENT, Chart, Scale
 from forethought.report.charts.measure_charts import policy_words
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
-from forethought.report.data.collect import Run
+from forethought.report.data.collect import RunData
 from forethought.report.data.measure_figures import figures_of, last_by_category
 from forethought.report.data.scores import Mean
 
@@ -29,19 +29,19 @@ HABITS = (
 )
 
 
-def probe_charts(run: Run, scale: Scale) -> list[Chart]:
+def probe_charts(run: RunData, scale: Scale) -> list[Chart]:
     """Charts of the probe's figures; those that were not measured are left out."""
     used = probe_scale(run, scale)
     charts = [_drops(run, used), _scores(run, used), _habits(run), _by_category(run, used)]
     return [chart for chart in charts if chart is not None]
 
 
-def probe_scale(run: Run, scale: Scale) -> Scale:
+def probe_scale(run: RunData, scale: Scale) -> Scale:
     """Shares of wins where the judge has no scale of its own."""
     return PERCENT if run.recipe.judge.is_relative else scale
 
 
-def probe_sentence(run: Run, scale: Scale) -> str | None:
+def probe_sentence(run: RunData, scale: Scale) -> str | None:
     """What the last policy's probe means, in one sentence; `None` where there is none."""
     found = last_drop(run, "none")
     if found is None:
@@ -66,13 +66,13 @@ def probe_sentence(run: Run, scale: Scale) -> str | None:
     return f"{text}{_other_words(run, used)}."
 
 
-def last_drop(run: Run, variant: str) -> tuple[int, Mean] | None:
+def last_drop(run: RunData, variant: str) -> tuple[int, Mean] | None:
     """The last probed policy and what its responses lose."""
     points = figures_of(run.measures, f"probe_drop_{variant}", "thought")
     return points[-1] if points else None
 
 
-def _other_words(run: Run, scale: Scale) -> str:
+def _other_words(run: RunData, scale: Scale) -> str:
     found = last_drop(run, "other")
     if found is None or found[1].interval is None:
         return ""
@@ -84,7 +84,7 @@ def _other_words(run: Run, scale: Scale) -> str:
     return "; another prompt's thought costs nothing that can be told from zero"
 
 
-def _drops(run: Run, scale: Scale) -> Chart | None:
+def _drops(run: RunData, scale: Scale) -> Chart | None:
     series = _series(run, "probe_drop_", VARIANTS[1:])
     if not series:
         return None
@@ -102,7 +102,7 @@ def _drops(run: Run, scale: Scale) -> Chart | None:
     return policy_chart(quantity, series, lead=("instead of its own",), wide=True, height=340)
 
 
-def _scores(run: Run, scale: Scale) -> Chart | None:
+def _scores(run: RunData, scale: Scale) -> Chart | None:
     series = _series(run, "probe_", VARIANTS)
     if not series:
         return None
@@ -118,7 +118,7 @@ def _scores(run: Run, scale: Scale) -> Chart | None:
     return policy_chart(quantity, series, lead=("after",))
 
 
-def _habits(run: Run) -> Chart | None:
+def _habits(run: RunData) -> Chart | None:
     series = _series(run, "probe_", HABITS)
     if not series:
         return None
@@ -134,7 +134,7 @@ def _habits(run: Run) -> Chart | None:
     return policy_chart(quantity, series, lead=("habit",))
 
 
-def _by_category(run: Run, scale: Scale) -> Chart | None:
+def _by_category(run: RunData, scale: Scale) -> Chart | None:
     groups: list[Bars] = []
     policy = 0
     for suffix, words, colour, _, _ in VARIANTS[1:]:
@@ -163,7 +163,7 @@ def _bare(scale: Scale) -> Scale:
 
 
 def _series(
-    run: Run, prefix: str, kinds: tuple[tuple[str, str, str, str, str], ...]
+    run: RunData, prefix: str, kinds: tuple[tuple[str, str, str, str, str], ...]
 ) -> list[Series]:
     series = [
         Series(

@@ -16,7 +16,7 @@ from forethought.report.charts.figures import (
     Scale,
 )
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
-from forethought.report.data.collect import Run
+from forethought.report.data.collect import RunData
 from forethought.report.data.scores import Mean, PolicyScore
 from forethought.types import Arm
 
@@ -52,7 +52,7 @@ TEST_QUANTITIES = (
 )
 
 
-def scale_of(run: Run) -> Scale:
+def scale_of(run: RunData) -> Scale:
     """Per cent where scores are shares, of right answers or of wins; others stay as they are."""
     if run.recipe.judge.is_relative:
         return PERCENT
@@ -61,7 +61,7 @@ def scale_of(run: Run) -> Scale:
     return PERCENT if run.recipe.judge.grades and shares else RAW
 
 
-def score_charts(run: Run, scale: Scale) -> list[Chart]:
+def score_charts(run: RunData, scale: Scale) -> list[Chart]:
     """Charts of every evaluated policy; empty before there is one."""
     if not any(arm.policies for arm in run.arms):
         return []
@@ -74,7 +74,7 @@ def score_charts(run: Run, scale: Scale) -> list[Chart]:
     return charts
 
 
-def score_quantity(run: Run, scale: Scale) -> Quantity:
+def score_quantity(run: RunData, scale: Scale) -> Quantity:
     """The test score."""
     relative = run.recipe.judge.is_relative
     what = f" The score is the {score_of(run.recipe)}." if relative else ""
@@ -88,7 +88,7 @@ def score_quantity(run: Run, scale: Scale) -> Quantity:
     )
 
 
-def score_series(run: Run) -> list[Series]:
+def score_series(run: RunData) -> list[Series]:
     """Test scores, a line for each arm."""
     return [
         _arm_series(
@@ -98,7 +98,7 @@ def score_series(run: Run) -> list[Series]:
     ]
 
 
-def test_series(run: Run, key: str) -> list[Series]:
+def test_series(run: RunData, key: str) -> list[Series]:
     """One of `TEST_QUANTITIES`, a line for each arm that has it."""
     return [
         _arm_series(
@@ -132,7 +132,7 @@ def _arm_series(arm: Arm, points: Sequence[tuple[int, Mean]]) -> Series:
     )
 
 
-def _categories(run: Run, scale: Scale) -> Chart:
+def _categories(run: RunData, scale: Scale) -> Chart:
     groups = [
         Bars(name=ARM_NAMES[arm.arm], colour=arm.arm, by_category=arm.policies[-1].gains)
         for arm in run.arms

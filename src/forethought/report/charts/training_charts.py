@@ -9,15 +9,15 @@ from forethought.report.charts.figures import (
     ARM_NAMES,
     Cell,
     Chart,
+    ChartView,
     Column,
     Json,
     Scale,
-    View,
     line,
     view,
     whole_number_axis,
 )
-from forethought.report.data.collect import ArmData, LogEntry, Run, Selection
+from forethought.report.data.collect import ArmData, LogEntry, RunData, Selection
 
 STEP_LIMIT = 1_000
 """Points per curve; a longer log is thinned evenly and says so."""
@@ -139,7 +139,7 @@ CHARTS = (
 )
 
 
-def training_charts(run: Run) -> list[Chart]:
+def training_charts(run: RunData) -> list[Chart]:
     """The curves of every iteration that has begun training."""
     numbers = [
         n for n in range(run.recipe.iterations) if any(a.iterations[n].steps for a in run.arms)
@@ -159,7 +159,7 @@ def training_charts(run: Run) -> list[Chart]:
     return charts if numbers else []
 
 
-def selection_chart(run: Run, scale: Scale) -> Chart | None:
+def selection_chart(run: RunData, scale: Scale) -> Chart | None:
     """Validation score by epoch, the chosen one marked."""
     numbers = [
         number
@@ -221,7 +221,7 @@ def _step_axis() -> Json:
     return {"title": {"text": "optimizer step"}, "zeroline": False}
 
 
-def _view(arms: Sequence[ArmData], number: int, curves: Curves) -> View:
+def _view(arms: Sequence[ArmData], number: int, curves: Curves) -> ChartView:
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     for arm in arms:
@@ -254,7 +254,7 @@ def _step_row(arm: ArmData, step: LogEntry, fields: Sequence[str]) -> tuple[Cell
     return (ARM_NAMES[arm.arm], step["epoch"], step["step"], *(step[field] for field in fields))
 
 
-def _selection_view(arms: Sequence[ArmData], number: int, scale: Scale) -> View:
+def _selection_view(arms: Sequence[ArmData], number: int, scale: Scale) -> ChartView:
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     epochs: list[int] = []

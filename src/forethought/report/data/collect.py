@@ -20,7 +20,7 @@ from forethought.config.recipe_files import load_run
 from forethought.report.data.columns import read_columns, read_rows
 from forethought.report.data.measure_figures import Measured, read_measures
 from forethought.report.data.scores import Difference, PolicyScore, read_difference, read_policies
-from forethought.report.data.stage_costs import StageCost, read_costs
+from forethought.report.data.stage_costs import SpentOnStage, read_costs
 from forethought.runs.schedule import (
     evaluation_refs,
     iteration_refs,
@@ -126,18 +126,18 @@ class ArmData:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RunData:
     """All numbers of the page.
 
-    Example: `Run(recipe=Recipe(…), arms=(…,), difference=None, measures=(), costs=(), seconds=None,
-    provenance={}, missing=("direct/iteration_1/pairs",), left_out={})`
+    Example: `RunData(recipe=Recipe(…), arms=(…,), difference=None, measures=(), costs=(),
+    seconds=None, provenance={}, missing=("direct/iteration_1/pairs",), left_out={})`
     """
 
     recipe: Recipe
     arms: tuple[ArmData, ...]
     difference: Difference | None
     measures: tuple[Measured, ...]
-    costs: tuple[StageCost, ...]
+    costs: tuple[SpentOnStage, ...]
     """Of every sealed stage."""
     seconds: float | None
     """Wall-clock time up to the latest summary."""
@@ -148,7 +148,7 @@ class Run:
     """Prompts that sealed stages went on without, by the stage's folder."""
 
 
-def collect(folder: Path) -> Run:
+def collect(folder: Path) -> RunData:
     """Read a run directory.
 
     Raises: ValueError if it is not one; StageError if a sealed stage is damaged.
@@ -166,7 +166,7 @@ def collect(folder: Path) -> Run:
         )
         for arm in recipe.arms
     )
-    return Run(
+    return RunData(
         recipe=recipe,
         arms=arms,
         difference=read_difference(policies, summary, recipe),

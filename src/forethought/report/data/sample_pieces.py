@@ -34,11 +34,12 @@ OUTCOMES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class ShownOutput:
     """One output as the browser shows it.
 
-    Example: `Output(arm="thought", policy=0, index=3, status="complete", thought="2 + 3 is 5.",
-    text="5", thought_tokens=12, response_tokens=1, score=1.0, shaped=1.9, attempts=1)`
+    Example: `ShownOutput(arm="thought", policy=0, index=3, status="complete",
+    thought="2 + 3 is 5.", text="5", thought_tokens=12, response_tokens=1, score=1.0, shaped=1.9,
+    attempts=1)`
     """
 
     arm: Arm
@@ -61,7 +62,7 @@ class Group:
     """One arm's outputs to a prompt: K samples of one policy, or the answers of every policy.
 
     Example: `Group(arm="thought", iteration=0, outcome="judged", chosen=3, rejected=1,
-    margin=1.0, unjudged=None, evidence="", outputs=(Output(…),))`
+    margin=1.0, unjudged=None, evidence="", outputs=(ShownOutput(…),))`
     """
 
     arm: Arm
@@ -76,7 +77,7 @@ class Group:
     unjudged: str | None
     """Why the judge gave no scores."""
     evidence: str
-    outputs: tuple[Output, ...]
+    outputs: tuple[ShownOutput, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,17 +94,17 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
+class PackedSamples:
     """Cases as base64 of zlib data.
 
-    Example: `Packed(index="eJyr…", pieces=("eJx9…", "eJxV…"))`
+    Example: `PackedSamples(index="eJyr…", pieces=("eJx9…", "eJxV…"))`
     """
 
     index: str
     pieces: tuple[str, ...]
 
 
-def pack(cases: Sequence[Case]) -> Packed:
+def pack(cases: Sequence[Case]) -> PackedSamples:
     """The index of the cases, and their texts in pieces in the same order."""
     cuts = list(_cuts(cases))
     index = {
@@ -111,7 +112,7 @@ def pack(cases: Sequence[Case]) -> Packed:
         "cases": [_numbers(case) for case in cases],
     }
     pieces = tuple(_packed(_texts(cases[start:end])) for start, end in cuts)
-    return Packed(index=_packed(index), pieces=pieces)
+    return PackedSamples(index=_packed(index), pieces=pieces)
 
 
 def _packed(value: Any) -> str:
@@ -153,7 +154,7 @@ def _numbers(case: Case) -> list[Any]:
     return [case.kind, case.prompt.prompt_id, case.prompt.category, groups]
 
 
-def _output_numbers(one: Output) -> list[Any]:
+def _output_numbers(one: ShownOutput) -> list[Any]:
     return [
         one.policy,
         one.index,

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 from forethought.config import Recipe
 from forethought.pairs import length_controlled
 from forethought.report.data.columns import count_rows, read_columns, read_rows
-from forethought.report.data.sample_pieces import OUTCOMES, Case, Group, Output, Packed, pack
+from forethought.report.data.sample_pieces import (
+    OUTCOMES,
+    Case,
+    Group,
+    PackedSamples,
+    ShownOutput,
+    pack,
+)
 from forethought.report.embed import script_json
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs, prompts_ref
@@ -39,7 +46,8 @@ Item = TypeVar("Item")
 class Samples:
     """What is shown of a run, and of how much.
 
-    Example: `Samples(cases=(("train", "9f2c…"),), shown=16, total=64, packed=Packed(…), limit="")`
+    Example: `Samples(cases=(("train", "9f2c…"),), shown=16, total=64, packed=PackedSamples(…),
+    limit="")`
     """
 
     cases: tuple[tuple[str, str], ...]
@@ -48,7 +56,7 @@ class Samples:
     """Outputs that are there."""
     total: int
     """Outputs in the run directory."""
-    packed: Packed
+    packed: PackedSamples
     """Everything as the page takes it."""
     limit: str
     """Why not all are there, such as `at most 60,000 outputs`; empty where all are."""
@@ -238,9 +246,9 @@ def _rollout(
     number: int,
     scores: Mapping[int, float],
     shaped: Mapping[int, float | None],
-) -> Output:
+) -> ShownOutput:
     index = row["sample_index"]
-    return Output(
+    return ShownOutput(
         arm=arm,
         policy=number,
         index=index,
@@ -313,11 +321,11 @@ def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> Iterator[tu
         "response_tokens",
         "score",
     ]
-    outputs: dict[tuple[str, Arm], list[Output]] = {}
+    outputs: dict[tuple[str, Arm], list[ShownOutput]] = {}
     for arm, policy, folder in answers:
         for row in read_rows(folder, columns, "answers", only_prompts=wanted):
             outputs.setdefault((row["prompt_id"], arm), []).append(
-                Output(
+                ShownOutput(
                     arm=arm,
                     policy=policy,
                     index=row["sample_index"],

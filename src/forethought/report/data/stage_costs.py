@@ -38,10 +38,10 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageCost:
+class SpentOnStage:
     """One sealed stage.
 
-    Example: `StageCost(stage="rollouts", arm="thought", index=0, seconds=9.5, devices=1,
+    Example: `SpentOnStage(stage="rollouts", arm="thought", index=0, seconds=9.5, devices=1,
     judge=None, sampling=None, unjudged=0, unread=0)`
     """
 
@@ -66,7 +66,7 @@ class StageCost:
         return self.seconds * self.devices
 
 
-def read_costs(recipe: Recipe) -> Iterator[StageCost]:
+def read_costs(recipe: Recipe) -> Iterator[SpentOnStage]:
     """Costs of the sealed stages of both arms.
 
     Raises: StageError if a manifest is damaged.
@@ -75,7 +75,7 @@ def read_costs(recipe: Recipe) -> Iterator[StageCost]:
         if ref.sealed:
             manifest = read_manifest(ref.folder)
             counts: dict[str, Any] = dict(manifest.counts)
-            yield StageCost(
+            yield SpentOnStage(
                 stage=stage,
                 arm=ref.arm,
                 index=ref.index,

@@ -113,11 +113,11 @@ class NoResponseError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class AnswerRequest:
     """One answer that a client asks for, checked and in our words.
 
-    Example: `Question(messages=(Message(role="user", content="Hi"),), think=True, temperature=0.8,
-    top_p=0.95, seed=17, max_tokens=256, stop=("\\n\\n",), top_logprobs=None)`
+    Example: `AnswerRequest(messages=(Message(role="user", content="Hi"),), think=True,
+    temperature=0.8, top_p=0.95, seed=17, max_tokens=256, stop=("\\n\\n",), top_logprobs=None)`
     """
 
     messages: tuple[Message, ...]
@@ -183,7 +183,7 @@ class AnswerEnd:
 class Answerer(Protocol):
     """Makes answers from a backend's outputs."""
 
-    def answer(self, question: Question) -> AsyncGenerator[AnswerDelta | AnswerEnd, None]:
+    def answer(self, question: AnswerRequest) -> AsyncGenerator[AnswerDelta | AnswerEnd, None]:
         """Deltas as they become certain, then one end. Closing it early closes the backend's.
 
         While the model thinks, a delta with empty texts comes now and then for keep-alive.

@@ -30,7 +30,7 @@ LONGEST_WINDOW = 64
 """Tokens decoded at a time where no character border coincides with a token's."""
 
 
-class Decoding:
+class IncrementalDetokenizer:
     """The text of one output; `before` are tokens that it goes on from, `markers` stay in it."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Vocabulary:
         return text
 
 
-class Pen:
+class PieceWriter:
     """Writes the pieces of one output.
 
     The tokens of a piece's log-probabilities, joined, are its text: a token that only starts a
@@ -125,7 +125,7 @@ class Pen:
         prompt_tokens: int,
         markers: Sequence[str] = (),
     ) -> None:
-        self._decoding = Decoding(tokenizer, before, markers)
+        self._decoding = IncrementalDetokenizer(tokenizer, before, markers)
         self._vocabulary = vocabulary
         self._prompt_tokens: int | None = prompt_tokens
         self._text = ""

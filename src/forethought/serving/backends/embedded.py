@@ -36,7 +36,7 @@ from forethought.decoding.request import SamplingParams
 from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
 from forethought.models import loading, rendering
 from forethought.serving.backends.base import BackendError, Draw, Piece, RefusedDrawError
-from forethought.serving.backends.detokenize import Pen, Vocabulary
+from forethought.serving.backends.detokenize import PieceWriter, Vocabulary
 
 LONGEST_OUTPUT = 65_536
 """New tokens where neither the client nor the model's config sets a limit."""
@@ -136,7 +136,7 @@ class EmbeddedBackend:
         if self._ended is not None:
             raise BackendError(self._ended)
         prepared = await loop.run_in_executor(self._encoder, self._prepare, draw)
-        pen = Pen(
+        pen = PieceWriter(
             self._decoding,
             self._vocabulary,
             before=prepared.before,

@@ -46,7 +46,7 @@ from forethought.chat_client.client import (
 from forethought.chat_client.reply import meant_model, read_models
 from forethought.chat_client.sse import EventTooLongError, payloads
 from forethought.serving.backends.base import BackendError, Draw, Piece, RefusedDrawError
-from forethought.serving.backends.upstream_reply import Reply
+from forethought.serving.backends.upstream_reply import UpstreamReply
 
 OURS = ("model", "messages", "n", "stream")
 PAUSES = (0.1, 0.4, None)
@@ -132,7 +132,7 @@ class UpstreamBackend:
         """
         assert self._can_continue or not draw.begun, "asked to go on by a caller that may not"
         response = await self._begin(draw)
-        reply = Reply(text_is_response=self._text_is_response, max_tokens=draw.max_tokens)
+        reply = UpstreamReply(text_is_response=self._text_is_response, max_tokens=draw.max_tokens)
         broken = ""
         try:
             if _streams(response):
@@ -261,7 +261,7 @@ def _meant(response: httpx.Response, base: str, model: str | None) -> str:
     return meant_model(cards, model, f"upstream: {base}", "name the one to use").id
 
 
-async def _read_rest(events: AsyncGenerator[bytes, None], reply: Reply) -> None:
+async def _read_rest(events: AsyncGenerator[bytes, None], reply: UpstreamReply) -> None:
     """Behind the last text: the usage, and the end of the body if it comes soon."""
     if not reply.done and reply.finish_reason is None:
         return

@@ -29,7 +29,7 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 HIGH_SURROGATES = re.compile("[\ud800-\udbff]$")
 
 
-class Reply:
+class UpstreamReply:
     """One reply. `read` takes the payloads of its events, `read_whole` a body that is not streamed.
 
     Both raise BackendError, never with words of the reply.

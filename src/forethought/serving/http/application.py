@@ -39,7 +39,7 @@ from forethought.serving.http.openapi import (
 from forethought.serving.http.private_log import PrivateLog
 from forethought.serving.http.protocol import ApiError
 from forethought.serving.http.replies import encoded, model_card, new_id
-from forethought.serving.http.request_context import Visit
+from forethought.serving.http.request_context import RequestContext
 from forethought.serving.http.settings import ServerSettings
 
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -110,7 +110,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request and write its line of the access log."""
         assert scope["type"] == "http", "run it with lifespan and websockets off"
-        visit = Visit(request_id=new_id(), began=time.monotonic())
+        visit = RequestContext(request_id=new_id(), began=time.monotonic())
         scope["visit"] = visit
         scope["app"] = self  # the router raises for a wrong method then
 
@@ -152,7 +152,7 @@ class Application:
         )
 
     async def _fail(
-        self, error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send
+        self, error: Exception, visit: RequestContext, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Tell of an error that came before the response began."""
         if isinstance(error, HTTPException):
@@ -172,7 +172,7 @@ class Application:
         response = JSONResponse(told.body(), told.status, headers=told.headers)
         await response(scope, receive, send)
 
-    def _note(self, visit: Visit, scope: Scope) -> None:
+    def _note(self, visit: RequestContext, scope: Scope) -> None:
         metrics = self._parts.metrics
         seconds = time.monotonic() - visit.began
         route = MODEL if scope["path"].startswith(MODELS + "/") else scope["path"]

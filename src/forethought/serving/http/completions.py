@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from starlette.types import Receive, Scope, Send
 
-from forethought.serving.answer_tasks import Arrival, Kept, Running
+from forethought.serving.answer_tasks import AnswerRecord, AnswerTasks, Arrival
 from forethought.serving.backends.base import AnswerDelta, AnswerEnd, Answerer
 from forethought.serving.http.failures import CLIENT_LEFT, SERVER, as_api_error, note
 from forethought.serving.http.keys import REASONING
@@ -25,7 +25,7 @@ from forethought.serving.http.metrics import Metrics
 from forethought.serving.http.private_log import PrivateEntry, PrivateLog
 from forethought.serving.http.protocol import ApiError, Chat, read_chat
 from forethought.serving.http.replies import DONE, Gathered, Replies, encoded, event, usage
-from forethought.serving.http.request_context import Visit
+from forethought.serving.http.request_context import RequestContext
 from forethought.serving.http.settings import ServerSettings
 
 SILENCE = 1.0
@@ -86,7 +86,7 @@ class ChatEndpoint:
 
         Raises: whatever went wrong before the response began.
         """
-        visit: Visit = scope["visit"]
+        visit: RequestContext = scope["visit"]
         if self.draining:
             raise _stopping()
         try:
@@ -113,7 +113,7 @@ class ChatEndpoint:
             leaving.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
 
-    async def _within_time(self, visit: Visit, chat: Chat, out: _Out) -> None:
+    async def _within_time(self, visit: RequestContext, chat: Chat, out: _Out) -> None:
         limit = asyncio.timeout(self._settings.seconds)
         try:
             async with limit:
@@ -133,7 +133,7 @@ class ChatEndpoint:
         finally:
             self._limits.discard(limit)
 
-    async def _answer(self, visit: Visit, chat: Chat, out: _Out) -> None:
+    async def _answer(self, visit: RequestContext, chat: Chat, out: _Out) -> None:
         assert visit.caller is not None, "the application admits before it routes"
         reasoning = REASONING in visit.caller.rights
         replies = Replies(
@@ -144,7 +144,7 @@ class ChatEndpoint:
             usage=chat.include_usage,
         )
         with self.slots.admit(len(chat.questions)) as admission:
-            running = Running(
+            running = AnswerTasks(
                 self._answerer,
                 chat.questions,
                 admission,
@@ -161,7 +161,7 @@ class ChatEndpoint:
         self._count(visit, ends)
 
     async def _gather(
-        self, visit: Visit, chat: Chat, running: Running, replies: Replies, out: _Out
+        self, visit: RequestContext, chat: Chat, running: AnswerTasks, replies: Replies, out: _Out
     ) -> list[AnswerEnd]:
         """Make all answers, then send them in one piece."""
         answers = [Gathered() for _ in chat.questions]
@@ -180,7 +180,7 @@ class ChatEndpoint:
         return ends
 
     async def _stream(
-        self, visit: Visit, chat: Chat, running: Running, replies: Replies, out: _Out
+        self, visit: RequestContext, chat: Chat, running: AnswerTasks, replies: Replies, out: _Out
     ) -> list[AnswerEnd]:
         """Send what comes as it comes."""
         ends: list[AnswerEnd] = []
@@ -205,7 +205,7 @@ class ChatEndpoint:
         await out.write(DONE, last=True)
         return ends
 
-    def _count(self, visit: Visit, ends: list[AnswerEnd]) -> None:
+    def _count(self, visit: RequestContext, ends: list[AnswerEnd]) -> None:
         cost = usage(ends)
         thought = cost["completion_tokens_details"]["reasoning_tokens"]
         visit.tokens = (cost["prompt_tokens"], cost["completion_tokens"], thought)
@@ -214,7 +214,7 @@ class ChatEndpoint:
         self._metrics.thought_tokens += thought
         self._metrics.draws += sum(end.attempts for end in ends)
 
-    def _ended(self, visit: Visit, kept: Kept) -> None:
+    def _ended(self, visit: RequestContext, kept: AnswerRecord) -> None:
         """Count an answer, and keep it where that is wanted."""
         self._metrics.answers[kept.outcome] += 1
         if self._private_log is None:
@@ -241,7 +241,7 @@ class ChatEndpoint:
 class _FirstToken:
     """Measures the time until a request's response began."""
 
-    def __init__(self, visit: Visit, metrics: Metrics) -> None:
+    def __init__(self, visit: RequestContext, metrics: Metrics) -> None:
         self._visit = visit
         self._metrics = metrics
         self._seen = False

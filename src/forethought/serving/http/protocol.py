@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forethought.config import wanted
 from forethought.sampling.base import stable_seed
-from forethought.serving.backends.base import Question
+from forethought.serving.backends.base import AnswerRequest
 from forethought.serving.http.settings import ServerSettings
 from forethought.types import Message, Role
 
@@ -154,10 +154,10 @@ _FIELDS = frozenset(name for shape in _SHAPES for name in shape.model_fields)
 class Chat:
     """A checked request.
 
-    Example: `Chat(questions=(Question(…),), stream=True, include_usage=False)`
+    Example: `Chat(questions=(AnswerRequest(…),), stream=True, include_usage=False)`
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[AnswerRequest, ...]
     """One per wanted answer, in the order of choices."""
     stream: bool
     include_usage: bool
@@ -191,7 +191,7 @@ def read_chat(body: bytes, settings: ServerSettings) -> Chat:
     if asked.stream_options is not None and not asked.stream:
         raise _wrong("stream_options", "is for requests with stream set to true")
     questions = tuple(
-        Question(
+        AnswerRequest(
             messages=messages,
             think=_thinks(asked),
             temperature=_given(asked.temperature, settings.temperature),

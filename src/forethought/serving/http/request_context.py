@@ -8,10 +8,10 @@ from forethought.serving.http.keys import Caller
 
 
 @dataclass(kw_only=True)
-class Visit:
+class RequestContext:
     """One request on its way through the application.
 
-    Example: `Visit(request_id="chatcmpl-…", began=12.5)`
+    Example: `RequestContext(request_id="chatcmpl-…", began=12.5)`
     """
 
     request_id: str

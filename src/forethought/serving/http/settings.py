@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from forethought.config import Shape
+from forethought.config import ConfigModel
 
 
-class ServerSettings(Shape):
+class ServerSettings(ConfigModel):
     """Settings of a server.
 
     Example: `ServerSettings(model="microworld", slots=16)`

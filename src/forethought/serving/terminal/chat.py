@@ -75,7 +75,7 @@ def chat(model: ChatModel, console: Console, *, history: Path | None = None) -> 
             elif typed := sys.stdin.read().strip():
                 conversation.turns.append(Message(role="user", content=typed))
                 try:
-                    runner.run(_answer(model, conversation, console, Answer()))
+                    runner.run(_answer(model, conversation, console, ShownAnswer()))
                 except ChatError as error:
                     raise ValueError(str(error)) from None
         finally:
@@ -146,10 +146,10 @@ def _obey(typed: str, conversation: Conversation, console: Console) -> bool:
 
 
 @dataclass
-class Answer:
+class ShownAnswer:
     """An answer as far as it has come.
 
-    Example: `Answer(response="It is", thought="17 + 25 is 42.", finish_reason=None)`
+    Example: `ShownAnswer(response="It is", thought="17 + 25 is 42.", finish_reason=None)`
     """
 
     response: str = ""
@@ -166,7 +166,7 @@ def _converse(
 ) -> None:
     """One message and its answer. A message without any answer is forgotten, to be sent again."""
     conversation.turns.append(Message(role="user", content=typed))
-    answer = Answer()
+    answer = ShownAnswer()
     try:
         runner.run(_answer(model, conversation, console, answer))
     except KeyboardInterrupt:
@@ -181,7 +181,7 @@ def _converse(
 
 
 async def _answer(
-    model: ChatModel, conversation: Conversation, console: Console, answer: Answer
+    model: ChatModel, conversation: Conversation, console: Console, answer: ShownAnswer
 ) -> None:
     """Show the answer as it comes, and gather it."""
     replies = model.reply(tuple(conversation.turns), conversation.think)
@@ -200,7 +200,7 @@ async def _answer(
         _note(console, "(cut at the token limit)")
 
 
-async def _first_words(replies: AsyncIterator[ReplyDelta], answer: Answer) -> str:
+async def _first_words(replies: AsyncIterator[ReplyDelta], answer: ShownAnswer) -> str:
     async for delta in replies:
         _gather(answer, delta)
         if delta.response:
@@ -228,7 +228,7 @@ async def _counting(label: str, console: Console) -> AsyncIterator[None]:
             counter.cancel()
 
 
-def _gather(answer: Answer, delta: ReplyDelta) -> None:
+def _gather(answer: ShownAnswer, delta: ReplyDelta) -> None:
     answer.response += delta.response
     answer.thought += delta.thought
     answer.finish_reason = delta.finish_reason or answer.finish_reason

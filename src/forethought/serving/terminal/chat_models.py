@@ -27,9 +27,9 @@ from forethought.chat_client.sse import payloads
 from forethought.serving.backends.base import (
     AnswerEnd,
     Answerer,
+    AnswerRequest,
     BackendError,
     NoResponseError,
-    Question,
     RefusedDrawError,
 )
 from forethought.types import Message
@@ -164,7 +164,7 @@ class LocalModel:
         self, turns: Sequence[Message], think: bool
     ) -> AsyncGenerator[ReplyDelta, None]:
         """As `ChatModel` says."""
-        question = Question(
+        question = AnswerRequest(
             messages=tuple(turns),
             think=think,
             temperature=self._temperature,

@@ -19,7 +19,7 @@ from forethought.types import (
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Shown:
+class JudgeInputs:
     """The groups of each part, and whose responses stand in them; no thought leaves this class."""
 
     def __init__(self, rollouts: Path, parts: Sequence[Part], prompts: Sequence[Prompt]) -> None:

@@ -30,7 +30,7 @@ from forethought.evaluation.alpaca_eval.alpaca_outputs import (
 )
 from forethought.evaluation.alpaca_eval.annotator import Annotation, Annotator
 from forethought.evaluation.alpaca_eval.length_control import FOLDS
-from forethought.evaluation.alpaca_eval.weighted_preference import Comparison
+from forethought.evaluation.alpaca_eval.weighted_preference import OutputPair
 from forethought.evaluation.alpaca_eval.win_rates import as_json, as_results, score
 from forethought.progress.reporter import Reporter
 from forethought.prompts import prompt_id_of
@@ -156,7 +156,7 @@ def _prompt(instruction: Instruction) -> Prompt:
 
 def _annotations(
     annotator: Annotator,
-    asked: Sequence[Comparison | None],
+    asked: Sequence[OutputPair | None],
     subject: Subject,
     reporter: Reporter,
 ) -> list[Annotation]:

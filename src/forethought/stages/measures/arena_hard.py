@@ -29,7 +29,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from forethought.config import ArenaHardMeasure
-from forethought.evaluation.arena_hard.arena_files import Question, read_answers, read_questions
+from forethought.evaluation.arena_hard.arena_files import (
+    ArenaQuestion,
+    read_answers,
+    read_questions,
+)
 from forethought.evaluation.arena_hard.arena_protocol import Game, Match, open_arena_judge, play
 from forethought.evaluation.arena_hard.arena_score import ModelLabels, score_labels
 from forethought.progress.reporter import Reporter, Task
@@ -62,7 +66,7 @@ UNASKED = Game(user_prompt="", judgment="", label=None, reason="the model cannot
 class _Entry:
     """A question with both answers."""
 
-    question: Question
+    question: ArenaQuestion
     prompt: Prompt
     baseline: str
     answer: Answer | None
@@ -151,7 +155,7 @@ def _entries(
     ]
 
 
-def _prompt(question: Question) -> Prompt:
+def _prompt(question: ArenaQuestion) -> Prompt:
     messages = (Message(role="user", content=question.text),)
     return Prompt(
         prompt_id=prompt_id_of(messages),

@@ -1,4 +1,4 @@
-"""Measure `probe`: the same prompts answered after other thoughts (`evaluation/probe.py`).
+"""Measure `probe`: the same prompts answered after other thoughts (evaluation/probe_openings.py).
 
 One output per test prompt is drawn first. Where it has a response, the response is drawn again
 after each variant of the thought, with the same seed, and the judge sees a prompt's four responses
@@ -15,7 +15,7 @@ from itertools import pairwise
 from forethought.config import JudgeConfig, ProbeMeasure
 from forethought.decoding.request import SamplingParams
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
-from forethought.evaluation.probe import VARIANTS, Variant, frame, habits
+from forethought.evaluation.probe_openings import VARIANTS, Variant, frame, habits
 from forethought.judging.describe import difference_ends, score_ends
 from forethought.models.loading import load_tokenizer
 from forethought.models.rendering import decode

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from forethought.config import JudgeConfig, LaunchConfig, WinRateMeasure
-from forethought.evaluation.win_rate import (
-    Comparison,
+from forethought.evaluation.paired_win_rate import (
+    ComparedAnswers,
     category_win_rates,
     length_controlled_win_rate,
     win_rate,
@@ -58,10 +58,10 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class WinRateSetup:
     """Who is compared, and what comparing may use.
 
-    Example: `Match(first=Contender(…), second=Contender(…), judge=…, cache=None,
+    Example: `WinRateSetup(first=Contender(…), second=Contender(…), judge=…, cache=None,
     account="policy 4 win_rate", prompts=(Prompt(…),), launch=LaunchConfig())`
     """
 
@@ -78,7 +78,7 @@ class Match:
 
 
 def compare(
-    stage: Stage, match: Match, config: WinRateMeasure, reporter: Reporter
+    stage: Stage, match: WinRateSetup, config: WinRateMeasure, reporter: Reporter
 ) -> dict[str, Count]:
     """The first contender's win rates against the second.
 
@@ -132,7 +132,7 @@ def _answers(
     stage: Stage,
     side: str,
     contender: Contender,
-    match: Match,
+    match: WinRateSetup,
     config: WinRateMeasure,
     task: Task,
 ) -> list[Answer]:
@@ -159,7 +159,7 @@ def _may_spend(second: Contender, sides: Mapping[str, Sequence[Answer]]) -> bool
 
 def _at_equal_tokens(
     stage: Stage,
-    match: Match,
+    match: WinRateSetup,
     config: WinRateMeasure,
     sides: Mapping[str, Sequence[Answer]],
     task: Task,
@@ -197,7 +197,7 @@ def _at_equal_tokens(
     return {name: stage.read_records(name, Answer) for name in ("best_of_n", "longer")}
 
 
-def _best(drawn: Sequence[Answer], match: Match) -> list[Answer]:
+def _best(drawn: Sequence[Answer], match: WinRateSetup) -> list[Answer]:
     """Each prompt's best answer by the judge.
 
     Where the judge could not score a prompt the first answer with a response stands.
@@ -218,14 +218,14 @@ def _best(drawn: Sequence[Answer], match: Match) -> list[Answer]:
     return [max(by_prompt[prompt_id], key=rank) for prompt_id in sorted(by_prompt)]
 
 
-def _judge(match: Match, sides: Mapping[Side, Sequence[Answer]]) -> JudgedSides[Side]:
+def _judge(match: WinRateSetup, sides: Mapping[Side, Sequence[Answer]]) -> JudgedSides[Side]:
     with Cache(match.cache, account=match.account) as cache:
         return judge_sides(match.judge, cache, sides, match.prompts, match.launch)
 
 
 def _compared(
-    stage: Stage, name: str, first: Sequence[Answer], second: Sequence[Answer], match: Match
-) -> tuple[list[Comparison], list[Count]]:
+    stage: Stage, name: str, first: Sequence[Answer], second: Sequence[Answer], match: WinRateSetup
+) -> tuple[list[ComparedAnswers], list[Count]]:
     """The comparisons of every prompt that the judge could score, and those it could not."""
     parts = {side: f"judged_{name}_{side}" for side in ("first", "second")}
     if not stage.has(parts["second"]):
@@ -238,7 +238,7 @@ def _compared(
     for side, answers in scored.items():
         for one in answers:
             by_prompt.setdefault(one.prompt_id, {"first": [], "second": []})[side].append(one)
-    comparisons: list[Comparison] = []
+    comparisons: list[ComparedAnswers] = []
     missing: list[Count] = []
     for prompt in match.prompts:
         group = by_prompt.get(prompt.prompt_id, {"first": [], "second": []})
@@ -266,7 +266,7 @@ def _lost(prompt: Prompt, against: str, reason: str) -> Count:
 
 def _comparison(
     prompt: Prompt, group: Mapping[str, Sequence[Answer]], *, relative: bool
-) -> Comparison:
+) -> ComparedAnswers:
     labelled = [(side, one) for side, each in group.items() for one in each]
     shares = win_shares([one.score for _, one in labelled], [side for side, _ in labelled])
     own = [
@@ -280,7 +280,7 @@ def _comparison(
     first = second = 0.0
     if lengths["first"] is not None and lengths["second"] is not None:
         first, second = lengths["first"], lengths["second"]
-    return Comparison(
+    return ComparedAnswers(
         prompt_id=prompt.prompt_id,
         preference=sum(own) / len(own),
         first_length=first,

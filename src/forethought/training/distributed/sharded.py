@@ -6,8 +6,9 @@ bfloat16 products the float32 shards are the master weights, gathered in bfloat1
 float32. Gradients are summed over processes, not averaged: the loss is already divided by the
 pairs of the whole step.
 
-The first process loads the model as a process alone would, on its CPU, and tries which way it
-runs; the others hold no memory for it and are sent each parameter, of which they keep their part.
+The first process loads the model as a process alone would, on its CPU, and tries in which mode
+it runs; the others hold no memory for it and are sent each parameter, of which they keep their
+part.
 """
 
 from __future__ import annotations
@@ -71,15 +72,15 @@ def _open(model: Named, ranks: Ranks, read_as: str = "float32") -> PolicyLogprob
     if ranks.first:
         whole = load_model(model, dtype=read_as, device="cpu").float()
         policy = PolicyLogprobs.open(whole)
-        ranks.from_first((policy.way, policy.plain_attention))
+        ranks.from_first((policy.forward_mode, policy.plain_attention))
         return policy
     # After the first: code that comes with a checkpoint is copied before it is imported.
-    way, attention = ranks.from_first(("plain", ""))
+    mode, attention = ranks.from_first(("plain", ""))
     empty = skeleton(model, dtype="float32")
     empty.tie_weights()
-    policy = PolicyLogprobs(empty, way)
+    policy = PolicyLogprobs(empty, mode)
     policy.plain_attention = attention
-    empty.set_attn_implementation(PACKED if way == "packed" else attention)
+    empty.set_attn_implementation(PACKED if mode == "packed" else attention)
     return policy
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forethought.config.recipe_files import load_run
-from forethought.export import facts
+from forethought.export import run_facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
 from forethought.models import loading, rendering
@@ -176,9 +176,9 @@ def _card(refs: list[StageRef], rendered: Counter[str]) -> str:
         recipe=recipe,
         arm=arm,
         format=refs[0].thought_format,
-        seed=facts.seed_name(recipe),
-        judge=facts.judge_name(recipe),
-        sources=facts.source_names(recipe),
+        seed=run_facts.seed_name(recipe),
+        judge=run_facts.judge_name(recipe),
+        sources=run_facts.source_names(recipe),
         stages=[(one.index, read_manifest(one.folder)) for one in refs],
         rows=rendered.total(),
         same=rendered["same"],

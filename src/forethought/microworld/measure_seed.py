@@ -1,7 +1,7 @@
 """Samples the seed model on test tasks and says how it does in both prompt formats.
 
 The figures go into the seed model's card; the command line shows them again:
-    python -m forethought.microworld.measure [--model FOLDER] [--count 960]
+    python -m forethought.microworld.measure_seed [--model FOLDER] [--count 960]
 """
 
 import argparse
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from forethought.microworld.categories import CATEGORIES, SEVERAL_STEPS
 from forethought.microworld.demonstrations import WORKED_OPENERS
 from forethought.microworld.prompts import thought_prompt
-from forethought.microworld.tasks import Task, generate
+from forethought.microworld.tasks import WorldTask, generate
 from forethought.microworld.tokenizer import END, render, token_id
 from forethought.microworld.verifier import grade
 from forethought.models import loading
@@ -37,7 +37,7 @@ SAMPLE_SEED: Final = 20
 class Sample:
     """One sampled output and its grade."""
 
-    task: Task
+    task: WorldTask
     text: str
     """The whole output, special tokens removed."""
     thought: str | None
@@ -56,7 +56,7 @@ class Sample:
 def sample(
     model: LlamaForCausalLM,
     tokenizer: Tokenizer,
-    tasks: Sequence[Task],
+    tasks: Sequence[WorldTask],
     mode: Mode,
     batch: int = 240,
 ) -> list[Sample]:
@@ -86,11 +86,11 @@ def sample(
     return samples
 
 
-def _content(task: Task, mode: Mode) -> str:
+def _content(task: WorldTask, mode: Mode) -> str:
     return task.query if mode == "direct" else thought_prompt(task.query)
 
 
-def _graded(tokenizer: Tokenizer, task: Task, output_ids: list[int], mode: Mode) -> Sample:
+def _graded(tokenizer: Tokenizer, task: WorldTask, output_ids: list[int], mode: Mode) -> Sample:
     end = token_id(tokenizer, END)
     finished = end in output_ids
     length = output_ids.index(end) + 1 if finished else len(output_ids)

@@ -35,11 +35,11 @@ LARGEST_LOGIT = 12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class ComparedAnswers:
     """A's answer beside B's on one prompt.
 
-    Example: `Comparison(prompt_id="9f2c…", preference=1.0, first_length=812, second_length=640,
-    category="maths")`
+    Example: `ComparedAnswers(prompt_id="9f2c…", preference=1.0, first_length=812,
+    second_length=640, category="maths")`
     """
 
     prompt_id: str
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def win_rate(
-    comparisons: Sequence[Comparison], *, name: str = "win_rate", category: str | None = None
+    comparisons: Sequence[ComparedAnswers], *, name: str = "win_rate", category: str | None = None
 ) -> EvaluationResult:
     """A's raw win rate, a share in [0, 1].
 
@@ -63,7 +63,7 @@ def win_rate(
 
 
 def category_win_rates(
-    comparisons: Sequence[Comparison], *, name: str = "win_rate"
+    comparisons: Sequence[ComparedAnswers], *, name: str = "win_rate"
 ) -> list[EvaluationResult]:
     """The raw win rate of every category, by name; nothing where no prompt has one."""
     categories = sorted({one.category for one in comparisons if one.category is not None})
@@ -74,7 +74,7 @@ def category_win_rates(
 
 
 def length_controlled_win_rate(
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ComparedAnswers],
     *,
     name: str = "length_controlled_win_rate",
     resamples: int = RESAMPLES,
@@ -139,7 +139,7 @@ def fit_at_equal_lengths(
     return expit(theta_R)
 
 
-def _preferences(comparisons: Sequence[Comparison], name: str) -> np.ndarray:
+def _preferences(comparisons: Sequence[ComparedAnswers], name: str) -> np.ndarray:
     if not comparisons:
         raise ValueError(f"{name}: there is no prompt that both sides were judged on")
     preferences_P = np.array([one.preference for one in comparisons], dtype=np.float64)
