@@ -18,7 +18,7 @@ from forethought.progress.reporter import Reporter
 from forethought.runs.schedule import stage_refs
 from forethought.stages.checks.open_engines import open_engine, owed_engines
 
-HERE = "test_opening"
+HERE = "test_open_engines"
 
 
 def strict(prompt, response):
@@ -42,7 +42,7 @@ WRONG = {
     ),
     "a misspelt verifier": (
         f"judge={{type: verifier, function: '{HERE}:strct'}}",
-        ["judge (verifier test_opening:strct) cannot be used", "has no 'strct'", "'strict'"],
+        ["judge (verifier test_open_engines:strct) cannot be used", "has no 'strct'", "'strict'"],
     ),
     "a verifier that scores nothing": (
         "judge={type: verifier, function: gsm8k} "
@@ -51,7 +51,7 @@ WRONG = {
     ),
     "a function that takes no prompt": (
         f"judge={{type: verifier, function: '{HERE}:lonely'}}",
-        ["judge (verifier test_opening:lonely)", "cannot be called as f(prompt, response)"],
+        ["judge (verifier test_open_engines:lonely)", "cannot be called as f(prompt, response)"],
     ),
     "no module of a custom judge": (
         "judge={type: custom, import_path: 'no_such_module:Judge'}",
@@ -75,7 +75,7 @@ WRONG = {
     "a measure's verifier": (
         "measures.gsm8k={sources: [{type: microworld, split: test, count: 4}], "
         f"verifier: '{HERE}:strct'}}",
-        ["measures.gsm8k.verifier (verifier test_opening:strct)", "has no 'strct'"],
+        ["measures.gsm8k.verifier (verifier test_open_engines:strct)", "has no 'strct'"],
     ),
 }
 
