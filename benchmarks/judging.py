@@ -344,7 +344,7 @@ def compare(workload: Workload, rounds: int, clock: Clock, memory: bool) -> floa
 
 
 def _print_speed(name: str, seconds: list[float], count: int) -> None:
-    runs = ", ".join(f"{one:.2f}" for one in seconds)
+    runs = ", ".join(f"{second:.2f}" for second in seconds)
     print(f"  {name:10s} {count / statistics.median(seconds):7.2f} scores/s; runs {runs} s")
 
 

@@ -122,8 +122,8 @@ def write_run(run: Path) -> None:
 
 def _iteration(place: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> None:
     outputs = {
-        one.prompt_id: [writer.rollout(arm, one, index) for index in range(SAMPLES)]
-        for one in prompts
+        prompt.prompt_id: [writer.rollout(arm, prompt, index) for index in range(SAMPLES)]
+        for prompt in prompts
     }
     groups = [
         ScoredGroup(
@@ -135,7 +135,7 @@ def _iteration(place: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> 
         )
         for prompt_id, each in outputs.items()
     ]
-    scored = {one.prompt_id: one for one in groups}
+    scored = {group.prompt_id: group for group in groups}
     rules = PairsConfig()
     offers, possible = possible_pairs(outputs, scored, rules.rho)
     decisions = decide(offers, rules.max_unparsable, seed=0)
@@ -154,8 +154,8 @@ def _iteration(place: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> 
 
 
 def _evaluation(folder: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> None:
-    answers = [_answer(writer.rollout(arm, one, 0), writer.rng.random()) for one in prompts]
-    scores = {one.prompt_id: one.score for one in answers}
+    answers = [_answer(writer.rollout(arm, prompt, 0), writer.rng.random()) for prompt in prompts]
+    scores = {answer.prompt_id: answer.score for answer in answers}
     stage = Stage(folder, name="evaluation", version=1, config={})
     stage.write_records("answers", answers, Answer)
     stage.seal(

@@ -154,10 +154,10 @@ def job(count: int, texts: Path | None) -> list[SampleRequest]:
 
     if texts is None:
         queries = [task.query for task in generate("train", count, 0)]
-        turns = [GENERIC.apply((Message(role="user", content=one),)) for one in queries]
+        turns = [GENERIC.apply((Message(role="user", content=query),)) for query in queries]
     else:
         lines = texts.read_text(encoding="utf-8").splitlines()[:count]
-        turns = [(Message(role="user", content=json.loads(one)["prompt"]),) for one in lines]
+        turns = [(Message(role="user", content=json.loads(line)["prompt"]),) for line in lines]
     return [
         SampleRequest(
             prompt_id=str(index),
@@ -424,7 +424,9 @@ def vllm_worker(description: Path, clock: Clock) -> None:
         start = clock()
         outputs = llm.generate(some, params, use_tqdm=False)
         seconds = clock() - start
-        tokens = sum(len(completion.token_ids) for one in outputs for completion in one.outputs)
+        tokens = sum(
+            len(completion.token_ids) for output in outputs for completion in output.outputs
+        )
         return Timing(tokens=tokens, seconds=seconds)
 
     def tuned() -> Any:

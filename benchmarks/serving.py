@@ -52,7 +52,7 @@ class Tally:
 
 def conversations(count: int) -> list[tuple[Message, ...]]:
     tasks = generate("train", count, 0)
-    return [GENERIC.apply((Message(role="user", content=one.query),)) for one in tasks]
+    return [GENERIC.apply((Message(role="user", content=task.query),)) for task in tasks]
 
 
 async def client(backend: EmbeddedBackend, jobs: Jobs, tally: Tally) -> None:
@@ -91,7 +91,7 @@ def sample(model: ModelConfig, jobs: Jobs, rows: int, clock: Clock) -> float:
         start = clock()
         results = [one_prompt(one) for one in sampler.sample(requests)]
         seconds = clock() - start
-    return sum(len(one.completions[0].token_ids) for one in results) / seconds
+    return sum(len(result.completions[0].token_ids) for result in results) / seconds
 
 
 async def embedded(options: argparse.Namespace) -> None:

@@ -125,8 +125,8 @@ def _labelled(prompts: list[Prompt], tokenizer: Any) -> list[tuple[list[int], fl
             for prompt in prompts
         ]
         for prompt, result in zip(prompts, sampler.sample(requests), strict=True):
-            for one in one_prompt(result).completions:
-                response = GENERIC.parse(one.text, one.finish_reason).response
+            for completion in one_prompt(result).completions:
+                response = GENERIC.parse(completion.text, completion.finish_reason).response
                 if response is not None:
                     ids = _conversation(prompt, response, tokenizer)
                     labels[tuple(ids)] = float(correct(prompt, response))

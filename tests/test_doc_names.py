@@ -82,9 +82,9 @@ def known() -> tuple[set[str], set[str]]:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.ClassDef):
                 words.add(node.name)
-                parts |= {f"{node.name}.{one}" for one in members(node)}
+                parts |= {f"{node.name}.{member}" for member in members(node)}
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                words |= {node.name, *(one.arg for one in node.args.args + node.args.kwonlyargs)}
+                words |= {node.name, *(arg.arg for arg in node.args.args + node.args.kwonlyargs)}
             elif isinstance(node, ast.Name | ast.Attribute):
                 words.add(node.id if isinstance(node, ast.Name) else node.attr)
             elif isinstance(node, ast.Constant) and "\n" not in str(node.value):
@@ -99,7 +99,7 @@ def made_names() -> tuple[re.Pattern[str], ...]:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
-                fixed = [getattr(one, "value", "") for one in node.values]
+                fixed = [getattr(value, "value", "") for value in node.values]
                 texts = [re.escape(one) if isinstance(one, str) else "[a-z]+" for one in fixed]
                 if NAME.fullmatch("".join(texts).replace("[a-z]+", "")):
                     found.append(re.compile("".join(texts)))
@@ -129,7 +129,7 @@ def commands() -> dict[str, set[str]]:
     owed: list[tuple[str, Any]] = [("forethought", typer.main.get_command(app))]
     while owed:
         words, command = owed.pop()
-        found[words] = {text for one in command.params for text in one.opts}
+        found[words] = {text for param in command.params for text in param.opts}
         owed += [(f"{words} {name}", one) for name, one in getattr(command, "commands", {}).items()]
     return found
 
@@ -160,7 +160,7 @@ def sections() -> tuple[Spot, ...]:
             seen.append(spot)
             model = model_of(spot)
             steps = [item_of(spot, one) for one in (model.model_fields if model else (0,))]
-            owed += [*members_of(spot), *(one for one in steps if one is not None)]
+            owed += [*members_of(spot), *(step for step in steps if step is not None)]
     return tuple(one for one in seen if model_of(one) is not None)
 
 
@@ -168,9 +168,9 @@ def is_field(dotted: str) -> bool:
     """Whether it is a field of a recipe by its place, from the top or from any section."""
     here = list(sections())
     for step in dotted.split("."):
-        inner = [one for spot in here for one in variants(spot)]
+        inner = [variant for spot in here for variant in variants(spot)]
         lists = [item for one in inner if (item := item_of(one, 0)) is not None]
-        inner += [one for item in lists for one in variants(item)]
+        inner += [variant for item in lists for variant in variants(item)]
         here = [found for one in inner if (found := item_of(one, step)) is not None]
     return bool(here)
 
@@ -181,7 +181,7 @@ def is_file(name: str, line: str) -> bool:
     folder = re.match(r"\| `([a-z]+/)`", line)
     inside = f"/src/forethought/{folder[1]}" if folder and name != folder[1] else "/"
     path = name.removesuffix("/")
-    if any(one.startswith(inside) and one.endswith(f"/{path}") for one in files()):
+    if any(file.startswith(inside) and file.endswith(f"/{path}") for file in files()):
         return True
     words, _ = known()
     return path in words or name in words or bool(OF_A_RUN.fullmatch(name))
@@ -193,7 +193,9 @@ def mistake(span: str, line: str) -> str | None:
     if span in FOREIGN:
         return None
     if span.startswith("forethought "):
-        own = max((one for one in commands() if f"{span} ".startswith(f"{one} ")), key=len)
+        own = max(
+            (command for command in commands() if f"{span} ".startswith(f"{command} ")), key=len
+        )
         wrong = set(OPTION.findall(span)) - commands()[own]
         return f"no command or option: {own} {wrong}" if wrong or own == "forethought" else None
     if OPTION.match(span):

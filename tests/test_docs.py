@@ -162,7 +162,7 @@ def test_an_engine_in_the_documents_samples(fragment, folder, server):
     with open_sampler(config, model=model, params=params) as sampler:
         [result] = sampler.sample([request])
     assert isinstance(result, SampledPrompt), result
-    assert all(one.token_ids for one in result.completions)
+    assert all(completion.token_ids for completion in result.completions)
 
 
 def test_the_prompt_file_in_the_documents_is_one(tmp_path):
@@ -189,7 +189,7 @@ def test_every_kind_has_its_fragment(name, section, adapter):
 def test_the_sections_of_the_scaling_page_are_valid():
     blocks = [yaml.safe_load(text) for text in FRAGMENT.findall((DOCS / "scaling.md").read_text())]
     launches = [LaunchConfig.model_validate(block["launch"]) for block in blocks]
-    assert {one.type for one in launches} == {"torchrun", "ray"}
+    assert {launch.type for launch in launches} == {"torchrun", "ray"}
     [cluster] = [block for block in blocks if "sampling" in block]
     sampling = VllmSampling.model_validate(cluster["sampling"])
     judge = ArmoRMJudge.model_validate(cluster["judge"])

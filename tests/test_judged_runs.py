@@ -151,9 +151,9 @@ def test_a_chat_model_whose_server_is_killed_and_restarted_twice(tmp_path):
 
 def refuse_thoughts(run: Path, sent: str) -> None:
     thoughts = {
-        one.parsed.thought
-        for one in read_records(run / "thought/iteration_0/rollouts", Rollout)
-        if one.parsed.thought is not None and len(one.parsed.thought) > 20
+        record.parsed.thought
+        for record in read_records(run / "thought/iteration_0/rollouts", Rollout)
+        if record.parsed.thought is not None and len(record.parsed.thought) > 20
     }
     assert len(thoughts) > 100
     assert "Here is my thought process" not in sent

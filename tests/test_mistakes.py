@@ -87,7 +87,7 @@ def resolved(**sections: Any) -> dict[str, Any]:
 
 
 RECIPES = {
-    **{f"sampling {one['type']}": resolved(sampling=one) for one in ENGINES},
+    **{f"sampling {engine['type']}": resolved(sampling=engine) for engine in ENGINES},
     **{f"judge {number}": resolved(judge=one) for number, one in enumerate(JUDGES)},
     "rest": resolved(
         measures=MEASURES,
@@ -190,8 +190,8 @@ def test_the_recipes_here_have_every_section():
             for one in value:
                 look(one)
 
-    for one in RECIPES.values():
-        look(Recipe.model_validate(one))
+    for recipe in RECIPES.values():
+        look(Recipe.model_validate(recipe))
     assert sections_below(Recipe) <= seen
 
 
@@ -205,7 +205,7 @@ def sections_below(shape: type[BaseModel]) -> set[type[BaseModel]]:
             if model not in found:
                 found.add(model)
                 fields = [item_of(spot, name) for name in model.model_fields]
-                owed += [one for one in fields if one is not None]
+                owed += [field for field in fields if field is not None]
         else:
             members = [one for one in members_of(spot) if one != spot]
             entry = item_of(spot, 0)

@@ -81,7 +81,7 @@ def test_a_model_with_code_of_its_own_goes_all_the_way(tmp_path: Path, launch: s
     for folder in (source, ModelSource(path=str(exported), trust_remote_code=True)):
         model = loading.load_model(folder, dtype="float32", device="cpu")
         assert type(model).__name__ == "OwnForCausalLM"
-        assert all(bool(one.isfinite().all()) for one in model.parameters())
+        assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
     with pytest.raises(ValueError, match="trust_remote_code"):
         loading.load_model(str(exported), dtype="float32", device="cpu")
 

@@ -36,7 +36,7 @@ def make_recipe(bench: Bench) -> Recipe:
     file = bench.folder / "prompts.jsonl"
     held_out = max(4, given.prompts // 8)
     texts = workload.texts(bench.size.prompt, given.prompts + held_out, 7)
-    file.write_text("".join(json.dumps({"prompt": one}) + "\n" for one in texts))
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     limit = bench.size.limit if bench.tiny else 512
     fields: dict[str, Any] = {
         "run": str(given.run or bench.folder / f"run_{time.strftime('%H%M%S')}"),
@@ -95,16 +95,16 @@ def main() -> None:
         stages = run(recipe)
         device = find_device("cpu" if bench.tiny else bench.arguments.gpu)
         costs = recipe_costs(recipe, device, 1, like=recipe.run)
-        predicted = {one.stage: one.effort for one in costs.stages}
-        for one in stages:
-            one["predicted"] = predicted[one["stage"]].seconds
-            one["predicted_gigabytes"] = predicted[one["stage"]].memory / 1e9
+        predicted = {stage.stage: stage.effort for stage in costs.stages}
+        for stage in stages:
+            stage["predicted"] = predicted[stage["stage"]].seconds
+            stage["predicted_gigabytes"] = predicted[stage["stage"]].memory / 1e9
         workload.report(
             bench,
             what="one iteration",
             prompts=bench.arguments.prompts,
             stages=stages,
-            seconds=sum(one["seconds"] for one in stages),
+            seconds=sum(stage["seconds"] for stage in stages),
             predicted=costs.seconds,
         )
 

@@ -53,7 +53,10 @@ def run_ours(
     start = workload.now()
     sampled = list(map(one_prompt, sampler.sample(requests)))
     seconds = workload.now() - start
-    return sum(len(one.token_ids) for each in sampled for one in each.completions) / seconds
+    return (
+        sum(len(completion.token_ids) for each in sampled for completion in each.completions)
+        / seconds
+    )
 
 
 def run_generate(
@@ -123,7 +126,7 @@ def main() -> None:
         tokenizer = loading.load_tokenizer(path)
         model = loading.load_model(path, dtype="bfloat16", device=bench.device)
         requests = make_requests(bench)
-        prompts = [rendering.render(tokenizer, one.messages) for one in requests]
+        prompts = [rendering.render(tokenizer, request.messages) for request in requests]
 
         def generate(setting: Setting, limit: int) -> float:
             return run_generate(model, tokenizer, prompts, limit, setting)

@@ -133,7 +133,7 @@ def peak_flops(bench: Bench) -> float | None:
     if bench.device == "cpu":
         return None
     name = torch.cuda.get_device_name().lower().replace(" ", "")
-    found = [one for one in DEVICES.values() if one.name.removesuffix("-80gb") in name]
+    found = [device for device in DEVICES.values() if device.name.removesuffix("-80gb") in name]
     return found[0].flops if found else None
 
 
@@ -247,7 +247,9 @@ def texts(size: tuple[int, int], count: int, seed: int) -> list[str]:
     """Random letters: a token each."""
     random = np.random.Generator(np.random.PCG64(seed))
     letters = np.array(list(string.ascii_lowercase + " "))
-    return ["a" + "".join(random.choice(letters, one - 1)) for one in lengths(size, count, seed)]
+    return [
+        "a" + "".join(random.choice(letters, length - 1)) for length in lengths(size, count, seed)
+    ]
 
 
 # Clock, memory, report

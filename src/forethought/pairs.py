@@ -115,7 +115,7 @@ def decide(offers: Sequence[Offer], max_unparsable: float, seed: int) -> list[Pa
 
 def outcomes(decisions: Iterable[PairDecision]) -> dict[str, str]:
     """What became of each prompt."""
-    return {one.prompt_id: one.outcome for one in decisions}
+    return {decision.prompt_id: decision.outcome for decision in decisions}
 
 
 def chosen_pairs(
@@ -127,11 +127,11 @@ def chosen_pairs(
 
 def _unparsable_places(offers: Sequence[Offer], share: float, seed: int) -> set[str]:
     """Prompts whose pair rejects an output without a response."""
-    able = [one for one in offers if one.unparsable_pair is not None]
+    able = [offer for offer in offers if offer.unparsable_pair is not None]
     able.sort(key=lambda one: content_hash([seed, "unparsable", one.prompt_id]))
     without = [one.prompt_id for one in able if one.pair is None]
     instead = [one.prompt_id for one in able if one.pair is not None]
-    judged = sum(one.pair is not None for one in offers)
+    judged = sum(offer.pair is not None for offer in offers)
     added = unparsable_quota(judged, share, len(without))
     replaced = floor(Fraction(str(share)) * (judged + added)) - added
     return {*without[:added], *instead[: max(replaced, 0)]}

@@ -206,8 +206,10 @@ def test_a_compact_file_that_names_no_baseline_does_not_fit_it_against_itself(tm
         "canon": None,
     }
     found = {
-        one.model: one
-        for one in score_annotations(written(tmp_path / "compact.json", content), resamples=3)
+        annotation.model: annotation
+        for annotation in score_annotations(
+            written(tmp_path / "compact.json", content), resamples=3
+        )
     }
     assert (found["base"].glm, found["base"].length_controlled_win_rate) == ("baseline", 50)
     assert found["base"].win_rate == 50
@@ -323,7 +325,7 @@ def changed(**fields):
 
 
 def without(field):
-    return [{k: v for k, v in one.items() if k != field} for one in records(count=6)]
+    return [{k: v for k, v in record.items() if k != field} for record in records(count=6)]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,10 @@ def without(field):
         ),
         (without("generator_1"), r"generator_1 is None"),
         ([3], r"record 0 is no object but 3"),
-        (changed(index=0)[:1] + [one | {"index": 1.5} for one in records(count=2)], r"index: 1.5"),
+        (
+            changed(index=0)[:1] + [record | {"index": 1.5} for record in records(count=2)],
+            r"index: 1.5",
+        ),
         ([], r"holds no annotations; give the package's annotations.json"),
         ({}, r"holds no annotations"),
         ("text", r"is not JSON"),

@@ -84,8 +84,10 @@ class Bench:
             folder / "script.jsonl",
             "".join(json.dumps({"match": m, "replies": r}) + "\n" for m, r in SCRIPT),
         )
-        entries = [{"instruction": one, "dataset": "made_up"} for one in instructions]
-        outputs = [one | {"output": BASELINE, "generator": "base"} for one in entries]
+        entries = [
+            {"instruction": instruction, "dataset": "made_up"} for instruction in instructions
+        ]
+        outputs = [entry | {"output": BASELINE, "generator": "base"} for entry in entries]
         rows = [f"{place},{place / 10}" for place in range(len(instructions))]
         self.fields: dict[str, Any] = {
             "instructions": written(folder / "alpaca_eval.json", entries),
@@ -145,7 +147,7 @@ def test_outputs_annotations_and_figures(bench):
     server = bench.judge()
     counts = bench.measure(server.base_url)
     outputs = bench.read("model_outputs.json")
-    assert [one["instruction"] for one in outputs] == INSTRUCTIONS
+    assert [output["instruction"] for output in outputs] == INSTRUCTIONS
     assert outputs[0] == {
         "instruction": INSTRUCTIONS[0],
         "dataset": "made_up",
@@ -155,7 +157,7 @@ def test_outputs_annotations_and_figures(bench):
     assert outputs[3]["output"] == ""
     annotations = bench.read("annotations.json")
     # Won 0.8 each; no response loses; the same output draws; the mute judge gives none.
-    preferences = [one["preference"] for one in annotations]
+    preferences = [annotation["preference"] for annotation in annotations]
     assert preferences[:5] == pytest.approx([1.8, 1.8, 1.8, 1.0, 1.5])
     assert preferences[5] is None
     assert preferences[6] == pytest.approx(1.8)
@@ -170,7 +172,7 @@ def test_outputs_annotations_and_figures(bench):
     figures = bench.read("score.json")
     assert controlled["value"] == figures["length_controlled_win_rate"]
     assert controlled["interval"] == figures["length_controlled_interval"]
-    assert counts["avg_length"] == sum(len(one["output"]) for one in outputs) // 7
+    assert counts["avg_length"] == sum(len(output["output"]) for output in outputs) // 7
     assert (counts["glm"], counts["baseline"]) == ("full", "base")
     assert counts["annotator"] == "weighted_alpaca_eval:judge"
     # Four won and one mute; nothing about the draw and the loss.

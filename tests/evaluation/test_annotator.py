@@ -160,7 +160,9 @@ def test_the_models_place_makes_no_difference(serve):
     found = annotated(serve())
     assert {one.switched for one in found} == {False, True}
     assert [one.preference for one in found] == pytest.approx([1.75] * 12)
-    assert [one.switched for one in found] == [is_switched(one) for one in INSTRUCTIONS]
+    assert [one.switched for one in found] == [
+        is_switched(instruction) for instruction in INSTRUCTIONS
+    ]
     assert all(one.reason is None for one in found)
     # A judge that always names the first one is for and against in turn.
     partial = annotated(serve(rules=[{"do": "merge", "reply": saying(m=-0.1)}]))

@@ -35,7 +35,7 @@ NEW_ANSWER = {
 
 
 def lines(path, *records):
-    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 

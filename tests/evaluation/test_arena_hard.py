@@ -135,7 +135,7 @@ def test_changing_the_sides_mirrors_the_score(pairs):
 
 def test_the_published_interval_is_the_bootstrap_of_its_rows():
     labels = labels_of("even", seed=5)
-    rows = np.array([one for games in labels.games.values() for one in battles(games)])
+    rows = np.array([battle for games in labels.games.values() for battle in battles(games)])
     rng = np.random.default_rng(1)
     drawn = [100 * rng.choice(rows, len(rows)).mean() for _ in range(4000)]
     score = score_labels(labels, interval="published")
@@ -236,7 +236,7 @@ def test_the_published_model_is_reproduced():
     """Arena-Hard-Auto v0.1 (Apache-2.0), leaderboard of 2024-07-31: 37.9, from 35.6 to 40.36."""
     questions = read_questions(DATA / "prompts" / "arena_hard_v0.1_question.jsonl")
     [labels] = read_labels(
-        DATA / "arena_hard" / "labels_v0.1.json", [one.question_id for one in questions]
+        DATA / "arena_hard" / "labels_v0.1.json", [question.question_id for question in questions]
     )
     own, published = score_labels(labels), score_labels(labels, interval="published")
     assert labels.model == "gpt-4-0613"

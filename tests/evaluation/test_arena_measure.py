@@ -48,7 +48,7 @@ SCRIPT = [
 
 
 def lines(path, records):
-    path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
@@ -147,7 +147,7 @@ def test_answers_judgments_and_score(bench):
     low, high = result["interval"]
     assert low < 75 < high
     assert (counts["questions"], counts["games"]) == (5, 8)
-    missing = [(one["question_id"], one["game"]) for one in counts["missing"]]
+    missing = [(count["question_id"], count["game"]) for count in counts["missing"]]
     assert missing == [("q4", 1), ("q4", 2)]
     assert counts["missing"][0]["reason"] == q4["games"][0]["reason"]
     assert counts["unparsable"] == 1
@@ -158,7 +158,7 @@ def test_answers_judgments_and_score(bench):
 def test_the_files_are_as_the_benchmark_has_them(bench):
     bench.measure(bench.judge().base_url)
     answers = bench.read("answers.jsonl")
-    assert [one["question_id"] for one in answers] == list(QUESTIONS)
+    assert [answer["question_id"] for answer in answers] == list(QUESTIONS)
     assert answers[0]["choices"] == [{"index": 0, "turns": [{"content": "Paris, on the Seine."}]}]
     assert answers[2]["choices"] == []
     path = bench.folder / "arena" / "answers.jsonl"
@@ -273,7 +273,7 @@ def test_a_real_policy_answers_questions_of_its_world(tmp_path):
     answers = bench.read("answers.jsonl")
     shown = "".join(body["messages"][1]["content"] for body in server.bodies())
     assert GENERIC.thought_starts_after[0] not in shown
-    for one in answers:
-        for choice in one["choices"]:
+    for answer in answers:
+        for choice in answer["choices"]:
             assert choice["turns"][0]["content"] in shown
     server.stop()

@@ -95,7 +95,7 @@ def test_outputs_that_were_sampled_again_are_spent_too(tmp_path):
     stage = Stage(folder, name="win_rate", version=1, config={})
     counts = compare(stage, match, config, Reporter(Console(quiet=True)))
     first, second = tokens_of_draws(thinks, prompts, 1), tokens_of_draws(direct, prompts, 1)
-    last = [len(one.completion.token_ids) for one in stage.read_records("first", Answer)]
+    last = [len(record.completion.token_ids) for record in stage.read_records("first", Answer)]
     assert first[0] > sum(last), "some were drawn again"
     tokens = counts["tokens_per_prompt"]
     assert isinstance(tokens, dict)

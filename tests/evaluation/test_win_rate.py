@@ -42,13 +42,13 @@ def drawn(count, theta, phi, seed):
 def swapped(rows):
     return [
         ComparedAnswers(
-            prompt_id=one.prompt_id,
-            preference=1 - one.preference,
-            first_length=one.second_length,
-            second_length=one.first_length,
-            category=one.category,
+            prompt_id=row.prompt_id,
+            preference=1 - row.preference,
+            first_length=row.second_length,
+            second_length=row.first_length,
+            category=row.category,
         )
-        for one in rows
+        for row in rows
     ]
 
 
@@ -61,7 +61,7 @@ def test_a_tie_counts_half():
 
 def test_categories_are_rated_apart():
     rows = comparisons([1, 1, 0, 0.5], categories=["a", "a", "b", None])
-    found = {one.category: (one.value, one.count) for one in category_win_rates(rows)}
+    found = {rate.category: (rate.value, rate.count) for rate in category_win_rates(rows)}
     assert found == {"a": (1.0, 2), "b": (0.0, 1)}
 
 

@@ -33,7 +33,8 @@ def test_every_pair_is_there_with_its_prompt_and_whole_outputs(finished_run, exp
     rows = rows_of(exported, tmp_path)
     tokenizer: Any = AutoTokenizer.from_pretrained(SEED)
     prompts = {
-        one.prompt_id: one for one in read_records(finished_run / "prompts", Prompt, "train")
+        record.prompt_id: record
+        for record in read_records(finished_run / "prompts", Prompt, "train")
     }
     pairs = [
         (number, pair)

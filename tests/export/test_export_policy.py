@@ -144,10 +144,10 @@ def test_what_was_measured_stands_in_the_card(finished_run, exported, tmp_path):
     results: Any = read_manifest(folder).counts["results"]
     _, text = card_of(exported)
     assert "see the rows of `probe`" in text
-    for one in results:
-        low, high = one["interval"]
-        row = f"| probe | {one['name']} | {one['value']:.3f} | [{low:.3f}, {high:.3f}] |"
-        assert (row in text) == (one["category"] is None)
+    for result in results:
+        low, high = result["interval"]
+        row = f"| probe | {result['name']} | {result['value']:.3f} | [{low:.3f}, {high:.3f}] |"
+        assert (row in text) == (result["category"] is None)
     _, text = card_of(export_policy(finished_run, tmp_path / "first", policy=1))
     assert "| probe |" not in text
     assert "depends on the thought was not measured" in text

@@ -71,7 +71,7 @@ class JudgeModel:
 
 def shown(messages: Messages) -> tuple[str, str]:
     """The two answers before a judge with the prompt `self_taught_evaluator`."""
-    asked = next(one.content for one in messages if one.role == "user")
+    asked = next(message.content for message in messages if message.role == "user")
     parts = [
         asked.partition(f"[The Start of Assistant {name}'s Answer]\n")[2].partition(
             f"\n[The End of Assistant {name}'s Answer]"

@@ -147,10 +147,10 @@ def test_no_content_leaves_its_frame(attack: str, name: str, kind: Any) -> None:
     start = time.process_time()
     for place, hostile, harmless in everywhere(file, attack):
         text, plain = whole(hostile), whole(harmless)
-        for one in strings:
-            any_spelling = re.compile(r"\s+".join(map(re.escape, one.split())), re.IGNORECASE)
+        for string in strings:
+            any_spelling = re.compile(r"\s+".join(map(re.escape, string.split())), re.IGNORECASE)
             found = any_spelling.findall(text.replace("’", "'"))
-            assert len(found) == len(any_spelling.findall(plain)), (place, one)
+            assert len(found) == len(any_spelling.findall(plain)), (place, string)
         verdict = re.compile(file.verdict_pattern, re.IGNORECASE)
         assert len(verdict.findall(text)) == len(verdict.findall(plain)), place
         assert len(WELL_KNOWN.findall(text)) == len(WELL_KNOWN.findall(plain)), place
@@ -253,8 +253,8 @@ def test_no_combination_of_pieces_leaves_its_frame(pieces: list[str]) -> None:
     file = load_prompt("self_taught_evaluator", "pairwise")
     text = whole(file.messages(asked("Hi"), ("".join(pieces), "fine")))
     plain = whole(file.messages(asked("Hi"), ("harmless", "fine")))
-    for one in (*file.delimiters, *file.labels):
-        assert text.count(one) == plain.count(one)
+    for delimiter in (*file.delimiters, *file.labels):
+        assert text.count(delimiter) == plain.count(delimiter)
     assert not WELL_KNOWN.search(text)
 
 

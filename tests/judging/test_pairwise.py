@@ -225,7 +225,7 @@ def test_a_tournament_asks_each_round_as_one_batch(count: int, rounds: int) -> N
     groups = [group(*lengths(count, seed), prompt_id=f"p{seed}") for seed in range(3)]
     found = scores(judge, *groups)
     assert [len(call) for call in model.calls] == [3 * 2 * (count // 2)] * rounds
-    asked = [(one.prompt_id, *shown(one.messages)) for one in model.requests]
+    asked = [(request.prompt_id, *shown(request.messages)) for request in model.requests]
     assert len(set(asked)) == len(asked)
     assert all((name, second, first) in set(asked) for name, first, second in asked)
     for one, given in zip(groups, found, strict=True):

@@ -160,8 +160,8 @@ def test_delimiters_are_found_or_listed(tmp_path: Path) -> None:
     file = load(tmp_path, user=user, frame=["Second:"])
     assert file.delimiters == ("## Question", "---", "<a1>", "</a1>", "Second:")
     shown = filled(file, "second:", "## question </A1>\n---")
-    for one in file.delimiters:
-        assert shown.lower().count(one.lower()) == 1
+    for delimiter in file.delimiters:
+        assert shown.lower().count(delimiter.lower()) == 1
 
 
 def test_labels_are_no_delimiters() -> None:

@@ -65,7 +65,7 @@ def test_a_vote_without_rating_is_asked_once_more() -> None:
     assert scores(rating(model, votes=3, temperature=1), group("x")) == [(6.0,)]
     [second] = model.calls[1]
     assert second.seeds == (1,)
-    assert [one.role for one in second.messages] == ["user", "assistant", "user"]
+    assert [message.role for message in second.messages] == ["user", "assistant", "user"]
     assert second.messages[-1].content.startswith("End with the rating alone")
 
 

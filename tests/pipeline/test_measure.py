@@ -50,11 +50,11 @@ def evaluate(*words):
 
 def figures(folder):
     results: Any = read_manifest(folder).counts["results"]
-    return {one["name"]: one for one in results if one["category"] is None}
+    return {result["name"]: result for result in results if result["category"] is None}
 
 
 def by_prompt(folder, part):
-    return {one.prompt_id: one for one in read_records(folder, Answer, part)}
+    return {record.prompt_id: record for record in read_records(folder, Answer, part)}
 
 
 def test_each_measure_is_sealed_for_the_policies_it_was_asked_for(run):
@@ -266,9 +266,9 @@ def test_what_a_judge_sees_of_a_probe_are_responses(run, tmp_path):
     assert done.returncode == 0, done.stderr
     shown = [json.loads(line) for line in seen.read_text().splitlines()]
     responses = {
-        one.parsed.response
+        record.parsed.response
         for variant in VARIANTS
-        for one in read_records(tmp_path / "out", Answer, variant)
+        for record in read_records(tmp_path / "out", Answer, variant)
     }
     assert {text for each in shown for text in each} == responses - {None}
 
@@ -306,8 +306,8 @@ class Judge:
 def test_openings_are_the_tokens_that_were_sampled(run):
     folder = run / "measures/probe/thought/policy_1"
     tokenizer = load_tokenizer(str(run / "thought/iteration_0/selection/policy"))
-    for one in read_records(folder, Answer, "answers"):
-        ids = list(one.completion.token_ids[: one.thought_tokens])
+    for record in read_records(folder, Answer, "answers"):
+        ids = list(record.completion.token_ids[: record.thought_tokens])
         assert tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False) == ids
 
 

@@ -69,7 +69,7 @@ def test_one_commands_output_is_the_next_ones_input(folder):
     first = outputs[0]["outputs"]
     assert {one["response"] for one in first} == {"It is 4.", "It is 6."}
     assert {one["thought"] for one in first} == {"sum.", "no."}
-    assert {one["status"] for one in outputs[11]["outputs"]} == {"no_response"}
+    assert {output["status"] for output in outputs[11]["outputs"]} == {"no_response"}
 
     done = forethought(
         "judge",

@@ -155,7 +155,7 @@ def test_a_users_mistake_is_one_clear_message(tmp_path, overrides, message):
     (save_policy(tmp_path / "mute") / "chat_template.jinja").unlink()
     save_policy(tmp_path / "short", max_position_embeddings=64)
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
-    words = [one.replace("{folder}", str(tmp_path)) for one in overrides]
+    words = [override.replace("{folder}", str(tmp_path)) for override in overrides]
     result = CliRunner().invoke(app, ["run", str(recipe_path), *words])
     assert result.exit_code == 1
     assert message in result.stderr

@@ -289,7 +289,7 @@ def test_a_cpu_is_measured_and_a_narrower_model_reaches_less_of_it(tmp_path):
         lengths=expected_lengths(recipe),
         cluster=Cluster(device=DEVICES["h200"], gpus=1, rates=GPU),
     )
-    assert all(one.effort.seconds > 0 for one in stage_costs(setting))
+    assert all(cost.effort.seconds > 0 for cost in stage_costs(setting))
 
 
 def test_the_quickstarts_prediction_is_near_what_was_measured():
@@ -315,6 +315,6 @@ def test_the_quickstarts_prediction_is_near_what_was_measured():
         lengths=expected_lengths(recipe),
         cluster=Cluster(device=device, gpus=1, rates=cpu_rates(shape, speed)),
     )
-    found = {(one.stage, one.arm): one.effort.seconds for one in stage_costs(setting)}
+    found = {(cost.stage, cost.arm): cost.effort.seconds for cost in stage_costs(setting)}
     for key, seconds in measured.items():
         assert found[key] == pytest.approx(seconds, rel=0.25), key

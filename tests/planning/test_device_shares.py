@@ -279,10 +279,10 @@ def test_a_processor_is_one_device_whoever_shares_it():
     assert found.setting.cluster.gpus == 1
     assert found.seconds > 0
     # Its memory is shared, too: two engines, two processes, and the one that started them.
-    stages = {(one.stage, one.arm): one.effort.memory for one in found.stages}
-    for one in alone.stages:
-        if one.stage in ("rollouts", "training"):
-            assert stages[one.stage, one.arm] > one.effort.memory + 1e9
+    stages = {(stage.stage, stage.arm): stage.effort.memory for stage in found.stages}
+    for stage in alone.stages:
+        if stage.stage in ("rollouts", "training"):
+            assert stages[stage.stage, stage.arm] > stage.effort.memory + 1e9
 
 
 def test_what_this_machine_cannot_hold_is_refused_with_a_setting():

@@ -294,7 +294,7 @@ def test_places_name_file_and_line(tmp_path: Path) -> None:
     sources = [FilePrompts(path=tmp_path / name) for name in ("a.csv", "b.jsonl.gz")]
     loaded = load_prompts(sources, keep)
     assert [
-        loaded.places[one.prompt_id].removeprefix(f"{tmp_path}/") for one in loaded.prompts
+        loaded.places[prompt.prompt_id].removeprefix(f"{tmp_path}/") for prompt in loaded.prompts
     ] == [
         "a.csv, line 2",
         "a.csv, line 5",

@@ -93,7 +93,7 @@ class Greedy:
         """The text, and by how much the nearest second choice of a token lay behind the first."""
         messages = thought_format.apply([Message(role="user", content=question)])
         prompt = self.tokenizer.apply_chat_template(
-            [{"role": one.role, "content": one.content} for one in messages],
+            [{"role": message.role, "content": message.content} for message in messages],
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,

@@ -48,7 +48,7 @@ def short(prompt: Any, response: str) -> float:
 def run(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lora")
     prompts = [{"prompt": f"In one short sentence: what is {thing}?"} for thing in THINGS]
-    (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in prompts))
+    (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts))
     recipe = {
         "run": str(folder / "run"),
         "model": {"path": str(real_model), "dtype": "bfloat16", "device": "cpu"},
@@ -105,8 +105,10 @@ def test_the_policy_is_an_adapter_that_keeps_what_was_learned(run, policy, real_
 def test_it_is_sampled_the_fast_way_as_peft_has_it(policy, by_peft, caplog):
     model = ModelConfig(path=str(policy), dtype="float32", device="cpu")
     requests = [
-        SampleRequest(prompt_id=one, messages=(Message(role="user", content=one),), seeds=(0,))
-        for one in QUESTIONS
+        SampleRequest(
+            prompt_id=question, messages=(Message(role="user", content=question),), seeds=(0,)
+        )
+        for question in QUESTIONS
     ]
     params = SamplingParams(temperature=0, top_p=1, max_new_tokens=NEW)
     with (

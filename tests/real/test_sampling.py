@@ -61,7 +61,7 @@ def test_its_distribution_is_as_near_as_eager_is_to_sdpa(dtype, real_model, capl
             decoder = shared_prefix.SharedPrefixDecoder(model)
             logits = decoder.admit([one.prompt_token_ids for one in sampled], [2] * len(sampled))
             steps = [logits.repeat_interleave(2, 0)]
-            outputs = [one.token_ids for each in sampled for one in each.completions]
+            outputs = [completion.token_ids for each in sampled for completion in each.completions]
             padded = torch.tensor([[*ids, *[0] * (NEW - len(ids))] for ids in outputs])
             steps += [decoder.step(tokens) for tokens in padded.unbind(1)[:-1]]
         for row, ids in enumerate(outputs):

@@ -280,7 +280,7 @@ def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:
                 score=score if rollout.parsed.response else None,
             )
         )
-    scores = {one.prompt_id: one.score or 0.0 for one in answers}
+    scores = {answer.prompt_id: answer.score or 0.0 for answer in answers}
     result = mean_result("test_score", list(scores.values()))
     folder = run / "evaluation" / arm / f"policy_{policy}"
     stage = Stage(folder, name="evaluation", version=1, config={})
@@ -291,12 +291,12 @@ def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:
             "interval": list(result.interval),
             "count": result.count,
             "scores": dict(scores),
-            "statuses": dict(Counter(str(one.parsed.status) for one in answers)),
-            "parse_failures": sum(one.score is None for one in answers) / len(answers),
-            "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
-            "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
+            "statuses": dict(Counter(str(answer.parsed.status) for answer in answers)),
+            "parse_failures": sum(answer.score is None for answer in answers) / len(answers),
+            "thought_tokens": sum(answer.thought_tokens for answer in answers) / len(answers),
+            "response_tokens": sum(answer.response_tokens for answer in answers) / len(answers),
             "attempts": len(answers),
-            "new_tokens": sum(len(one.completion.token_ids) for one in answers),
+            "new_tokens": sum(len(answer.completion.token_ids) for answer in answers),
         }
     )
 
@@ -367,7 +367,7 @@ def _measure(run: Path, name: str, arm: Arm, policy: int, figures: list[Evaluati
     folder = run / "measures" / name / arm / f"policy_{policy}"
     stage = Stage(folder, name=name, version=1, config={"measure": {"attempts": 3}})
     counts: dict[str, Any] = {
-        "results": [asdict(one) | {"interval": list(one.interval)} for one in figures]
+        "results": [asdict(figure) | {"interval": list(figure.interval)} for figure in figures]
     }
     if name == "win_rate":
         counts["tokens_per_prompt"] = {"first": 80.0, "second": 30.0, "best_of_n": 90.0}

@@ -33,7 +33,7 @@ def page(finished: Path) -> PageReader:
 
 def _mean_score(run: Path, arm: str, policy: int) -> float:
     answers = read_records(run / "evaluation" / arm / f"policy_{policy}", Answer)
-    return sum(one.score or 0.0 for one in answers) / len(answers)
+    return sum(answer.score or 0.0 for answer in answers) / len(answers)
 
 
 def test_headline_is_the_difference_of_the_answers(finished: Path, page: PageReader):
@@ -78,11 +78,11 @@ def test_score_table_holds_every_policy(finished: Path, page: PageReader):
 def test_failures_and_pair_lengths_come_from_the_records(finished: Path, page: PageReader):
     place = finished / "thought" / "iteration_0"
     rollouts = read_records(place / "rollouts", Rollout)
-    cut = sum(one.parsed.status is ParseStatus.NO_RESPONSE for one in rollouts)
+    cut = sum(rollout.parsed.status is ParseStatus.NO_RESPONSE for rollout in rollouts)
     row = page.charts["failures"]["views"][0]["rows"][0]
     assert row[2] == pytest.approx(100 * cut / len(rollouts))
     pairs = read_records(place / "pairs", PreferencePair, "pairs")
-    judged = [one for one in pairs if one.kind == "judged"]
+    judged = [pair for pair in pairs if pair.kind == "judged"]
     row = page.charts["pair-lengths"]["views"][0]["rows"][0]
     assert row[2] == pytest.approx(sum(one.chosen.response_tokens for one in judged) / len(judged))
     assert row[4] == len(judged)
@@ -94,7 +94,7 @@ def test_judge_margins_come_from_the_pairs(finished: Path, page: PageReader):
         [arm, number] for arm in ("Thought arm", "Direct arm") for number in (0, 1)
     ]
     pairs = read_records(finished / "direct/iteration_1/pairs", PreferencePair, "pairs")
-    margins = [one.margin for one in pairs if one.margin is not None]
+    margins = [pair.margin for pair in pairs if pair.margin is not None]
     assert rows[3][2] == pytest.approx(100 * sum(margins) / len(margins))
     assert rows[3][6] == len(margins)
 
@@ -104,7 +104,7 @@ def test_first_outputs_without_a_response_are_shares_of_the_test_prompts(
 ):
     rows = page.charts["first-failures"]["views"][0]["rows"]
     answers = read_records(finished / "evaluation/thought/policy_1", Answer)
-    missing = sum(one.parsed.response is None for one in answers)
+    missing = sum(answer.parsed.response is None for answer in answers)
     assert rows[1] == ["Thought arm", 1, pytest.approx(100 * missing / len(answers))]
 
 
@@ -115,7 +115,7 @@ def test_implicit_rewards_are_those_of_the_log(finished: Path, page: PageReader)
         view = page.charts[f"{part}-reward"]["views"][1]
         row = [row for row in view["rows"] if row[0] == "Thought arm"][-1]
         assert row[3:] == [last[f"chosen_{part}_reward"], last[f"rejected_{part}_reward"]]
-    named = {one["name"] for one in page.charts["thought-reward"]["views"][1]["data"]}
+    named = {chart["name"] for chart in page.charts["thought-reward"]["views"][1]["data"]}
     assert named == {"Thought arm, chosen", "Thought arm, rejected"}
 
 

@@ -19,7 +19,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drop_of(run: Path) -> dict[str, Any]:
     results: Any = read_manifest(run / "measures/probe/thought/policy_1").counts["results"]
-    return next(one for one in results if one["name"] == "probe_drop_none")
+    return next(result for result in results if result["name"] == "probe_drop_none")
 
 
 def test_a_real_run_is_read_from_its_headline_to_a_sample(run: Path, browser: Any):

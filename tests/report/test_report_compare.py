@@ -53,7 +53,7 @@ def _rows(page: PageReader, key: str) -> list[list[Any]]:
 
 
 def _columns(page: PageReader, key: str) -> list[str]:
-    return [one["name"] for one in page.charts[key]["views"][0]["columns"]]
+    return [chart["name"] for chart in page.charts[key]["views"][0]["columns"]]
 
 
 def _ids(page: PageReader) -> list[str | None]:
@@ -101,10 +101,10 @@ def test_equal_runs_differ_in_nothing(two: list[Path], tmp_path: Path):
 
 
 def test_colour_is_the_arm_and_dash_and_marker_are_the_run(page: PageReader):
-    traces = [one for one in page.charts["all-score"]["views"][0]["data"] if "name" in one]
+    traces = [chart for chart in page.charts["all-score"]["views"][0]["data"] if "name" in chart]
     seen = {
-        one["name"]: (one["line"]["color"], one["line"]["dash"], one["marker"]["symbol"])
-        for one in traces
+        trace["name"]: (trace["line"]["color"], trace["line"]["dash"], trace["marker"]["symbol"])
+        for trace in traces
     }
     assert seen["base, thought arm"] == ("@thought", "solid", "circle")
     assert seen["base, direct arm"] == ("@direct", "solid", "circle-open")
@@ -142,7 +142,7 @@ def test_chart_library_and_samples_are_there_once(folder: Path, page: PageReader
     html = (folder / "all.html").read_text(encoding="utf-8")
     assert html.count("plotly.js v") == 1
     cases = read_cases(page.texts["sample-data"])
-    assert {one["run"] for one in cases} == {"base", "softer", "short"}
+    assert {case["run"] for case in cases} == {"base", "softer", "short"}
     assert _ids(page).count("samples") == 1
 
 

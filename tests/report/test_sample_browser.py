@@ -123,7 +123,7 @@ def _case(number: int, text: str = "", samples: int = 8, **fields: Any) -> Case:
 
 def _samples(cases: list[Case]) -> Samples:
     outputs = sum(len(group.outputs) for case in cases for group in case.groups)
-    keys = tuple((one.kind, one.prompt.prompt_id) for one in cases)
+    keys = tuple((case.kind, case.prompt.prompt_id) for case in cases)
     return Samples(cases=keys, shown=outputs, total=outputs, packed=pack(cases), limit="")
 
 
@@ -449,7 +449,7 @@ def test_pair_reasons_name_both_sides(open_page: Open, run: Run):
 
 def test_length_control_is_explained(open_page: Open, tmp_path: Path):
     case = _case(0, samples=2)
-    shaped = [replace(one, shaped=1.5 - one.index) for one in case.groups[0].outputs]
+    shaped = [replace(output, shaped=1.5 - output.index) for output in case.groups[0].outputs]
     group = replace(case.groups[0], chosen=0, rejected=1, margin=-0.125, outputs=tuple(shaped))
     cases = [Case(kind="train", prompt=case.prompt, groups=(group,))]
     page = open_page(_write_page(tmp_path / "page.html", {"": _samples(cases)}))

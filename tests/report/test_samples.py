@@ -35,7 +35,7 @@ TRAIN, TEST = 2 * 2 * 20 * K, 2 * 3 * 40
 
 def _cases(recipe: Any, kind: str) -> dict[str, dict[str, Any]]:
     cases = read_cases(samples_json(collect_samples(recipe)))
-    return {one["prompt"]: one for one in cases if one["kind"] == kind}
+    return {case["prompt"]: case for case in cases if case["kind"] == kind}
 
 
 def test_a_small_run_is_there_whole(tmp_path: Path):
@@ -60,16 +60,16 @@ def test_every_rollout_is_there_word_for_word(tmp_path: Path):
     seen = set()
     for arm in recipe.arms:
         for number in range(2):
-            for one in read_records(run / arm / f"iteration_{number}" / "rollouts", Rollout):
-                output = shown[arm, number, one.prompt_id, one.sample_index]
+            for record in read_records(run / arm / f"iteration_{number}" / "rollouts", Rollout):
+                output = shown[arm, number, record.prompt_id, record.sample_index]
                 seen.add(output["status"])
-                assert output["status"] == one.parsed.status
-                assert output["response_tokens"] == one.response_tokens
-                if one.parsed.response is None:
-                    assert output["text"] == one.completion.text
+                assert output["status"] == record.parsed.status
+                assert output["response_tokens"] == record.response_tokens
+                if record.parsed.response is None:
+                    assert output["text"] == record.completion.text
                 else:
-                    assert output["text"] == one.parsed.response
-                    assert output["thought"] == one.parsed.thought
+                    assert output["text"] == record.parsed.response
+                    assert output["thought"] == record.parsed.thought
     assert len(seen) > 1
     texts = {one["text"] for one in shown.values()}
     assert all(any(nasty in text for text in texts) for nasty in NASTY)
@@ -80,7 +80,7 @@ def test_prompts_keep_their_turns_and_references(tmp_path: Path):
     cases = _cases(recipe, "test")
     for prompt in read_records(tmp_path / "run" / "prompts", Prompt, "test"):
         case = cases[prompt.prompt_id]
-        assert case["messages"] == [(one.role, one.content) for one in prompt.messages]
+        assert case["messages"] == [(message.role, message.content) for message in prompt.messages]
         assert (case["reference"], case["category"]) == (prompt.reference, prompt.category)
 
 
@@ -90,7 +90,10 @@ def test_scores_roles_and_margins_are_those_of_the_pairs(tmp_path: Path):
     cases = _cases(recipe, "train")
     place = run / "thought" / "iteration_1"
     decisions = read_records(place / "pairs", PairDecision, "decisions")
-    pairs = {one.prompt_id: one for one in read_records(place / "pairs", PreferencePair, "pairs")}
+    pairs = {
+        record.prompt_id: record
+        for record in read_records(place / "pairs", PreferencePair, "pairs")
+    }
     assert pairs
     for decision in decisions:
         group = cases[decision.prompt_id]["groups"][0]
@@ -123,10 +126,10 @@ def test_a_training_prompt_shows_both_arms_and_a_test_prompt_every_policy(tmp_pa
         assert [one["arm"] for one in case["groups"]] == ["thought", "direct"]
         assert all(len(one["outputs"]) == K for one in case["groups"])
     answers = {
-        (arm, policy, one.prompt_id): one
+        (arm, policy, record.prompt_id): record
         for arm in recipe.arms
         for policy in range(3)
-        for one in read_records(run / "evaluation" / arm / f"policy_{policy}", Answer)
+        for record in read_records(run / "evaluation" / arm / f"policy_{policy}", Answer)
     }
     cases = _cases(recipe, "test")
     assert len(cases) == 40
@@ -146,8 +149,8 @@ def test_shaped_scores_of_all_outputs_are_those_that_built_the_pairs(tmp_path: P
     recipe = recipe.model_copy(update={"pairs": config})
     place = run / "direct" / "iteration_0"
     outputs: dict[str, list[Rollout]] = {}
-    for one in read_records(place / "rollouts", Rollout):
-        outputs.setdefault(one.prompt_id, []).append(one)
+    for record in read_records(place / "rollouts", Rollout):
+        outputs.setdefault(record.prompt_id, []).append(record)
     groups = read_records(place / "judgements", ScoredGroup, "scored")
     scored = {one.prompt_id: one for one in groups}
     (place / "pairs" / "manifest.json").unlink()
@@ -180,7 +183,7 @@ def test_several_runs_keep_their_names(tmp_path: Path):
     assert "</script" not in text
     cases = read_cases(text)
     for name, samples in runs.items():
-        own = [one for one in cases if one["run"] == name]
+        own = [case for case in cases if case["run"] == name]
         assert tuple((one["kind"], one["prompt"]) for one in own) == samples.cases
 
 
@@ -190,7 +193,7 @@ def test_the_output_limit_keeps_the_same_prompts_for_both_arms(tmp_path: Path):
     assert 100 <= samples.shown <= 140
     assert samples.total == TRAIN + TEST
     assert samples.limit == "at most 140 outputs"
-    train = [one for one in read_cases(samples_json(samples)) if one["kind"] == "train"]
+    train = [case for case in read_cases(samples_json(samples)) if case["kind"] == "train"]
     assert {len(one["groups"]) for one in train} == {2}
     assert {group["iteration"] for one in train for group in one["groups"]} == {0, 1}
 
@@ -268,7 +271,9 @@ def test_texts_are_cut_into_pieces_between_prompts(monkeypatch: pytest.MonkeyPat
     packed = pack([_case_of(number, "abc" * 100) for number in range(5)])
     assert len(packed.pieces) == 3
     text = json.dumps({"runs": [{"name": "", "index": packed.index, "pieces": packed.pieces}]})
-    assert [one["prompt"] for one in read_cases(text)] == [f"{number:016d}" for number in range(5)]
+    assert [case["prompt"] for case in read_cases(text)] == [
+        f"{number:016d}" for number in range(5)
+    ]
 
 
 def test_no_cases_are_no_pieces():
@@ -278,7 +283,7 @@ def test_no_cases_are_no_pieces():
 def test_a_score_that_is_not_finite_is_none_in_the_page():
     packed = pack([_case_of(0, "x", float("inf")), _case_of(1, "y", float("nan"))])
     text = json.dumps({"runs": [{"name": "", "index": packed.index, "pieces": packed.pieces}]})
-    scores = [one["groups"][0]["outputs"][0]["score"] for one in read_cases(text)]
+    scores = [case["groups"][0]["outputs"][0]["score"] for case in read_cases(text)]
     assert scores == [None, None]
 
 

@@ -32,8 +32,12 @@ def asked(
 
 
 def texts(results: list[SampledPrompt | Unsampled]) -> list[list[str]]:
-    assert all(isinstance(one, SampledPrompt) for one in results), results
-    return [[c.text for c in one.completions] for one in results if isinstance(one, SampledPrompt)]
+    assert all(isinstance(result, SampledPrompt) for result in results), results
+    return [
+        [c.text for c in result.completions]
+        for result in results
+        if isinstance(result, SampledPrompt)
+    ]
 
 
 def questions(count: int) -> list[SampleRequest]:

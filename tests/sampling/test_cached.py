@@ -72,7 +72,7 @@ def test_only_missing_seeds_are_asked_for_and_the_order_is_kept():
     with Cache() as cache:
         sampler = CachedSampler(engine, cache, IDENTITY)
         list(sampler.sample(requests(3)))
-        more = [replace(one, seeds=(7, *one.seeds, 9)) for one in requests(4)][::-1]
+        more = [replace(request, seeds=(7, *request.seeds, 9)) for request in requests(4)][::-1]
         assert list(sampler.sample(more)) == plain(more)
     assert [one.seeds for one in engine.asked[1]] == [(7, 3, 53, 9), (7, 9), (7, 9), (7, 9)]
     assert [one.prompt_id for one in engine.asked[1]] == [one.prompt_id for one in more]
@@ -140,7 +140,7 @@ def test_tokens_are_counted_once():
     with Cache(account="judge") as cache:
         results = list(CachedSampler(Watched(), cache, IDENTITY).sample(requests()))
         list(CachedSampler(Watched(), cache, IDENTITY).sample(requests()))
-        sampled = [one for one in results if isinstance(one, SampledPrompt)]
+        sampled = [result for result in results if isinstance(result, SampledPrompt)]
         assert cache.counts() == {
             "calls": 12,
             "hits": 12,

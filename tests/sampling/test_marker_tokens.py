@@ -90,7 +90,7 @@ def test_a_sampler_keeps_the_markers_of_its_format(tmp_path):
         assert isinstance(sampler, MarkedSampler) == bool(markers)
         with sampler:
             sampled = one_prompt(next(sampler.sample([request])))
-        texts[markers] = [one.text for one in sampled.completions]
+        texts[markers] = [completion.text for completion in sampled.completions]
     kept = texts[marked.markers]
     assert any("<|start_header_id|>" in one for one in kept)
     assert [one.replace("<|start_header_id|>", "") for one in kept] == texts[()]

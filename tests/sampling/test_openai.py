@@ -25,7 +25,7 @@ def test_replies_come_in_the_order_of_requests_and_seeds(serve):
     results = asked(engine(server.base_url), given)
     expected = [["first / 3", "first / 1", "first / 2"], [], ["second / 9", "second / 8"]]
     assert texts(results) == expected
-    assert [one.prompt_id for one in results] == ["first", "none", "second"]
+    assert [result.prompt_id for result in results] == ["first", "none", "second"]
     assert asked(engine(server.base_url), []) == []
 
 
@@ -203,7 +203,7 @@ def test_replies_of_every_kind_are_read(serve):
     names = ("cut", "null", "thinks", "broken", "missing")
     results = asked(engine(server.base_url), [asking(name) for name in names])
     assert texts(results) == [["cut / 1"], [""], ["5"], ["a ? b"], [""]]
-    (first,) = [one for one in results if one.prompt_id == "cut"]
+    (first,) = [result for result in results if result.prompt_id == "cut"]
     assert isinstance(first, SampledPrompt)
     assert first.prompt_token_ids == ()
     assert first.completions == (Completion(text="cut / 1", token_ids=(), finish_reason="length"),)

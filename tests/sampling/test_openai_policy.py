@@ -64,19 +64,19 @@ def test_a_server_gives_what_the_embedded_engine_gives(server, folder):
     requests = [asking("What is 2 + 3?", *seeds), asking("Say <|eot_id|> twice", 2**62 + 7)]
     wired = [
         SampleRequest(
-            prompt_id=one.prompt_id,
-            messages=one.messages,
-            seeds=tuple(seed % 2**31 for seed in one.seeds),
+            prompt_id=request.prompt_id,
+            messages=request.messages,
+            seeds=tuple(seed % 2**31 for seed in request.seeds),
         )
-        for one in requests
+        for request in requests
     ]
     model = ModelConfig(path=str(folder), dtype="float32", device="cpu")
     with open_sampler(TransformersEngine(), model=model, params=PARAMS) as local:
         expected = list(local.sample(wired))
     assert sampled(server, folder, *requests) == expected
     completions = [c for one in expected if isinstance(one, SampledPrompt) for c in one.completions]
-    assert {one.finish_reason for one in completions} == {"stop", "length"}
-    assert len({one.token_ids for one in completions}) > 4
+    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
+    assert len({completion.token_ids for completion in completions}) > 4
 
 
 def test_only_the_nucleus_decides(server, folder):

@@ -55,7 +55,7 @@ def test_trouble_that_passes_is_tried_again(troubled, case):
     config = engine(troubled.base_url, attempts=3, timeout=timeout)
     results = asked(config, [asking(f"{case}!", 5), asking(f"no {case}")])
     assert texts(results) == [[f"{case}! / 5"], [f"no {case} / 1"]]
-    bodies = [one["messages"][0]["content"] for one in troubled.bodies()]
+    bodies = [body["messages"][0]["content"] for body in troubled.bodies()]
     assert bodies.count(f"{case}!") == 3
     assert bodies.count(f"no {case}") == 1
 
@@ -91,11 +91,11 @@ def test_a_refused_request_is_unsampled_and_the_others_are_sampled(serve):
     given = [asking("too long", *range(20)), *questions(3), asking("invalid"), asking("huge")]
     results = asked(engine(server.base_url, concurrency=2), given)
     assert texts(results[1:4]) == answers(3)
-    refused = [one for one in results if isinstance(one, Unsampled)]
+    refused = [result for result in results if isinstance(result, Unsampled)]
     assert [one.prompt_id for one in refused] == ["too long", "invalid", "huge"]
     assert "status 400: This model's maximum context length is 8192 tokens." in refused[0].reason
     assert len(refused[0].reason) < 400
-    contents = [one["messages"][0]["content"] for one in server.bodies()]
+    contents = [body["messages"][0]["content"] for body in server.bodies()]
     # Two were in flight; the other seeds of the conversation are not asked for.
     assert contents.count("too long") <= 2
     assert contents.count("invalid") == 1

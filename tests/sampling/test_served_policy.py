@@ -60,7 +60,7 @@ def test_a_server_is_started_for_every_policy(tmp_path):
     run(recipe)
     rollouts = read_records(tmp_path / "run/thought/iteration_0/rollouts", Rollout)
     assert len(rollouts) == 96
-    assert all(one.completion.token_ids for one in rollouts)
+    assert all(rollout.completion.token_ids for rollout in rollouts)
     counts = read_manifest(tmp_path / "run/thought/iteration_0/rollouts").counts
     assert counts["sampling_calls"]["calls"] == 96  # pyright: ignore
     assert counts["sampling_calls"]["cost"] > 0  # pyright: ignore

@@ -60,8 +60,8 @@ def requests(samples: int = 4) -> list[SampleRequest]:
 
 def sampled(sampler: VllmSampler, given: list[SampleRequest]) -> list[SampledPrompt]:
     results = list(sampler.sample(given))
-    assert all(isinstance(one, SampledPrompt) for one in results)
-    return [one for one in results if isinstance(one, SampledPrompt)]
+    assert all(isinstance(result, SampledPrompt) for result in results)
+    return [result for result in results if isinstance(result, SampledPrompt)]
 
 
 def outputs(sampler: VllmSampler, given: list[SampleRequest]) -> dict[str, list[tuple[int, ...]]]:
@@ -72,7 +72,11 @@ def outputs(sampler: VllmSampler, given: list[SampleRequest]) -> dict[str, list[
 
 
 def completions(sampler: VllmSampler, samples: int) -> list[Completion]:
-    return [one for each in sampled(sampler, requests(samples)) for one in each.completions]
+    return [
+        completion
+        for each in sampled(sampler, requests(samples))
+        for completion in each.completions
+    ]
 
 
 def processed(folder: Path, ids: tuple[int, ...]) -> torch.Tensor:

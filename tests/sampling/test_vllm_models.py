@@ -69,7 +69,7 @@ def requests(seeds: tuple[int, ...] = (1,)) -> list[SampleRequest]:
 def outputs(opened: Sampler, seeds: tuple[int, ...] = (1,)) -> list[tuple[int, ...]]:
     with opened as sampler:
         results = list(sampler.sample(requests(seeds)))
-    found = [one for one in results if isinstance(one, SampledPrompt)]
+    found = [result for result in results if isinstance(result, SampledPrompt)]
     assert len(found) == len(results)
     return [completion.token_ids for one in found for completion in one.completions]
 
@@ -186,12 +186,12 @@ def test_the_limit_is_cut_to_the_length_that_the_engine_takes(tmp_path):
     with open_vllm(folder, max_model_len=longest) as sampler:
         results = list(sampler.sample(requests()))
     rooms = []
-    for one in results:
-        if isinstance(one, Unsampled):
-            assert f"takes {longest} tokens" in one.reason
+    for result in results:
+        if isinstance(result, Unsampled):
+            assert f"takes {longest} tokens" in result.reason
             continue
-        (completion,) = one.completions
-        rooms.append(longest - len(one.prompt_token_ids))
+        (completion,) = result.completions
+        rooms.append(longest - len(result.prompt_token_ids))
         assert len(completion.token_ids) == min(rooms[-1], GREEDY.max_new_tokens)
         assert completion.finish_reason == "length"
     assert 0 < min(rooms) < GREEDY.max_new_tokens

@@ -80,9 +80,11 @@ def test_a_server_gives_what_the_engine_gives(engine, folder, params):
     with served(engine, folder, params) as sampler:
         assert list(sampler.sample(requests())) == expected
         assert list(sampler.sample(requests())) == expected
-    reasons = {one.finish_reason for each in expected for one in sampled(each).completions}
+    reasons = {
+        completion.finish_reason for each in expected for completion in sampled(each).completions
+    }
     assert reasons == {"stop", "length"}
-    texts = {one.text for each in expected for one in sampled(each).completions}
+    texts = {completion.text for each in expected for completion in sampled(each).completions}
     assert len(texts) > (len(QUESTIONS) if params is PARAMS else 2)
 
 
@@ -96,7 +98,7 @@ def test_ids_are_those_that_we_render_and_end_with_the_end_token(engine, folder)
             assert completion.text == rendering.decode(tokenizer, completion.token_ids)
             limit = PARAMS.max_new_tokens
             assert (completion.finish_reason == "stop") or len(completion.token_ids) == limit
-    lasts = {c.token_ids[-1] for one in results for c in one.completions}
+    lasts = {c.token_ids[-1] for result in results for c in result.completions}
     assert len(lasts & set(range(220, 260))) > 3
 
 
@@ -121,8 +123,8 @@ def test_a_server_of_another_policy_is_refused(engine, folder, tmp_path):
 def test_a_judge_gets_text_without_ids(engine, folder):
     with served(engine, folder, token_ids=False) as sampler:
         results = [sampled(one) for one in sampler.sample(requests())]
-    assert all(not completion.token_ids for one in results for completion in one.completions)
-    assert any(completion.text for one in results for completion in one.completions)
+    assert all(not completion.token_ids for result in results for completion in result.completions)
+    assert any(completion.text for result in results for completion in result.completions)
 
 
 def sampled(result: SampledPrompt | Unsampled) -> SampledPrompt:

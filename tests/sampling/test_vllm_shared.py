@@ -60,7 +60,10 @@ def drawn(folder: Path) -> list[tuple[int, ...]]:
     with VllmSampler(ENGINE, model, params=PARAMS, policy=True) as sampler:
         results = list(sampler.sample(requests))
     return [
-        c.token_ids for one in results if isinstance(one, SampledPrompt) for c in one.completions
+        c.token_ids
+        for result in results
+        if isinstance(result, SampledPrompt)
+        for c in result.completions
     ]
 
 

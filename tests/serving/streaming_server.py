@@ -45,11 +45,11 @@ class Server:
         assert self.url.startswith("http://"), "the server did not start"
 
     def asked(self) -> list[dict]:
-        return [one["body"] for one in self._entries() if "body" in one]
+        return [entry["body"] for entry in self._entries() if "body" in entry]
 
     def left(self) -> list[str]:
         """Last messages of answers that the client did not wait for."""
-        return [one["left"] for one in self._entries() if "left" in one]
+        return [entry["left"] for entry in self._entries() if "left" in entry]
 
     def stop(self) -> None:
         self._process.terminate()

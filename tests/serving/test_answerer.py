@@ -55,18 +55,18 @@ def answered(backend, thought_format, chosen=SETTINGS, **fields):
 
     *parts, end = asyncio.run(collect())
     assert isinstance(end, AnswerEnd)
-    deltas = [one for one in parts if isinstance(one, AnswerDelta)]
+    deltas = [part for part in parts if isinstance(part, AnswerDelta)]
     assert len(deltas) == len(parts)
     assert backend.open == 0
     return deltas, end
 
 
 def response(deltas) -> str:
-    return "".join(one.response for one in deltas)
+    return "".join(delta.response for delta in deltas)
 
 
 def thought(deltas) -> str:
-    return "".join(one.thought for one in deltas)
+    return "".join(delta.thought for delta in deltas)
 
 
 def test_a_thought_and_a_response_come_apart():
@@ -90,13 +90,13 @@ def test_the_instruction_is_given_and_earlier_thoughts_are_not():
     answered(backend, SPECIFIC, messages=history)
     answered(backend, SPECIFIC, messages=history, think=False)
     thinking, direct = backend.draws
-    assert [one.content for one in thinking.messages] == [
+    assert [message.content for message in thinking.messages] == [
         "Be kind.",
         "1?",
         "one",
         f"{SPECIFIC.instruction}\n\nUser query: 2?",
     ]
-    assert [one.content for one in direct.messages] == ["Be kind.", "1?", "one", "2?"]
+    assert [message.content for message in direct.messages] == ["Be kind.", "1?", "one", "2?"]
 
 
 @pytest.mark.parametrize("messages", [(), (Message(role="assistant", content="Hello"),)])
@@ -109,7 +109,7 @@ def test_a_conversation_without_a_question_is_refused(messages, think):
 def test_a_direct_answer_streams_at_once_and_counts_no_thought():
     backend = ScriptedBackend(script("abc", cut=1))
     deltas, end = answered(backend, SPECIFIC, think=False, max_tokens=3)
-    assert [one.response for one in deltas] == ["a", "b", "c"]
+    assert [delta.response for delta in deltas] == ["a", "b", "c"]
     assert (end.finish_reason, end.completion_tokens, end.reasoning_tokens) == ("length", 3, 0)
     assert backend.draws[0].max_tokens == 3
 
@@ -139,7 +139,7 @@ def test_a_further_thought_is_taken_out_of_a_response(cut):
     backend = ScriptedBackend(script(text, cut=cut, logprobs=True))
     deltas, end = answered(backend, TAGS, top_logprobs=0)
     assert (response(deltas), thought(deltas)) == ("one **two**  three", "x\n\nsecret")
-    entries = "".join(e.token for one in deltas for e in one.logprobs)
+    entries = "".join(e.token for delta in deltas for e in delta.logprobs)
     assert entries.strip() in "one **two**"
     if cut == 1:
         # From the piece that completes the marker.
@@ -152,7 +152,7 @@ def test_what_only_looks_like_a_further_thought_is_shown_at_the_end():
         ScriptedBackend(script(text, cut=1, logprobs=True)), TAGS, top_logprobs=0
     )
     assert response(deltas) == "Write <think> there."
-    assert "".join(e.token for one in deltas for e in one.logprobs) == "Write <think> there."
+    assert "".join(e.token for delta in deltas for e in delta.logprobs) == "Write <think> there."
     assert end.reasoning_tokens == len("<think>x</think>")
     cut_off = ScriptedBackend(script(text, cut=1, finish="length"))
     deltas, _ = answered(cut_off, TAGS)
@@ -310,7 +310,7 @@ def test_a_model_that_goes_on_thinking_behind_a_forced_marker_is_not_shown(thoug
     deltas, end = answered(backend, thought_format, settings(thought_budget=2), top_logprobs=0)
     assert response(deltas) == "yes it is"
     assert "secret still" in thought(deltas)
-    assert "secret" not in "".join(e.token for one in deltas for e in one.logprobs)
+    assert "secret" not in "".join(e.token for delta in deltas for e in delta.logprobs)
     written = -(-len(going_on) // 4)
     assert end.completion_tokens - 2 == written + 1, "the end token is one"
     assert end.reasoning_tokens > 2
@@ -365,7 +365,7 @@ def test_without_going_on_a_spent_budget_is_an_output_without_response():
 def test_a_silent_backend_gets_a_sign_of_life():
     backend = ScriptedBackend(script("x.<R>y", cut=5, delay=1.3))
     deltas, _ = answered(backend, SPECIFIC)
-    silent = [one for one in deltas if not one.response and not one.thought]
+    silent = [delta for delta in deltas if not delta.response and not delta.thought]
     assert len(silent) >= 3
     assert response(deltas) == "y"
     assert backend.cut_short == 0
@@ -374,7 +374,7 @@ def test_a_silent_backend_gets_a_sign_of_life():
 def test_pieces_that_say_nothing_are_signs_of_life_too():
     backend = ScriptedBackend(script(" " * 80 + "x.<R>y", cut=1, delay=0.02))
     deltas, _ = answered(backend, SPECIFIC)
-    silent = [one for one in deltas if not one.response and not one.thought]
+    silent = [delta for delta in deltas if not delta.response and not delta.thought]
     assert 2 <= len(silent) < 40, "a sign now and then, not one for each of 80 pieces"
 
 
@@ -464,11 +464,11 @@ def test_logprobs_are_of_the_response_alone():
     cuts = ["hm ", "<R", ">", "\n", " It", " is", "\n", "5", ".", "\n"]
     backend = ScriptedBackend(script("".join(cuts), cut=cuts, logprobs=True))
     deltas, _ = answered(backend, SPECIFIC, top_logprobs=2)
-    tokens = [entry.token for one in deltas for entry in one.logprobs]
+    tokens = [entry.token for delta in deltas for entry in delta.logprobs]
     assert tokens == [" It", " is", "\n", "5", "."]
     without = ScriptedBackend(script("".join(cuts), cut=cuts, logprobs=True))
     deltas, _ = answered(without, SPECIFIC)
-    assert not any(one.logprobs for one in deltas)
+    assert not any(delta.logprobs for delta in deltas)
 
 
 def piece(text, tokens, finish_reason=None) -> Piece:
@@ -500,7 +500,7 @@ def piece(text, tokens, finish_reason=None) -> Piece:
 def test_where_the_border_runs_through_a_piece(pieces, tokens):
     backend = ScriptedBackend(Script(pieces=(*pieces, piece("", ["<end>"], "stop"))))
     deltas, _ = answered(backend, SPECIFIC, top_logprobs=0)
-    assert [entry.token for one in deltas for entry in one.logprobs] == tokens
+    assert [entry.token for delta in deltas for entry in delta.logprobs] == tokens
 
 
 def test_logprobs_go_out_with_their_text_and_end_with_it():
@@ -548,7 +548,7 @@ def test_reasoning_that_a_server_took_out_never_is_response(thought_format, fiel
     deltas, end = answered(backend, thought_format, top_logprobs=0, **fields)
     assert response(deltas) == f"{text} indeed"
     assert thought(deltas).endswith("secretlate secret")
-    assert [e.token for one in deltas for e in one.logprobs] == [" indeed"]
+    assert [e.token for delta in deltas for e in delta.logprobs] == [" indeed"]
     assert end.reasoning_tokens == 2
 
 

@@ -139,8 +139,8 @@ def open_chat():
         return terminals[-1]
 
     yield opened
-    for one in terminals:
-        one.close()
+    for terminal in terminals:
+        terminal.close()
 
 
 def test_a_conversation(server, open_chat):
@@ -445,8 +445,8 @@ def test_a_local_answer_that_is_left_early_ends_at_once():
 
     async def first():
         async with aclosing(local(answerer).reply([], True)) as replies:
-            async for one in replies:
-                return one.response, answerer.open
+            async for reply in replies:
+                return reply.response, answerer.open
         raise AssertionError("there was no answer")
 
     assert asyncio.run(first()) == ("A", 1)

@@ -82,7 +82,7 @@ def test_a_conversation_streams_and_is_sent_back_without_thoughts(page: Any, ser
     wait_idle(page)
     bodies = server.asked()
     assert [body.get("think") for body in bodies] == [None, None, False]
-    assert [one["role"][0] for one in bodies[2]["messages"]] == ["u", "a", "u", "a", "u"]
+    assert [body["role"][0] for body in bodies[2]["messages"]] == ["u", "a", "u", "a", "u"]
     assert bodies[2]["messages"][3]["content"] == "It is 42."
     assert THOUGHT not in str(bodies)
     page.locator("#clear").click()
@@ -214,7 +214,7 @@ def contrast(page: Any, name: str) -> float:
     for colour in colours:
         parts = [int(one) / 255 for one in re.findall(r"\d+", colour)[:3]]
         linear = [
-            one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
         ]
         shades.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(shades) + 0.05) / (min(shades) + 0.05)

@@ -44,7 +44,7 @@ def byte_fallback():
 
 def pushed(tokenizer, ids, before=()) -> list[str]:
     decoding = IncrementalDetokenizer(tokenizer, before)
-    return [*(decoding.push(one) for one in ids), decoding.finish()]
+    return [*(decoding.push(id_) for id_ in ids), decoding.finish()]
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
@@ -111,12 +111,12 @@ def test_tokens_of_log_probabilities_make_up_the_text(byte_level):
     ids = byte_level.encode("数 ok", add_special_tokens=False)
     pen = PieceWriter(byte_level, Vocabulary(byte_level), before=(), prompt_tokens=7)
     pieces = []
-    for one in [*ids, byte_level.eos_token_id]:
-        ends = one == byte_level.eos_token_id
-        top = ((one, -0.5), (ids[-1], -2.0))
+    for id_ in [*ids, byte_level.eos_token_id]:
+        ends = id_ == byte_level.eos_token_id
+        top = ((id_, -0.5), (ids[-1], -2.0))
         pen.add(
             NewToken(
-                generation=GENERATION, token_id=one, ends=ends, logprob=-0.5, top=top,
+                generation=GENERATION, token_id=id_, ends=ends, logprob=-0.5, top=top,
                 finish_reason="stop" if ends else None,
             )
         )  # fmt: skip
@@ -126,8 +126,8 @@ def test_tokens_of_log_probabilities_make_up_the_text(byte_level):
     assert sum(piece.tokens for piece in pieces) == len(ids) + 1
     assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + ["stop"]
     for piece in pieces:
-        assert "".join(one.token for one in piece.logprobs) == piece.text
-    assert [one.token for one in pieces[0].logprobs] == ["", "", "数"]
+        assert "".join(logprob.token for logprob in piece.logprobs) == piece.text
+    assert [logprob.token for logprob in pieces[0].logprobs] == ["", "", "数"]
     assert pieces[0].logprobs[2].top[1][0] == byte_level.decode(ids[-1])
     assert sum(len(piece.logprobs) for piece in pieces) == len(ids)
 

@@ -243,7 +243,7 @@ def test_log_probabilities_cover_the_text_and_agree_with_a_forward_pass():
         found = await pieces(backend, draw)
         text, tokens, finish_reason = whole(found)
         assert finish_reason == "stop"
-        entries = [one for piece in found for one in piece.logprobs]
+        entries = [logprob for piece in found for logprob in piece.logprobs]
         assert "".join(one.token for one in entries) == text
         assert len(entries) == tokens - 1
         tokenizer = loading.load_tokenizer("microworld")

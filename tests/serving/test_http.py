@@ -129,7 +129,7 @@ def test_what_is_asked_reaches_the_model():
     assert direct.messages[-1].content == kwargs.messages[-1].content == "Hi"
     assert FORMAT.instruction in think.messages[-1].content
     assert direct.max_tokens is not None
-    assert [one.role for one in turned.messages] == ["system", "user", "assistant", "user"]
+    assert [message.role for message in turned.messages] == ["system", "user", "assistant", "user"]
     assert turned.messages[-1].content.endswith("one two")
     assert "old thought" not in repr(turned)
     assert capped.max_tokens == default.max_tokens
@@ -219,7 +219,7 @@ def test_errors_of_the_model_are_told_without_its_words():
         chunks, done = events(server.chat(stream=True).text)
     assert done
     assert chunks[-1]["error"]["code"] == "backend_failed"
-    text = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks[:-1])
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1])
     assert text == "a beginning"
     assert "the backend failed: gone" in server.log()
 
@@ -265,10 +265,10 @@ def test_thoughts_are_for_those_who_may(tmp_path):
         message = server.chat(key=seer.secret).json()["choices"][0]["message"]
         assert message["reasoning"] == message["reasoning_content"] == "a secret thought"
         chunks, _ = events(server.chat(key=seer.secret, stream=True).text)
-        deltas = [one["choices"][0]["delta"] for one in chunks]
-        assert "".join(one.get("reasoning", "") for one in deltas) == "a secret thought"
-        assert "".join(one.get("reasoning_content", "") for one in deltas) == "a secret thought"
-        assert "".join(one.get("content", "") for one in deltas) == "The answer is 5."
+        deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+        assert "".join(delta.get("reasoning", "") for delta in deltas) == "a secret thought"
+        assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "a secret thought"
+        assert "".join(delta.get("content", "") for delta in deltas) == "The answer is 5."
         for stream in (False, True):
             reply = server.chat(key=other.secret, stream=stream)
             assert "secret" not in reply.text
@@ -295,11 +295,11 @@ def test_the_private_log_keeps_what_nothing_else_does(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(entries) == 3
-    assert {one["thought"] for one in entries} == {"a secret thought"}
-    assert {one["response"] for one in entries} == {"The answer is 5."}
-    assert {one["outcome"] for one in entries} == {"stop"}
+    assert {entry["thought"] for entry in entries} == {"a secret thought"}
+    assert {entry["response"] for entry in entries} == {"The answer is 5."}
+    assert {entry["outcome"] for entry in entries} == {"stop"}
     assert entries[0]["messages"] == [{"role": "user", "content": "What is 2 + 3?"}]
-    assert {one["choice"] for one in entries[:2]} == {0, 1}
+    assert {entry["choice"] for entry in entries[:2]} == {0, 1}
     assert entries[0]["request_id"] == whole.json()["id"]
     assert "2 + 3" not in server.log()
 
@@ -320,9 +320,9 @@ def test_the_metrics_add_up():
         server.chat(n=0)
         httpx.get(server.url + "/no/such/[path]?key=hidden")
         text = metrics(server)
-    thoughts = sum(one["completion_tokens_details"]["reasoning_tokens"] for one in usages)
+    thoughts = sum(usage["completion_tokens_details"]["reasoning_tokens"] for usage in usages)
     assert f"forethought_thought_tokens_total {thoughts}\n" in text
-    total = sum(one["completion_tokens"] for one in usages)
+    total = sum(usage["completion_tokens"] for usage in usages)
     assert f"forethought_completion_tokens_total {total}\n" in text
     assert f'forethought_requests_total{{route="{CHAT}",status="200"}} 2\n' in text
     assert f'forethought_requests_total{{route="{CHAT}",status="400"}} 1\n' in text

@@ -90,7 +90,7 @@ def answered(backend, thought_format, *, budget=None, **fields):
 
 
 def response(deltas) -> str:
-    return "".join(one.response for one in deltas)
+    return "".join(delta.response for delta in deltas)
 
 
 def assert_nothing_leaked(deltas):
@@ -146,7 +146,7 @@ def test_the_joined_stream_is_the_parsed_response(thought_format, text, data, re
     assert response(deltas) == expected.response
     assert finish == (reason if expected.response else None)
     if finish is not None:
-        assert "".join(one.thought for one in deltas) == expected.thought
+        assert "".join(delta.thought for delta in deltas) == expected.thought
 
 
 @MANY
@@ -160,7 +160,7 @@ def test_no_character_of_a_thought_is_in_a_response(output, data):
     deltas, _ = answered(backend, thought_format, stop=stop, max_tokens=limit)
     whole = served(thought_format, text)
     assert whole.response.startswith(response(deltas))
-    assert whole.thought.startswith("".join(one.thought for one in deltas))
+    assert whole.thought.startswith("".join(delta.thought for delta in deltas))
     assert_nothing_leaked(deltas)
 
 
@@ -180,7 +180,7 @@ def test_a_thought_cut_by_its_budget_does_not_leak(output, data, budget):
     *_, last = backend.draws
     if last.begun:
         begun_with = thought_format.parse(last.begun).thought or ""
-        thought = "".join(one.thought for one in deltas)
+        thought = "".join(delta.thought for delta in deltas)
         # What is shown is all that was written, an unfinished sentence at its end too.
         assert "```" in last.begun or thought.startswith(begun_with)
         # A response marker that the model writes itself is the one that counts.
@@ -236,7 +236,7 @@ def test_the_bytes_of_an_upstream_may_be_cut_anywhere(output, data, newline):
     thought_format, text = output
     chunks = data.draw(cuts(text))
     events = [event({"role": "assistant", "content": ""}, None, newline)]
-    events += [event({"content": one}, None, newline) for one in chunks]
+    events += [event({"content": chunk}, None, newline) for chunk in chunks]
     end = f"data: [DONE]{newline}{newline}".encode()
     stream = b"".join([*events, event({}, "stop", newline), end])
     edges = sorted(set(data.draw(st.lists(st.integers(0, len(stream)), max_size=40))))
@@ -269,7 +269,7 @@ def test_reasoning_that_an_upstream_took_out_does_not_leak(thought_format, reaso
     if certain or (thought_format is TAGS and "".join(reasoning)):
         split = PLAIN
     assert response(deltas) == served(split, text).response
-    shown = "".join(one.thought for one in deltas)
+    shown = "".join(delta.thought for delta in deltas)
     assert "".join(reasoning) in shown
     assert not late or SECRETS in shown
 
@@ -295,7 +295,7 @@ def test_a_thought_cut_off_by_its_budget_is_not_shown():
             with suppress(NoResponseError):
                 deltas = [one async for one in answerer.answer(asked)]
                 found.append(
-                    "".join(one.response for one in deltas if isinstance(one, AnswerDelta))
+                    "".join(delta.response for delta in deltas if isinstance(delta, AnswerDelta))
                 )
         await backend.close()
         return found
@@ -303,5 +303,5 @@ def test_a_thought_cut_off_by_its_budget_is_not_shown():
     found = asyncio.run(answers())
     assert len(found) >= 30
     sentences = (*VAGUE_SENTENCES, *RAMBLING_SENTENCES, *WORKED_OPENERS, *LEAP_OPENERS)
-    shown = [text for text in found if any(one.strip() in text for one in sentences)]
+    shown = [text for text in found if any(sentence.strip() in text for sentence in sentences)]
     assert len(shown) <= 2, shown

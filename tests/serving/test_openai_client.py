@@ -108,7 +108,7 @@ def test_a_key_with_the_right_sees_the_thought(server, keys):
         assert reply.choices[0].message.model_dump()["reasoning"] == "a secret thought"
         parts = client.chat.completions.create(model=MODEL, messages=ASKED, stream=True)
         deltas = [part.choices[0].delta.model_dump() for part in parts]
-    assert "".join(one.get("reasoning_content") or "" for one in deltas) == "a secret thought"
+    assert "".join(delta.get("reasoning_content") or "" for delta in deltas) == "a secret thought"
 
 
 def test_models(client):

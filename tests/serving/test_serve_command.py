@@ -109,7 +109,9 @@ filter_list:
 @pytest.mark.slow
 def test_lm_eval_measures_responses(server: str, tmp_path: Path):
     questions = tmp_path / "questions.jsonl"
-    sums = [one for one in microworld_prompts(test=160) if one.category in ("add_up", "spread")]
+    sums = [
+        prompt for prompt in microworld_prompts(test=160) if prompt.category in ("add_up", "spread")
+    ]
     records = [
         {"question": one.messages[-1].content, "answer": f"Count.\n#### {one.reference}"}
         for one in sums
@@ -132,7 +134,7 @@ def test_lm_eval_measures_responses(server: str, tmp_path: Path):
     accuracy = json.loads(results.read_text())["results"]["sums"]["exact_match,flexible-extract"]
     [samples] = (tmp_path / "out").rglob("samples_*.jsonl")
     replies = [json.loads(line) for line in samples.read_text().splitlines()]
-    right = [correct(sums[one["doc_id"]], one["resps"][0][0]) == 1.0 for one in replies]
+    right = [correct(sums[reply["doc_id"]], reply["resps"][0][0]) == 1.0 for reply in replies]
     assert len(right) == len(sums) > 10
     assert accuracy == pytest.approx(sum(right) / len(right))
     assert accuracy > 0
@@ -142,7 +144,7 @@ def test_lm_eval_measures_responses(server: str, tmp_path: Path):
 def test_the_page_and_the_models_are_there(server: str):
     assert "<html" in httpx.get(f"{server}/").text
     models = httpx.get(f"{server}/v1/models").json()
-    assert [one["id"] for one in models["data"]] == ["runs/quickstart"]
+    assert [model["id"] for model in models["data"]] == ["runs/quickstart"]
 
 
 def test_a_dead_upstream_is_one_message(tmp_path: Path):

@@ -272,7 +272,7 @@ def test_sigterm_lets_streams_finish_and_takes_no_new_ones():
         got.extend(pieces)
         chunks, done = events("".join(got))
     assert done
-    text = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks)
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
     assert text.split() == ["word"] * 150
 
 

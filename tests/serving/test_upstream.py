@@ -100,7 +100,7 @@ def event(fields=None, finish_reason=None, **more) -> bytes:
 
 def said(*texts: str, end: Sequence[bytes] = ()) -> list[bytes]:
     """The events of these texts and of an end."""
-    return [*(event({"content": one}) for one in texts), *(end or STOP)]
+    return [*(event({"content": text}) for text in texts), *(end or STOP)]
 
 
 STOP = (event({}, "stop"), b"data: [DONE]\n\n")
@@ -150,7 +150,7 @@ def pieces_of(*scripts: Sequence, draw: Draw | None = None, **options) -> list[P
 
 
 def text_of(pieces) -> str:
-    return "".join(one.text for one in pieces)
+    return "".join(piece.text for piece in pieces)
 
 
 def failure_of(*scripts: Sequence, draw: Draw | None = None, **options) -> Exception:
@@ -190,10 +190,10 @@ def test_what_an_upstream_is_asked():
 
 def test_pieces_and_their_end():
     pieces = pieces_of(chunked(event({"role": "assistant", "content": ""}), *said("It", " is")))
-    assert [one.text for one in pieces] == ["It", " is", ""]
-    assert [one.tokens for one in pieces] == [1, 1, 0]
-    assert [one.finish_reason for one in pieces] == [None, None, "stop"]
-    assert not any(one.reasoning or one.text_is_response for one in pieces)
+    assert [piece.text for piece in pieces] == ["It", " is", ""]
+    assert [piece.tokens for piece in pieces] == [1, 1, 0]
+    assert [piece.finish_reason for piece in pieces] == [None, None, "stop"]
+    assert not any(piece.reasoning or piece.text_is_response for piece in pieces)
 
 
 TEXT = 'hé 🙂\u2028<R>\r\n"x"'
@@ -221,7 +221,7 @@ def test_a_surrogate_pair_may_be_cut_in_two():
     halves = [b'data: {"choices": [{"delta": {"content": "a\\ud83d"}}]}\n\n']
     halves += [b'data: {"choices": [{"delta": {"content": "\\ude42b\\ud83d"}}]}\n\n']
     pieces = pieces_of(chunked(*halves, *STOP))
-    assert [one.text for one in pieces] == ["a", "🙂b", "\ufffd"]
+    assert [piece.text for piece in pieces] == ["a", "🙂b", "\ufffd"]
 
 
 def usage(prompt: int, completion: int) -> dict:
@@ -232,15 +232,15 @@ def test_tokens_are_counted_by_usage_where_it_comes():
     end = b"data: " + json.dumps({"choices": [], **usage(9, 7)}).encode() + b"\n\n"
     stream = [event({"content": "a b"}), event({}, "stop"), end, STOP[1]]
     pieces = pieces_of(chunked(*stream))
-    assert [(one.tokens, one.prompt_tokens) for one in pieces] == [(1, None), (6, 9)]
+    assert [(piece.tokens, piece.prompt_tokens) for piece in pieces] == [(1, None), (6, 9)]
     so_far = [event({"content": "a b"}, **usage(9, 3)), event({}, "stop", **usage(9, 4))]
     pieces = pieces_of(chunked(*so_far, STOP[1]))
-    assert [(one.tokens, one.prompt_tokens) for one in pieces] == [(3, 9), (1, 9), (0, 9)]
+    assert [(piece.tokens, piece.prompt_tokens) for piece in pieces] == [(3, 9), (1, 9), (0, 9)]
 
 
 def logprobs(*tokens: str) -> dict:
     rivals = [{"token": "no", "logprob": -3.0}, {"token": "\ud83d", "logprob": float("-inf")}]
-    content = [{"token": one, "logprob": -0.1, "top_logprobs": rivals} for one in tokens]
+    content = [{"token": token, "logprob": -0.1, "top_logprobs": rivals} for token in tokens]
     return {"content": content}
 
 
@@ -248,7 +248,7 @@ def test_logprobs_come_with_their_piece():
     choice = {"delta": {"content": "It is"}, "logprobs": logprobs("It", " is")}
     first = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     piece, _ = pieces_of(chunked(first, *STOP), draw=drawn(top_logprobs=2))
-    assert (piece.tokens, [one.token for one in piece.logprobs]) == (2, ["It", " is"])
+    assert (piece.tokens, [logprob.token for logprob in piece.logprobs]) == (2, ["It", " is"])
     assert piece.logprobs[0].top == (("no", -3.0), ("\ufffd", -9999.0))
 
 
@@ -256,7 +256,7 @@ def test_logprobs_come_with_their_piece():
 def test_reasoning_that_was_taken_out_travels_beside_the_text(field):
     stream = [event({field: "hm <R>"}), event({"content": "5", field: "."}), *STOP]
     pieces = pieces_of(chunked(*stream))
-    found = [(one.reasoning, one.text) for one in pieces]
+    found = [(piece.reasoning, piece.text) for piece in pieces]
     assert found == [("hm <R>", ""), (".", "5"), ("", "")]
     # Some servers send both names for a while.
     both = [event({"reasoning": "a", "reasoning_content": "a"}), *STOP]
@@ -272,7 +272,7 @@ def whole(message: dict, total: int, **choice) -> list[bytes]:
 def test_a_server_that_does_not_stream():
     pieces = pieces_of(whole({"content": "It is five."}, 4))
     assert text_of(pieces) == "It is five."
-    assert [one.tokens for one in pieces] == [1, 1, 1, 1, 0]
+    assert [piece.tokens for piece in pieces] == [1, 1, 1, 1, 0]
     assert (pieces[0].prompt_tokens, pieces[-1].finish_reason) == (5, "stop")
     by_token = pieces_of(whole({"content": "It is"}, 3, logprobs=logprobs("It", " is")))
     assert [(one.text, one.tokens) for one in by_token] == [("It", 1), (" is", 1), ("", 1)]
@@ -407,7 +407,7 @@ def test_parts_that_are_thinking_travel_beside_the_text():
     assert "".join(piece.reasoning for piece in pieces) == "secret"
     choice = {"message": {"content": [thinking, {"text": "5"}]}, "finish_reason": "stop"}
     pieces = pieces_of(plain("200 OK", {"choices": [choice]}))
-    assert (text_of(pieces), "".join(one.reasoning for one in pieces)) == ("5", "secret")
+    assert (text_of(pieces), "".join(piece.reasoning for piece in pieces)) == ("5", "secret")
 
 
 def test_done_without_a_finish_reason_is_an_end():

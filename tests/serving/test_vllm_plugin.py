@@ -75,8 +75,8 @@ def load(tmp_path_factory):
         module = ModuleType(f"{name}_{len(sys.modules)}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(sys.modules, module.__name__, module)
-            for one in modules.items():
-                patch.setitem(sys.modules, *one)
+            for item in modules.items():
+                patch.setitem(sys.modules, *item)
             exec(compile(target.read_text(), str(target), "exec"), vars(module))
         kind = manager.parsers[name]
         return lambda: kind(tokenizer or SimpleNamespace(all_special_tokens=["</s>"]))
@@ -87,7 +87,7 @@ def load(tmp_path_factory):
 def texts(thought_format):
     """Texts that are mostly markers, parts of markers and what may be taken for them."""
     markers = [*thought_format.thought_starts_after, *thought_format.response_starts_after]
-    parts = [one[:cut] for one in markers for cut in range(1, len(one))]
+    parts = [marker[:cut] for marker in markers for cut in range(1, len(marker))]
     return st.lists(st.sampled_from([*PIECES, *markers, *markers, *parts]), max_size=12)
 
 
@@ -103,7 +103,7 @@ def streamed(parser, chunks):
         text += chunk
         assert parser.has_engine_confirmed_reasoning_end() is False
     deltas.append(parser.finish_streaming())
-    given = [one for one in deltas if one is not None]
+    given = [delta for delta in deltas if delta is not None]
     assert all(one.reasoning or one.content for one in given)
     return tuple(
         "".join(one or "" for one in side)
@@ -242,7 +242,7 @@ def test_the_template_puts_the_instruction_before_the_last_user_turn(
     first = [Message(role="user", content="  What is <R>?\n")]
     later = [Message(role="assistant", content="I think.<R>A tag."), *first]
     for messages in (first, [*first, *later], [*first, *later, *later]):
-        plain = [{"role": one.role, "content": one.content} for one in messages]
+        plain = [{"role": message.role, "content": message.content} for message in messages]
         told = thought_format.apply(messages)
         expected = [{"role": one.role, "content": one.content} for one in told]
         assert rendered(tokenizer, plain, file.read_text()) == rendered(tokenizer, expected)

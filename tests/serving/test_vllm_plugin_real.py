@@ -66,7 +66,7 @@ def test_streams_of_vllms_own_machinery_are_the_whole(thought_format, show, tmp_
 
 def drawn_text(draw: random.Random, thought_format: ThoughtFormat) -> str:
     markers = [*thought_format.thought_starts_after, *thought_format.response_starts_after]
-    parts = [one[: draw.randrange(1, len(one))] for one in markers]
+    parts = [marker[: draw.randrange(1, len(marker))] for marker in markers]
     plain = [" ", "\n", "a", "é", "\U0001f914", "<", "Here", "```\n"]
     return "".join(draw.choices([*plain, *markers, *markers, *parts], k=draw.randrange(1, 12)))
 

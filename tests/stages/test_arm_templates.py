@@ -121,11 +121,11 @@ def test_a_run_of_both_arms(tmp_path, monkeypatch):
     for arm, ending in endings.items():
         folder = made.run / arm / "iteration_0" / "rollouts"
         rollouts = read_records(folder, Rollout, "part_00000")
-        for one in rollouts:
-            rendered = str(tokenizer.decode(list(one.prompt_token_ids)))
+        for rollout in rollouts:
+            rendered = str(tokenizer.decode(list(rollout.prompt_token_ids)))
             assert rendered.endswith(ending)
-            assert "secret" not in (one.parsed.response or "")
-        thought = sum(bool(one.parsed.thought) for one in rollouts)
+            assert "secret" not in (rollout.parsed.response or "")
+        thought = sum(bool(rollout.parsed.thought) for rollout in rollouts)
         assert read_manifest(folder).counts["with_thought"] == thought > 0
         # What was trained renders as it was trained, wherever it is taken.
         trained = made.run / arm / "iteration_0" / "selection" / "policy"

@@ -44,12 +44,12 @@ class Forgetful:
         pass
 
     def judge(self, groups):
-        for one in groups:
-            scores: list[float | None] = [float(len(text)) for text in one.responses]
+        for group in groups:
+            scores: list[float | None] = [float(len(text)) for text in group.responses]
             if len(scores) > 1:
                 scores[-1] = None
             yield Judgement(
-                prompt_id=one.prompt.prompt_id,
+                prompt_id=group.prompt.prompt_id,
                 judge=self.name,
                 scores=tuple(scores),
                 evidence="",

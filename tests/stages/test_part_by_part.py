@@ -77,12 +77,14 @@ def test_pairs_are_those_of_the_whole_iteration(recipe):
     assert max(watching.held) <= PART * SAMPLES
 
     rollouts: dict[str, list[Rollout]] = {}
-    for one in read_records(pairs.beside("rollouts"), Rollout):
-        rollouts.setdefault(one.prompt_id, []).append(one)
+    for record in read_records(pairs.beside("rollouts"), Rollout):
+        rollouts.setdefault(record.prompt_id, []).append(record)
     groups = read_records(pairs.beside("judgements"), ScoredGroup, "scored")
     scored = {group.prompt_id: group for group in groups}
     expected, decisions = build_pairs(rollouts, scored, recipe.pairs, seed=recipe.seed)
-    assert {"judged", "unparsable", "unparsable_quota"} <= {one.outcome for one in decisions}
+    assert {"judged", "unparsable", "unparsable_quota"} <= {
+        decision.outcome for decision in decisions
+    }
     assert read_records(pairs.folder, PreferencePair, "pairs") == expected
     assert read_records(pairs.folder, PairDecision, "decisions") == decisions
     sums = LengthSums()

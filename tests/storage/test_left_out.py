@@ -65,7 +65,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def write(path: Path, records: list[dict[str, Any]]) -> str:
     """The recipe's words for a file of these."""
-    path.write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     return f"{{type: file, path: {path}, {COLUMNS}}}"
 
 
@@ -227,7 +227,7 @@ def test_an_iteration_goes_on_without_what_its_engine_cannot_take(engine_run):
         gone = left_out.noted(ref.folder)
         assert [one.where for one in gone] == ["p.jsonl, train 0", "p.jsonl, train 13"]
         assert "takes 1024 tokens here" in gone[0].reason
-        ids = {one.prompt_id for one in read_records(ref.folder, Rollout)}
+        ids = {record.prompt_id for record in read_records(ref.folder, Rollout)}
         assert ids == {one.prompt_id for one in ref.prompts("train")[1:-1]}
         counts: Any = read_manifest(ref.folder).counts
         assert counts["left_out"]["count"] == 2
@@ -255,14 +255,14 @@ def test_arms_are_compared_on_what_both_can_be_asked(engine_run):
     assert summary["difference"]["count"] == 8
     assert [rows[1]["count"] for rows in summary["arms"].values()] == [8, 9]
     counts: Any = read_manifest(of(engine_run, "win_rate", "thought", 1).folder).counts
-    assert {one["count"] for one in counts["results"] if one["category"] is None} == {8}
-    assert {one["reason"] for one in counts["missing"]} == {"one side has no answer"}
+    assert {count["count"] for count in counts["results"] if count["category"] is None} == {8}
+    assert {count["reason"] for count in counts["missing"]} == {"one side has no answer"}
 
 
 def test_measures_go_on_without_what_cannot_be_asked(engine_run):
     for arm in engine_run.arms:
         counts: Any = read_manifest(of(engine_run, "gsm8k", arm, 1).folder).counts
-        assert {one["count"] for one in counts["results"] if one["category"] is None} == {4}
+        assert {count["count"] for count in counts["results"] if count["category"] is None} == {4}
         (long,) = counts["left_out"]["first"][:1]
         assert long["where"].endswith("q.jsonl, line 5")
     counts = read_manifest(of(engine_run, "probe", "thought", 1).folder).counts
@@ -330,8 +330,8 @@ def test_sampling_a_file_leaves_out_one_line_and_the_judge_takes_the_rest(tmp_pa
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
     assert "2 of 5 prompts cannot be sampled, the first in" in said
-    lines = [json.loads(one) for one in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [len(one["outputs"]) for one in lines] == [2, 2, 2, 0, 0]
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [len(line["outputs"]) for line in lines] == [2, 2, 2, 0, 0]
     assert "takes 1024 tokens here" in lines[3]["left_out"]
     assert "TypeError" in lines[4]["left_out"]
     judged = CliRunner().invoke(
@@ -345,7 +345,7 @@ def test_sampling_a_file_leaves_out_one_line_and_the_judge_takes_the_rest(tmp_pa
         ],
     )
     assert judged.exit_code == 0, judged.output
-    scored = [json.loads(one) for one in (tmp_path / "s.jsonl").read_text().splitlines()]
+    scored = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert scored[4]["scores"] is None
     write(tmp_path / "bad.jsonl", given[3:])
     none = CliRunner().invoke(

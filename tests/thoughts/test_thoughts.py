@@ -86,8 +86,8 @@ def test_streaming_by_characters_equals_the_whole_text(thought_format, text):
         splitter = thought_format.stream(served=served)
         deltas = [splitter.feed(one) for one in text] + [splitter.feed("", end="stop")]
         whole = thought_format.parse(text, served=served)
-        assert "".join(one.response for one in deltas) == (whole.response or "")
-        assert "".join(one.thought for one in deltas) == (whole.thought or "")
+        assert "".join(delta.response for delta in deltas) == (whole.response or "")
+        assert "".join(delta.thought for delta in deltas) == (whole.thought or "")
         assert splitter.finish("stop") == whole
 
 

@@ -63,7 +63,7 @@ def recipe_with(run, kind, **options):
 
 def expected(run):
     points = list(read_points(load_run(run), {}))
-    return {(name, one.step): value for one in points for name, value in one.values.items()}
+    return {(name, point.step): value for point in points for name, value in point.values.items()}
 
 
 def follow(recipe, folder):
@@ -167,7 +167,7 @@ def test_names_and_values_are_those_of_the_run(finished):
         for line in (finished / f"thought/iteration_{number}/training/steps.jsonl").open()
     ]
     losses = [wanted["thought/training/loss", step] for step in range(len(logs))]
-    assert losses == [one["loss"] for one in logs]
+    assert losses == [log["loss"] for log in logs]
 
 
 def test_a_growing_log_is_read_up_to_its_last_whole_line(finished, tmp_path):
@@ -177,7 +177,7 @@ def test_a_growing_log_is_read_up_to_its_last_whole_line(finished, tmp_path):
     log.write_text("".join(lines[:3]) + lines[3][:40])
     source = "thought/iteration_1/training/steps.jsonl"
     recipe = load_run(tmp_path / "run")
-    found = [one for one in read_points(recipe, {source: 1}) if one.source == source]
+    found = [point for point in read_points(recipe, {source: 1}) if point.source == source]
     assert [one.index for one in found] == [1, 2]
     earlier = (finished / "thought/iteration_0/training/steps.jsonl").read_text().count("\n")
     assert [one.step for one in found] == [earlier + 1, earlier + 2]

@@ -58,7 +58,7 @@ def test_training_starts_at_ln_2(phi3: str, tmp_path: Path, long_context: bool):
         on_step=logs.append,
     )
     # Steps are made of other pairs than the reference's passes.
-    assert [one.loss for one in logs] == pytest.approx([math.log(2)] * len(logs), abs=1e-5)
+    assert [log.loss for log in logs] == pytest.approx([math.log(2)] * len(logs), abs=1e-5)
     assert (result.left_out == 0) is long_context
 
 

@@ -151,14 +151,14 @@ def _given(policy: str | None, option: str) -> str:
 def _show_models(scores: list[dict[str, Any]], reporter: Reporter, as_json: bool) -> None:
     """One model's figures as they are, several by model."""
     if as_json:
-        shown = scores[0] if len(scores) == 1 else {one["model"]: one for one in scores}
+        shown = scores[0] if len(scores) == 1 else {score["model"]: score for score in scores}
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    for one in scores:
-        table = Table(title=one["model"], title_justify="left")
+    for score in scores:
+        table = Table(title=score["model"], title_justify="left")
         table.add_column("figure", overflow="fold")
         table.add_column("value", overflow="fold")
-        for name, value in one.items():
+        for name, value in score.items():
             if name != "model" and value not in (None, {}):
                 table.add_row(name, f"{value:.4f}" if isinstance(value, float) else _brief(value))
         reporter.console.print(table)

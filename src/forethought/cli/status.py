@@ -60,7 +60,7 @@ def _state(ref: StageRef) -> tuple[str, str, str]:
         counts = manifest.counts
         says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
         says += [_paid(key, counts[key]) for key in PAID if counts.get(key) is not None]
-        says += [_figure(one) for one in _main_results(counts)]
+        says += [_figure(result) for result in _main_results(counts)]
         gone: Any = manifest.counts.get("left_out")
         if gone and gone["count"]:
             says.append(f"[yellow]{gone['count']} prompts left out[/yellow]")

@@ -48,10 +48,10 @@ def members_of(spot: Spot) -> list[Spot]:
     """The branches of a union without null; of anything else itself."""
     if get_origin(spot.annotation) not in (Union, types.UnionType):
         return [spot]
-    kinds = [one for one in get_args(spot.annotation) if one is not type(None)]
+    kinds = [arg for arg in get_args(spot.annotation) if arg is not type(None)]
     if len(kinds) == 1:
         return [spot_of(kinds[0], spot.rules, tagged=spot.tagged)]
-    return [spot_of(one) for one in kinds]
+    return [spot_of(kind) for kind in kinds]
 
 
 def is_tagged(spot: Spot) -> bool:
@@ -75,10 +75,10 @@ def tag_of(variant: Spot) -> str:
 def variant_of(spot: Spot, tag: Any) -> Spot | None:
     """The variant of that type."""
     variants = members_of(_inner(spot))
-    for one in variants:
-        if tag_of(one) == tag:
-            others = tuple(other for other in variants if other is not one)
-            return dataclasses.replace(one, siblings=others)
+    for variant in variants:
+        if tag_of(variant) == tag:
+            others = tuple(other for other in variants if other is not variant)
+            return dataclasses.replace(variant, siblings=others)
     return None
 
 
@@ -152,8 +152,8 @@ def allowed(spot: Spot) -> str:
 
 def _choices(members: Sequence[Spot]) -> list[str]:
     """The branches of a union, its words together."""
-    literals = [one for each in members for one in _literals(each)]
-    others = [allowed(one) for one in members if not _literals(one)]
+    literals = [literal for each in members for literal in _literals(each)]
+    others = [allowed(member) for member in members if not _literals(member)]
     return list(dict.fromkeys([*([_one_of(literals)] if literals else []), *others]))
 
 
@@ -162,7 +162,7 @@ def _literals(spot: Spot) -> tuple[Any, ...]:
 
 
 def _one_of(words: Sequence[Any]) -> str:
-    named = ", ".join("null" if one is None else str(one) for one in words)
+    named = ", ".join("null" if word is None else str(word) for word in words)
     return named if len(words) == 1 else f"one of {named}"
 
 
@@ -205,22 +205,22 @@ def _each(annotation: Any) -> str:
 
 
 def _least_length(spot: Spot) -> int:
-    lengths = [one.min_length for one in spot.rules if isinstance(one, annotated_types.MinLen)]
+    lengths = [rule.min_length for rule in spot.rules if isinstance(rule, annotated_types.MinLen)]
     return max(lengths, default=0)
 
 
 def _bounds(spot: Spot) -> str:
     words = []
-    for one in spot.rules:
-        match one:
+    for rule in spot.rules:
+        match rule:
             case annotated_types.Ge():
-                words.append(f"of at least {one.ge}")
+                words.append(f"of at least {rule.ge}")
             case annotated_types.Gt():
-                words.append(f"greater than {one.gt}")
+                words.append(f"greater than {rule.gt}")
             case annotated_types.Le():
-                words.append(f"of at most {one.le}")
+                words.append(f"of at most {rule.le}")
             case annotated_types.Lt():
-                words.append(f"less than {one.lt}")
+                words.append(f"less than {rule.lt}")
             case _:
                 pass
     return f" {' and '.join(words)}" if words else ""

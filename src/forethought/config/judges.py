@@ -357,7 +357,7 @@ class MixtureJudge(JudgeFacts):
     @property
     def title(self) -> str:
         """All judges."""
-        return "mixture of " + ", ".join(dict.fromkeys(one.title for one in self.judges))
+        return "mixture of " + ", ".join(dict.fromkeys(judge.title for judge in self.judges))
 
     @property
     def is_relative(self) -> bool:
@@ -367,17 +367,17 @@ class MixtureJudge(JudgeFacts):
     @property
     def asks_a_model(self) -> bool:
         """Whether a member does."""
-        return any(one.asks_a_model for one in self.judges)
+        return any(judge.asks_a_model for judge in self.judges)
 
     @property
     def sources(self) -> tuple[tuple[str, ModelSource], ...]:
         """Those of all members."""
-        return tuple(source for one in self.judges for source in one.sources)
+        return tuple(source for judge in self.judges for source in judge.sources)
 
     @property
     def devices(self) -> int:
         """The most that a member computes on; they take turns."""
-        return max(one.devices for one in self.judges)
+        return max(judge.devices for judge in self.judges)
 
     def calls_per_group(self, responses: int) -> int:
         """Those of the most expensive route."""
@@ -388,12 +388,12 @@ class MixtureJudge(JudgeFacts):
 
     @model_validator(mode="after")
     def _workers_have_every_member(self) -> Self:
-        if any(one.pool is not None for one in self.judges):
+        if any(judge.pool is not None for judge in self.judges):
             raise ValueError(
                 "workers: a worker holds the whole mixture, so they belong to the mixture, not to "
                 "a member"
             )
-        others = sorted({one.type for one in self.judges if not one.takes_workers})
+        others = sorted({judge.type for judge in self.judges if not judge.takes_workers})
         if self.workers is not None and others:
             raise ValueError(
                 f"workers: they are for armorm, reward_model and verifier, and this mixture has a "

@@ -42,9 +42,13 @@ def explain(error: ValidationError, shape: Any, at: str = "") -> str:
     """
     mistakes = error.errors(include_url=False)
     # A list whose entries are wrong is also called too short, for wanting right ones.
-    above = {one["loc"][:end] for one in mistakes for end in range(len(one["loc"]))}
-    mistakes = [one for one in mistakes if one["type"] != "too_short" or one["loc"] not in above]
-    traced = [_trace(shape, one) for one in mistakes]
+    above = {mistake["loc"][:end] for mistake in mistakes for end in range(len(mistake["loc"]))}
+    mistakes = [
+        mistake
+        for mistake in mistakes
+        if mistake["type"] != "too_short" or mistake["loc"] not in above
+    ]
+    traced = [_trace(shape, mistake) for mistake in mistakes]
     deeper = {place for one in traced for place in one.passed}
     lines = [_line(one, at) for one in traced if one.ended_at not in deeper]
     return "\n".join(dict.fromkeys(lines))
@@ -155,9 +159,9 @@ def _hint(traced: _Traced) -> str:
         return f"; did you mean {close[0]}?"
     if section is None or not fields:
         return ""
-    others = [one for one in section.siblings if name in fields_of(one)]
+    others = [sibling for sibling in section.siblings if name in fields_of(sibling)]
     if others:
-        types = " or ".join(tag_of(one) for one in others)
+        types = " or ".join(tag_of(other) for other in others)
         return f" with type {tag_of(section)}; it is one of type {types}"
     return f"; the fields are {', '.join(fields)}"
 

@@ -157,7 +157,7 @@ class Recipe(ConfigModel):
     def _arms_are_distinct(self) -> Recipe:
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms: {list(self.arms)} names an arm twice")
-        types = [one.type for one in self.trackers]
+        types = [tracker.type for tracker in self.trackers]
         if len(set(types)) != len(types):
             raise ValueError(f"trackers: {types} names a tracker twice")
         if "thought" in self.arms and self.thought_format == "direct":

@@ -32,7 +32,7 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 
     Raises: ValueError that names file, field, value and what is allowed.
     """
-    if all(_is_override(one) for one in arguments):
+    if all(_is_override(argument) for argument in arguments):
         raise ValueError("no recipe file is given; for example: recipes/quickstart.yaml")
     return _validated(Recipe, _merged(arguments), arguments)
 
@@ -90,13 +90,13 @@ def dump(recipe: Recipe) -> dict[str, Any]:
 
 def _merged(arguments: Sequence[str]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
-    for one in arguments:
-        if not _is_override(one):
-            merged = _merge(merged, _read(Path(one)))
+    for argument in arguments:
+        if not _is_override(argument):
+            merged = _merge(merged, _read(Path(argument)))
     overrides: dict[str, Any] = {}
-    for one in arguments:
-        if _is_override(one):
-            overrides = _merge(overrides, _override(one), types_change=False)
+    for argument in arguments:
+        if _is_override(argument):
+            overrides = _merge(overrides, _override(argument), types_change=False)
     return _merge(merged, overrides)
 
 

@@ -66,9 +66,15 @@ def category_win_rates(
     comparisons: Sequence[ComparedAnswers], *, name: str = "win_rate"
 ) -> list[EvaluationResult]:
     """The raw win rate of every category, by name; nothing where no prompt has one."""
-    categories = sorted({one.category for one in comparisons if one.category is not None})
+    categories = sorted(
+        {comparison.category for comparison in comparisons if comparison.category is not None}
+    )
     return [
-        win_rate([one for one in comparisons if one.category == each], name=name, category=each)
+        win_rate(
+            [comparison for comparison in comparisons if comparison.category == each],
+            name=name,
+            category=each,
+        )
         for each in categories
     ]
 
@@ -84,7 +90,9 @@ def length_controlled_win_rate(
     Raises: ValueError if there is no comparison.
     """
     preferences_P = _preferences(comparisons, name)
-    difference_P = np.array([one.first_length - one.second_length for one in comparisons])
+    difference_P = np.array(
+        [comparison.first_length - comparison.second_length for comparison in comparisons]
+    )
     spread = float(difference_P.std())
     feature_P = np.tanh(difference_P / spread) if spread > 0 else np.zeros_like(difference_P)
     count = len(preferences_P)
@@ -142,7 +150,9 @@ def fit_at_equal_lengths(
 def _preferences(comparisons: Sequence[ComparedAnswers], name: str) -> np.ndarray:
     if not comparisons:
         raise ValueError(f"{name}: there is no prompt that both sides were judged on")
-    preferences_P = np.array([one.preference for one in comparisons], dtype=np.float64)
+    preferences_P = np.array(
+        [comparison.preference for comparison in comparisons], dtype=np.float64
+    )
     assert ((preferences_P >= 0) & (preferences_P <= 1)).all(), "a preference is a share"
     return preferences_P
 

@@ -93,10 +93,10 @@ def habits(answers: Sequence[Answer], thought_format: ThoughtFormat) -> Habits:
     phrases = [_words(phrase) for phrase in FORMAT_PHRASES]
     markers = Markers(thought_format.markers)
     found = Habits(draft_copied=[], mentions_format=[], empty=[], runaway=[])
-    for one in answers:
-        parsed = one.parsed
+    for answer in answers:
+        parsed = answer.parsed
         found.runaway.append(
-            parsed.status is ParseStatus.NO_RESPONSE and one.completion.finish_reason == "length"
+            parsed.status is ParseStatus.NO_RESPONSE and answer.completion.finish_reason == "length"
         )
         if parsed.response is None or parsed.thought is None:
             continue

@@ -63,7 +63,9 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
             attempts=attempts,
             versions=attempts[-1]["versions"] | {"python": attempts[-1]["python"]},
             digests=list(run_facts.digests(recipe, arm, policy)),
-            weights=[(one.name, sha256_file(one)) for one in sorted(folder.glob("*.safetensors"))],
+            weights=[
+                (path.name, sha256_file(path)) for path in sorted(folder.glob("*.safetensors"))
+            ],
         )
     )
 

@@ -107,9 +107,9 @@ def _rows(ref: StageRef, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[st
     prompts = {one.prompt_id: one for one in ref.prompts("train")}
     wanted = {pair.prompt_id for pair in pairs}
     texts = {
-        (one.prompt_id, one.sample_index): one.completion.text
-        for one in read_records(ref.beside("rollouts"), Rollout)
-        if one.prompt_id in wanted
+        (record.prompt_id, record.sample_index): record.completion.text
+        for record in read_records(ref.beside("rollouts"), Rollout)
+        if record.prompt_id in wanted
     }
     for pair in pairs:
         prompt = prompts[pair.prompt_id]
@@ -179,7 +179,7 @@ def _card(refs: list[StageRef], rendered: Counter[str]) -> str:
         seed=run_facts.seed_name(recipe),
         judge=run_facts.judge_name(recipe),
         sources=run_facts.source_names(recipe),
-        stages=[(one.index, read_manifest(one.folder)) for one in refs],
+        stages=[(ref.index, read_manifest(ref.folder)) for ref in refs],
         rows=rendered.total(),
         same=rendered["same"],
         longer=rendered["longer"],

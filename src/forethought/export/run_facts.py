@@ -90,7 +90,7 @@ def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
             row[stage] = dict(read_manifest(ref.folder).counts)
         scores = row["selection"]["scores"]
         chosen = row["selection"]["chosen_epoch"]
-        row["score"] = next((one["score"] for one in scores if one["epoch"] == chosen), None)
+        row["score"] = next((score["score"] for score in scores if score["epoch"] == chosen), None)
         rows.append(row)
     return rows
 
@@ -101,7 +101,9 @@ def measures(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
     for ref in sealed_measures(recipe):
         if (ref.arm, ref.index) == (arm, policy):
             results: Any = read_manifest(ref.folder).counts.get("results", [])
-            rows += [{"measure": ref.stage} | one for one in results if one["category"] is None]
+            rows += [
+                {"measure": ref.stage} | result for result in results if result["category"] is None
+            ]
     return rows
 
 

@@ -93,7 +93,7 @@ class Mixture:
                 reason = f"{answer.judge}: {answer.reason}"
                 return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
             judgements.append(answer)
-        scores, reason = _averaged([one.scores for one in judgements], weights)
+        scores, reason = _averaged([judgement.scores for judgement in judgements], weights)
         if reason is not None:
             return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
         evidence: list[dict[str, Any]] = [
@@ -105,7 +105,7 @@ class Mixture:
             judge=self.name,
             scores=scores,
             evidence=json.dumps(evidence, ensure_ascii=False),
-            missing=sum(one.missing for one in judgements),
+            missing=sum(judgement.missing for judgement in judgements),
         )
 
     def _unroutable(self, prompt: Prompt) -> Unjudged:

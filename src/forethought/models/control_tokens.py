@@ -62,5 +62,5 @@ def _break(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str] | None:
-    longest_first = sorted((one for one in tokens if len(one) > 1), key=len, reverse=True)
+    longest_first = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

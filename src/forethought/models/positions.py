@@ -27,9 +27,9 @@ ORIGINAL = "original_max_position_embeddings"
 def original_length(config: Any) -> int | None:
     """Longest sequence that longrope reads with its short factors; `None` for other models."""
     found = [
-        int(one[ORIGINAL])
-        for one in _parameters(config.get_text_config())
-        if one.get("rope_type") == "longrope"
+        int(parameter[ORIGINAL])
+        for parameter in _parameters(config.get_text_config())
+        if parameter.get("rope_type") == "longrope"
     ]
     return min(found, default=None)
 

@@ -85,7 +85,9 @@ def as_turns(
     `also` names more strings to break.
     """
     tokens = (*control_tokens(tokenizer), *also)
-    return [{"role": one.role, "content": broken(one.content, tokens)} for one in messages]
+    return [
+        {"role": message.role, "content": broken(message.content, tokens)} for message in messages
+    ]
 
 
 def decode(
@@ -101,7 +103,7 @@ def decode(
     shown = bool(kept) and not set(kept).isdisjoint(ids)
     if shown:
         special = _special_ids(tokenizer)
-        ids = [one for one in ids if one in kept or one not in special]
+        ids = [id_ for id_ in ids if id_ in kept or id_ not in special]
     text = tokenizer.decode(ids, skip_special_tokens=not shown, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
@@ -135,10 +137,10 @@ def marker_tokens(tokenizer: PreTrainedTokenizerBase, markers: Sequence[str]) ->
         ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
         tokens = tokenizer.added_tokens_decoder
         known[wanted] = {
-            tokens[one].content: one
-            for one in sorted(_special_ids(tokenizer) & tokens.keys())
-            if one not in ends
-            and any(tokens[one].content.strip() in marker for marker in all_markers)
+            tokens[id_].content: id_
+            for id_ in sorted(_special_ids(tokenizer) & tokens.keys())
+            if id_ not in ends
+            and any(tokens[id_].content.strip() in marker for marker in all_markers)
         }
     return known[wanted]
 

@@ -89,7 +89,7 @@ def weight_files(name: Named) -> Files | None:
     if (adapter := loading.find_adapter(name)) is not None:
         files = [*adapter.folder.glob("*.safetensors"), *_whole(adapter.base)]
     stats = [path.stat() for path in files]
-    found = frozenset((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+    found = frozenset((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
     return found or None
 
 

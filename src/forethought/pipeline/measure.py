@@ -96,7 +96,7 @@ def compare_two(
     """
     names = (first, second)
     runs = [find_run_policy(name) for name in names]
-    part = _part("win_rate", request, next((one for one in runs if one is not None), None))
+    part = _part("win_rate", request, next((run for run in runs if run is not None), None))
     judge = part.judge
     if judge is None:
         raise ValueError(
@@ -182,7 +182,7 @@ def _contender(
     if not _is_file_of_outputs(word):
         return Contender(name=word, policy=_policy(word, found, part), answers=None)
     wanted = {prompt.prompt_id for prompt in prompts}
-    answers = tuple(one for one in read_outputs(Path(word)) if one.prompt_id in wanted)
+    answers = tuple(output for output in read_outputs(Path(word)) if output.prompt_id in wanted)
     return Contender(name=word, policy=None, answers=answers)
 
 

@@ -297,7 +297,9 @@ def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) ->
     messages = prompt.messages
     if part.sampling.is_server:
         # The server's tokenizer is not at hand; other engines ask their own.
-        messages = tuple(replace(one, content=without_well_known(one.content)) for one in messages)
+        messages = tuple(
+            replace(message, content=without_well_known(message.content)) for message in messages
+        )
     return SampleRequest(
         prompt_id=prompt.prompt_id,
         messages=thought_format.apply(messages),
@@ -309,7 +311,7 @@ def _request(part: SamplePart, thought_format: ThoughtFormat, prompt: Prompt) ->
 
 
 def _outputs(thought_format: ThoughtFormat, sampled: SampledPrompt) -> list[dict[str, Any]]:
-    return [_output(thought_format, one) for one in sampled.completions]
+    return [_output(thought_format, completion) for completion in sampled.completions]
 
 
 def _output(thought_format: ThoughtFormat, completion: Completion) -> dict[str, Any]:

@@ -82,24 +82,24 @@ class Costs:
     @property
     def seconds(self) -> float:
         """Of all stages one after another."""
-        return sum(one.seconds for one in self.stages)
+        return sum(stage.seconds for stage in self.stages)
 
     @property
     def starting(self) -> float:
         """Of the seconds: until engines, judges and trainers begin."""
-        return sum(one.starts * one.effort.start for one in self.stages)
+        return sum(stage.starts * stage.effort.start for stage in self.stages)
 
     @property
     def disk(self) -> float:
         """What all stages leave, and the one that needs most meanwhile."""
-        left = sum(one.disk - one.effort.scratch for one in self.stages)
-        return left + max(one.effort.scratch for one in self.stages)
+        left = sum(stage.disk - stage.effort.scratch for stage in self.stages)
+        return left + max(stage.effort.scratch for stage in self.stages)
 
     @property
     def usd(self) -> float:
         """All devices for all seconds, and what servers ask."""
         cluster = self.setting.cluster
-        paid = sum(one.times * one.effort.usd for one in self.stages)
+        paid = sum(stage.times * stage.effort.usd for stage in self.stages)
         return paid + self.seconds / 3600 * cluster.gpus * cluster.device.price
 
 

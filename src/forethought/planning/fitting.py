@@ -51,9 +51,9 @@ def _too_large(stages: tuple[StageCost, ...], setting: Setting) -> dict[str, flo
     """Stages over the memory of a device, once each."""
     room = setting.cluster.device.memory * (1 - RESERVE)
     wrong: dict[str, float] = {}
-    for one in stages:
-        if one.effort.memory > room:
-            wrong[one.stage] = max(wrong.get(one.stage, 0), one.effort.memory)
+    for stage in stages:
+        if stage.effort.memory > room:
+            wrong[stage.stage] = max(wrong.get(stage.stage, 0), stage.effort.memory)
     return wrong
 
 
@@ -134,7 +134,7 @@ def _sampling_changes(setting: Setting) -> Iterator[Change]:
             yield f"sampling.rows={rows}", _with_sampling(recipe, rows=rows)
             rows //= 2
     if isinstance(sampling, VllmSampling):
-        prompt = max(one.prompt for one in setting.lengths.values())
+        prompt = max(length.prompt for length in setting.lengths.values())
         # Room for a prompt of several times the mean.
         least = 2 ** math.ceil(math.log2(4 * prompt + sampling.max_new_tokens))
         if least < (sampling.max_model_len or setting.shape.context or 0):

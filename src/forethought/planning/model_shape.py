@@ -151,7 +151,7 @@ def shape_of(name: str, fields: dict[str, Any]) -> ModelShape:
 
     Raises: ValueError if it is not a dense decoder's config.
     """
-    if any(fields.get(one) for one in EXPERTS):
+    if any(fields.get(expert) for expert in EXPERTS):
         raise ValueError(
             f"model: {name} is a mixture of experts, whose cost a config does not tell; plan with "
             "a dense model of the same number of active parameters"

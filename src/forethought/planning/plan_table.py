@@ -22,9 +22,9 @@ def cost_table(costs: Costs) -> Table:
         caption_justify="left",
     )
     stages = costs.stages
-    tokens = sum(one.times * one.effort.tokens for one in stages)
-    flops = sum(one.times * one.effort.flops for one in stages)
-    peak = max(one.effort.memory for one in stages)
+    tokens = sum(stage.times * stage.effort.tokens for stage in stages)
+    flops = sum(stage.times * stage.effort.flops for stage in stages)
+    peak = max(stage.effort.memory for stage in stages)
     table.add_column("stage", footer="in all", no_wrap=True)
     table.add_column("times", justify="right")
     table.add_column("GB per device", justify="right", footer=_gigabytes(peak))
@@ -34,18 +34,18 @@ def cost_table(costs: Costs) -> Table:
     table.add_column("FLOPs", justify="right", footer=f"{flops:.2g}")
     table.add_column("disk", justify="right", footer=_gigabytes(costs.disk))
     table.add_column("USD", justify="right", footer=f"{costs.usd:,.2f}")
-    for one in stages:
-        effort = one.effort
+    for stage in stages:
+        effort = stage.effort
         table.add_row(
-            " ".join(filter(None, [one.arm, one.stage])),
-            str(one.times),
+            " ".join(filter(None, [stage.arm, stage.stage])),
+            str(stage.times),
             _gigabytes(effort.memory) if effort.memory else "",
             duration(effort.seconds),
             effort.bound,
-            _number(one.times * effort.tokens) if effort.tokens else "",
-            f"{one.times * effort.flops:.2g}" if effort.flops else "",
-            _gigabytes(one.disk) if one.disk else "",
-            f"{_usd(costs, one):,.2f}",
+            _number(stage.times * effort.tokens) if effort.tokens else "",
+            f"{stage.times * effort.flops:.2g}" if effort.flops else "",
+            _gigabytes(stage.disk) if stage.disk else "",
+            f"{_usd(costs, stage):,.2f}",
         )
     return table
 
@@ -86,16 +86,16 @@ def cost_json(costs: Costs) -> dict[str, Any]:
         "model": asdict(costs.setting.shape) | {"parameters": costs.setting.shape.parameters},
         "lengths": {arm: asdict(one) for arm, one in costs.setting.lengths.items()},
         "stages": [
-            {"stage": one.stage, "arm": one.arm, "times": one.times}
-            | {"starts": one.starts, "kept": one.kept}
-            | {"memory_per_device": one.effort.memory}
+            {"stage": stage.stage, "arm": stage.arm, "times": stage.times}
+            | {"starts": stage.starts, "kept": stage.kept}
+            | {"memory_per_device": stage.effort.memory}
             | {
                 name: value
-                for name, value in asdict(one.effort).items()
+                for name, value in asdict(stage.effort).items()
                 if name not in ("memory", "usd")
             }
-            | {"usd": _usd(costs, one) / one.times}
-            for one in costs.stages
+            | {"usd": _usd(costs, stage) / stage.times}
+            for stage in costs.stages
         ],
         "seconds": costs.seconds,
         "starting": costs.starting,

@@ -62,7 +62,11 @@ class Task:
         """Finished work, with what is done of the work under way where that is counted alike."""
         if self.unit != "prompts":
             return self.done
-        shares = [one.prompts * one.done / one.outputs for one in self._drawings if one.outputs]
+        shares = [
+            drawing.prompts * drawing.done / drawing.outputs
+            for drawing in self._drawings
+            if drawing.outputs
+        ]
         return min(self.done + sum(shares), self.total)
 
     @property
@@ -74,9 +78,9 @@ class Task:
         seconds = max(time.monotonic() - self.started, 1e-9)
         tokens = max(self.tokens, self._heard)
         words = [f"{tokens / seconds:,.0f} tokens/s"] if tokens else []
-        if outputs := sum(one.outputs for one in self._drawings):
-            done = sum(one.done for one in self._drawings)
-            drawn = sum(one.tokens for one in self._drawings)
+        if outputs := sum(drawing.outputs for drawing in self._drawings):
+            done = sum(drawing.done for drawing in self._drawings)
+            drawn = sum(drawing.tokens for drawing in self._drawings)
             said = f", {drawn:,} tokens" if drawn else ""
             words.append(f"under way {done}/{outputs} outputs{said}")
         return "  ".join(words)

@@ -96,7 +96,7 @@ def _of_splits(source: DatasetPrompts, splits: Mapping[str, Dataset]) -> Dataset
             f"prompts: {source.name}, split {source.split!r} cannot be read ({error}); give a "
             "name, or a slice such as train[:100] or train[50%:]"
         ) from error
-    chosen = [splits[one.splitname].select(range(one.from_, one.to)) for one in parts]
+    chosen = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
     return concatenate_datasets(chosen)
 
 

@@ -129,7 +129,7 @@ def _warnings(runs: Sequence[RunData], labels: Sequence[str]) -> list[str]:
 
 
 def _test_prompts(run: RunData) -> set[str]:
-    return {one for arm in run.arms for policy in arm.policies for one in policy.prompt_scores}
+    return {score for arm in run.arms for policy in arm.policies for score in policy.prompt_scores}
 
 
 def _judge(run: RunData) -> Any:
@@ -180,9 +180,9 @@ def _measure_charts(
     """Charts of measures that two runs or more have, and why others are left out."""
     charts: list[Chart] = []
     excluded: list[str] = []
-    every = [one for run in runs for one in run.measures]
+    every = [measure for run in runs for measure in run.measures]
     for name in dict.fromkeys(one.measure for one in every):
-        own = [[one for one in run.measures if one.measure == name] for run in runs]
+        own = [[measure for measure in run.measures if measure.measure == name] for run in runs]
         if sum(bool(each) for each in own) < 2 or (name in BY_JUDGE and not comparable):
             continue
         setups = [_setup(each[0]) for each in own if each]
@@ -220,7 +220,7 @@ def _quantities(measured: Sequence[Measured], measure: str, scale: Scale) -> lis
     quantities = [quantity_of(name) for name in shown_names(measured)]
     if measure == "win_rate":
         own = " Each run's thought arm meets its own direct arm."
-        return [replace(one, caption=one.caption + own) for one in quantities]
+        return [replace(quantity, caption=quantity.caption + own) for quantity in quantities]
     return quantities
 
 

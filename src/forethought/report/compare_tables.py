@@ -68,16 +68,18 @@ def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:
         None if thought is None else thought.thought_tokens,
         None if either is None else either.response_tokens,
         run.seconds,
-        sum(one.device_seconds for one in run.costs) / 3600,
+        sum(cost.device_seconds for cost in run.costs) / 3600,
         sum(
-            one.rollouts.thought_tokens + one.rollouts.response_tokens
+            iteration.rollouts.thought_tokens + iteration.rollouts.response_tokens
             for arm in run.arms
-            for one in arm.iterations
-            if one.rollouts is not None
+            for iteration in arm.iterations
+            if iteration.rollouts is not None
         ),
     ]
-    judged = [one.judge for one in run.costs if one.judge is not None]
-    paid = [calls for one in run.costs for calls in (one.judge, one.sampling) if calls is not None]
+    judged = [cost.judge for cost in run.costs if cost.judge is not None]
+    paid = [
+        calls for cost in run.costs for calls in (cost.judge, cost.sampling) if calls is not None
+    ]
     row += [
         sum(one.calls for one in judged) if judged else None,
         sum(one.money for one in paid) if paid else None,
@@ -88,7 +90,7 @@ def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:
 def _last(arm: ArmData, run: RunData) -> PolicyScore | None:
     """The policy of the difference; the arm's last where there is none."""
     if run.difference is not None:
-        return next(one for one in arm.policies if one.policy == run.difference.policy)
+        return next(policy for policy in arm.policies if policy.policy == run.difference.policy)
     return arm.policies[-1] if arm.policies else None
 
 

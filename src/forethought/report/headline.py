@@ -66,7 +66,7 @@ def headline(run: RunData, scale: Scale) -> Headline:
         probe_sentence(run, scale),
         *(_unasked_sentence(arm) for arm in run.arms if arm.arm == "direct"),
     )
-    findings = tuple(one for one in sentences if one is not None)
+    findings = tuple(sentence for sentence in sentences if sentence is not None)
     difference = run.difference
     if difference is None:
         return Headline(
@@ -133,7 +133,7 @@ def _nothing_to_compare(run: RunData, scale: Scale) -> str:
         arm = run.arms[0]
         other = "direct" if arm.arm == "thought" else "thought"
         gain = ""
-        scored = [one.score for one in arm.policies if one.score is not None]
+        scored = [policy.score for policy in arm.policies if policy.score is not None]
         if len(scored) > 1:
             change = scored[-1].value - scored[0].value
             gain = (
@@ -235,7 +235,7 @@ def _win_rate_sentence(run: RunData) -> str | None:
 
 def _unasked_sentence(arm: ArmData) -> str | None:
     """How often the baseline thought, which it is not to do."""
-    found = [one for one in arm.policies if one.with_thought]
+    found = [policy for policy in arm.policies if policy.with_thought]
     if not found:
         return None
     counts = ", ".join(f"{one.with_thought} of policy {one.policy}" for one in found)

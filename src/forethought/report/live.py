@@ -98,7 +98,7 @@ def _refuse_other_folders(run: Path) -> None:
         raise ValueError(
             f"run: {run} is not a folder; give the run directory that `forethought run` writes"
         )
-    others = [one.name for one in run.iterdir() if one.name not in {"lock", "log"}]
+    others = [path.name for path in run.iterdir() if path.name not in {"lock", "log"}]
     if others and not (run / "config.json").is_file():
         raise ValueError(
             f"run: {run} holds no config.json, so it is not a run directory; give the one that "

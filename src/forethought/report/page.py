@@ -250,11 +250,11 @@ def _chart_json(chart: Chart, file: str) -> dict[str, Any]:
 
 
 def _shown(samples: Sequence[Samples]) -> ShownSamples:
-    limit = next((one.limit for one in samples if one.limit), "")
+    limit = next((sample.limit for sample in samples if sample.limit), "")
     return ShownSamples(
-        cases=sum(len(one.cases) for one in samples),
-        shown=sum(one.shown for one in samples),
-        total=sum(one.total for one in samples),
+        cases=sum(len(sample.cases) for sample in samples),
+        shown=sum(sample.shown for sample in samples),
+        total=sum(sample.total for sample in samples),
         limit=f"{limit} of each run" if limit and len(samples) > 1 else limit,
     )
 
@@ -275,8 +275,11 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
         label = "time so far" if run.missing else "run time"
         facts.append((label, duration(run.seconds)))
     if run.costs:
-        facts.append(("device time", duration(sum(one.device_seconds for one in run.costs))))
-    unjudged, unread = sum(one.unjudged for one in run.costs), sum(one.unread for one in run.costs)
+        facts.append(("device time", duration(sum(cost.device_seconds for cost in run.costs))))
+    unjudged, unread = (
+        sum(cost.unjudged for cost in run.costs),
+        sum(cost.unread for cost in run.costs),
+    )
     if unjudged:
         facts.append(("prompts the judge could not score", f"{unjudged:,}"))
     if unread:

@@ -20,7 +20,7 @@ def provenance_rows(run: RunData) -> list[tuple[str, str]]:
     if not attempts:
         return []
     rows = flat({key: item for key, item in attempts[-1].items() if key != "seconds"})
-    together = sum(one["seconds"] for one in attempts)
+    together = sum(attempt["seconds"] for attempt in attempts)
     return [*rows, ("attempts", f"{len(attempts)}, together {duration(together)}")]
 
 
@@ -49,11 +49,13 @@ def hashes_table(run: RunData) -> Chart | None:
     if prompts.sealed:
         rows.append(("prompts", "stage", read_manifest(prompts.folder).digest))
     for arm in run.arms:
-        for one in arm.iterations:
-            ref = StageRef(recipe=run.recipe, stage="selection", arm=arm.arm, index=one.number)
+        for iteration in arm.iterations:
+            ref = StageRef(
+                recipe=run.recipe, stage="selection", arm=arm.arm, index=iteration.number
+            )
             if not ref.sealed:
                 continue
-            name = f"{arm.arm} policy {one.number + 1}"
+            name = f"{arm.arm} policy {iteration.number + 1}"
             manifest = read_manifest(ref.folder)
             rows.append((name, "stage", manifest.digest))
             rows += [

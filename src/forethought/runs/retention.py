@@ -76,7 +76,8 @@ def _wanted(recipe: Recipe, chosen: list[StageRef]) -> set[int]:
 def _score(ref: StageRef) -> float | None:
     counts: Any = read_manifest(ref.folder).counts
     return next(
-        (one["score"] for one in counts["scores"] if one["epoch"] == counts["chosen_epoch"]), None
+        (count["score"] for count in counts["scores"] if count["epoch"] == counts["chosen_epoch"]),
+        None,
     )
 
 

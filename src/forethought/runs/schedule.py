@@ -71,7 +71,7 @@ def sealed_measures(recipe: Recipe) -> list[StageRef]:
         for arm in recipe.arms
         for policy in range(recipe.iterations + 1)
     )
-    return [one for one in measures if one.sealed]
+    return [measure for measure in measures if measure.sealed]
 
 
 def _tests(recipe: Recipe, policy: int, measures: list[StageRef]) -> Iterator[StageRef]:
@@ -80,7 +80,7 @@ def _tests(recipe: Recipe, policy: int, measures: list[StageRef]) -> Iterator[St
         # A judge that only compares needs the baseline first.
         for arm in sorted(recipe.arms, key=lambda arm: arm != recipe.baseline_arm):
             yield StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
-    yield from (one for one in measures if one.index == policy)
+    yield from (measure for measure in measures if measure.index == policy)
 
 
 def _measured_arms(recipe: Recipe, name: str) -> tuple[Arm, ...]:

@@ -112,10 +112,10 @@ class SplittingAnswerer:
                 "this model thinks without being asked to, so it cannot be asked not to think"
             )
         messages = [
-            replace(one, content=self._format.strip_thought(one.content))
-            if one.role == "assistant"
-            else one
-            for one in question.messages
+            replace(message, content=self._format.strip_thought(message.content))
+            if message.role == "assistant"
+            else message
+            for message in question.messages
         ]
         if not messages or messages[-1].role != "user":
             raise RefusedDrawError("a conversation must end with a user message to be answered")

@@ -152,9 +152,9 @@ class ThoughtFilter:
                 deltas.append(self._read(piece))
         self._held.clear()
         return AnswerDelta(
-            response="".join(one.response for one in deltas),
-            thought="".join(one.thought for one in deltas),
-            logprobs=tuple(entry for one in deltas for entry in one.logprobs),
+            response="".join(delta.response for delta in deltas),
+            thought="".join(delta.thought for delta in deltas),
+            logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
         )
 
     def _read(self, piece: Piece) -> AnswerDelta:

@@ -93,7 +93,7 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in epochs}
         worst = worst_score(judged.floor, [one for each in answers.values() for one in each])
         scores = {k: _mean_score(each, worst) for k, each in answers.items()}
-        asked = len({one.prompt_id for one in answers[epochs[0]]})
+        asked = len({answer.prompt_id for answer in answers[epochs[0]]})
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
         task.note = f"epoch {best} of {len(epochs)}, score {_shown(scores[best])}"
     _keep_policy(ref.beside("training") / f"epoch_{best}", stage.folder / "policy")
@@ -165,7 +165,7 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
         result = mean_result("test_score", list(scores.values()), ends=ends) if scores else None
         task.note = f"test score {_shown(result and result.value)}"
     left_out.say(stage, reporter)
-    statuses = Counter(str(one.parsed.status) for one in answers)
+    statuses = Counter(str(answer.parsed.status) for answer in answers)
     return {
         "test_score": result.value if result else None,
         "interval": list(result.interval) if result else None,
@@ -173,10 +173,10 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
         "scores": dict(scores),
         "statuses": dict(sorted(statuses.items())),
         "parse_failures": _failures(answers),
-        "with_thought": sum(bool(one.parsed.thought) for one in answers),
-        "thought_tokens": sum(one.thought_tokens for one in answers) / len(answers),
-        "response_tokens": sum(one.response_tokens for one in answers) / len(answers),
-        "attempts": sum(one.attempts for one in answers),
+        "with_thought": sum(bool(answer.parsed.thought) for answer in answers),
+        "thought_tokens": sum(answer.thought_tokens for answer in answers) / len(answers),
+        "response_tokens": sum(answer.response_tokens for answer in answers) / len(answers),
+        "attempts": sum(answer.attempts for answer in answers),
         "new_tokens": _tokens(answers),
         **left_out.counts(stage.folder),
         **judged.counts(),
@@ -212,7 +212,10 @@ class _Judged:
     def even(self, answers: Sequence[Answer]) -> list[Answer]:
         """The baseline's answers, which win half of their comparisons with themselves."""
         self._note(0.0, [], 0, None)
-        return [one if one.parsed.response is None else replace(one, score=0.5) for one in answers]
+        return [
+            answer if answer.parsed.response is None else replace(answer, score=0.5)
+            for answer in answers
+        ]
 
     def _note(
         self,
@@ -267,13 +270,13 @@ def _shown(score: float | None) -> str:
 
 def _failures(answers: Sequence[Answer]) -> float:
     """Share of prompts whose first output had no response, whatever later ones had."""
-    return sum(one.attempts > 1 or one.parsed.response is None for one in answers) / max(
+    return sum(answer.attempts > 1 or answer.parsed.response is None for answer in answers) / max(
         len(answers), 1
     )
 
 
 def _tokens(answers: Sequence[Answer]) -> int:
-    return sum(one.spent_tokens for one in answers)
+    return sum(answer.spent_tokens for answer in answers)
 
 
 def _keep_policy(checkpoint: Path, policy: Path) -> None:

@@ -47,7 +47,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
 
         stage.write_pieces("pairs", kept(), PreferencePair)
         stage.write_records("decisions", decisions, PairDecision)
-        count = sum(one.chosen_index is not None for one in decisions)
+        count = sum(decision.chosen_index is not None for decision in decisions)
         task.note = f"{count} pairs"
     return {"pairs": count, **pair_counts(decisions), **sums.summary()}
 

@@ -107,12 +107,12 @@ class _Counts:
 
     def add(self, rollouts: Sequence[Rollout]) -> int:
         """Count a part; returns its new tokens."""
-        tokens = sum(len(one.completion.token_ids) for one in rollouts)
+        tokens = sum(len(rollout.completion.token_ids) for rollout in rollouts)
         self.new_tokens += tokens
-        self.statuses.update(str(one.parsed.status) for one in rollouts)
-        self.thought_tokens += sum(one.response_start for one in rollouts)
-        self.response_tokens += sum(one.response_tokens for one in rollouts)
-        self.with_thought += sum(bool(one.parsed.thought) for one in rollouts)
+        self.statuses.update(str(rollout.parsed.status) for rollout in rollouts)
+        self.thought_tokens += sum(rollout.response_start for rollout in rollouts)
+        self.response_tokens += sum(rollout.response_tokens for rollout in rollouts)
+        self.with_thought += sum(bool(rollout.parsed.thought) for rollout in rollouts)
         return tokens
 
     @property

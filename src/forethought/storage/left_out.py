@@ -83,7 +83,7 @@ def placed(
     """With the place that each of the prompts came from, or its source and its first words."""
     if not unsampled:
         return []
-    known, named = places(), {one.prompt_id: one for one in prompts}
+    known, named = places(), {prompt.prompt_id: prompt for prompt in prompts}
     return [
         LeftOut(
             prompt_id=one.prompt_id,

@@ -81,7 +81,7 @@ def _arrow(hint: Any) -> pa.DataType:
 
 def _without_none(hint: Any) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
-        rest = [one for one in get_args(hint) if one is not type(None)]
+        rest = [arg for arg in get_args(hint) if arg is not type(None)]
         assert len(rest) == 1, f"{hint} has no single Arrow type"
         return rest[0]
     return hint
@@ -90,7 +90,7 @@ def _without_none(hint: Any) -> Any:
 def _encode_fields(records: Sequence[Any], record_type: type) -> list[pa.Array]:
     """A column per field; a record that is `None` has none."""
     return [
-        _encode([None if one is None else getattr(one, name) for one in records], hint)
+        _encode([None if record is None else getattr(record, name) for record in records], hint)
         for name, hint in _hints(record_type).items()
     ]
 
@@ -101,8 +101,8 @@ def _encode(values: Sequence[Any], hint: Any) -> pa.Array:
         columns = _encode_fields(values, hint)  # type: ignore[arg-type]
         return pa.StructArray.from_arrays(columns, fields=list(_arrow(hint)), mask=_missing(values))
     if get_origin(hint) is tuple:
-        lengths = (0 if one is None else len(one) for one in values)
-        items = list(chain.from_iterable(one for one in values if one is not None))
+        lengths = (0 if value is None else len(value) for value in values)
+        items = list(chain.from_iterable(value for value in values if value is not None))
         return pa.ListArray.from_arrays(
             pa.array(accumulate(lengths, initial=0), pa.int32()),
             _encode(items, get_args(hint)[0]),
@@ -113,7 +113,7 @@ def _encode(values: Sequence[Any], hint: Any) -> pa.Array:
 
 
 def _missing(values: Sequence[Any]) -> pa.Array | None:
-    missing = [one is None for one in values]
+    missing = [value is None for value in values]
     return pa.array(missing, pa.bool_()) if any(missing) else None
 
 
@@ -134,7 +134,7 @@ def _decode(column: pa.Array, hint: Any) -> list[Any]:
         return column.to_numpy().tolist()
     values = column.to_pylist()
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return [None if one is None else hint(one) for one in values]
+        return [None if value is None else hint(value) for value in values]
     return values
 
 

@@ -322,7 +322,9 @@ def sealed_parts(folder: Path, prefix: str = "") -> list[Part]:
     Raises: StageError if the stage is not sealed.
     """
     parts = read_manifest(folder).parts
-    return [one for one in parts if one.name.endswith(".parquet") and one.name.startswith(prefix)]
+    return [
+        part for part in parts if part.name.endswith(".parquet") and part.name.startswith(prefix)
+    ]
 
 
 def read_part(

@@ -50,11 +50,11 @@ class ThoughtFormat(ConfigModel):
             raise ValueError("response_starts_after: a format with thoughts needs it")
         for markers in (self.thought_starts_after, self.response_starts_after):
             fold = Markers(markers).fold
-            for one in markers:
-                if not one.strip():
+            for marker in markers:
+                if not marker.strip():
                     raise ValueError("a marker must contain more than white space")
-                if any(fold(one) in fold(other) for other in markers if other is not one):
-                    raise ValueError(f"marker {one!r} is contained in another marker")
+                if any(fold(marker) in fold(other) for other in markers if other is not marker):
+                    raise ValueError(f"marker {marker!r} is contained in another marker")
         return self
 
     @property

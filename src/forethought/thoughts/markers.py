@@ -78,12 +78,12 @@ class Markers:
     """
 
     def __init__(self, spellings: Sequence[str]) -> None:
-        self._patterns = [(re.compile(_pattern(one)), one) for one in spellings]
+        self._patterns = [(re.compile(_pattern(spelling)), spelling) for spelling in spellings]
         self._fold = {ord("’"): "'"}
-        for one in spellings:
-            letter = _first_letter(one)
+        for spelling in spellings:
+            letter = _first_letter(spelling)
             self._fold |= {ord(letter.upper()): letter.lower()} if letter else {}
-        self._folded = [self.fold(one) for one in spellings]
+        self._folded = [self.fold(spelling) for spelling in spellings]
 
     def fold(self, text: str) -> str:
         """The text with what counts as the same spelling made one; as long as it was."""
@@ -134,10 +134,10 @@ class Markers:
 def possible_start(text: str, markers: Sequence[str]) -> int:
     """Length of the longest end of `text` with which a marker could begin, 0 if there is none."""
     longest = 0
-    for one in markers:
-        start = text.find(one[0], max(len(text) - len(one) + 1, 0))
-        while start >= 0 and not one.startswith(text[start:]):
-            start = text.find(one[0], start + 1)
+    for marker in markers:
+        start = text.find(marker[0], max(len(text) - len(marker) + 1, 0))
+        while start >= 0 and not marker.startswith(text[start:]):
+            start = text.find(marker[0], start + 1)
         if start >= 0:
             longest = max(longest, len(text) - start)
     return longest

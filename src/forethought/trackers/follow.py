@@ -46,7 +46,7 @@ class Trackers:
     def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
         """Start a thread for each tracker of the recipe."""
         self._reporter = reporter
-        self._followers = [_Follower(one, recipe, reporter) for one in recipe.trackers]
+        self._followers = [_Follower(tracker, recipe, reporter) for tracker in recipe.trackers]
         for follower in self._followers:
             follower.start()
 

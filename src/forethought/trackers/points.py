@@ -51,7 +51,7 @@ METRICS: dict[str, tuple[str, ...]] = {
         "against_judge",
     ),
     "reference": ("pairs",),
-    "training": tuple(one.name for one in fields(StepLog) if one.name != "step"),
+    "training": tuple(field.name for field in fields(StepLog) if field.name != "step"),
     "trained": ("pairs", "left_out", "steps"),
     "epochs": ("score", "parse_failures"),
     "selection": ("chosen_epoch", "missing"),

@@ -93,14 +93,15 @@ def read_outputs(path: Path, instructions: Sequence[Instruction]) -> Outputs:
             f"{path}: generator is {', '.join(map(repr, list(names)[:5]))}; give one model's "
             "outputs alone"
         )
-    missing = [one.text for one in instructions if one.text not in outputs]
+    missing = [instruction.text for instruction in instructions if instruction.text not in outputs]
     if missing:
         raise ValueError(
             f"{path}: {len(missing)} of {len(instructions)} instructions have no output, the first "
             f"{missing[0]!r:.80}; give outputs for the whole evaluation set"
         )
     return Outputs(
-        generator=next(iter(names)), texts=tuple(outputs[one.text] for one in instructions)
+        generator=next(iter(names)),
+        texts=tuple(outputs[instruction.text] for instruction in instructions),
     )
 
 
@@ -168,11 +169,11 @@ def as_annotations(
     return ModelAnnotations(
         model=model.generator,
         baseline=baseline.generator,
-        preferences=tuple(one.preference for one in annotations),
+        preferences=tuple(annotation.preference for annotation in annotations),
         baseline_lengths=tuple(len(text or "") for text in baseline.texts),
         lengths=tuple(len(text or "") for text in model.texts),
         places=tuple(range(len(instructions))),
-        datasets=tuple(one.dataset for one in instructions),
+        datasets=tuple(instruction.dataset for instruction in instructions),
     )
 
 

@@ -141,8 +141,10 @@ class Annotator:
         Raises: ValueError if the server stays down, or its replies hold no preferences.
         """
         bodies = [
-            None if one.output_1 == one.output_2 else self._body(judge_messages(one))
-            for one in comparisons
+            None
+            if comparison.output_1 == comparison.output_2
+            else self._body(judge_messages(comparison))
+            for comparison in comparisons
         ]
         keys = [None if body is None else content_hash(["alpaca_eval", body]) for body in bodies]
         wanted = {
@@ -226,7 +228,7 @@ def _logprobs(reply: _AnnotatorReply) -> Outcome:
         return _Failed("the reply has no log-probabilities")
     if len(positions) != 1:
         return _Failed(f"the reply has {len(positions)} tokens, not the one that was asked for")
-    return {one.token: one.logprob for one in positions[0].top_logprobs}
+    return {logprob.token: logprob.logprob for logprob in positions[0].top_logprobs}
 
 
 def _checked(logprobs: dict[str, float]) -> Outcome:

@@ -146,12 +146,12 @@ def read_answers(path: Path, question_ids: Collection[str]) -> ModelAnswers:
             texts[record.question_id] = text
     if len(models) > 1:
         raise ValueError(f"{path} has answers of {_listed(models)}; give a file of one model")
-    if missing := [one for one in question_ids if one not in texts]:
+    if missing := [id_ for id_ in question_ids if id_ not in texts]:
         raise ValueError(
             f"{path} lacks an answer to {len(missing)} of {len(question_ids)} questions: "
             f"{_listed(missing)}; give answers and questions of the same release"
         )
-    return ModelAnswers(model=next(iter(models)), texts={one: texts[one] for one in question_ids})
+    return ModelAnswers(model=next(iter(models)), texts={id_: texts[id_] for id_ in question_ids})
 
 
 def read_labels(path: Path, question_ids: Collection[str] | None = None) -> list[ModelLabels]:
@@ -176,8 +176,12 @@ def score_file(
 
     Raises: ValueError that names what is wrong with a file and where, or a model without verdict.
     """
-    ids = None if questions is None else [one.question_id for one in read_questions(questions)]
-    return [score_labels(one, interval=interval) for one in read_labels(path, ids)]
+    ids = (
+        None
+        if questions is None
+        else [question.question_id for question in read_questions(questions)]
+    )
+    return [score_labels(label, interval=interval) for label in read_labels(path, ids)]
 
 
 def _from_judgments(path: Path) -> list[ModelLabels]:
@@ -225,7 +229,7 @@ def _two(where: str, labels: Sequence[str | None]) -> Games:
 def _refuse_other_questions(path: Path, found: ModelLabels, wanted: Collection[str]) -> None:
     missing = [one for one in wanted if one not in found.games]
     known = set(wanted)
-    unknown = [one for one in found.games if one not in known]
+    unknown = [game for game in found.games if game not in known]
     mistakes = (
         (missing, "questions have no labels"),
         (unknown, "labelled ones are no questions"),

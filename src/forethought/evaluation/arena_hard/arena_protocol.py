@@ -91,12 +91,12 @@ def play(judge: Sampler, matches: Sequence[Match]) -> list[tuple[Game, Game]]:
     prompt = load_prompt("arena_hard", "pairwise")
     requests = [
         SampleRequest(
-            prompt_id=one.question.prompt_id,
-            messages=prompt.messages(one.question, shown),
+            prompt_id=match.question.prompt_id,
+            messages=prompt.messages(match.question, shown),
             seeds=(0,),
         )
-        for one in matches
-        for shown in ((one.baseline, one.answer), (one.answer, one.baseline))
+        for match in matches
+        for shown in ((match.baseline, match.answer), (match.answer, match.baseline))
     ]
     verdicts = ask(judge, requests, read_label, prompt.finish)
     games = [_game(*each) for each in zip(requests, verdicts, strict=True)]

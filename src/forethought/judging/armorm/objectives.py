@@ -86,12 +86,14 @@ def explanation(evidence: str) -> Table:
     for row, name in enumerate(names):
         weights = (f"{responses[0][part][row]:.3f}" if responses else "" for part in PARTS[1:])
         cells = (
-            f"{one['rewards'][row]:.3f}{between}{one['rewards'][row] * one['weights'][row]:+.3f}"
-            for one in responses
+            f"{reward:.3f}{between}{reward * weight:+.3f}"
+            for reward, weight in (
+                (response["rewards"][row], response["weights"][row]) for response in responses
+            )
         )
         table.add_row(name, *weights, *cells)
     table.add_section()
-    table.add_row("score", "", "", *(f"{one['score']:.4g}" for one in responses))
+    table.add_row("score", "", "", *(f"{response['score']:.4g}" for response in responses))
     return table
 
 
@@ -99,8 +101,8 @@ def _read(evidence: str) -> tuple[list[str], list[dict[str, Any]]]:
     try:
         content = json.loads(evidence)
         names, responses = content["objectives"], content["responses"]
-        whole = all(len(one[part]) == len(names) for one in responses for part in PARTS)
-        if whole and all(isinstance(one["score"], float | int) for one in responses):
+        whole = all(len(response[part]) == len(names) for response in responses for part in PARTS)
+        if whole and all(isinstance(response["score"], float | int) for response in responses):
             return names, responses
     except (ValueError, KeyError, TypeError):
         pass

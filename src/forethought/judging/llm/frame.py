@@ -49,10 +49,10 @@ def delimiters(template: str) -> tuple[str, ...]:
 def touching(before: str, after: str, strings: Iterable[str]) -> str | None:
     """One of the strings that the text around a field holds in part, so that a content could
     complete it; `None` if there is none."""
-    for one in (*strings, *BRACKETS):
-        for cut in range(1, len(one)):
-            if before.endswith(one[:cut]) or after.startswith(one[cut:]):
-                return one
+    for string in (*strings, *BRACKETS):
+        for cut in range(1, len(string)):
+            if before.endswith(string[:cut]) or after.startswith(string[cut:]):
+                return string
     return None
 
 
@@ -82,7 +82,7 @@ def earlier_turns(messages: Sequence[Message], clean: Callable[[str], str]) -> s
     """
     if len(messages) == 1:
         return ""
-    turns = [f"{MARKS[one.role]}\n{clean(one.content)}\n\n" for one in messages[:-1]]
+    turns = [f"{MARKS[message.role]}\n{clean(message.content)}\n\n" for message in messages[:-1]]
     return "".join([*turns, LAST_MARK, "\n"])
 
 
@@ -90,7 +90,7 @@ def earlier_turns(messages: Sequence[Message], clean: Callable[[str], str]) -> s
 def _pattern(strings: tuple[str, ...], verdict: str) -> re.Pattern[str]:
     longest_first = sorted(strings, key=len, reverse=True)
     alternatives = [verdict, *map(_in_any_spelling, longest_first)]
-    return re.compile("|".join(f"(?:{one})" for one in alternatives), re.IGNORECASE)
+    return re.compile("|".join(f"(?:{alternative})" for alternative in alternatives), re.IGNORECASE)
 
 
 def _in_any_spelling(string: str) -> str:

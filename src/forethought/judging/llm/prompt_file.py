@@ -60,10 +60,10 @@ class PromptFile(ConfigModel):
     @field_validator("frame")
     @classmethod
     def _breakable(cls, strings: tuple[str, ...]) -> tuple[str, ...]:
-        for one in strings:
-            if len("".join(one.split())) < 2:
+        for string in strings:
+            if len("".join(string.split())) < 2:
                 raise ValueError(
-                    f"{one!r} is too short for a delimiter; use two characters or more"
+                    f"{string!r} is too short for a delimiter; use two characters or more"
                 )
         return strings
 

@@ -108,9 +108,9 @@ class Rating:
         missing, failure = 0, ""
         for text, answers in by_text.items():
             place = group.responses.index(text)
-            values = [one.value for one in answers if isinstance(one, Verdict)]
-            said = [one.said for one in answers if isinstance(one, Verdict)]
-            why = [one.reason for one in answers if isinstance(one, NoVerdict)]
+            values = [answer.value for answer in answers if isinstance(answer, Verdict)]
+            said = [answer.said for answer in answers if isinstance(answer, Verdict)]
+            why = [answer.reason for answer in answers if isinstance(answer, NoVerdict)]
             missing += len(why)
             if why:
                 failure = failure or f"response {place}: {why[0]}"

@@ -43,7 +43,7 @@ def next_round(order: Sequence[int], scores: Sequence[float], met: Set[Meeting])
 
     def cost(meetings: Sequence[Meeting]) -> tuple[int, float]:
         gaps = [scores[one] - scores[other] for one, other in meetings]
-        return sum(one in met for one in meetings), sum(gap * gap for gap in gaps)
+        return sum(meeting in met for meeting in meetings), sum(gap * gap for gap in gaps)
 
     meetings = [_meeting(*pair) for pair in list(pairwise(ranked))[::2]]
     while True:
@@ -52,11 +52,11 @@ def next_round(order: Sequence[int], scores: Sequence[float], met: Set[Meeting])
             for old in combinations(meetings, 2)
             for new in _exchanges(*old)
         ]
-        better = [one for one in exchanges if one[:2] < (0, -ROUNDING)]
+        better = [exchange for exchange in exchanges if exchange[:2] < (0, -ROUNDING)]
         if not better:
-            return [one for one in meetings if one not in met]
+            return [meeting for meeting in meetings if meeting not in met]
         _, _, old, new = min(better)
-        meetings = [one for one in meetings if one not in old] + new
+        meetings = [meeting for meeting in meetings if meeting not in old] + new
 
 
 def _exchanges(one: Meeting, other: Meeting) -> list[list[Meeting]]:

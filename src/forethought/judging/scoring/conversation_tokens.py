@@ -77,7 +77,7 @@ class Conversations:
         return encoded
 
     def _rendered(self, group: ResponseGroup) -> list[str]:
-        responses = [Message(role="assistant", content=one) for one in group.responses]
+        responses = [Message(role="assistant", content=response) for response in group.responses]
         messages = group.prompt.messages
         turns = as_turns(self.tokenizer, [*messages, *responses], also=THINK_TAGS)
         prompt, last_turns = turns[: len(messages)], turns[len(messages) :]

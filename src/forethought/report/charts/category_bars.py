@@ -112,8 +112,8 @@ def _largest(groups: Sequence[Bars], name: str) -> int:
 
 def _trace(group: Bars, order: Sequence[str], scale: Scale, signed: bool) -> Json:
     means = [group.by_category.get(name) for name in order]
-    values = [None if one is None else one.value * scale.factor for one in means]
-    up, down = zip(*(_whisker(one, scale) for one in means), strict=True)
+    values = [None if mean is None else mean.value * scale.factor for mean in means]
+    up, down = zip(*(_whisker(mean, scale) for mean in means), strict=True)
     whiskers = {
         "array": list(up),
         "arrayminus": list(down),
@@ -124,7 +124,7 @@ def _trace(group: Bars, order: Sequence[str], scale: Scale, signed: bool) -> Jso
     }
     form = f"%{{x:{'+' if signed else ''}.{scale.digits}f}}"
     unit = f" {scale.points}" if signed else scale.unit
-    counts = [0 if one is None else one.count for one in means]
+    counts = [0 if mean is None else mean.count for mean in means]
     return bars(
         group.name,
         values,

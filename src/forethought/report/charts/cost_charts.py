@@ -20,9 +20,11 @@ def cost_charts(run: RunData) -> list[Chart]:
     if not run.costs:
         return []
     charts = [_time(run), _devices(run)]
-    if any(one.steps or one.rollouts for arm in run.arms for one in arm.iterations):
+    if any(
+        iteration.steps or iteration.rollouts for arm in run.arms for iteration in arm.iterations
+    ):
         charts.append(_tokens(run))
-    if any(one.judge or one.sampling for one in run.costs):
+    if any(cost.judge or cost.sampling for cost in run.costs):
         charts.append(_calls(run))
     return charts
 
@@ -84,7 +86,7 @@ def _row_name(one: SpentOnStage, together: int, iterations: int) -> str:
 def _devices(run: RunData) -> Chart:
     found = _stages(run.costs)
     totals: dict[tuple[Arm, str], list[SpentOnStage]] = {
-        (arm, stage): [one for one in run.costs if (one.arm, one.stage) == (arm, stage)]
+        (arm, stage): [cost for cost in run.costs if (cost.arm, cost.stage) == (arm, stage)]
         for stage in found
         for arm in run.recipe.arms
     }
@@ -94,7 +96,7 @@ def _devices(run: RunData) -> Chart:
     traces = [
         bars(
             ARM_NAMES[arm],
-            [sum(one.device_seconds for one in totals[arm, stage]) / size for stage in found],
+            [sum(total.device_seconds for total in totals[arm, stage]) / size for stage in found],
             names,
             f"@{arm}",
             orientation="h",
@@ -128,7 +130,7 @@ def _devices(run: RunData) -> Chart:
 
 
 def _device_words(run: RunData) -> str:
-    most = max(one.devices for one in run.costs)
+    most = max(cost.devices for cost in run.costs)
     words = "Every stage is one process on one device: its GPU, or the CPU."
     if most > 1:
         words = (
@@ -136,7 +138,7 @@ def _device_words(run: RunData) -> str:
             "together, workers share the parts, or vLLM shares a model over GPUs: up to "
             f"{most} devices."
         )
-    if any(one.judge or one.sampling for one in run.costs):
+    if any(cost.judge or cost.sampling for cost in run.costs):
         words += " The devices of a server are not known and not counted."
     return words
 
@@ -144,13 +146,15 @@ def _device_words(run: RunData) -> str:
 def _tokens(run: RunData) -> Chart:
     rows: list[tuple[Cell, ...]] = []
     for arm in run.arms:
-        for one in arm.iterations:
-            trained = int(sum(step["tokens"] for step in one.steps)) if one.steps else None
+        for iteration in arm.iterations:
+            trained = (
+                int(sum(step["tokens"] for step in iteration.steps)) if iteration.steps else None
+            )
             sampled = (None, None)
-            if one.rollouts is not None:
-                sampled = (one.rollouts.thought_tokens, one.rollouts.response_tokens)
-            if one.steps or one.rollouts:
-                rows.append((ARM_NAMES[arm.arm], one.number, *sampled, trained))
+            if iteration.rollouts is not None:
+                sampled = (iteration.rollouts.thought_tokens, iteration.rollouts.response_tokens)
+            if iteration.steps or iteration.rollouts:
+                rows.append((ARM_NAMES[arm.arm], iteration.number, *sampled, trained))
     x = [[str(row[0]) for row in rows], [str(row[1]) for row in rows]]
     kinds = [
         ("sampled thought", "@stage-1", 2),
@@ -195,7 +199,7 @@ def _calls(run: RunData) -> Chart:
     )
     for stage in _stages(run.costs):
         for arm in run.recipe.arms:
-            own = [one for one in run.costs if (one.stage, one.arm) == (stage, arm)]
+            own = [cost for cost in run.costs if (cost.stage, cost.arm) == (stage, arm)]
             for kind, calls_of in kinds:
                 calls = [found for one in own if (found := calls_of(one)) is not None]
                 if calls:
@@ -241,16 +245,16 @@ def _calls_row(what: str, arm: Arm, calls: Sequence[Calls]) -> tuple[Cell, ...]:
     return (
         what,
         ARM_NAMES[arm],
-        sum(one.calls for one in calls),
-        sum(one.hits for one in calls),
-        sum(one.prompt_tokens for one in calls),
-        sum(one.completion_tokens for one in calls),
-        sum(one.money for one in calls),
+        sum(call.calls for call in calls),
+        sum(call.hits for call in calls),
+        sum(call.prompt_tokens for call in calls),
+        sum(call.completion_tokens for call in calls),
+        sum(call.money for call in calls),
     )
 
 
 def _stages(costs: Sequence[SpentOnStage]) -> list[str]:
-    return [stage for stage in STAGES if any(one.stage == stage for one in costs)]
+    return [stage for stage in STAGES if any(cost.stage == stage for cost in costs)]
 
 
 def _bar_layout(title: str, barmode: str) -> Json:

@@ -207,7 +207,9 @@ def _category_charts(run: RunData, name: str) -> list[Chart]:
 
 def _token_charts(run: RunData) -> list[Chart]:
     """What each side of the head to head spent: thinking is to be paid for like anything else."""
-    spent = [one for one in run.measures if one.measure == "win_rate" and one.tokens]
+    spent = [
+        measure for measure in run.measures if measure.measure == "win_rate" and measure.tokens
+    ]
     series = [
         Series(
             name=words,

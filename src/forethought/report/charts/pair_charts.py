@@ -40,9 +40,9 @@ OUTCOMES = {
 def pair_charts(run: RunData, scale: Scale) -> list[Chart]:
     """Charts of what was sampled and paired; those without any data are left out."""
     charts: list[Chart] = []
-    if any(one.rollouts for arm in run.arms for one in arm.iterations):
+    if any(iteration.rollouts for arm in run.arms for iteration in arm.iterations):
         charts.append(_failures(run))
-    if any(one.pairs for arm in run.arms for one in arm.iterations):
+    if any(iteration.pairs for arm in run.arms for iteration in arm.iterations):
         # A judge that only compares gives pairs its own scores, not shares of wins.
         margins = RAW if run.recipe.judge.is_relative else scale
         charts += [_pair_lengths(run), _pair_margins(run, margins), _outcomes(run)]
@@ -90,7 +90,11 @@ def _pair_lengths(run: RunData) -> Chart:
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     for arm in run.arms:
-        done = [(one.number, one.pairs) for one in arm.iterations if one.pairs is not None]
+        done = [
+            (iteration.number, iteration.pairs)
+            for iteration in arm.iterations
+            if iteration.pairs is not None
+        ]
         x = [number for number, _ in done]
         name = ARM_NAMES[arm.arm]
         hover = "%{y:.1f} tokens"
@@ -132,16 +136,16 @@ def _pair_margins(run: RunData, scale: Scale) -> Chart:
         x: list[int] = []
         means: list[float] = []
         quartiles: list[tuple[float, float, float]] = []
-        for one in arm.iterations:
-            pairs = one.pairs
+        for iteration in arm.iterations:
+            pairs = iteration.pairs
             if pairs is None or pairs.margin is None or pairs.margin_quartiles is None:
                 continue
             low, middle, high = (end * scale.factor for end in pairs.margin_quartiles)
-            x.append(one.number)
+            x.append(iteration.number)
             means.append(pairs.margin * scale.factor)
             quartiles.append((low, middle, high))
             shown = (means[-1], low, middle, high, pairs.judged_pairs)
-            rows.append((ARM_NAMES[arm.arm], one.number, *shown))
+            rows.append((ARM_NAMES[arm.arm], iteration.number, *shown))
         if len(x) > 1:
             lows, _, highs = zip(*quartiles, strict=True)
             traces.append(band(arm.arm, x, lows, highs))
@@ -204,7 +208,7 @@ def _outcomes(run: RunData) -> Chart:
 def _places(
     run: RunData, has: Callable[[IterationData], bool]
 ) -> list[tuple[ArmData, IterationData]]:
-    return [(arm, one) for arm in run.arms for one in arm.iterations if has(one)]
+    return [(arm, iteration) for arm in run.arms for iteration in arm.iterations if has(iteration)]
 
 
 def _arm_and_iteration(places: Sequence[tuple[ArmData, IterationData]]) -> list[list[str]]:

@@ -56,7 +56,7 @@ def scale_of(run: RunData) -> Scale:
     """Per cent where scores are shares, of right answers or of wins; others stay as they are."""
     if run.recipe.judge.is_relative:
         return PERCENT
-    means = [one.score for arm in run.arms for one in arm.policies]
+    means = [policy.score for arm in run.arms for policy in arm.policies]
     shares = all(0 <= mean.value <= 1 for mean in means if mean is not None)
     return PERCENT if run.recipe.judge.grades and shares else RAW
 
@@ -69,7 +69,7 @@ def score_charts(run: RunData, scale: Scale) -> list[Chart]:
     charts += [
         policy_chart(quantity, test_series(run, quantity.key)) for quantity in TEST_QUANTITIES
     ]
-    if any(one.gains for arm in run.arms for one in arm.policies):
+    if any(policy.gains for arm in run.arms for policy in arm.policies):
         charts.append(_categories(run, scale))
     return charts
 
@@ -92,7 +92,8 @@ def score_series(run: RunData) -> list[Series]:
     """Test scores, a line for each arm."""
     return [
         _arm_series(
-            arm.arm, [(one.policy, one.score) for one in arm.policies if one.score is not None]
+            arm.arm,
+            [(policy.policy, policy.score) for policy in arm.policies if policy.score is not None],
         )
         for arm in run.arms
     ]
@@ -104,8 +105,8 @@ def test_series(run: RunData, key: str) -> list[Series]:
         _arm_series(
             arm.arm,
             [
-                (one.policy, Mean(value=_test_value(one, key), interval=None, count=0))
-                for one in arm.policies
+                (policy.policy, Mean(value=_test_value(policy, key), interval=None, count=0))
+                for policy in arm.policies
             ],
         )
         for arm in run.arms

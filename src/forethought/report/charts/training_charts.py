@@ -202,7 +202,7 @@ def _curve(
     arm: ArmData, steps: Sequence[LogEntry], values: list[float], dash: str, name: str
 ) -> list[Json]:
     """The mean as a line; under it, faint, the values it was made of."""
-    x = [one["step"] for one in steps]
+    x = [step["step"] for step in steps]
     # What is drawn needs no more digits than a screen has; the table has all of them.
     values = [float(f"{value:.5g}") for value in values]
     shown = line(arm.arm, x, values, name=name, dash=dash, hover="step %{x}: %{y:.4g}")
@@ -231,9 +231,9 @@ def _view(arms: Sequence[ArmData], number: int, curves: Curves) -> ChartView:
         for stroke in curves.strokes:
             if arm.arm == "thought" or not stroke.thought_only:
                 name = ", ".join(filter(None, (ARM_NAMES[arm.arm], stroke.words)))
-                values = [_value(one, stroke) for one in steps]
+                values = [_value(step, stroke) for step in steps]
                 traces += _curve(arm, steps, values, stroke.dash, name)
-        rows += [_step_row(arm, one, curves.fields) for one in steps]
+        rows += [_step_row(arm, step, curves.fields) for step in steps]
     layout: Json = {"xaxis": _step_axis(), "yaxis": {"title": {"text": curves.axis}}}
     if curves.key == "accuracy":
         layout["yaxis"]["range"] = [0, 1.04]
@@ -262,8 +262,11 @@ def _selection_view(arms: Sequence[ArmData], number: int, scale: Scale) -> Chart
         selection = arm.iterations[number].selection
         if selection is None or not _has_scores(selection):
             continue
-        x = [one.epoch for one in selection.scores]
-        y = [None if one.score is None else one.score * scale.factor for one in selection.scores]
+        x = [score.epoch for score in selection.scores]
+        y = [
+            None if score.score is None else score.score * scale.factor
+            for score in selection.scores
+        ]
         hover = f"epoch %{{x}}: %{{y:.{scale.digits}f}}{scale.unit}"
         traces.append(line(arm.arm, x, y, hover=hover))
         chosen = x.index(selection.chosen_epoch)

@@ -99,8 +99,8 @@ def _measured(ref: StageRef) -> Measured:
     name, folder = ref.stage, ref.folder
     counts: dict[str, Any] = read_manifest(folder).counts
     results = tuple(
-        one if name in one.name else replace(one, name=f"{name}_{one.name}")
-        for one in _results(folder, counts)
+        result if name in result.name else replace(result, name=f"{name}_{result.name}")
+        for result in _results(folder, counts)
     )
     return Measured(
         measure=name,
@@ -123,10 +123,10 @@ def _results(folder: Path, counts: Mapping[str, Any]) -> list[EvaluationResult]:
             f"{folder / MANIFEST}: counts.results is not a list of figures:\n"
             f"{explain(error, list[EvaluationResult], 'counts.results')}\n{redo}"
         ) from error
-    for one in results:
-        if not math.isfinite(one.value):
+    for result in results:
+        if not math.isfinite(result.value):
             raise StageError(
-                f"{folder / MANIFEST}: counts.results: {one.name} is {one.value}, which is "
+                f"{folder / MANIFEST}: counts.results: {result.name} is {result.value}, which is "
                 f"no figure; {redo}"
             )
     return results

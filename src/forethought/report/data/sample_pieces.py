@@ -134,7 +134,7 @@ def _characters(case: Case) -> int:
     size = sum(len(message.content) for message in case.prompt.messages)
     for group in case.groups:
         size += len(group.evidence)
-        size += sum(len(one.thought or "") + len(one.text) for one in group.outputs)
+        size += sum(len(output.thought or "") + len(output.text) for output in group.outputs)
     return size
 
 
@@ -147,7 +147,7 @@ def _numbers(case: Case) -> list[Any]:
             group.chosen,
             group.rejected,
             _finite(group.margin),
-            [_output_numbers(one) for one in group.outputs],
+            [_output_numbers(output) for output in group.outputs],
         ]
         for group in case.groups
     ]
@@ -181,13 +181,13 @@ def _texts(cases: Sequence[Case]) -> dict[str, Any]:
 
     packed = [
         [
-            [[one.role, place(one.content)] for one in case.prompt.messages],
+            [[message.role, place(message.content)] for message in case.prompt.messages],
             place(case.prompt.reference),
             [
                 [
                     place(group.unjudged),
                     place(group.evidence or None),
-                    [[place(one.thought), place(one.text)] for one in group.outputs],
+                    [[place(output.thought), place(output.text)] for output in group.outputs],
                 ]
                 for group in case.groups
             ],

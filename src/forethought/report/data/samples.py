@@ -125,7 +125,7 @@ def _iterations(recipe: Recipe) -> Iterator[Source]:
             rollouts = StageRef(recipe=recipe, stage="rollouts", arm=arm, index=number)
             if rollouts.sealed:
                 folder = rollouts.folder.parent.absolute()
-                yield arm, number, folder, tuple(_digest(folder / one) for one in SHOWN_STAGES)
+                yield arm, number, folder, tuple(_digest(folder / stage) for stage in SHOWN_STAGES)
 
 
 def _evaluations(recipe: Recipe) -> Iterator[Source]:
@@ -146,12 +146,12 @@ def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samp
     if digest is None:
         return _samples([], 0, "")
     known = {
-        one.prompt_id: one
+        record.prompt_id: record
         for prefix in ("train", "test")
-        for one in read_records(prompts, Prompt, prefix)
+        for record in read_records(prompts, Prompt, prefix)
     }
-    rollouts = [one[:3] for one in sealed.iterations]
-    answers = [one[:3] for one in sealed.evaluations]
+    rollouts = [iteration[:3] for iteration in sealed.iterations]
+    answers = [evaluation[:3] for evaluation in sealed.evaluations]
     total = sum(count_rows(folder / "rollouts") for _, _, folder in rollouts)
     total += sum(count_rows(folder) for _, _, folder in answers)
     share = min(1.0, output_limit / total) if total else 1.0
@@ -271,8 +271,10 @@ def _sides(row: Mapping[str, Any]) -> dict[str, Any]:
 def _judgements(folder: Path) -> tuple[dict[str, ScoredGroup], dict[str, str]]:
     if not is_sealed(folder):
         return {}, {}
-    scored = {one.prompt_id: one for one in read_records(folder, ScoredGroup, "scored")}
-    unjudged = {one.prompt_id: one.reason for one in read_records(folder, Unjudged, "unjudged")}
+    scored = {record.prompt_id: record for record in read_records(folder, ScoredGroup, "scored")}
+    unjudged = {
+        record.prompt_id: record.reason for record in read_records(folder, Unjudged, "unjudged")
+    }
     return scored, unjudged
 
 
@@ -280,7 +282,9 @@ def _decisions(folder: Path) -> tuple[dict[str, PairDecision], dict[str, dict[st
     """What became of every prompt, and the numbers of its pair."""
     if not is_sealed(folder):
         return {}, {}
-    decisions = {one.prompt_id: one for one in read_records(folder, PairDecision, "decisions")}
+    decisions = {
+        record.prompt_id: record for record in read_records(folder, PairDecision, "decisions")
+    }
     columns = ["prompt_id", "margin"]
     for side in ("chosen", "rejected"):
         columns += [f"{side}.sample_index", f"{side}.shaped_score"]
@@ -301,7 +305,7 @@ def _shaped(
 def _shaped_sides(pair: Mapping[str, Any] | None) -> dict[int, float | None]:
     """Those that the pair itself carries."""
     sides = [pair["chosen"], pair["rejected"]] if pair else []
-    return {one["sample_index"]: one["shaped_score"] for one in sides}
+    return {side["sample_index"]: side["shaped_score"] for side in sides}
 
 
 def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> Iterator[tuple[str, Group]]:

@@ -97,7 +97,7 @@ def read_difference(
         mean = Mean(value=given["value"], interval=(low, high), count=given["count"])
         return Difference(policy=last, mean=mean)
     ours, theirs = by_arm["thought"][last].prompt_scores, by_arm["direct"][last].prompt_scores
-    values = [ours[one] - theirs[one] for one in sorted(ours.keys() & theirs.keys())]
+    values = [ours[our] - theirs[our] for our in sorted(ours.keys() & theirs.keys())]
     if not values:
         return None
     return Difference(policy=last, mean=mean_of(values, difference_ends(recipe.judge)))

@@ -97,9 +97,9 @@ def _places(recipe: Recipe) -> Iterator[tuple[str, StageRef]]:
                 yield ref.stage, ref
         for ref in evaluation_refs(recipe, arm):
             yield "evaluation", ref
-            for one in measures:
-                if (one.arm, one.index) == (arm, ref.index):
-                    yield "measures", one
+            for measure in measures:
+                if (measure.arm, measure.index) == (arm, ref.index):
+                    yield "measures", measure
 
 
 def _calls(counts: Mapping[str, Any], key: str) -> Calls | None:

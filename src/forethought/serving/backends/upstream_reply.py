@@ -259,9 +259,9 @@ def _cut(piece: Piece, total: int | None) -> Iterator[Piece]:
         yield replace(piece, text="", tokens=tokens - of_text, logprobs=())
     if not piece.text:
         return
-    if "".join(one.token for one in piece.logprobs) == piece.text:
-        for one in piece.logprobs:
-            yield replace(piece, text=one.token, tokens=1, logprobs=(one,), reasoning="")
+    if "".join(logprob.token for logprob in piece.logprobs) == piece.text:
+        for logprob in piece.logprobs:
+            yield replace(piece, text=logprob.token, tokens=1, logprobs=(logprob,), reasoning="")
         return
     count = max(min(of_text, len(piece.text)), 1)
     for index in range(count):

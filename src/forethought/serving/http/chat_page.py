@@ -36,8 +36,8 @@ def chat_page(model: str, *, may_show_thoughts: bool) -> str:
     return environment.get_template("chat.html").render(
         model=model,
         settings=settings,
-        scripts=[Markup(one) for one in scripts],
-        allowed=" ".join(f"'{_digest(one)}'" for one in scripts),
+        scripts=[Markup(script) for script in scripts],
+        allowed=" ".join(f"'{_digest(script)}'" for script in scripts),
     )
 
 

@@ -175,7 +175,7 @@ class ChatEndpoint:
                 answers[index].response.append(one.response)
                 answers[index].reasoning.append(one.thought)
                 answers[index].logprobs.extend(one.logprobs)
-        ends = [one.end for one in answers if one.end is not None]
+        ends = [answer.end for answer in answers if answer.end is not None]
         await out.whole(encoded(replies.completion(answers)))
         return ends
 
@@ -199,7 +199,7 @@ class ChatEndpoint:
                     ends.append(one)
                 else:
                     first.see(one)
-            await out.write(b"".join(_event(replies, one) for one in arrivals))
+            await out.write(b"".join(_event(replies, arrival) for arrival in arrivals))
         if chat.include_usage:
             await out.write(event(replies.usage_chunk(ends)))
         await out.write(DONE, last=True)

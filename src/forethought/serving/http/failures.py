@@ -82,7 +82,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _places(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(one.filename).name}:{one.lineno} {one.name}" for one in reversed(frames)]
+    places = [
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames)
+    ]
     return f"{type(error).__name__} at " + (", ".join(places) or "no line")
 
 

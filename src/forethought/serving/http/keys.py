@@ -127,9 +127,9 @@ def _check(name: str, rights: Collection[str]) -> None:
             f"key name {name!r}: give 1 to 64 letters, digits, dots, dashes or underscores, "
             "beginning with a letter or digit"
         )
-    for one in rights:
-        if one not in RIGHTS:
-            raise ValueError(f"right {one!r}: there is no such right; give {', '.join(RIGHTS)}")
+    for right in rights:
+        if right not in RIGHTS:
+            raise ValueError(f"right {right!r}: there is no such right; give {', '.join(RIGHTS)}")
 
 
 def _read(path: Path) -> tuple[_Key, ...]:

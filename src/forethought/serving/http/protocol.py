@@ -271,7 +271,7 @@ def _stops(asked: ChatRequest) -> tuple[str, ...]:
     stops = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     if len(stops) > STOPS:
         raise _wrong("stop", f"{len(stops)} strings; at most {STOPS} are allowed")
-    if any(not one or len(one) > STOP_LENGTH for one in stops):
+    if any(not stop or len(stop) > STOP_LENGTH for stop in stops):
         raise _wrong("stop", f"a stop string has 1 to {STOP_LENGTH} characters")
     return stops
 

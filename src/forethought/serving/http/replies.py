@@ -70,7 +70,7 @@ class Replies:
     def completion(self, answers: Sequence[Gathered]) -> Json:
         """The whole reply to a request that does not stream."""
         choices = [self._choice(index, one) for index, one in enumerate(answers)]
-        ends = [one.end for one in answers if one.end is not None]
+        ends = [answer.end for answer in answers if answer.end is not None]
         return {
             **self._head,
             "object": "chat.completion",

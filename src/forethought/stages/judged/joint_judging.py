@@ -116,7 +116,7 @@ def judge_sides(
 
 def worst_score(floor: float | None, answers: Sequence[Answer]) -> float | None:
     """What an answer without a response is worth; `None` if no scale is known at all."""
-    scores = [one.score for one in answers if one.score is not None]
+    scores = [answer.score for answer in answers if answer.score is not None]
     return floor if floor is not None else min(scores, default=None)
 
 
@@ -128,9 +128,9 @@ def prompt_scores(answers: Sequence[Answer], worst: float | None) -> dict[str, f
     by_prompt: dict[str, list[float]] = {}
     if worst is None:
         return {}
-    for one in answers:
-        if one.parsed.status is not ParseStatus.COMPLETE:
-            by_prompt.setdefault(one.prompt_id, []).append(worst)
-        elif one.score is not None:
-            by_prompt.setdefault(one.prompt_id, []).append(one.score)
+    for answer in answers:
+        if answer.parsed.status is not ParseStatus.COMPLETE:
+            by_prompt.setdefault(answer.prompt_id, []).append(worst)
+        elif answer.score is not None:
+            by_prompt.setdefault(answer.prompt_id, []).append(answer.score)
     return {prompt_id: sum(each) / len(each) for prompt_id, each in by_prompt.items()}

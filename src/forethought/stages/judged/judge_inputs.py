@@ -36,7 +36,7 @@ class JudgeInputs:
         candidates = [
             (
                 self._prompts[prompt_id],
-                {one["sample_index"]: one["parsed.response"] for one in outputs},
+                {output["sample_index"]: output["parsed.response"] for output in outputs},
             )
             for prompt_id, outputs in groupby(rows, key=lambda one: one["prompt_id"])
         ]

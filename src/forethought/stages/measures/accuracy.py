@@ -80,9 +80,11 @@ def measure(
                 stage.write_records(name, _graded(answers, prompts, config), Answer)
             answers = stage.read_records(name, Answer)
             results += _results(name, answers, prompts)
-            without_response[name] = sum(one.parsed.response is None for one in answers)
-            tokens += sum(one.spent_tokens for one in answers)
-        shown = [f"{one.name} {one.value:.1%}" for one in results if one.category is None]
+            without_response[name] = sum(answer.parsed.response is None for answer in answers)
+            tokens += sum(answer.spent_tokens for answer in answers)
+        shown = [
+            f"{result.name} {result.value:.1%}" for result in results if result.category is None
+        ]
         task.note = ", ".join(shown)
     counts: dict[str, Count] = {
         "results": as_counts(results),
@@ -113,7 +115,7 @@ def _graded(
     """Raises: ValueError if the verifier fails on a response; a failure is no wrong answer."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     with open_judge(VerifierJudge(function=config.verifier)) as judge:
-        parsed = [one for one in answers if one.parsed.response is not None]
+        parsed = [answer for answer in answers if answer.parsed.response is not None]
         groups = [
             ResponseGroup(prompt=by_id[one.prompt_id], responses=(one.parsed.response or "",))
             for one in parsed
@@ -126,20 +128,20 @@ def _graded(
                     f"{one.prompt_id}: {verdict.reason}"
                 )
             (scores[one.prompt_id],) = verdict.all_scores
-    return [replace(one, score=scores.get(one.prompt_id, 0.0)) for one in answers]
+    return [replace(answer, score=scores.get(answer.prompt_id, 0.0)) for answer in answers]
 
 
 def _results(
     name: str, answers: Sequence[Answer], prompts: Sequence[Prompt]
 ) -> list[EvaluationResult]:
-    right = {one.prompt_id: one.score == RIGHT for one in answers}
+    right = {answer.prompt_id: answer.score == RIGHT for answer in answers}
     categories = sorted({prompt.category for prompt in prompts if prompt.category is not None})
     found = [share_result(name, list(right.values()))]
     for category in categories:
         own = [
-            right[one.prompt_id]
-            for one in prompts
-            if one.category == category and one.prompt_id in right
+            right[prompt.prompt_id]
+            for prompt in prompts
+            if prompt.category == category and prompt.prompt_id in right
         ]
         if own:
             found.append(share_result(name, own, category=category))

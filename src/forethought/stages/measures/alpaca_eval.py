@@ -123,7 +123,7 @@ def _answers(
     reporter: Reporter,
 ) -> list[Answer | None]:
     """In the order of the evaluation set; `None` where the policy cannot be asked."""
-    prompts = [_prompt(one) for one in instructions]
+    prompts = [_prompt(instruction) for instruction in instructions]
     if not stage.has("answers"):
         with reporter.task(f"{subject.policy.name} alpaca_eval", len(prompts), "answers") as task:
             answers = answer_prompts(
@@ -139,7 +139,7 @@ def _answers(
                 },
             )
         stage.write_records("answers", answers, Answer)
-    by_id = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
+    by_id = {record.prompt_id: record for record in stage.read_records("answers", Answer)}
     return [by_id.get(prompt.prompt_id) for prompt in prompts]
 
 

@@ -86,7 +86,7 @@ def measure(
     """
     entries = _entries(stage, subject, config, reporter)
     model = subject.policy.name
-    _write_lines(stage, "answers.jsonl", [_answer_line(model, one) for one in entries])
+    _write_lines(stage, "answers.jsonl", [_answer_line(model, entry) for entry in entries])
     cache_file = subject.cache or stage.folder / SCRATCH / "judge.sqlite"
     with Cache(cache_file, account=subject.account) as cache:
         games = _games(subject, config, entries, cache, reporter)
@@ -103,7 +103,7 @@ def measure(
     score = score_labels(labels)
     published = score_labels(labels, interval="published")
     write_json(stage.folder / "scores.json", [score.as_json(), published.as_json()])
-    given = [one.answer for one in entries if one.answer is not None]
+    given = [entry.answer for entry in entries if entry.answer is not None]
     answered = [one for one in given if one.parsed.response is not None]
     return {
         "results": as_counts([score.as_result()]),
@@ -143,7 +143,7 @@ def _entries(
                 },
             )
         stage.write_records("answers", answers, Answer)
-    found = {one.prompt_id: one for one in stage.read_records("answers", Answer)}
+    found = {record.prompt_id: record for record in stage.read_records("answers", Answer)}
     return [
         _Entry(
             question=question,
@@ -250,18 +250,18 @@ def _judgment_line(
         "judge": config.judge.model,
         "games": [
             {
-                "user_prompt": one.user_prompt,
-                "judgment": one.judgment,
-                "score": one.label,
-                "reason": one.reason,
+                "user_prompt": game.user_prompt,
+                "judgment": game.judgment,
+                "score": game.label,
+                "reason": game.reason,
             }
-            for one in games
+            for game in games
         ],
     }
 
 
 def _write_lines(stage: Stage, name: str, records: Sequence[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_bytes(stage.folder / name, text.encode())
 
 

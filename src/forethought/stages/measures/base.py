@@ -84,7 +84,7 @@ def _policy_identity(policy: Policy) -> dict[str, Any]:
 def as_counts(results: Sequence[EvaluationResult]) -> list[Count]:
     """Results as a manifest keeps them; a figure of one prompt has no interval and is no result."""
     return [
-        asdict(one) | {"interval": list(one.interval)}
-        for one in results
-        if all(map(isfinite, one.interval))
+        asdict(result) | {"interval": list(result.interval)}
+        for result in results
+        if all(map(isfinite, result.interval))
     ]

@@ -70,7 +70,7 @@ def measure(
             )
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
-        task.advance(tokens=sum(one.spent_tokens for one in answers))
+        task.advance(tokens=sum(answer.spent_tokens for answer in answers))
         _draw_variants(stage, subject, config, prompts, answers, task)
         if not stage.has("half"):
             sides = {
@@ -93,7 +93,7 @@ def measure(
         "results": as_counts(results),
         "prompts": len(prompts),
         "probed": probed,
-        "without_response": sum(one.parsed.response is None for one in answers),
+        "without_response": sum(answer.parsed.response is None for answer in answers),
         **left_out.counts(stage.folder),
         "unread_verdicts": read_json(stage.folder / UNREAD),
         "new_tokens": sum(one.spent_tokens for each in (answers, *sides.values()) for one in each),
@@ -126,14 +126,14 @@ def _openings(policy: Policy, answers: Sequence[Answer]) -> dict[Variant, dict[s
     """
     tokenizer = load_tokenizer(policy.model.source)
     frames = {}
-    for one in answers:
-        if one.parsed.response is not None and one.parsed.thought is not None:
+    for answer in answers:
+        if answer.parsed.response is not None and answer.parsed.thought is not None:
             prefix = decode(
                 tokenizer,
-                one.completion.token_ids[: one.thought_tokens],
+                answer.completion.token_ids[: answer.thought_tokens],
                 policy.thought_format.markers,
             )
-            frames[one.prompt_id] = frame(prefix, one.parsed.thought)
+            frames[answer.prompt_id] = frame(prefix, answer.parsed.thought)
     if len(frames) < 2:
         raise ValueError(
             f"{policy.name}: {len(frames)} of {len(answers)} outputs have a response, and the "
@@ -166,7 +166,9 @@ def _after_openings(
         top_p=config.top_p,
         max_new_tokens=policy.sampling.max_new_tokens,
     )
-    messages = {one.prompt_id: policy.thought_format.apply(one.messages) for one in prompts}
+    messages = {
+        prompt.prompt_id: policy.thought_format.apply(prompt.messages) for prompt in prompts
+    }
     latest: dict[str, Answer] = {}
     refused: dict[str, Unsampled] = {}
     owed = list(openings)
@@ -218,7 +220,10 @@ def _answer(policy: Policy, rollout: Rollout, opening: _Opening, attempts: int) 
 
 def _with_worst(answers: Sequence[Answer], worst: float | None) -> list[Answer]:
     """Answers without a response have the worst score; those that could not be judged none."""
-    return [replace(one, score=worst) if one.parsed.response is None else one for one in answers]
+    return [
+        replace(answer, score=worst) if answer.parsed.response is None else answer
+        for answer in answers
+    ]
 
 
 def _results(
@@ -244,7 +249,7 @@ def _results(
         if not scores["own"].keys() & scores[variant].keys():
             continue
         results.append(paired_difference(name, scores["own"], scores[variant], ends=apart))
-        for each in sorted({category[one] or "" for one in scores["own"]} - {""}):
+        for each in sorted({category[score] or "" for score in scores["own"]} - {""}):
             own = {k: v for k, v in scores["own"].items() if category[k] == each}
             if own.keys() & scores[variant].keys():
                 rest = scores[variant]
@@ -262,7 +267,7 @@ def _results(
 
 
 def _note(results: Sequence[EvaluationResult]) -> str:
-    drop = next((one for one in results if one.name == "probe_drop_none"), None)
+    drop = next((result for result in results if result.name == "probe_drop_none"), None)
     if drop is None:
         return "nothing could be judged"
     low, high = drop.interval

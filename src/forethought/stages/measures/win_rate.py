@@ -146,7 +146,7 @@ def _answers(
             stage, contender.policy, config, match.prompts, part=side, places=match.places
         )
         stage.write_records(side, answers, Answer)
-    task.advance(tokens=sum(one.spent_tokens for one in answers))
+    task.advance(tokens=sum(answer.spent_tokens for answer in answers))
     return answers
 
 
@@ -208,8 +208,8 @@ def _best(drawn: Sequence[Answer], match: WinRateSetup) -> list[Answer]:
     judged = _judge(match, sides)
     by_prompt: dict[str, list[Answer]] = {}
     for answers in judged.answers.values():
-        for one in answers:
-            by_prompt.setdefault(one.prompt_id, []).append(one)
+        for answer in answers:
+            by_prompt.setdefault(answer.prompt_id, []).append(answer)
 
     def rank(one: Answer) -> tuple[bool, float, int]:
         score = -math.inf if one.score is None else one.score
@@ -236,8 +236,8 @@ def _compared(
     scored = {side: stage.read_records(part, Answer) for side, part in parts.items()}
     by_prompt: dict[str, dict[str, list[Answer]]] = {}
     for side, answers in scored.items():
-        for one in answers:
-            by_prompt.setdefault(one.prompt_id, {"first": [], "second": []})[side].append(one)
+        for answer in answers:
+            by_prompt.setdefault(answer.prompt_id, {"first": [], "second": []})[side].append(answer)
     comparisons: list[ComparedAnswers] = []
     missing: list[Count] = []
     for prompt in match.prompts:
@@ -290,15 +290,15 @@ def _comparison(
 
 
 def _mean_length(answers: Sequence[Answer]) -> float | None:
-    texts = [one.parsed.response for one in answers if one.parsed.response is not None]
+    texts = [answer.parsed.response for answer in answers if answer.parsed.response is not None]
     return sum(map(len, texts)) / len(texts) if texts else None
 
 
 def _mean_tokens(answers: Sequence[Answer]) -> float:
     """Tokens drawn per prompt, thoughts and every attempt included; 0 where they are not known."""
-    prompts = len({one.prompt_id for one in answers})
-    return sum(one.spent_tokens for one in answers) / max(prompts, 1)
+    prompts = len({answer.prompt_id for answer in answers})
+    return sum(answer.spent_tokens for answer in answers) / max(prompts, 1)
 
 
 def _unparsed(answers: Sequence[Answer]) -> int:
-    return sum(one.parsed.response is None for one in answers)
+    return sum(answer.parsed.response is None for answer in answers)
