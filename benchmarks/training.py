@@ -49,6 +49,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from forethought.config import TrainingConfig
+from forethought.models.number_types import product_type
 from forethought.training.batches import packed_tokens
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import StepLog
@@ -140,7 +141,7 @@ def run_trl(
             disable_tqdm=True,
             # Else the column of lengths is dropped before the sampler that groups by length.
             remove_unused_columns=False,
-            model_init_kwargs={"attn_implementation": attention} if attention else None,
+            model_init_kwargs=_loading(attention, options) if attention else None,
             **options,
         ),
         train_dataset=Dataset.from_list(rows),
@@ -158,11 +159,19 @@ def run_trl(
 Clock = Callable[[], float]
 
 
-def best_options(device_batch: int, batch_size: int, attention: str, grouped: bool) -> dict:
+def _loading(attention: str, options: dict[str, Any]) -> dict[str, Any]:
+    # Left alone, TRL loads a bfloat16 checkpoint's weights as they are.
+    kind = {} if options["bf16"] else {"dtype": "float32"}
+    return {"attn_implementation": attention} | kind
+
+
+def best_options(
+    device_batch: int, batch_size: int, attention: str, *, half: bool, grouped: bool = True
+) -> dict:
     return {
         "attention": attention,
         "sort": True,
-        "bf16": True,
+        "bf16": half,
         "gradient_checkpointing": False,
         "precompute_ref_log_probs": True,
         "per_device_train_batch_size": device_batch,
@@ -177,16 +186,27 @@ def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clo
     """TRL's fastest settings on one optimizer batch."""
     sample = pairs[: workload.batch_size]
     found = []
+
+    def measure(options: dict) -> None:
+        found.append((run_trl(model, sample, clock, **options).whole, len(found), options))
+
+    # Where the CPU has no kernels for bfloat16 it is many times slower; the grid is then float32's.
+    for half in (True, False):
+        few = pairs[:2]
+        options = best_options(1, 2, "sdpa", half=half)
+        found.append((run_trl(model, few, clock, **options).whole, len(found), options))
+    half = min(found)[2]["bf16"]
+    found.clear()
     for attention in ("sdpa", "eager"):
         for device_batch in workload.device_batches:
-            options = best_options(device_batch, workload.batch_size, attention, grouped=True)
-            found.append((run_trl(model, sample, clock, **options).whole, len(found), options))
+            measure(best_options(device_batch, workload.batch_size, attention, half=half))
     fastest = min(found)[2]
     ungrouped = fastest | {"train_sampling_strategy": "random"}
-    found.append((run_trl(model, sample, clock, **ungrouped).whole, len(found), ungrouped))
+    measure(ungrouped)
     for seconds, _, options in sorted(found)[:3]:
         print(
-            f"  TRL {seconds:6.2f} s for {len(sample)} pairs: {options['attention']}, "
+            f"  TRL {seconds:6.2f} s for {len(sample)} pairs: "
+            f"{'bfloat16' if options['bf16'] else 'float32'}, {options['attention']}, "
             f"{options['per_device_train_batch_size']} x {options['gradient_accumulation_steps']}, "
             f"{options['train_sampling_strategy']}"
         )
@@ -194,10 +214,12 @@ def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clo
 
 
 def matrix_rate(workload: Workload, clock: Clock) -> float:
-    """bfloat16 operations per second of this CPU on the workload's MLP product."""
+    """Operations per second of this CPU on the workload's MLP product, in bfloat16 where it has
+    that and else in float32."""
     inner = workload.mlp
-    left = torch.randn(4096, workload.hidden, dtype=torch.bfloat16)
-    right = torch.randn(workload.hidden, inner, dtype=torch.bfloat16)
+    products = product_type(torch.bfloat16, "cpu")
+    left = torch.randn(4096, workload.hidden, dtype=products)
+    right = torch.randn(workload.hidden, inner, dtype=products)
     rates = []
     for _ in range(20):
         start = clock()
@@ -284,8 +306,9 @@ def _print_runs(
     floor = (reference + training) / rate
     whole = statistics.median(run.whole for run in ours)
     print(
-        f"  floor: {(reference + training) / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s (bfloat16 "
-        f"products) = {floor:.2f} s; ours {whole:.2f} s, {floor / whole:.0%} utilisation"
+        f"  floor: {(reference + training) / 1e9:.0f} GFLOP at {rate / 1e9:.0f} GFLOP/s "
+        f"({product_type(torch.bfloat16, 'cpu')} products) = {floor:.2f} s; ours {whole:.2f} s, "
+        f"{floor / whole:.0%} utilisation"
     )
     print("  losses ours ", " ".join(f"{loss:.4f}" for loss in ours[0].losses))
     print("  losses TRL  ", " ".join(f"{loss:.4f}" for loss in best[0].losses))
