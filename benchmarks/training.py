@@ -15,6 +15,7 @@ With `--model` the pairs are two outputs of that model to each prompt of the fil
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import os
 import shutil
@@ -259,9 +260,15 @@ def peak_memory(ours: bool, pairs: list[PreferencePair], model: str, options: di
 
 
 def compare(
-    workload: Workload, pairs: list[PreferencePair], rounds: int, clock: Clock, memory: bool
+    workload: Workload,
+    pairs: list[PreferencePair],
+    rounds: int,
+    clock: Clock,
+    memory: bool,
+    with_defaults: bool,
 ) -> tuple[float, float]:
-    """Print one workload's numbers; the median ratios to TRL's best and to its defaults."""
+    """Print one workload's numbers; the median ratios to TRL's best and to its defaults, which is
+    NaN where these are left out."""
     print(f"\n{workload.name}: {workload.pairs} pairs in batches of {workload.batch_size}")
     folder = Path(tempfile.mkdtemp())
     model = make_model(workload, folder)
@@ -272,7 +279,7 @@ def compare(
         ours.append(run_ours(model, pairs, workload.batch_size, clock))
         best.append(run_trl(model, pairs, clock, **options))
         # Defaults are several times slower; their ratio needs fewer repetitions.
-        if turn < max(1, rounds - 1):
+        if with_defaults and turn < max(1, rounds - 1):
             defaults.append(run_trl(model, pairs, clock))
     rate = matrix_rate(workload, clock)
     _print_runs(workload, pairs, ours, best, defaults, rate)
@@ -282,8 +289,8 @@ def compare(
             print(f"  peak memory of a batch, {name:9s} {peak:6.0f} MiB")
     shutil.rmtree(folder)
     to_best = statistics.median(b.whole / a.whole for a, b in zip(ours, best, strict=True))
-    to_defaults = statistics.median(b.whole / a.whole for a, b in zip(ours, defaults, strict=False))
-    return to_best, to_defaults
+    ratios = [b.whole / a.whole for a, b in zip(ours, defaults, strict=False)]
+    return to_best, statistics.median(ratios) if ratios else math.nan
 
 
 def _print_runs(
@@ -295,6 +302,8 @@ def _print_runs(
     rate: float,
 ) -> None:
     for name, runs in (("ours", ours), ("TRL best", best), ("TRL default", defaults)):
+        if not runs:
+            continue
         whole = statistics.median(run.whole for run in runs)
         training = statistics.median(run.training for run in runs)
         print(
@@ -332,6 +341,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="JSONL file of prompts for it")
     parser.add_argument("--pairs", type=int, default=64, help="pairs of the real model")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--no-defaults", action="store_true", help="leave TRL's defaults out")
     arguments = parser.parse_args()
     _quiet()
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
@@ -345,7 +355,14 @@ def main() -> None:
         pairs = written_pairs(arguments.model, arguments.texts, arguments.pairs)
         given = [(real_workload(arguments.model, len(pairs)), pairs)]
     ratios = [
-        compare(workload, pairs, arguments.rounds, clock, not arguments.no_memory)
+        compare(
+            workload,
+            pairs,
+            arguments.rounds,
+            clock,
+            not arguments.no_memory,
+            not arguments.no_defaults,
+        )
         for workload, pairs in given
     ]
     print()
