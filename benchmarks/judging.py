@@ -353,8 +353,8 @@ def _print_agreement(
 ) -> None:
     """Largest differences beside the scores' spread."""
 
-    def apart(one: list[float], other: list[float]) -> float:
-        return max(abs(a - b) for a, b in zip(one, other, strict=True))
+    def apart(left: list[float], right: list[float]) -> float:
+        return max(abs(a - b) for a, b in zip(left, right, strict=True))
 
     print(
         f"  scores' deviation {statistics.stdev(exact):.4f}; in float32 apart by at most "

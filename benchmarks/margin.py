@@ -67,7 +67,9 @@ def main() -> None:
                     directory=Path(folder),
                     device="cpu",
                 )
-            shares = " ".join("none" if one is None else f"{one:.3f}" for one in result.margin_kept)
+            shares = " ".join(
+                "none" if share is None else f"{share:.3f}" for share in result.margin_kept
+            )
             print(f"{name:20} {kept_as:9} rate {config.learning_rate:.0e}  {shares}", flush=True)
 
 

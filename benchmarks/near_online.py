@@ -54,9 +54,11 @@ def compare(folder: Path, seeds: list[int]) -> None:
                 course = " ".join(f"{row['iteration']}: {row['test_score']:.3f}" for row in rows)
                 print(f"seed {seed} {name:<12} {arm:<8} {samples:,} samples   {course}", flush=True)
             print(f"seed {seed} {name:<12} {summary['seconds']} s")
-    for (name, arm), each in found.items():
-        mean = mean_result("mean", [sum(one.values()) / len(one) for one in each])
-        print(f"{name:<12} {arm:<8} mean of {len(each)} seeds {mean.value:.3f}")
+    for (name, arm), by_seed in found.items():
+        mean = mean_result(
+            "mean", [sum(by_prompt.values()) / len(by_prompt) for by_prompt in by_seed]
+        )
+        print(f"{name:<12} {arm:<8} mean of {len(by_seed)} seeds {mean.value:.3f}")
     for what, ours, theirs in (
         ("near-online - offline, thought", ("near-online", "thought"), ("offline", "thought")),
         ("near-online - offline, direct", ("near-online", "direct"), ("offline", "direct")),
@@ -71,12 +73,16 @@ def _difference(what: str, ours: list[dict[str, float]], theirs: list[dict[str, 
     by_seed = [
         {prompt: a[prompt] - b[prompt] for prompt in a} for a, b in zip(ours, theirs, strict=True)
     ]
-    pooled = [sum(one[prompt] for one in by_seed) / len(by_seed) for prompt in by_seed[0]]
+    pooled = [
+        sum(by_prompt[prompt] for by_prompt in by_seed) / len(by_seed) for prompt in by_seed[0]
+    ]
     prompts = mean_result("prompts", pooled)
-    seeds = mean_result("seeds", [sum(one.values()) / len(one) for one in by_seed])
+    seeds = mean_result(
+        "seeds", [sum(by_prompt.values()) / len(by_prompt) for by_prompt in by_seed]
+    )
     shown = "; ".join(
-        f"over {one.name} {100 * one.interval[0]:+.1f} to {100 * one.interval[1]:+.1f}"
-        for one in (prompts, seeds)
+        f"over {result.name} {100 * result.interval[0]:+.1f} to {100 * result.interval[1]:+.1f}"
+        for result in (prompts, seeds)
     )
     return f"{what}: {100 * prompts.value:+.1f} points (95 % {shown})"
 
@@ -129,7 +135,7 @@ def overhead(iterations: int, turns: int) -> None:
         for keep in (True, False):
             shares[keep].append(_one_run(keep, iterations))
     for keep, found in shares.items():
-        shown = " / ".join(f"{100 * one:.1f}" for one in found)
+        shown = " / ".join(f"{100 * share:.1f}" for share in found)
         print(
             f"keep_engines {keep}: overhead {shown} %, median {100 * statistics.median(found):.1f}"
         )
@@ -159,8 +165,11 @@ def _one_run(keep: bool, iterations: int) -> float:
         shutil.rmtree(folder)
     work = sum(clock.seconds.values())
     parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in clock.seconds.items())
-    each = whole / (iterations - 1)
-    print(f"keep_engines {keep}: {each:.2f} s an iteration; of {whole:.1f} s {parts}", flush=True)
+    per_iteration = whole / (iterations - 1)
+    print(
+        f"keep_engines {keep}: {per_iteration:.2f} s an iteration; of {whole:.1f} s {parts}",
+        flush=True,
+    )
     return 1 - work / whole
 
 

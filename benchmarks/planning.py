@@ -61,18 +61,19 @@ def main() -> None:
         recipe = load_recipe([*words, f"run={folder}/run", "launch.threads=1"])
         before = predict(recipe)
         measured = measure(recipe)
-        costs = min(before, predict(recipe), key=lambda one: one.seconds)
+        costs = min(before, predict(recipe), key=lambda plan: plan.seconds)
     rate = costs.setting.cluster.device.flops / 1e9
     print(f"torch {torch.__version__}, 1 thread, {rate:.0f} GFLOP/s, processor seconds")
     whole = near = 0.0
-    for one in costs.stages:
-        seconds = measured[one.stage, one.arm]
-        ratio = one.effort.seconds / seconds
-        whole += one.times * seconds
-        near += one.times * seconds * (abs(ratio - 1) <= NEAR)
-        name = " ".join(filter(None, [one.arm, one.stage]))
+    for stage in costs.stages:
+        seconds = measured[stage.stage, stage.arm]
+        ratio = stage.effort.seconds / seconds
+        whole += stage.times * seconds
+        near += stage.times * seconds * (abs(ratio - 1) <= NEAR)
+        name = " ".join(filter(None, [stage.arm, stage.stage]))
         print(
-            f"{name:20s} predicted {one.effort.seconds:7.2f} s  measured {seconds:7.2f} s  ", end=""
+            f"{name:20s} predicted {stage.effort.seconds:7.2f} s  measured {seconds:7.2f} s  ",
+            end="",
         )
         print(f"{ratio:5.2f}")
     print(

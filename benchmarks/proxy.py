@@ -126,7 +126,7 @@ def overhead(base: str, proxy: str, count: int) -> None:
             one_request(client, proxy)
         pairs = [(one_request(client, base), one_request(client, proxy)) for _ in range(count)]
     extra = sorted(1000 * (through - direct) for direct, through in pairs)
-    direct = 1000 * statistics.median(one for one, _ in pairs)
+    direct = 1000 * statistics.median(seconds for seconds, _ in pairs)
     p50, p99 = extra[len(extra) // 2], extra[int(len(extra) * 0.99)]
     print(
         f"{count} requests of {THOUGHT + RESPONSE} chunks: direct p50 {direct:.2f} ms; the proxy "

@@ -130,17 +130,17 @@ def _iteration(place: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> 
             prompt_id=prompt_id,
             judge="made up",
             sample_indices=tuple(range(SAMPLES)),
-            scores=tuple(writer.rng.gauss(0, 1) for _ in each),
+            scores=tuple(writer.rng.gauss(0, 1) for _ in rollouts),
             evidence="",
         )
-        for prompt_id, each in outputs.items()
+        for prompt_id, rollouts in outputs.items()
     ]
     scored = {group.prompt_id: group for group in groups}
     rules = PairsConfig()
     offers, possible = possible_pairs(outputs, scored, rules.rho)
     decisions = decide(offers, rules.max_unparsable, seed=0)
     pairs = list(chosen_pairs(possible, outcomes(decisions)))
-    every = [one for each in outputs.values() for one in each]
+    every = [rollout for rollouts in outputs.values() for rollout in rollouts]
     parts: dict[str, list[tuple[str, list[Any], type]]] = {
         "rollouts": [("part_00000", every, Rollout)],
         "judgements": [("scored_00000", groups, ScoredGroup)],
@@ -174,15 +174,15 @@ def _evaluation(folder: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -
     )
 
 
-def _answer(one: Rollout, score: float) -> Answer:
+def _answer(rollout: Rollout, score: float) -> Answer:
     return Answer(
-        prompt_id=one.prompt_id,
+        prompt_id=rollout.prompt_id,
         sample_index=0,
         attempts=1,
-        completion=one.completion,
-        parsed=one.parsed,
-        thought_tokens=one.response_start,
-        response_tokens=one.response_tokens,
+        completion=rollout.completion,
+        parsed=rollout.parsed,
+        thought_tokens=rollout.response_start,
+        response_tokens=rollout.response_tokens,
         score=score,
     )
 

@@ -331,7 +331,7 @@ def run_generate(
     batches = [ordered[i : i + size] for i in range(0, len(ordered), size)]
     cache = {"cache_implementation": "static"} if setting.cache == "static" else {}
 
-    def one(batch: list[list[int]]) -> int:
+    def generate(batch: list[list[int]]) -> int:
         width = max(map(len, batch))
         pad = tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in batch])
@@ -354,7 +354,7 @@ def run_generate(
 
     def run() -> Timing:
         start = clock()
-        tokens = sum(map(one, batches))
+        tokens = sum(map(generate, batches))
         return Timing(tokens=tokens, seconds=clock() - start)
 
     return run

@@ -89,7 +89,7 @@ def sample(model: ModelConfig, jobs: Jobs, rows: int, clock: Clock) -> float:
     ]
     with TransformersSampler.load(model, params=PARAMS, rows=rows) as sampler:
         start = clock()
-        results = [one_prompt(one) for one in sampler.sample(requests)]
+        results = [one_prompt(result) for result in sampler.sample(requests)]
         seconds = clock() - start
     return sum(len(result.completions[0].token_ids) for result in results) / seconds
 

@@ -62,9 +62,11 @@ def show_difference(runs: list[list[str]], policy: int) -> None:
     for words in runs:
         thought, direct = scores(words, "thought", policy), scores(words, "direct", policy)
         by_seed.append({prompt: thought[prompt] - direct[prompt] for prompt in thought})
-    pooled = [sum(each[p] for each in by_seed) / len(by_seed) for p in by_seed[0]]
+    pooled = [sum(by_prompt[p] for by_prompt in by_seed) / len(by_seed) for p in by_seed[0]]
     over_prompts = mean_result("over prompts", pooled)
-    over_seeds = mean_result("over seeds", [sum(each.values()) / len(each) for each in by_seed])
+    over_seeds = mean_result(
+        "over seeds", [sum(by_prompt.values()) / len(by_prompt) for by_prompt in by_seed]
+    )
     for result in (over_prompts, over_seeds):
         low, high = (100 * bound for bound in result.interval)
         print(

@@ -348,12 +348,12 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {arguments.clock} time, torch {torch.__version__}")
     chosen = {"quickstart": [QUICKSTART], "ultrafeedback": [ULTRAFEEDBACK]}
     workloads = chosen.get(arguments.workload, [QUICKSTART, ULTRAFEEDBACK])
-    given = [(one, make_pairs(one, one.pairs)) for one in workloads]
+    jobs = [(workload, make_pairs(workload, workload.pairs)) for workload in workloads]
     if arguments.model:
         if arguments.texts is None:
             parser.error("--model needs --texts")
         pairs = written_pairs(arguments.model, arguments.texts, arguments.pairs)
-        given = [(real_workload(arguments.model, len(pairs)), pairs)]
+        jobs = [(real_workload(arguments.model, len(pairs)), pairs)]
     ratios = [
         compare(
             workload,
@@ -363,7 +363,7 @@ def main() -> None:
             not arguments.no_memory,
             not arguments.no_defaults,
         )
-        for workload, pairs in given
+        for workload, pairs in jobs
     ]
     print()
     for best, defaults in ratios:

@@ -80,7 +80,7 @@ def real_workload(model: str, pairs: int) -> Workload:
         output=(0, 0),
         pairs=pairs,
         batch_size=min(16, pairs),
-        device_batches=tuple(one for one in (1, 2, 4, 8) if one <= min(16, pairs)),
+        device_batches=tuple(size for size in (1, 2, 4, 8) if size <= min(16, pairs)),
         model=model,
         inner=config.intermediate_size,
         heads=config.num_attention_heads * config.head_dim,
@@ -103,17 +103,17 @@ def written_pairs(model: str, texts: Path, count: int) -> list[PreferencePair]:
     params = SamplingParams(temperature=0.8, top_p=0.95, max_new_tokens=128)
     config = ModelConfig(path=model, dtype="bfloat16", device="cpu")
     with open_sampler(TransformersEngine(), model=config, params=params) as sampler:
-        drawn = [one_prompt(one) for one in sampler.sample(requests)]
+        drawn = [one_prompt(result) for result in sampler.sample(requests)]
     return [
         PreferencePair(
-            prompt_id=one.prompt_id,
-            prompt_token_ids=one.prompt_token_ids,
-            chosen=make_side(0, one.completions[0].token_ids),
-            rejected=make_side(1, one.completions[1].token_ids),
+            prompt_id=sampled.prompt_id,
+            prompt_token_ids=sampled.prompt_token_ids,
+            chosen=make_side(0, sampled.completions[0].token_ids),
+            rejected=make_side(1, sampled.completions[1].token_ids),
             kind="judged",
             margin=1.0,
         )
-        for one in drawn
+        for sampled in drawn
     ]
 
 

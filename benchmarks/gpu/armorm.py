@@ -122,8 +122,8 @@ def main() -> None:
             rate, expected = run_peer(peer, groups)
             theirs.append(rate)
         prompt, response = bench.size.prompt[0], bench.size.output[0]
-        one = outputs_after(prompt, response, SAMPLES, predicted=False)
-        flops = forward_flops(workload.shape(path), one) / SAMPLES
+        tokens = outputs_after(prompt, response, SAMPLES, predicted=False)
+        flops = forward_flops(workload.shape(path), tokens) / SAMPLES
         peak = workload.peak_flops(bench)
         workload.report(
             bench,

@@ -241,10 +241,10 @@ def choose(bench: Bench, model: str, pairs: list[PreferencePair]) -> tuple[int, 
         if device_batch > batch:
             continue
 
-        def one(size: int = device_batch, again: bool = checkpointing) -> float:
+        def trial(size: int = device_batch, again: bool = checkpointing) -> float:
             return workload.median(run_trl(bench, model, pairs[: 2 * batch], size, again).steps)
 
-        seconds = workload.fits(one)
+        seconds = workload.fits(trial)
         if seconds is not None:
             found.append((seconds, device_batch, checkpointing))
     if not found:

@@ -78,7 +78,7 @@ def run(recipe: Recipe) -> list[dict[str, Any]]:
         launch(ref, reporter)
         seconds = workload.now() - start
         counts = read_manifest(ref.folder).counts
-        brief = {name: one for name, one in counts.items() if isinstance(one, int | float)}
+        brief = {name: count for name, count in counts.items() if isinstance(count, int | float)}
         found.append({"stage": ref.stage, "seconds": seconds, "counts": brief})
     return found
 

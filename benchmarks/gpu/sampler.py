@@ -54,7 +54,7 @@ def run_ours(
     sampled = list(map(one_prompt, sampler.sample(requests)))
     seconds = workload.now() - start
     return (
-        sum(len(completion.token_ids) for each in sampled for completion in each.completions)
+        sum(len(completion.token_ids) for prompt in sampled for completion in prompt.completions)
         / seconds
     )
 
@@ -77,8 +77,8 @@ def run_generate(
     for first in range(0, len(ordered), size):
         batch = ordered[first : first + size]
         width = max(map(len, batch))
-        ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in batch])
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in batch])
+        ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in batch])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch])
         output = model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -104,10 +104,10 @@ def choose(bench: Bench, generate: Callable[[Setting, int], float]) -> Setting:
     found: list[tuple[float, Setting]] = []
     for setting in grid:
 
-        def one(which: Setting = setting) -> float:
+        def trial(which: Setting = setting) -> float:
             return generate(which, max(8, bench.size.limit // 8))
 
-        rate = workload.fits(one)
+        rate = workload.fits(trial)
         if rate is not None:
             found.append((rate, setting))
     if not found:

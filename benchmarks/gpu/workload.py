@@ -240,7 +240,7 @@ def lengths(size: tuple[int, int], count: int, seed: int) -> list[int]:
     variance = math.log(1 + (deviation / mean) ** 2)
     random = np.random.Generator(np.random.PCG64(seed))
     drawn = random.lognormal(math.log(mean) - variance / 2, math.sqrt(variance), size=count)
-    return [max(LEAST, int(one)) for one in drawn]
+    return [max(LEAST, int(length)) for length in drawn]
 
 
 def texts(size: tuple[int, int], count: int, seed: int) -> list[str]:

@@ -109,7 +109,7 @@ def alpaca_eval(
         scored = score_annotations(
             annotations, difficulty=difficulty, gamed=gamed, model=model, C=strength
         )
-        _show_models([score_json(one) for one in scored], reporter, as_json)
+        _show_models([score_json(score) for score in scored], reporter, as_json)
 
 
 @evaluate.command("arena-hard")
@@ -139,7 +139,7 @@ def arena_hard(
         from forethought.evaluation.arena_hard.arena_files import score_file
 
         scored = score_file(labels, interval=interval)
-        _show_models([one.as_json() for one in scored], reporter, as_json)
+        _show_models([score.as_json() for score in scored], reporter, as_json)
 
 
 def _given(policy: str | None, option: str) -> str:
@@ -202,21 +202,21 @@ def results_table(results: list[dict[str, Any]]) -> Table:
     table.add_column("category")
     for column in ("value", "95 % interval", "n"):
         table.add_column(column, justify="right", no_wrap=True)
-    ordered = sorted(results, key=lambda one: _first(results, one["name"]))
-    for one in ordered:
-        low, high = one["interval"]
+    ordered = sorted(results, key=lambda result: _first(results, result["name"]))
+    for result in ordered:
+        low, high = result["interval"]
         table.add_row(
-            one["name"],
-            one["category"] or "",
-            f"{one['value']:.3f}",
+            result["name"],
+            result["category"] or "",
+            f"{result['value']:.3f}",
             f"[{low:.3f}, {high:.3f}]",
-            str(one["count"]),
+            str(result["count"]),
         )
     return table
 
 
 def _first(results: list[dict[str, Any]], name: str) -> int:
-    return next(index for index, one in enumerate(results) if one["name"] == name)
+    return next(index for index, result in enumerate(results) if result["name"] == name)
 
 
 def _brief(value: Any) -> str:
@@ -229,8 +229,8 @@ def _rounded(value: Any) -> Any:
         case float():
             return round(value, 4)
         case list() | tuple():
-            return [_rounded(one) for one in value]
+            return [_rounded(item) for item in value]
         case dict():
-            return {key: _rounded(one) for key, one in value.items()}
+            return {key: _rounded(item) for key, item in value.items()}
         case _:
             return value

@@ -77,14 +77,14 @@ def _state(ref: StageRef) -> tuple[str, str, str]:
 
 def _main_results(counts: dict[str, Any]) -> list[dict[str, Any]]:
     """The first figures of a measure; the others stand in the report."""
-    whole = [one for one in counts.get("results", []) if one["category"] is None]
-    drops = [one for one in whole if one["name"].startswith("probe_drop")]
+    whole = [result for result in counts.get("results", []) if result["category"] is None]
+    drops = [result for result in whole if result["name"].startswith("probe_drop")]
     return (drops or whole)[:2]
 
 
-def _figure(one: dict[str, Any]) -> str:
-    low, high = one["interval"]
-    return f"{one['name']} {_short(one['value'])} ({_short(low)} to {_short(high)})"
+def _figure(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{result['name']} {_short(result['value'])} ({_short(low)} to {_short(high)})"
 
 
 def _paid(what: str, counts: Count) -> str:

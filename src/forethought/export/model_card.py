@@ -31,7 +31,7 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
     """
     recipe, arm, policy = chosen.recipe, chosen.arm, chosen.index
     evaluated = run_facts.evaluations(recipe)
-    here = [one for one in evaluated if one["arm"] == arm and one["policy"] == policy]
+    here = [row for row in evaluated if row["arm"] == arm and row["policy"] == policy]
     form = chosen.thought_format
     summary = summarise(recipe)
     attempts = run_facts.attempts(recipe)

@@ -70,7 +70,7 @@ def export_pairs(run: Path, target: Target, *, arm: Arm = "thought") -> Target:
         StageRef(recipe=recipe, stage="pairs", arm=arm, index=number)
         for number in range(recipe.iterations)
     ]
-    refs = [one for one in refs if one.sealed]
+    refs = [ref for ref in refs if ref.sealed]
     tokenizer = loading.load_tokenizer(recipe.model.source)
     if not refs:
         raise ValueError(
@@ -96,7 +96,7 @@ def _features(columns: dict[str, Any]) -> Any:
         if isinstance(kind, list):
             return List(feature(kind[0]))
         if isinstance(kind, dict):
-            return {name: feature(one) for name, one in kind.items()}
+            return {name: feature(inner) for name, inner in kind.items()}
         return Value(kind)
 
     return Features({name: feature(kind) for name, kind in columns.items()})
@@ -104,7 +104,7 @@ def _features(columns: dict[str, Any]) -> Any:
 
 def _rows(ref: StageRef, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
     pairs = read_records(ref.folder, PreferencePair, "pairs")
-    prompts = {one.prompt_id: one for one in ref.prompts("train")}
+    prompts = {record.prompt_id: record for record in ref.prompts("train")}
     wanted = {pair.prompt_id for pair in pairs}
     texts = {
         (record.prompt_id, record.sample_index): record.completion.text

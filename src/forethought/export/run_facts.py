@@ -46,15 +46,15 @@ def seed_name(recipe: Recipe) -> str:
 
 def source_names(recipe: Recipe) -> list[str]:
     """Where the training prompts came from."""
-    return [_source(one) for one in recipe.prompts.train]
+    return [_source(source) for source in recipe.prompts.train]
 
 
 def hub_datasets(recipe: Recipe) -> list[str]:
     """Sources that the hub knows, for the card's front matter."""
     return [
-        one.name
-        for one in recipe.prompts.train
-        if isinstance(one, DatasetPrompts) and hub_name(one.name)
+        source.name
+        for source in recipe.prompts.train
+        if isinstance(source, DatasetPrompts) and hub_name(source.name)
     ]
 
 
@@ -123,7 +123,7 @@ def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
 def attempts(recipe: Recipe) -> list[dict[str, Any]]:
     """Provenance of every attempt that worked on the run."""
     found = read_json(recipe.run / "run.json")["attempts"]
-    return [one for one in found if one["seconds"] > 0] or found
+    return [attempt for attempt in found if attempt["seconds"] > 0] or found
 
 
 def seed_licence(recipe: Recipe) -> str | None:

@@ -71,10 +71,10 @@ def plan_table(rows: list[StagePlan]) -> Table:
     table.caption, table.caption_justify = "\n".join(notes), "left"
     table.add_column("disk", justify="right", footer=_size(sum(row.disk for row in rows)))
     for alike in _alike(rows):
-        each = {what: sum(getattr(row, what) for row in alike) for what in ("tokens", "calls")}
-        shown = [f"{each['tokens']:,}" if each["tokens"] else ""]
+        sums = {what: sum(getattr(row, what) for row in alike) for what in ("tokens", "calls")}
+        shown = [f"{sums['tokens']:,}" if sums["tokens"] else ""]
         if calls:
-            shown.append(f"{each['calls']:,}" if each["calls"] else "")
+            shown.append(f"{sums['calls']:,}" if sums["calls"] else "")
         disk = sum(row.disk for row in alike)
         times = f"{len(alike)} x " if len(alike) > 1 else ""
         table.add_row(_label(alike), times + alike[0].work, *shown, _size(disk) if disk else "")
@@ -91,10 +91,10 @@ def _alike(rows: list[StagePlan]) -> list[list[StagePlan]]:
     """Rows to be shown as one; each by itself where there are few."""
     if max(row.ref.index for row in rows) <= SEPARATE:
         return [[row] for row in rows]
-    found: dict[tuple[str, str, str], list[StagePlan]] = {}
+    by_kind: dict[tuple[str, str, str], list[StagePlan]] = {}
     for row in rows:
-        found.setdefault((row.ref.stage, row.ref.arm, row.work), []).append(row)
-    return list(found.values())
+        by_kind.setdefault((row.ref.stage, row.ref.arm, row.work), []).append(row)
+    return list(by_kind.values())
 
 
 def _label(alike: list[StagePlan]) -> str:
@@ -168,7 +168,7 @@ def _measure_plan(ref: StageRef) -> StagePlan:
         calls = count * recipe.judge.calls_per_group(len(VARIANTS))
     elif ref.stage == "gsm8k" and measures.gsm8k is not None:
         counts = [question_count(source) for source in measures.gsm8k.sources]
-        count = sum(one for one in counts if one is not None)
+        count = sum(number for number in counts if number is not None)
         work = "every question, twice" if None in counts else f"{count} questions, twice"
         outputs = 2 * count
     elif ref.stage == "alpaca_eval" and measures.alpaca_eval is not None:

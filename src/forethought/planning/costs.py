@@ -145,10 +145,10 @@ def _cluster(recipe: Recipe, device: Device, gpus: int, shape: ModelShape) -> Cl
 
 def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
     """Stages that cost the same are one row."""
-    found: dict[tuple[str, Arm | None], list[StageRef]] = {}
+    by_kind: dict[tuple[str, Arm | None], list[StageRef]] = {}
     for ref in stage_refs(setting.recipe):
         arm = None if ref.stage == "prompts" else ref.arm
-        found.setdefault((ref.stage, arm), []).append(ref)
+        by_kind.setdefault((ref.stage, arm), []).append(ref)
     return tuple(
         StageCost(
             stage=stage,
@@ -158,7 +158,7 @@ def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
             kept=_kept(setting.recipe, len(alike)),
             effort=_beside_held(setting, stage, _effort(setting, stage, alike[0])),
         )
-        for (stage, arm), alike in found.items()
+        for (stage, arm), alike in by_kind.items()
     )
 
 
@@ -231,8 +231,8 @@ def _loaded(recipe: Recipe) -> int:
     """Prompts that the sources give, or that are used where a source does not tell."""
     held = recipe.prompts.test.count if recipe.prompts.test else 0
     used = recipe.iterations * recipe.prompts_per_iteration
-    given = [question_count(source) for source in recipe.prompts.train]
-    there = sum(one for one in given if one is not None)
+    counts = [question_count(source) for source in recipe.prompts.train]
+    there = sum(count for count in counts if count is not None)
     return max(used, there) + recipe.prompts.validation.count + held
 
 
@@ -289,13 +289,13 @@ def _crowded(effort: Effort, share: Share) -> Effort:
 
 def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int) -> Effort:
     """So many policies answer held-out prompts, then all answers are judged."""
-    one = _drawn(setting, lengths, prompts, 1)
+    per_policy = _drawn(setting, lengths, prompts, 1)
     relative = setting.recipe.judge.is_relative
     together = policies if policies > 1 or not relative else 2
     judged = _judged(setting, lengths, prompts, together)
-    drawn = one
+    drawn = per_policy
     for _ in range(policies - 1):
-        drawn = drawn + one
+        drawn = drawn + per_policy
     rates = setting.cluster.rates
     return drawn + judged + Effort.of({"host": prompts * policies * rates.answer})
 
@@ -320,7 +320,7 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
         for _ in VARIANTS:
             drawn = drawn + _drawn(setting, rest, count, 1, part=count)
         return drawn + _judged(setting, lengths, count, len(VARIANTS))
-    [row] = [one for one in plan(recipe) if one.ref.label == ref.label]
+    [row] = [row for row in plan(recipe) if row.ref.label == ref.label]
     # A source that does not tell its questions is taken to be GSM8K, asked twice.
     outputs = row.tokens / recipe.sampling.max_new_tokens or 2 * GSM8K_QUESTIONS
     return _drawn(setting, lengths, outputs, 1)

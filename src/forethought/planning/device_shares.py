@@ -73,9 +73,9 @@ def _workers_without_parts(recipe: Recipe) -> list[str]:
         parts["test"] = (recipe.prompts.test.count, answers_part(size))
     return [
         f"{workers - count} of {workers} workers idle while {name} prompts are sampled, "
-        f"{count} part{'s' * (count > 1)} of {each}: sampling.part_size"
-        for name, (prompts, each) in parts.items()
-        if (count := math.ceil(prompts / each)) < workers
+        f"{count} part{'s' * (count > 1)} of {part}: sampling.part_size"
+        for name, (prompts, part) in parts.items()
+        if (count := math.ceil(prompts / part)) < workers
     ]
 
 

@@ -42,8 +42,8 @@ class Device:
 
 
 DEVICES = {
-    one.name: one
-    for one in (
+    device.name: device
+    for device in (
         Device(name="h200", flops=989e12, bandwidth=4.8e12, memory=141e9, link=450e9, price=3.5),
         Device(name="h100", flops=989e12, bandwidth=3.35e12, memory=80e9, link=450e9, price=2.5),
         Device(

@@ -59,17 +59,17 @@ def _too_large(stages: tuple[StageCost, ...], setting: Setting) -> dict[str, flo
 
 def _remedy(setting: Setting, stage: str) -> str:
     """What makes the stage fit, in words."""
-    found: list[str] = []
+    remedies: list[str] = []
     for words, recipe in _changes(setting, stage):
         # A milder one of the same settings, or fewer of them, is enough.
-        if any(_fields(one) <= _fields(words) for one in found):
+        if any(_fields(remedy) <= _fields(words) for remedy in remedies):
             continue
         if stage not in _too_large(*_tried(_with_room(replace(setting, recipe=recipe)))):
-            found.append(words)
-    found += _more_devices(setting, stage)
-    if not found:
+            remedies.append(words)
+    remedies += _more_devices(setting, stage)
+    if not remedies:
         return "no setting of this recipe would fit: take a device with more memory"
-    return "it fits with " + ", or with ".join(found[:3])
+    return "it fits with " + ", or with ".join(remedies[:3])
 
 
 def _fields(words: str) -> set[str]:

@@ -55,8 +55,8 @@ def judge_cost(
         ]
         summed = [sum(route[1:], route[0]) for route in routes]
         # All members are loaded together.
-        memory = sum(one.memory for route in routes for one in route)
-        return replace(max(summed, key=lambda one: one.seconds), memory=memory)
+        memory = sum(member.memory for route in routes for member in route)
+        return replace(max(summed, key=lambda route: route.seconds), memory=memory)
     if isinstance(judge, ScoringJudge):
         longest = longest_share(prompts, part_size, cluster.gpus)
         return _reward_cost(judge, cluster, lengths, prompts, responses, longest)
@@ -76,22 +76,22 @@ def _reward_cost(
 ) -> Effort:
     """The busiest device has the `longest` share of the prompts."""
     shape, rates = model_shape(judge.source), cluster.rates
-    before, each = lengths.prompt + TEMPLATE, lengths.response
+    before, response = lengths.prompt + TEMPLATE, lengths.response
     if judge.reads_prompt_once:
-        read = outputs_after(before, each, responses, predicted=False)
+        read = outputs_after(before, response, responses, predicted=False)
     else:
-        read = outputs_after(before, each, 1, predicted=False) * responses
-    one = forward_flops(shape, read)
+        read = outputs_after(before, response, 1, predicted=False) * responses
+    per_prompt = forward_flops(shape, read)
     passes = longest * read.read / judge.tokens_per_batch
     parts = {
-        "compute": longest * one / (cluster.device.flops * rates.forward),
+        "compute": longest * per_prompt / (cluster.device.flops * rates.forward),
         "steps": passes * shape.layers * rates.layer,
         "start": rates.start,
         "storage": 2 * shape.parameters / rates.storage,
         "host": longest * responses * rates.output,
     }
     memory = judge_memory(shape, judge.dtype, judge.tokens_per_batch)
-    return Effort.of(parts, flops=prompts * one, memory=memory)
+    return Effort.of(parts, flops=prompts * per_prompt, memory=memory)
 
 
 def _model_cost(

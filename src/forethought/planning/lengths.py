@@ -77,11 +77,13 @@ def expected_lengths(
     """
     found: dict[Arm, Lengths] = {arm: _lengths(recipe, arm, like, prompt) for arm in recipe.arms}
     limit = recipe.sampling.max_new_tokens
-    for arm, one in found.items():
-        wanted = min(limit, one.output if output is None else output)
-        given = one.source if prompt is None and output is None else "given"
-        share = wanted / one.output
-        found[arm] = replace(one, output=wanted, response=one.response * share, source=given)
+    for arm, lengths in found.items():
+        wanted = min(limit, lengths.output if output is None else output)
+        source = lengths.source if prompt is None and output is None else "given"
+        share = wanted / lengths.output
+        found[arm] = replace(
+            lengths, output=wanted, response=lengths.response * share, source=source
+        )
     return found
 
 
@@ -121,14 +123,14 @@ def _of_run(run: Path, arm: Arm) -> Lengths:
         pairs = StageRef(recipe=recipe, stage="pairs", arm=arm, index=index)
         if pairs.sealed:
             counts = read_manifest(pairs.beside("rollouts")).counts
-            kept = read_records(pairs.folder, PreferencePair, "pairs")
-            if kept:
+            records = read_records(pairs.folder, PreferencePair, "pairs")
+            if records:
                 outputs = float(str(counts["outputs"]))
                 return Lengths(
-                    prompt=sum(len(one.prompt_token_ids) for one in kept) / len(kept),
+                    prompt=sum(len(pair.prompt_token_ids) for pair in records) / len(records),
                     output=float(str(counts["new_tokens"])) / outputs,
                     response=float(str(counts["mean_response_tokens"])),
-                    pairs=len(kept) / recipe.prompts_per_iteration,
+                    pairs=len(records) / recipe.prompts_per_iteration,
                     source=f"measured in {run}",
                 )
     raise ValueError(

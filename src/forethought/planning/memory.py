@@ -36,12 +36,12 @@ RESERVE = 0.08
 """Share of a device's memory for CUDA, kernels' workspace and fragments. Assumed."""
 
 
-def shared_memory(one: float, processes: int, *, cpu: bool) -> float:
+def shared_memory(size: float, processes: int, *, cpu: bool) -> float:
     """What so many processes take of the memory that they share; on CPU each is there itself, and
     so is the process that started them."""
-    if not one or not cpu:
-        return processes * one
-    return processes * one + (processes + (processes > 1)) * PROCESS
+    if not size or not cpu:
+        return processes * size
+    return processes * size + (processes + (processes > 1)) * PROCESS
 
 
 def inference_activations(shape: ModelShape, tokens: float) -> float:

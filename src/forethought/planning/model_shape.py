@@ -110,8 +110,8 @@ def _qwen3(name: str, hidden: int, layers: int, heads: int, inner: int, tied: bo
 
 
 KNOWN = {
-    one.name: one
-    for one in (
+    shape.name: shape
+    for shape in (
         _llama("meta-llama/Meta-Llama-3-8B-Instruct", 4096, 32, 32, 14336),
         _llama("meta-llama/Meta-Llama-3-70B-Instruct", 8192, 80, 64, 28672),
         _llama("RLHFlow/ArmoRM-Llama3-8B-v0.1", 4096, 32, 32, 14336),
@@ -156,7 +156,7 @@ def shape_of(name: str, fields: dict[str, Any]) -> ModelShape:
             f"model: {name} is a mixture of experts, whose cost a config does not tell; plan with "
             "a dense model of the same number of active parameters"
         )
-    missing = [one for one in NEEDED if not isinstance(fields.get(one), int)]
+    missing = [field for field in NEEDED if not isinstance(fields.get(field), int)]
     if missing:
         raise ValueError(
             f"model: the config of {name} has no {', '.join(missing)}, which a plan needs; plan "
@@ -181,9 +181,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    kept = try_to_load_from_cache(name, "config.json", revision=revision)
-    if isinstance(kept, str):
-        return Path(kept)
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
     try:
         _refuse_without_network()
         return Path(hf_hub_download(name, "config.json", revision=revision))

@@ -54,9 +54,9 @@ def caption(costs: Costs) -> str:
     """What the figures stand on."""
     cluster, shape = costs.setting.cluster, costs.setting.shape
     lines = [
-        f"{arm}: prompts of {one.prompt:.0f} tokens, outputs of {one.output:.0f}, "
-        f"{one.pairs:.0%} of prompts give a pair ({one.source})"
-        for arm, one in costs.setting.lengths.items()
+        f"{arm}: prompts of {lengths.prompt:.0f} tokens, outputs of {lengths.output:.0f}, "
+        f"{lengths.pairs:.0%} of prompts give a pair ({lengths.source})"
+        for arm, lengths in costs.setting.lengths.items()
     ]
     lines.append(f"model: {shape.name}, {shape.parameters / 1e9:.3g} billion parameters")
     if cluster.rates.calibrated:
@@ -84,7 +84,7 @@ def cost_json(costs: Costs) -> dict[str, Any]:
         "calibrated": cluster.rates.calibrated,
         "rates": asdict(cluster.rates),
         "model": asdict(costs.setting.shape) | {"parameters": costs.setting.shape.parameters},
-        "lengths": {arm: asdict(one) for arm, one in costs.setting.lengths.items()},
+        "lengths": {arm: asdict(lengths) for arm, lengths in costs.setting.lengths.items()},
         "stages": [
             {"stage": stage.stage, "arm": stage.arm, "times": stage.times}
             | {"starts": stage.starts, "kept": stage.kept}
@@ -112,10 +112,10 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _usd(costs: Costs, one: StageCost) -> float:
+def _usd(costs: Costs, stage: StageCost) -> float:
     cluster = costs.setting.cluster
-    hours = one.seconds / 3600
-    return hours * cluster.gpus * cluster.device.price + one.times * one.effort.usd
+    hours = stage.seconds / 3600
+    return hours * cluster.gpus * cluster.device.price + stage.times * stage.effort.usd
 
 
 def _gigabytes(count: float) -> str:

@@ -88,13 +88,13 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     )
 
 
-def _on_device(setting: Setting, one: Callable[[int], float]) -> float:
+def _on_device(setting: Setting, memory_of: Callable[[int], float]) -> float:
     """Memory of the processes that share a device, by what each takes where so many divide the
     states."""
     if not setting.cluster.device.is_cpu:
-        return one(setting.cluster.gpus)
+        return memory_of(setting.cluster.gpus)
     processes = setting.recipe.launch.processes or 1
-    return shared_memory(one(processes), processes, cpu=True)
+    return shared_memory(memory_of(processes), processes, cpu=True)
 
 
 def checkpoint_bytes(shape: ModelShape, training: TrainingConfig) -> float:

@@ -58,9 +58,9 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
                 f"run: {folders[index]} is named twice; a run is compared with other runs"
             )
     depth = 1
-    while len({one.parts[-depth:] for one in whole}) < len(whole):
+    while len({path.parts[-depth:] for path in whole}) < len(whole):
         depth += 1
-    return ["/".join(one.parts[-depth:]) for one in whole]
+    return ["/".join(path.parts[-depth:]) for path in whole]
 
 
 def compare(runs: Sequence[RunData], labels: Sequence[str]) -> RunComparison:
@@ -158,16 +158,16 @@ def _chart(
     """A chart of all runs' lines: colour for the arm, dash and marker for the run."""
     series = [
         replace(
-            one,
-            name=f"{labels[index]}, {one.name.lower()}",
-            cells=(labels[index], *one.cells),
+            line,
+            name=f"{labels[index]}, {line.name.lower()}",
+            cells=(labels[index], *line.cells),
             dash=run_style(index)[0],
             # Filled or open tells the arms apart where colour does not.
-            symbol=run_style(index)[1] + ("-open" if one.colour == "direct" else ""),
+            symbol=run_style(index)[1] + ("-open" if line.colour == "direct" else ""),
         )
         for index, own in enumerate(lines)
-        for one in own
-        if one.points
+        for line in own
+        if line.points
     ]
     if not series:
         return []
@@ -181,22 +181,24 @@ def _measure_charts(
     charts: list[Chart] = []
     excluded: list[str] = []
     every = [measure for run in runs for measure in run.measures]
-    for name in dict.fromkeys(one.measure for one in every):
+    for name in dict.fromkeys(measure.measure for measure in every):
         own = [[measure for measure in run.measures if measure.measure == name] for run in runs]
-        if sum(bool(each) for each in own) < 2 or (name in BY_JUDGE and not comparable):
+        if sum(bool(measures) for measures in own) < 2 or (name in BY_JUDGE and not comparable):
             continue
-        setups = [_setup(each[0]) for each in own if each]
+        setups = [_setup(measures[0]) for measures in own if measures]
         if any(setup != setups[0] for setup in setups):
             excluded.append(
                 f"{name} was measured in different ways (settings, judge or files differ), so it "
                 "is not drawn side by side."
             )
             continue
-        for quantity in _quantities([one for each in own for one in each], name, scale):
+        for quantity in _quantities(
+            [measure for measures in own for measure in measures], name, scale
+        ):
             figure = quantity.key.removeprefix("measure-")
             lines = [
-                [arm_series(each, figure, arm) for arm in run.recipe.arms]
-                for run, each in zip(runs, own, strict=True)
+                [arm_series(measures, figure, arm) for arm in run.recipe.arms]
+                for run, measures in zip(runs, own, strict=True)
             ]
             charts += _chart(quantity, lines, labels)
     return charts, excluded

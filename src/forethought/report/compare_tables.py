@@ -81,8 +81,8 @@ def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:
         calls for cost in run.costs for calls in (cost.judge, cost.sampling) if calls is not None
     ]
     row += [
-        sum(one.calls for one in judged) if judged else None,
-        sum(one.money for one in paid) if paid else None,
+        sum(calls.calls for calls in judged) if judged else None,
+        sum(calls.money for calls in paid) if paid else None,
     ]
     return tuple(row)
 
@@ -94,8 +94,8 @@ def _last(arm: ArmData, run: RunData) -> PolicyScore | None:
     return arm.policies[-1] if arm.policies else None
 
 
-def _score(one: PolicyScore | None, scale: Scale) -> Cell:
-    return None if one is None or one.score is None else one.score.value * scale.factor
+def _score(policy: PolicyScore | None, scale: Scale) -> Cell:
+    return None if policy is None or policy.score is None else policy.score.value * scale.factor
 
 
 def _difference_cells(run: RunData, scale: Scale) -> tuple[Cell, ...]:

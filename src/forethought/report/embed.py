@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-_ESCAPES = {one: f"\\u{ord(one):04x}" for one in "<>&\u2028\u2029"}
+_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
 def script_json(value: Any) -> str:

@@ -238,7 +238,7 @@ def _unasked_sentence(arm: ArmData) -> str | None:
     found = [policy for policy in arm.policies if policy.with_thought]
     if not found:
         return None
-    counts = ", ".join(f"{one.with_thought} of policy {one.policy}" for one in found)
+    counts = ", ".join(f"{policy.with_thought} of policy {policy.policy}" for policy in found)
     return (
         f"Answers of the direct arm that thought unasked: {counts}. The thought was split off and "
         "not judged, but a baseline that thinks is no baseline; see model.template."

@@ -189,7 +189,7 @@ class LivePage:
 def _watched(run: Path) -> Iterator[str]:
     """Name, size and time of every file that is watched."""
     for folder, folders, files in os.walk(run):
-        folders[:] = sorted(one for one in folders if one != SCRATCH)
+        folders[:] = sorted(name for name in folders if name != SCRATCH)
         for name in sorted(files):
             if name in WATCHED or name.endswith(".jsonl"):
                 path = Path(folder, name)

@@ -177,7 +177,9 @@ def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
     scale = scale_of(run)
     results = {chart.key: chart for chart in score_charts(run, scale)}
     late = [results.pop("first-failures")] if "first-failures" in results else []
-    chosen = [one for one in (selection_chart(run, scale), kept_chart(run)) if one is not None]
+    chosen = [
+        chart for chart in (selection_chart(run, scale), kept_chart(run)) if chart is not None
+    ]
     layout: list[tuple[str, str, list[Chart]]] = [
         ("results", "Results", list(results.values())),
         ("measures", "Measures", measure_charts(run)),

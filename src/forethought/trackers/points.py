@@ -188,7 +188,7 @@ def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     if not (thought.sealed and direct.sealed):
         return []
     ours, theirs = (
-        {**_mapping(read_manifest(one.folder).counts["scores"])} for one in (thought, direct)
+        {**_mapping(read_manifest(ref.folder).counts["scores"])} for ref in (thought, direct)
     )
     if not ours.keys() & theirs.keys():
         return []
@@ -210,11 +210,11 @@ def _measured(ref: StageRef) -> Figures:
     return axis, ref.index, values | {"seconds": manifest.seconds}
 
 
-def _rows(found: Any) -> list[dict[str, Any]]:
-    assert isinstance(found, list)
-    return found
+def _rows(value: Any) -> list[dict[str, Any]]:
+    assert isinstance(value, list)
+    return value
 
 
-def _mapping(found: Any) -> dict[str, float]:
-    assert isinstance(found, dict)
-    return found
+def _mapping(value: Any) -> dict[str, float]:
+    assert isinstance(value, dict)
+    return value

@@ -175,7 +175,7 @@ def _wandb_history(file: Path) -> Iterator[dict[str, float]]:
     for content in _wandb_records(file.read_bytes()):
         record = messages.Record()
         record.ParseFromString(content)
-        texts = {one.nested_key[0]: one.value_json for one in record.history.item}
+        texts = {item.nested_key[0]: item.value_json for item in record.history.item}
         if any(name.endswith("/step") for name in texts):
             yield {name: float(text) for name, text in texts.items()}
 

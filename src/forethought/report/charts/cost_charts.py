@@ -32,15 +32,15 @@ def cost_charts(run: RunData) -> list[Chart]:
 def _time(run: RunData) -> Chart:
     rows_of: dict[str, dict[str, float]] = {}
     together = math.ceil(run.recipe.iterations / MOST_ROWS)
-    for one in sorted(run.costs, key=lambda one: _row_order(run, one)):
-        seconds = rows_of.setdefault(_row_name(one, together, run.recipe.iterations), {})
-        seconds[one.stage] = seconds.get(one.stage, 0.0) + one.seconds
-    found = [stage for stage in STAGES if any(stage in each for each in rows_of.values())]
-    unit, size = time_unit(max(sum(each.values()) for each in rows_of.values()))
+    for cost in sorted(run.costs, key=lambda cost: _row_order(run, cost)):
+        seconds = rows_of.setdefault(_row_name(cost, together, run.recipe.iterations), {})
+        seconds[cost.stage] = seconds.get(cost.stage, 0.0) + cost.seconds
+    found = [stage for stage in STAGES if any(stage in by_stage for by_stage in rows_of.values())]
+    unit, size = time_unit(max(sum(by_stage.values()) for by_stage in rows_of.values()))
     traces = [
         bars(
             STAGES[stage][0],
-            [each.get(stage, 0.0) / size for each in rows_of.values()],
+            [by_stage.get(stage, 0.0) / size for by_stage in rows_of.values()],
             list(rows_of),
             STAGES[stage][1],
             orientation="h",
@@ -49,8 +49,8 @@ def _time(run: RunData) -> Chart:
         for stage in found
     ]
     rows = [
-        (name, *(each.get(stage) for stage in found), sum(each.values()))
-        for name, each in rows_of.items()
+        (name, *(by_stage.get(stage) for stage in found), sum(by_stage.values()))
+        for name, by_stage in rows_of.items()
     ]
     columns = (
         Column(name="where"),
@@ -67,20 +67,20 @@ def _time(run: RunData) -> Chart:
     )
 
 
-def _row_order(run: RunData, one: SpentOnStage) -> tuple[int, int, int]:
-    late = one.stage in ("evaluation", "measures")
-    return (late, run.recipe.arms.index(one.arm), 0 if late else one.index)
+def _row_order(run: RunData, cost: SpentOnStage) -> tuple[int, int, int]:
+    late = cost.stage in ("evaluation", "measures")
+    return (late, run.recipe.arms.index(cost.arm), 0 if late else cost.index)
 
 
-def _row_name(one: SpentOnStage, together: int, iterations: int) -> str:
+def _row_name(cost: SpentOnStage, together: int, iterations: int) -> str:
     """So many iterations share a row."""
-    if one.stage in ("evaluation", "measures"):
-        return f"{ARM_NAMES[one.arm]}, {one.stage}"
+    if cost.stage in ("evaluation", "measures"):
+        return f"{ARM_NAMES[cost.arm]}, {cost.stage}"
     if together == 1:
-        return f"{ARM_NAMES[one.arm]}, iteration {one.index}"
-    first = one.index // together * together
+        return f"{ARM_NAMES[cost.arm]}, iteration {cost.index}"
+    first = cost.index // together * together
     last = min(first + together, iterations) - 1
-    return f"{ARM_NAMES[one.arm]}, iterations {first} to {last}"
+    return f"{ARM_NAMES[cost.arm]}, iterations {first} to {last}"
 
 
 def _devices(run: RunData) -> Chart:
@@ -90,7 +90,7 @@ def _devices(run: RunData) -> Chart:
         for stage in found
         for arm in run.recipe.arms
     }
-    longest = max(sum(one.device_seconds for one in each) for each in totals.values())
+    longest = max(sum(cost.device_seconds for cost in costs) for costs in totals.values())
     unit, size = time_unit(longest)
     names = [STAGES[stage][0] for stage in found]
     traces = [
@@ -105,11 +105,11 @@ def _devices(run: RunData) -> Chart:
         for arm in run.recipe.arms
     ]
     rows: list[tuple[Cell, ...]] = []
-    for (arm, stage), each in totals.items():
-        if each:
-            seconds = sum(one.seconds for one in each)
-            hours = sum(one.device_seconds for one in each) / 3600
-            devices = max(one.devices for one in each)
+    for (arm, stage), costs in totals.items():
+        if costs:
+            seconds = sum(cost.seconds for cost in costs)
+            hours = sum(cost.device_seconds for cost in costs) / 3600
+            devices = max(cost.devices for cost in costs)
             rows.append((STAGES[stage][0], ARM_NAMES[arm], seconds, devices, hours))
     columns = (
         Column(name="stage"),
@@ -194,14 +194,14 @@ def _calls(run: RunData) -> Chart:
     """Calls of judge models and of policies' servers: tokens as bars, money in the table."""
     rows: list[tuple[Cell, ...]] = []
     kinds: tuple[tuple[str, Callable[[SpentOnStage], Calls | None]], ...] = (
-        ("sampling", lambda one: one.sampling),
-        ("judging", lambda one: one.judge),
+        ("sampling", lambda cost: cost.sampling),
+        ("judging", lambda cost: cost.judge),
     )
     for stage in _stages(run.costs):
         for arm in run.recipe.arms:
             own = [cost for cost in run.costs if (cost.stage, cost.arm) == (stage, arm)]
             for kind, calls_of in kinds:
-                calls = [found for one in own if (found := calls_of(one)) is not None]
+                calls = [found for cost in own if (found := calls_of(cost)) is not None]
                 if calls:
                     rows.append(_calls_row(f"{STAGES[stage][0]}: {kind}", arm, calls))
     names = [f"{row[0]}, {str(row[1]).lower()}" for row in rows]

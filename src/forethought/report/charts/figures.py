@@ -204,7 +204,7 @@ def whole_number_axis(title: str, values: Sequence[int], labels: dict[int, str])
     return {
         "title": {"text": title},
         "tickvals": shown,
-        "ticktext": [labels.get(one, str(one)) for one in shown],
+        "ticktext": [labels.get(tick, str(tick)) for tick in shown],
         "range": [ticks[0] - 0.25, ticks[-1] + 0.25] if ticks else None,
         "zeroline": False,
     }

@@ -43,7 +43,7 @@ def kept_warning(run: RunData) -> str | None:
         for number in range(run.recipe.iterations)
         for share in _shares(arm, number).values()
     ]
-    low = [one for one in found if one[0] < LEAST_KEPT]
+    low = [entry for entry in found if entry[0] < LEAST_KEPT]
     if not low:
         return None
     share, arm, number = min(low)
@@ -72,7 +72,7 @@ def _view(arms: Sequence[ArmData], number: int) -> ChartView:
         if shares:
             values = [100 * share for share in shares.values()]
             traces.append(line(arm.arm, list(shares), values, hover="epoch %{x}: %{y:.1f}%"))
-            rows += [(ARM_NAMES[arm.arm], one, 100 * share) for one, share in shares.items()]
+            rows += [(ARM_NAMES[arm.arm], epoch, 100 * share) for epoch, share in shares.items()]
             epochs += shares
     layout: Json = {
         "xaxis": whole_number_axis("epoch", epochs, {}),

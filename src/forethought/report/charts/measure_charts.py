@@ -139,7 +139,7 @@ def measure_charts(run: RunData) -> list[Chart]:
     charts: list[Chart] = []
     for name in shown_names(run.measures):
         series = [
-            one for arm in run.recipe.arms if (one := arm_series(run.measures, name, arm)).points
+            line for arm in run.recipe.arms if (line := arm_series(run.measures, name, arm)).points
         ]
         charts.append(policy_chart(quantity_of(name), series))
     charts += _token_charts(run)
@@ -218,9 +218,9 @@ def _token_charts(run: RunData) -> list[Chart]:
             dash=dash,
             symbol=symbol,
             points=tuple(
-                (one.policy, Mean(value=one.tokens[side], interval=None, count=0))
-                for one in spent
-                if side in one.tokens
+                (measure.policy, Mean(value=measure.tokens[side], interval=None, count=0))
+                for measure in spent
+                if side in measure.tokens
             ),
         )
         for side, (words, colour, dash, symbol) in SIDES.items()
@@ -235,7 +235,7 @@ def _token_charts(run: RunData) -> list[Chart]:
         from_zero=True,
         intervals=False,
     )
-    return [policy_chart(quantity, [one for one in series if one.points])] if spent else []
+    return [policy_chart(quantity, [line for line in series if line.points])] if spent else []
 
 
 def policy_words(policy: int) -> str:

@@ -50,21 +50,23 @@ def pair_charts(run: RunData, scale: Scale) -> list[Chart]:
 
 
 def _failures(run: RunData) -> Chart:
-    places = _places(run, lambda one: one.rollouts is not None)
+    places = _places(run, lambda iteration: iteration.rollouts is not None)
     traces: list[Json] = []
-    rows: list[list[Cell]] = [[ARM_NAMES[arm.arm], one.number] for arm, one in places]
+    rows: list[list[Cell]] = [[ARM_NAMES[arm.arm], iteration.number] for arm, iteration in places]
     for status, (name, colour) in FAILURES.items():
         shares: list[float] = []
-        for _, one in places:
-            assert one.rollouts is not None
-            shares.append(100 * one.rollouts.statuses[status] / max(one.rollouts.outputs, 1))
+        for _, iteration in places:
+            assert iteration.rollouts is not None
+            shares.append(
+                100 * iteration.rollouts.statuses[status] / max(iteration.rollouts.outputs, 1)
+            )
         hover = "%{y:.1f}% of outputs<extra>" + name + "</extra>"
         traces.append(bars(name, _arm_and_iteration(places), shares, colour, hovertemplate=hover))
         for row, share in zip(rows, shares, strict=True):
             row.append(share)
-    for row, (_, one) in zip(rows, places, strict=True):
-        assert one.rollouts is not None
-        row.append(one.rollouts.outputs)
+    for row, (_, iteration) in zip(rows, places, strict=True):
+        assert iteration.rollouts is not None
+        row.append(iteration.rollouts.outputs)
     columns = (
         Column(name="arm"),
         Column(name="iteration"),
@@ -171,19 +173,19 @@ def _pair_margins(run: RunData, scale: Scale) -> Chart:
 
 
 def _outcomes(run: RunData) -> Chart:
-    places = _places(run, lambda one: one.pairs is not None)
-    counts = [one.pairs.outcomes for _, one in places if one.pairs is not None]
-    known = [*OUTCOMES, *sorted({key for each in counts for key in each} - OUTCOMES.keys())]
-    found = [key for key in known if any(each.get(key) for each in counts)]
+    places = _places(run, lambda iteration: iteration.pairs is not None)
+    counts = [iteration.pairs.outcomes for _, iteration in places if iteration.pairs is not None]
+    known = [*OUTCOMES, *sorted({key for outcomes in counts for key in outcomes} - OUTCOMES.keys())]
+    found = [key for key in known if any(outcomes.get(key) for outcomes in counts)]
     traces: list[Json] = []
     for key in found:
         name, colour = OUTCOMES.get(key, (key, "@muted"))
-        values = [each.get(key, 0) for each in counts]
+        values = [outcomes.get(key, 0) for outcomes in counts]
         hover = "%{y} prompts<extra>" + name + "</extra>"
         traces.append(bars(name, _arm_and_iteration(places), values, colour, hovertemplate=hover))
     rows = [
-        (ARM_NAMES[arm.arm], one.number, *(each.get(key, 0) for key in found))
-        for (arm, one), each in zip(places, counts, strict=True)
+        (ARM_NAMES[arm.arm], iteration.number, *(outcomes.get(key, 0) for key in found))
+        for (arm, iteration), outcomes in zip(places, counts, strict=True)
     ]
     columns = (
         Column(name="arm"),
@@ -212,4 +214,7 @@ def _places(
 
 
 def _arm_and_iteration(places: Sequence[tuple[ArmData, IterationData]]) -> list[list[str]]:
-    return [[ARM_NAMES[arm.arm] for arm, _ in places], [str(one.number) for _, one in places]]
+    return [
+        [ARM_NAMES[arm.arm] for arm, _ in places],
+        [str(iteration.number) for _, iteration in places],
+    ]

@@ -75,11 +75,11 @@ def policy_chart(
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     banded = len(series) <= BAND_LIMIT
-    for one in series:
-        traces += _traces(quantity, one, banded=banded)
-        rows += [_row(quantity, one, policy, mean) for policy, mean in one.points]
+    for line in series:
+        traces += _traces(quantity, line, banded=banded)
+        rows += [_row(quantity, line, policy, mean) for policy, mean in line.points]
     scale = quantity.scale
-    policies = [policy for one in series for policy, _ in one.points]
+    policies = [policy for line in series for policy, _ in line.points]
     layout: Json = {
         "xaxis": whole_number_axis("policy", policies, {0: "seed"}),
         "yaxis": {"title": {"text": f"{quantity.axis}{scale.suffix}"}},
@@ -108,32 +108,32 @@ def policy_name(policy: int) -> Cell:
     return "seed" if policy == 0 else policy
 
 
-def _traces(quantity: Quantity, one: Series, *, banded: bool) -> list[Json]:
+def _traces(quantity: Quantity, line: Series, *, banded: bool) -> list[Json]:
     scale = quantity.scale
-    x = [policy for policy, _ in one.points]
-    y = [mean.value * scale.factor for _, mean in one.points]
-    ends = [mean.interval or (mean.value, mean.value) for _, mean in one.points]
+    x = [policy for policy, _ in line.points]
+    y = [mean.value * scale.factor for _, mean in line.points]
+    ends = [mean.interval or (mean.value, mean.value) for _, mean in line.points]
     low, high = ([end[side] * scale.factor for end in ends] for side in (0, 1))
     hover = f"%{{y:.{scale.digits}f}}{scale.unit}"
     if quantity.intervals:
         hover += "%{customdata}"
-    shown = curve(one.name, one.colour, x, y, dash=one.dash, symbol=one.symbol, hover=hover)
+    shown = curve(line.name, line.colour, x, y, dash=line.dash, symbol=line.symbol, hover=hover)
     if not quantity.intervals:
         return [shown]
-    shown["customdata"] = [_hover_detail(quantity, mean) for _, mean in one.points]
+    shown["customdata"] = [_hover_detail(quantity, mean) for _, mean in line.points]
     if len(x) == 1:
         # A band needs two policies; one alone shows its interval as whiskers.
         up, down = [high[0] - y[0]], [y[0] - low[0]]
-        style = {"color": f"@{one.colour}", "thickness": 1.5, "width": 5}
+        style = {"color": f"@{line.colour}", "thickness": 1.5, "width": 5}
         shown["error_y"] = {"array": up, "arrayminus": down, "symmetric": False, **style}
         return [shown]
-    return [band(one.colour, x, low, high), shown] if banded else [shown]
+    return [band(line.colour, x, low, high), shown] if banded else [shown]
 
 
 def _interval_words(quantity: Quantity, series: Sequence[Series], *, banded: bool) -> str:
-    if not quantity.intervals or not any(m.interval for one in series for _, m in one.points):
+    if not quantity.intervals or not any(m.interval for line in series for _, m in line.points):
         return ""
-    if all(len(one.points) == 1 for one in series):
+    if all(len(line.points) == 1 for line in series):
         return " The whiskers are 95 % intervals."
     if banded:
         return " The band is the 95 % interval."
@@ -150,9 +150,9 @@ def _hover_detail(quantity: Quantity, mean: Mean) -> str:
     return f"  [{low}, {high}]  {count}"
 
 
-def _row(quantity: Quantity, one: Series, policy: int, mean: Mean) -> tuple[Cell, ...]:
+def _row(quantity: Quantity, line: Series, policy: int, mean: Mean) -> tuple[Cell, ...]:
     factor = quantity.scale.factor
-    row: tuple[Cell, ...] = (*one.cells, policy_name(policy), mean.value * factor)
+    row: tuple[Cell, ...] = (*line.cells, policy_name(policy), mean.value * factor)
     if not quantity.intervals:
         return row
     low, high = mean.interval or (None, None)

@@ -176,4 +176,4 @@ def _series(
         )
         for suffix, words, colour, dash, symbol in kinds
     ]
-    return [one for one in series if one.points]
+    return [line for line in series if line.points]

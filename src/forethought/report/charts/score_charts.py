@@ -114,11 +114,11 @@ def test_series(run: RunData, key: str) -> list[Series]:
     ]
 
 
-def _test_value(one: PolicyScore, key: str) -> float:
+def _test_value(policy: PolicyScore, key: str) -> float:
     values = {
-        "thought-length": one.thought_tokens,
-        "response-length": one.response_tokens,
-        "first-failures": one.parse_failures,
+        "thought-length": policy.thought_tokens,
+        "response-length": policy.response_tokens,
+        "first-failures": policy.parse_failures,
     }
     return values[key]
 

@@ -275,9 +275,9 @@ def _selection_view(arms: Sequence[ArmData], number: int, scale: Scale) -> Chart
         ring["marker"] |= {"size": 18, "symbol": "circle-open", "line": {"width": 2.5}}
         traces.append(ring)
         epochs += x
-        for one, value in zip(selection.scores, y, strict=True):
-            mark = "chosen" if one.epoch == selection.chosen_epoch else ""
-            row = (ARM_NAMES[arm.arm], one.epoch, value, 100 * one.parse_failures, mark)
+        for score, value in zip(selection.scores, y, strict=True):
+            mark = "chosen" if score.epoch == selection.chosen_epoch else ""
+            row = (ARM_NAMES[arm.arm], score.epoch, value, 100 * score.parse_failures, mark)
             rows.append(row)
     layout = {
         "xaxis": whole_number_axis("epoch", epochs, {}),

@@ -247,7 +247,7 @@ def _pair_stats(folder: Path) -> PairStats:
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    low, middle, high = (float(one) for one in np.quantile(values, (0.25, 0.5, 0.75)))
+    low, middle, high = (float(quartile) for quartile in np.quantile(values, (0.25, 0.5, 0.75)))
     return low, middle, high
 
 
@@ -265,8 +265,8 @@ def _selection(folder: Path) -> Selection:
     return Selection(
         chosen_epoch=choice["chosen_epoch"],
         scores=tuple(
-            EpochScore(epoch=one["epoch"], score=one["score"], parse_failures=one["parse_failures"])
-            for one in choice["scores"]
+            EpochScore(epoch=row["epoch"], score=row["score"], parse_failures=row["parse_failures"])
+            for row in choice["scores"]
         ),
         reason=choice["reason"],
     )

@@ -56,10 +56,10 @@ def figures_of(
 ) -> tuple[tuple[int, Mean], ...]:
     """Policy and figure of every measured policy, the seed first."""
     return tuple(
-        (one.policy, as_mean(result))
-        for one in sorted(measured, key=lambda one: one.policy)
-        if one.arm == arm
-        for result in one.results
+        (measure.policy, as_mean(result))
+        for measure in sorted(measured, key=lambda measure: measure.policy)
+        if measure.arm == arm
+        for result in measure.results
         if (result.name, result.category) == (name, category)
     )
 
@@ -68,14 +68,14 @@ def last_by_category(
     measured: Sequence[Measured], name: str, arm: Arm
 ) -> tuple[int, dict[str, Mean]] | None:
     """The last policy with figures by category, and those; `None` where there are none."""
-    for one in sorted(measured, key=lambda one: -one.policy):
-        found = {
+    for measure in sorted(measured, key=lambda measure: -measure.policy):
+        by_category = {
             result.category: as_mean(result)
-            for result in one.results
-            if one.arm == arm and result.name == name and result.category is not None
+            for result in measure.results
+            if measure.arm == arm and result.name == name and result.category is not None
         }
-        if found:
-            return one.policy, found
+        if by_category:
+            return measure.policy, by_category
     return None
 
 
@@ -83,7 +83,10 @@ def names_of(measured: Sequence[Measured]) -> list[str]:
     """Names of the figures over all categories, in the order in which they are met."""
     return list(
         dict.fromkeys(
-            result.name for one in measured for result in one.results if result.category is None
+            result.name
+            for measure in measured
+            for result in measure.results
+            if result.category is None
         )
     )
 

@@ -154,16 +154,16 @@ def _numbers(case: Case) -> list[Any]:
     return [case.kind, case.prompt.prompt_id, case.prompt.category, groups]
 
 
-def _output_numbers(one: ShownOutput) -> list[Any]:
+def _output_numbers(output: ShownOutput) -> list[Any]:
     return [
-        one.policy,
-        one.index,
-        one.status,
-        one.thought_tokens,
-        one.response_tokens,
-        _finite(one.score),
-        _finite(one.shaped),
-        one.attempts,
+        output.policy,
+        output.index,
+        output.status,
+        output.thought_tokens,
+        output.response_tokens,
+        _finite(output.score),
+        _finite(output.shaped),
+        output.attempts,
     ]
 
 

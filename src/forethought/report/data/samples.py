@@ -95,8 +95,8 @@ def samples_json_of_runs(runs: Mapping[str, Samples]) -> str:
         {
             "outcomes": OUTCOMES,
             "runs": [
-                {"name": name, "index": one.packed.index, "pieces": one.packed.pieces}
-                for name, one in runs.items()
+                {"name": name, "index": samples.packed.index, "pieces": samples.packed.pieces}
+                for name, samples in runs.items()
             ],
         }
     )
@@ -162,8 +162,8 @@ def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samp
     for prompt_id, group in _test(answers, share):
         groups.setdefault(("test", prompt_id), []).append(group)
     cases = [
-        Case(kind=kind, prompt=known[prompt_id], groups=tuple(found))
-        for (kind, prompt_id), found in groups.items()
+        Case(kind=kind, prompt=known[prompt_id], groups=tuple(own_groups))
+        for (kind, prompt_id), own_groups in groups.items()
     ]
     limit = f"at most {output_limit:,} outputs" if share < 1 else ""
     return _fit(cases, total, limit, byte_limit)
@@ -197,7 +197,7 @@ def _chosen_prompts(folder: Path, share: float, prefix: str = "") -> frozenset[s
         return None
     tables = read_columns(folder, ["prompt_id"], prefix)
     in_order = list(
-        dict.fromkeys(one for table in tables for one in table["prompt_id"].to_pylist())
+        dict.fromkeys(prompt_id for table in tables for prompt_id in table["prompt_id"].to_pylist())
     )
     return frozenset(evenly(in_order, max(1, int(len(in_order) * share))))
 
@@ -221,11 +221,11 @@ def _train(
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(folder / "rollouts", columns, only_prompts=wanted):
         rows.setdefault(row["prompt_id"], []).append(row)
-    for prompt_id, found in rows.items():
+    for prompt_id, own_rows in rows.items():
         group, decision = scored.get(prompt_id), decisions.get(prompt_id)
         pair = pairs.get(prompt_id)
         scores = dict(zip(group.sample_indices, group.scores, strict=True)) if group else {}
-        shaped = _shaped(found, scores, rho) | _shaped_sides(pair) if rho > 0 else {}
+        shaped = _shaped(own_rows, scores, rho) | _shaped_sides(pair) if rho > 0 else {}
         made = Group(
             arm=arm,
             iteration=number,
@@ -235,7 +235,7 @@ def _train(
             margin=pair["margin"] if pair else None,
             unjudged=unjudged.get(prompt_id),
             evidence=group.evidence if group else "",
-            outputs=tuple(_rollout(row, arm, number, scores, shaped) for row in found),
+            outputs=tuple(_rollout(row, arm, number, scores, shaped) for row in own_rows),
         )
         yield prompt_id, made
 
@@ -341,7 +341,7 @@ def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> Iterator[tu
                     attempts=row["attempts"],
                 )
             )
-    for (prompt_id, arm), found in outputs.items():
+    for (prompt_id, arm), own_outputs in outputs.items():
         made = Group(
             arm=arm,
             iteration=None,
@@ -351,6 +351,6 @@ def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> Iterator[tu
             margin=None,
             unjudged=None,
             evidence="",
-            outputs=tuple(found),
+            outputs=tuple(own_outputs),
         )
         yield prompt_id, made

@@ -78,7 +78,7 @@ def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
     """Every evaluated policy of every arm, the seed first."""
     prompts = prompts_ref(recipe)
     test = prompts.prompts("test") if prompts.sealed else []
-    categories = {one.prompt_id: one.category or UNCATEGORISED for one in test}
+    categories = {prompt.prompt_id: prompt.category or UNCATEGORISED for prompt in test}
     return {arm: tuple(_arm_policies(recipe, arm, categories)) for arm in recipe.arms}
 
 
@@ -86,7 +86,7 @@ def read_difference(
     policies: Mapping[Arm, Sequence[PolicyScore]], summary: Mapping[str, Any], recipe: Recipe
 ) -> Difference | None:
     """The arms' difference at the last policy that both have; `None` where there is no such."""
-    by_arm = {arm: {one.policy: one for one in each} for arm, each in policies.items()}
+    by_arm = {arm: {policy.policy: policy for policy in own} for arm, own in policies.items()}
     common = by_arm.get("thought", {}).keys() & by_arm.get("direct", {}).keys()
     if not common:
         return None
