@@ -128,9 +128,9 @@ def chosen_pairs(
 def _unparsable_places(offers: Sequence[Offer], share: float, seed: int) -> set[str]:
     """Prompts whose pair rejects an output without a response."""
     able = [offer for offer in offers if offer.unparsable_pair is not None]
-    able.sort(key=lambda one: content_hash([seed, "unparsable", one.prompt_id]))
-    without = [one.prompt_id for one in able if one.pair is None]
-    instead = [one.prompt_id for one in able if one.pair is not None]
+    able.sort(key=lambda offer: content_hash([seed, "unparsable", offer.prompt_id]))
+    without = [offer.prompt_id for offer in able if offer.pair is None]
+    instead = [offer.prompt_id for offer in able if offer.pair is not None]
     judged = sum(offer.pair is not None for offer in offers)
     added = unparsable_quota(judged, share, len(without))
     replaced = floor(Fraction(str(share)) * (judged + added)) - added

@@ -28,7 +28,7 @@ def _share(score: float | None, rivals: Sequence[float | None]) -> float:
     return sum(_beats(score, rival) for rival in rivals) / len(rivals) if rivals else 0.5
 
 
-def _beats(one: float | None, other: float | None) -> float:
-    if one is None or other is None:
-        return 0.5 if one is other else float(other is None)
-    return float(one > other) + 0.5 * float(one == other)
+def _beats(score: float | None, rival: float | None) -> float:
+    if score is None or rival is None:
+        return 0.5 if score is rival else float(rival is None)
+    return float(score > rival) + 0.5 * float(score == rival)

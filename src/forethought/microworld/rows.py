@@ -90,9 +90,9 @@ def echo(tokenizer: PreTrainedTokenizerFast, rng: Random) -> Row:
     """Random tokens to be said again, which teaches copying faster than any sentence does."""
     special = set(tokenizer.all_special_ids)
     usable = [number for number in range(len(tokenizer)) if number not in special]
-    said = rng.choices(usable, k=rng.randint(4, 12))
+    ids = rng.choices(usable, k=rng.randint(4, 12))
     bos, user, end, assistant = (token_id(tokenizer, name) for name in (BOS, USER, END, ASSISTANT))
-    return Row(prompt_ids=[bos, user, *said, end, assistant], completion_ids=[*said, end])
+    return Row(prompt_ids=[bos, user, *ids, end, assistant], completion_ids=[*ids, end])
 
 
 def drill(tokenizer: PreTrainedTokenizerFast, rng: Random) -> Row:

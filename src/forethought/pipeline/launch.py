@@ -66,13 +66,13 @@ def try_engine(recipe: Recipe, name: str) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         # The child's own words are the parent's one message.
-        said = Path(folder) / "reason"
-        words = [str(recipe.run), OPENING, name, str(said)]
+        reason_file = Path(folder) / "reason"
+        words = [str(recipe.run), OPENING, name, str(reason_file)]
         child = subprocess.run([*CHILD, *words], check=False)
         if child.returncode == 0:
             return
-        if said.is_file():
-            raise ValueError(said.read_text(encoding="utf-8"))
+        if reason_file.is_file():
+            raise ValueError(reason_file.read_text(encoding="utf-8"))
     raise ValueError(
         f"{name}: a process that tried it ended with status {child.returncode}; see above. If it "
         "was killed for memory, give it more or take a smaller model"
@@ -120,12 +120,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _open(recipe: Recipe, name: str, said: Path) -> int:
+def _open(recipe: Recipe, name: str, reason_file: Path) -> int:
     use_threads(recipe.launch.threads)
     try:
         open_engine(recipe, name)
     except (ValueError, OSError) as error:
-        said.write_text(str(error), encoding="utf-8")
+        reason_file.write_text(str(error), encoding="utf-8")
         return 1
     return 0
 

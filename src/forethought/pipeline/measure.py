@@ -199,7 +199,7 @@ def read_outputs(path: Path) -> list[Answer]:
         answers[prompt_id] = [
             _given(prompt_id, index, text) for index, text in enumerate(responses_of(line))
         ]
-    return [one for each in answers.values() for one in each]
+    return [answer for each in answers.values() for answer in each]
 
 
 def _given(prompt_id: str, index: int, response: str | None) -> Answer:

@@ -277,18 +277,20 @@ def responses_of(line: InputLine) -> list[str | None]:
         found, field = row["responses"], "responses"
     elif isinstance(row.get("outputs"), list):
         found, field = [], "outputs"
-        for one in row["outputs"]:
-            if not isinstance(one, dict) or "response" not in one:
+        for output in row["outputs"]:
+            if not isinstance(output, dict) or "response" not in output:
                 raise ValueError(
-                    f"{line.where}: an entry of outputs has no `response`: {one!r:.80}"
+                    f"{line.where}: an entry of outputs has no `response`: {output!r:.80}"
                 )
-            found.append(one["response"])
+            found.append(output["response"])
     else:
         raise ValueError(
             f"{line.where} has fields {sorted(row)} and neither `responses` (a list of texts) nor "
             "`outputs` (as `forethought sample` writes them)"
         )
-    if not isinstance(found, list) or not all(one is None or isinstance(one, str) for one in found):
+    if not isinstance(found, list) or not all(
+        text is None or isinstance(text, str) for text in found
+    ):
         raise ValueError(f"{line.where}: {field} must be a list of texts, got {found!r:.80}")
     return found
 

@@ -46,7 +46,9 @@ class Task:
         if note is not None:
             self.note = note
         self._under_way = {
-            who: one for who, one in self._under_way.items() if one.done < one.outputs
+            who: drawing
+            for who, drawing in self._under_way.items()
+            if drawing.done < drawing.outputs
         }
 
     def hear(self, who: str, drawing: Drawing) -> None:

@@ -132,7 +132,9 @@ def split_prompts(
         test=sets["test"],
         duplicates=sum(each.duplicates for each in loaded),
         overlap=overlap,
-        left_out=tuple({one.prompt_id: one for each in loaded for one in each.left_out}.values()),
+        left_out=tuple(
+            {omission.prompt_id: omission for each in loaded for omission in each.left_out}.values()
+        ),
         places=places,
     )
 
@@ -155,7 +157,9 @@ def load_prompts(
             records += 1
             if prompt.prompt_id not in distinct:
                 distinct[prompt.prompt_id], places[prompt.prompt_id] = prompt, place
-    reasons = {key: reason for key, one in distinct.items() if (reason := refuse(one)) is not None}
+    reasons = {
+        key: reason for key, prompt in distinct.items() if (reason := refuse(prompt)) is not None
+    }
     left_out = [
         LeftOut(prompt_id=key, where=places[key], reason=reason) for key, reason in reasons.items()
     ]
@@ -165,7 +169,7 @@ def load_prompts(
             f"{left_out[0].where}: {left_out[0].reason}"
         )
     return Loaded(
-        prompts=[one for key, one in distinct.items() if key not in reasons],
+        prompts=[prompt for key, prompt in distinct.items() if key not in reasons],
         places=places,
         duplicates=records - len(distinct),
         left_out=left_out,
@@ -177,8 +181,8 @@ def source_digests(config: PromptsConfig) -> dict[str, str]:
 
     Sources at an address, on the hub or of the microworld have none, nor has what is not there.
     """
-    held = [one for one in (config.validation, config.test) if one is not None]
-    sources = [*config.train, *(source for one in held for source in one.sources)]
+    held = [held_out for held_out in (config.validation, config.test) if held_out is not None]
+    sources = [*config.train, *(source for held_out in held for source in held_out.sources)]
     named = ((_shown(source), _digest(source)) for source in sources)
     return {name: digest for name, digest in named if digest is not None}
 

@@ -123,8 +123,8 @@ class StageRef:
 
     def prompt_places(self) -> dict[str, str]:
         """File and line of each prompt of the run, by its id."""
-        found = read_records(self.beside("prompts"), PromptPlace, "places")
-        return {one.prompt_id: one.where for one in found}
+        places = read_records(self.beside("prompts"), PromptPlace, "places")
+        return {place.prompt_id: place.where for place in places}
 
     def prompts(self, kind: str) -> list[Prompt]:
         """`train` (this iteration's slice), `validation` or `test` prompts."""

@@ -44,7 +44,10 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         "score_of": score_of(recipe),
         "difference": _difference(arms, difference_ends(recipe.judge)),
         "left_out": {
-            stage: {"count": len(gone), "first": [asdict(one) for one in gone[: left_out.SHOWN]]}
+            stage: {
+                "count": len(gone),
+                "first": [asdict(omission) for omission in gone[: left_out.SHOWN]],
+            }
             for stage, gone in left_out.of_run(recipe.run).items()
         },
     }
@@ -58,7 +61,9 @@ def summary_table(summary: dict[str, Any]) -> Table:
     for column in ("score", "95 % interval", "thought", "response", "unparsed"):
         table.add_column(column, justify="right", no_wrap=True)
     rows = [(row["iteration"], arm, row) for arm, each in summary["arms"].items() for row in each]
-    for policy, group in groupby(sorted(rows, key=lambda one: one[0]), key=lambda one: one[0]):
+    for policy, group in groupby(
+        sorted(rows, key=lambda entry: entry[0]), key=lambda entry: entry[0]
+    ):
         for _, arm, row in group:
             table.add_row(str(policy), arm, *_cells(row))
         table.add_section()
@@ -104,21 +109,24 @@ def _kept_line(summary: dict[str, Any]) -> str:
 
 def difference_line(summary: dict[str, Any]) -> str:
     """What the comparison says, in one sentence."""
-    found = summary["difference"]
-    if found is None:
+    difference = summary["difference"]
+    if difference is None:
         return "There are no two arms to compare."
     scores = [row["test_score"] for rows in summary["arms"].values() for row in rows]
     shares = all(score is not None and 0 <= score <= 1 for score in scores)
     factor, digits, unit = (100, 1, "points") if shares else (1, 3, "of the judge's score")
     value, low, high = (
-        f"{factor * figure:+.{digits}f}" for figure in (found["value"], *found["interval"])
+        f"{factor * figure:+.{digits}f}"
+        for figure in (difference["value"], *difference["interval"])
     )
     sure = (
-        "; the interval includes zero" if found["interval"][0] <= 0 <= found["interval"][1] else ""
+        "; the interval includes zero"
+        if difference["interval"][0] <= 0 <= difference["interval"][1]
+        else ""
     )
     return (
-        f"Thought arm minus direct arm at policy {found['iteration']}: {value} {unit} "
-        f"(95 % interval {low} to {high}, n = {found['count']}){sure}."
+        f"Thought arm minus direct arm at policy {difference['iteration']}: {value} {unit} "
+        f"(95 % interval {low} to {high}, n = {difference['count']}){sure}."
     )
 
 

@@ -91,7 +91,7 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
             for epoch, answers in judged.scored(sampled, prompts).items():
                 stage.write_records(f"epoch_{epoch}", answers, Answer)
         answers = {k: stage.read_records(f"epoch_{k}", Answer) for k in epochs}
-        worst = worst_score(judged.floor, [one for each in answers.values() for one in each])
+        worst = worst_score(judged.floor, [answer for each in answers.values() for answer in each])
         scores = {k: _mean_score(each, worst) for k, each in answers.items()}
         asked = len({answer.prompt_id for answer in answers[epochs[0]]})
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
@@ -115,8 +115,11 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
 
 def _of_all(sides: dict[Key, list[Answer]]) -> dict[Key, list[Answer]]:
     """The answers to prompts that every side has answered: a comparison is on the same ones."""
-    common = set.intersection(*({one.prompt_id for one in each} for each in sides.values()))
-    return {side: [one for one in each if one.prompt_id in common] for side, each in sides.items()}
+    common = set.intersection(*({answer.prompt_id for answer in each} for each in sides.values()))
+    return {
+        side: [answer for answer in each if answer.prompt_id in common]
+        for side, each in sides.items()
+    }
 
 
 def _take_last(stage: Stage, ref: StageRef, epoch: int) -> dict[str, Count]:

@@ -84,7 +84,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         "judge_calls": spent,
         "unread_verdicts": unread,
         "groups_with_unread": incomplete,
-        "missing": [{"prompt_id": one.prompt_id, "reason": one.reason} for one in missing],
+        "missing": [{"prompt_id": group.prompt_id, "reason": group.reason} for group in missing],
     }
 
 
@@ -93,7 +93,7 @@ def _refuse_if_nothing_parses(ref: StageRef) -> None:
     counts = read_manifest(folder).counts
     if counts["parse_failures"] == 1:
         first = next(
-            one for part in sealed_parts(folder) for one in read_part(folder, part, Rollout)
+            rollout for part in sealed_parts(folder) for rollout in read_part(folder, part, Rollout)
         )
         raise StageError(
             f"{ref.label}: none of {counts['outputs']} outputs has a response "

@@ -34,7 +34,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     recipe, sums = ref.recipe, LengthSums()
     with reporter.task(ref.label, recipe.prompts_per_iteration, "prompts") as task:
         parts = list(_offered(stage, ref, task))
-        offers = [one for part in parts for one in part]
+        offers = [offer for part in parts for offer in part]
         decisions = decide(offers, recipe.pairs.max_unparsable, recipe.seed)
         outcome = outcomes(decisions)
 
@@ -58,8 +58,8 @@ def _offered(stage: Stage, ref: StageRef, task: Task) -> Iterator[list[Offer]]:
     both = zip(sealed_parts(sampled), sealed_parts(judged, "scored"), strict=True)
     for index, (outputs, scores) in enumerate(both):
         rollouts: dict[str, list[Rollout]] = {}
-        for one in read_part(sampled, outputs, Rollout):
-            rollouts.setdefault(one.prompt_id, []).append(one)
+        for rollout in read_part(sampled, outputs, Rollout):
+            rollouts.setdefault(rollout.prompt_id, []).append(rollout)
         groups = read_part(judged, scores, ScoredGroup)
         scored = {group.prompt_id: group for group in groups}
         offers, pairs = possible_pairs(rollouts, scored, ref.recipe.pairs.rho)

@@ -56,7 +56,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         stage.write_records("test", split.test, Prompt)
         stage.write_records("validation", split.validation, Prompt)
         stage.write_records("train", split.train, Prompt)
-        kept = [one.prompt_id for one in (*split.test, *split.validation, *split.train)]
+        kept = [prompt.prompt_id for prompt in (*split.test, *split.validation, *split.train)]
         places = [PromptPlace(prompt_id=key, where=split.places[key]) for key in kept]
         stage.write_records("places", places, PromptPlace)
         write_json(stage.folder / SOURCES, digests)
@@ -92,14 +92,17 @@ def _refuse(recipe: Recipe) -> Refuse:
         (load_format(recipe.thought_format), "thought"),
         (DIRECT, "direct"),
     )
-    formats = [(one, rendering.template_variables(recipe.model.of_arm(arm))) for one, arm in asked]
+    formats = [
+        (thought_format, rendering.template_variables(recipe.model.of_arm(arm)))
+        for thought_format, arm in asked
+    ]
     most, context = recipe.prompts.max_tokens, _context(recipe)
 
     def refuse(prompt: Prompt) -> str | None:
         try:
             rendered = [
-                rendering.render(tokenizer, one.apply(prompt.messages), template)
-                for one, template in formats
+                rendering.render(tokenizer, thought_format.apply(prompt.messages), template)
+                for thought_format, template in formats
             ]
         except ValueError as error:
             return str(error)

@@ -81,9 +81,11 @@ def _kept(
     stage: Stage, ref: StageRef, index: int, prompts: Sequence[Prompt], drawn: Drawn
 ) -> list[Rollout]:
     """A part's rollouts; what could not be sampled is noted."""
-    unsampled = [one for one in drawn if isinstance(one, Unsampled)]
+    unsampled = [result for result in drawn if isinstance(result, Unsampled)]
     left_out.note(stage, f"{index:05d}", left_out.placed(unsampled, prompts, ref.prompt_places))
-    return list(chain.from_iterable(one for one in drawn if not isinstance(one, Unsampled)))
+    return list(
+        chain.from_iterable(result for result in drawn if not isinstance(result, Unsampled))
+    )
 
 
 def _request(policy: Policy, prompt: Prompt) -> SampleRequest:

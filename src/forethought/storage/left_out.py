@@ -32,7 +32,7 @@ def note(stage: Stage, part: str, left_out: Sequence[LeftOut]) -> None:
     """Keep what a part of a stage goes without; an earlier attempt's list of it is replaced."""
     path = stage.folder / f"left_out_{part}.json"
     if left_out:
-        write_json(path, [asdict(one) for one in left_out])
+        write_json(path, [asdict(omission) for omission in left_out])
     else:
         path.unlink(missing_ok=True)
 
@@ -41,8 +41,8 @@ def noted(folder: Path) -> list[LeftOut]:
     """What a stage goes without, each prompt once."""
     found: dict[str, LeftOut] = {}
     for path in sorted(folder.glob("left_out*.json")):
-        for one in read_json(path):
-            found.setdefault(one["prompt_id"], LeftOut(**one))
+        for row in read_json(path):
+            found.setdefault(row["prompt_id"], LeftOut(**row))
     return list(found.values())
 
 
@@ -57,7 +57,9 @@ def of_run(run: Path) -> dict[str, list[LeftOut]]:
 def counts(folder: Path) -> dict[str, Count]:
     """What the manifest says of it."""
     found = noted(folder)
-    first: list[Count] = [{"where": one.where, "reason": one.reason} for one in found[:SHOWN]]
+    first: list[Count] = [
+        {"where": omission.where, "reason": omission.reason} for omission in found[:SHOWN]
+    ]
     return {"left_out": {"count": len(found), "first": first}}
 
 
@@ -86,11 +88,11 @@ def placed(
     known, named = places(), {prompt.prompt_id: prompt for prompt in prompts}
     return [
         LeftOut(
-            prompt_id=one.prompt_id,
-            where=known.get(one.prompt_id) or _named(named[one.prompt_id]),
-            reason=one.reason,
+            prompt_id=refusal.prompt_id,
+            where=known.get(refusal.prompt_id) or _named(named[refusal.prompt_id]),
+            reason=refusal.reason,
         )
-        for one in unsampled
+        for refusal in unsampled
     ]
 
 

@@ -40,11 +40,11 @@ def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:
     """
     expected = list(_hints(record_type))
     gained = dataclasses.fields(record_type)[len(table.column_names) :]  # type: ignore[arg-type]
-    for one in gained:
-        if one.default is dataclasses.MISSING:
+    for field in gained:
+        if field.default is dataclasses.MISSING:
             break
-        values = pa.array([one.default] * table.num_rows, _arrow(_hints(record_type)[one.name]))
-        table = table.append_column(one.name, values)
+        values = pa.array([field.default] * table.num_rows, _arrow(_hints(record_type)[field.name]))
+        table = table.append_column(field.name, values)
     if table.column_names != expected:
         raise ValueError(
             f"columns {table.column_names} are not those of {record_type.__name__}: {expected}"
@@ -119,7 +119,7 @@ def _missing(values: Sequence[Any]) -> pa.Array | None:
 
 def _decode_fields(columns: Sequence[pa.Array], record_type: type) -> list[Any]:
     hints = _hints(record_type)
-    values = [_decode(one, hint) for one, hint in zip(columns, hints.values(), strict=True)]
+    values = [_decode(column, hint) for column, hint in zip(columns, hints.values(), strict=True)]
     return [record_type(**dict(zip(hints, row, strict=True))) for row in zip(*values, strict=True)]
 
 
@@ -149,4 +149,4 @@ def _with_none(values: list[Any], column: pa.Array) -> list[Any]:
     if column.null_count == 0:
         return values
     present = column.is_valid().to_pylist()
-    return [one if there else None for one, there in zip(values, present, strict=True)]
+    return [value if there else None for value, there in zip(values, present, strict=True)]

@@ -40,8 +40,8 @@ def write_folder(folder: Path, url: str, field: str, *, last: str) -> None:
     """
     with _mistakes(url, field, "written"):
         files, path = _filesystem(url)
-        inside = [one for one in sorted(folder.rglob("*")) if one.is_file()]
-        for source in sorted(inside, key=lambda one: one == folder / last):
+        inside = [source for source in sorted(folder.rglob("*")) if source.is_file()]
+        for source in sorted(inside, key=lambda source: source == folder / last):
             target = f"{path.rstrip('/')}/{source.relative_to(folder).as_posix()}"
             files.makedirs(target.rpartition("/")[0], exist_ok=True)
             files.put_file(str(source), target)

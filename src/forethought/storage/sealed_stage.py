@@ -313,7 +313,7 @@ def read_records(
     Raises: StageError if the stage is not sealed, or a part is missing or damaged.
     """
     parts = sealed_parts(folder, prefix)
-    return [one for part in parts for one in read_part(folder, part, record_type, rows)]
+    return [record for part in parts for record in read_part(folder, part, record_type, rows)]
 
 
 def sealed_parts(folder: Path, prefix: str = "") -> list[Part]:

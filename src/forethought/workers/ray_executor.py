@@ -215,20 +215,20 @@ class RayExecutor(Generic[Part, Result]):
         """What a seat's task came to: a place, an opened engine, a result, a mistake, a death."""
         number = seat.part
         try:
-            found = self._ray.get(seat.task)
+            outcome = self._ray.get(seat.task)
         # Ray gives an exception of the worker as an instance of that exception's own class, too.
         except Exception as error:
             self._replace(seat, _cause(error), work)
             return
-        if isinstance(found, Mistake):
-            raise ValueError(found.message)
+        if isinstance(outcome, Mistake):
+            raise ValueError(outcome.message)
         if seat.node is None:
-            seat.node, seat.task = found, seat.actor.open.remote(self._factory)
+            seat.node, seat.task = outcome, seat.actor.open.remote(self._factory)
             return
         seat.task, seat.part, seat.ready = None, None, True
         self._lost_openings = 0
         if number is not None:
-            yield number, found
+            yield number, outcome
 
     def _replace(self, seat: _Seat, cause: str, work: _Work[Part]) -> None:
         """Another worker in a dead one's seat, its part owed again.

@@ -136,23 +136,25 @@ def _official(path: Path, records: Sequence[Any]) -> ModelAnnotations:
         if not isinstance(record, dict):
             raise ValueError(f"{path}: record {place} is no object but {record!r:.60}")
     lengths = {
-        field: tuple(_text_length(path, place, one, field) for place, one in enumerate(records))
+        field: tuple(
+            _text_length(path, place, record, field) for place, record in enumerate(records)
+        )
         for field in ("output_1", "output_2")
     }
     places = _places(path, records)
     for field in ("instruction", "index"):
-        _refuse_twice(f"{path}: record", field, [one.get(field) for one in records])
+        _refuse_twice(f"{path}: record", field, [record.get(field) for record in records])
     return ModelAnnotations(
         model=_only(path, records, "generator_2"),
         baseline=_only(path, records, "generator_1"),
         preferences=tuple(
-            _preference(f"{path}: record {place}", one.get("preference", _ABSENT))
-            for place, one in enumerate(records)
+            _preference(f"{path}: record {place}", record.get("preference", _ABSENT))
+            for place, record in enumerate(records)
         ),
         baseline_lengths=lengths["output_1"],
         lengths=lengths["output_2"],
         places=places,
-        datasets=tuple(_name(one.get("dataset")) for one in records),
+        datasets=tuple(_name(record.get("dataset")) for record in records),
     )
 
 
@@ -176,7 +178,9 @@ def _compact(path: Path, content: Mapping[str, Any], name: str, fields: Any) -> 
             raise ValueError(f"{where}: {field} has {found} entries, preference has {wanted}")
     _refuse_twice(f"{where}: entry", "canon", rows)
     chosen = range(count) if own else rows
-    read = tuple(_preference(f"{where}: row {place}", one) for place, one in enumerate(preferences))
+    read = tuple(
+        _preference(f"{where}: row {place}", value) for place, value in enumerate(preferences)
+    )
     baseline_lengths = tuple(_length(f"{where}: len_1", source, place) for place in chosen)
     own_lengths = tuple(_length(f"{where}: len_2", lengths, place) for place in range(count))
     baseline = _name(content.get("baseline"))

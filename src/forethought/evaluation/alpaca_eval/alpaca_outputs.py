@@ -65,11 +65,11 @@ def read_instructions(path: Path) -> list[Instruction]:
         for place, record in enumerate(records)
     ]
     seen: dict[str, int] = {}
-    for place, one in enumerate(found):
-        if seen.setdefault(one.text, place) != place:
+    for place, instruction in enumerate(found):
+        if seen.setdefault(instruction.text, place) != place:
             raise ValueError(
-                f"{path}: records {seen[one.text]} and {place} have the same instruction; leave "
-                "one out"
+                f"{path}: records {seen[instruction.text]} and {place} have the same instruction; "
+                "leave one out"
             )
     return found
 
@@ -112,8 +112,10 @@ def comparisons(
     return [
         None
         if second is None
-        else OutputPair(instruction=one.text, output_1=first or "", output_2=second)
-        for one, first, second in zip(instructions, baseline.texts, model.texts, strict=True)
+        else OutputPair(instruction=instruction.text, output_1=first or "", output_2=second)
+        for instruction, first, second in zip(
+            instructions, baseline.texts, model.texts, strict=True
+        )
     ]
 
 
@@ -121,12 +123,12 @@ def output_records(instructions: Sequence[Instruction], outputs: Outputs) -> lis
     """`model_outputs.json`."""
     return [
         {
-            "instruction": one.text,
-            "dataset": one.dataset,
+            "instruction": instruction.text,
+            "dataset": instruction.dataset,
             "output": text or "",
             "generator": outputs.generator,
         }
-        for one, text in zip(instructions, outputs.texts, strict=True)
+        for instruction, text in zip(instructions, outputs.texts, strict=True)
     ]
 
 
@@ -141,10 +143,10 @@ def annotation_records(
     """`annotations.json`, with the order in which outputs were shown and why some failed."""
     return [
         {
-            "instruction": one.text,
+            "instruction": instruction.text,
             "output_1": first or "",
             "generator_1": baseline.generator,
-            "dataset": one.dataset,
+            "dataset": instruction.dataset,
             "output_2": second or "",
             "generator_2": model.generator,
             "annotator": annotator,
@@ -153,7 +155,7 @@ def annotation_records(
             "raw_completion": _completion(annotation),
             "reason": annotation.reason,
         }
-        for one, first, second, annotation in zip(
+        for instruction, first, second, annotation in zip(
             instructions, baseline.texts, model.texts, annotations, strict=True
         )
     ]

@@ -155,8 +155,8 @@ class Annotator:
         advance(len(comparisons) - len(wanted))
         outcomes = self._outcomes(wanted, advance)
         return [
-            _annotation(one.instruction, None if key is None else outcomes[key])
-            for one, key in zip(comparisons, keys, strict=True)
+            _annotation(comparison.instruction, None if key is None else outcomes[key])
+            for comparison, key in zip(comparisons, keys, strict=True)
         ]
 
     def _outcomes(

@@ -102,15 +102,16 @@ def score_annotations(
     Raises: ValueError that names file, field, value and the way out.
     """
     found = read_annotations(path)
-    chosen = [one for one in found if model in (None, one.model)]
+    chosen = [annotated for annotated in found if model in (None, annotated.model)]
     if not chosen:
-        names = ", ".join(one.model for one in found)
+        names = ", ".join(annotated.model for annotated in found)
         raise ValueError(f"model: {model} is not in {path}; it has {names}")
     table = None if difficulty is None else read_difficulty(difficulty)
     rows = None if gamed is None else read_gamed(gamed, difficulty=table is not None)
     try:
         return [
-            score(one, difficulty=table, gamed=rows, C=C, resamples=resamples) for one in chosen
+            score(annotated, difficulty=table, gamed=rows, C=C, resamples=resamples)
+            for annotated in chosen
         ]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -164,8 +164,8 @@ def read_labels(path: Path, question_ids: Collection[str] | None = None) -> list
     value = _whole(path)
     found = _from_judgments(path) if value is None or "games" in value else _from_json(path, value)
     if question_ids is not None:
-        for one in found:
-            _refuse_other_questions(path, one, question_ids)
+        for labels in found:
+            _refuse_other_questions(path, labels, question_ids)
     return found
 
 
@@ -209,7 +209,7 @@ def _from_json(path: Path, value: dict[str, Any]) -> list[ModelLabels]:
         return [
             ModelLabels(
                 model=model,
-                games={one: _two(f"{model}, question {one}", pair) for one, pair in each.items()},
+                games={id_: _two(f"{model}, question {id_}", pair) for id_, pair in each.items()},
             )
             for model, each in games.items()
         ]
@@ -227,7 +227,7 @@ def _two(where: str, labels: Sequence[str | None]) -> Games:
 
 
 def _refuse_other_questions(path: Path, found: ModelLabels, wanted: Collection[str]) -> None:
-    missing = [one for one in wanted if one not in found.games]
+    missing = [id_ for id_ in wanted if id_ not in found.games]
     known = set(wanted)
     unknown = [game for game in found.games if game not in known]
     mistakes = (
@@ -293,10 +293,10 @@ def _text(path: Path) -> str:
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
-    for key, one in pairs:
+    for key, member in pairs:
         if key in value:
             raise ValueError(f"{key!r} stands there twice; keep one of them")
-        value[key] = one
+        value[key] = member
     return value
 
 

@@ -108,8 +108,8 @@ def read_label(said: str) -> str | NoVerdict:
     match list(dict.fromkeys(LABEL.findall(said))):
         case []:
             return NoVerdict(reason="no label")
-        case [one] if one in BATTLES:
-            return one
+        case [label] if label in BATTLES:
+            return label
         case _:
             return UNCLEAR
 

@@ -158,7 +158,7 @@ def score_labels(
         case "questions":
             units_U2 = sums_Q2
         case "published":
-            units_U2 = np.array([(one, 1.0) for fought in questions for one in fought])
+            units_U2 = np.array([(outcome, 1.0) for fought in questions for outcome in fought])
         case _:
             raise ValueError(f"interval: {interval!r} is neither questions nor published")
     return ArenaHardScore(

@@ -33,7 +33,9 @@ def refuse_dishonest_templates(recipe: Recipe) -> None:
         ids = rendering.render(tokenizer, QUESTION, template | switch)
         return str(tokenizer.decode(list(ids), skip_special_tokens=False)).rstrip()
 
-    switch = next((one for one in SWITCHES if _turns(rendered, recipe.arms[0], one)), None)
+    switch = next(
+        (variable for variable in SWITCHES if _turns(rendered, recipe.arms[0], variable)), None
+    )
     name = switch or SWITCHES[0]
     if "direct" in recipe.arms:
         text = rendered("direct")

@@ -156,7 +156,7 @@ def _named(field: str, what: str) -> Iterator[None]:
 def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
     """A few from all over, the shortest first."""
     spread = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
-    return sorted(spread, key=lambda one: sum(len(turn.content) for turn in one.messages))
+    return sorted(spread, key=lambda prompt: sum(len(turn.content) for turn in prompt.messages))
 
 
 def _try_sampling(recipe: Recipe) -> None:

@@ -66,47 +66,49 @@ def judge_sides(
     """
     by_prompt: dict[str, dict[tuple[Side, int], Answer]] = {}
     for side, answers in sides.items():
-        for one in answers:
-            by_prompt.setdefault(one.prompt_id, {})[side, one.sample_index] = one
+        for answer in answers:
+            by_prompt.setdefault(answer.prompt_id, {})[side, answer.sample_index] = answer
     keys, groups = response_groups(
         [
-            (prompt, {key: one.parsed.response for key, one in group.items()})
+            (prompt, {key: answer.parsed.response for key, answer in group.items()})
             for prompt in prompts
             if (group := by_prompt.get(prompt.prompt_id))
         ]
     )
     # Without any group, too, the judge is asked for its floor.
-    part = judged_part(max((len(one) for one in by_prompt.values()), default=1))
+    part = judged_part(max((len(group) for group in by_prompt.values()), default=1))
     starts = range(0, max(len(groups), 1), part)
     with judging_executor(config, cache, launch) as executor:
-        said = dict(executor.each(starts, lambda start: groups[start : start + part]))
-    floor = 0.0 if config.is_relative else said[0].floor
-    verdicts = zip(keys, chain.from_iterable(said[start].answers for start in starts), strict=True)
+        by_start = dict(executor.each(starts, lambda start: groups[start : start + part]))
+    floor = 0.0 if config.is_relative else by_start[0].floor
+    verdicts = zip(
+        keys, chain.from_iterable(by_start[start].answers for start in starts), strict=True
+    )
     missing: list[dict[str, str]] = []
     unread = 0
     scores: dict[tuple[str, tuple[Side, int]], float | None] = {}
-    for shown, answer in verdicts:
-        if isinstance(answer, Unjudged):
-            missing.append({"prompt_id": answer.prompt_id, "reason": answer.reason})
+    for shown, verdict in verdicts:
+        if isinstance(verdict, Unjudged):
+            missing.append({"prompt_id": verdict.prompt_id, "reason": verdict.reason})
             continue
-        given = dict(zip(shown, answer.scores, strict=True))
-        unread += answer.missing
+        given = dict(zip(shown, verdict.scores, strict=True))
+        unread += verdict.missing
         unscored = {key for key, score in given.items() if score is None}
         if unscored:
             reason = f"{len(unscored)} of {len(shown)} answers have too few verdicts"
-            missing.append({"prompt_id": answer.prompt_id, "reason": reason})
+            missing.append({"prompt_id": verdict.prompt_id, "reason": reason})
         # Unlike an output without a response, what could not be scored has not lost.
-        group = [key for key in by_prompt[answer.prompt_id] if key not in unscored]
+        group = [key for key in by_prompt[verdict.prompt_id] if key not in unscored]
         values = [given.get(key) for key in group]
         if config.is_relative:
             values = win_shares(values, [side for side, _ in group])
-        scores |= {(answer.prompt_id, k): v for k, v in zip(group, values, strict=True)}
+        scores |= {(verdict.prompt_id, k): v for k, v in zip(group, values, strict=True)}
     judged = {
         side: [
-            replace(one, score=scores.get((one.prompt_id, (side, one.sample_index))))
-            if one.parsed.response is not None
-            else one
-            for one in answers
+            replace(answer, score=scores.get((answer.prompt_id, (side, answer.sample_index))))
+            if answer.parsed.response is not None
+            else answer
+            for answer in answers
         ]
         for side, answers in sides.items()
     }

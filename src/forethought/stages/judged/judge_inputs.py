@@ -38,7 +38,7 @@ class JudgeInputs:
                 self._prompts[prompt_id],
                 {output["sample_index"]: output["parsed.response"] for output in outputs},
             )
-            for prompt_id, outputs in groupby(rows, key=lambda one: one["prompt_id"])
+            for prompt_id, outputs in groupby(rows, key=lambda row: row["prompt_id"])
         ]
         self._indices[index], groups = response_groups(candidates)
         return groups
@@ -59,7 +59,7 @@ class JudgeInputs:
 
 def scored_group(shown: Sequence[int], judgement: Judgement) -> ScoredGroup:
     """A judgement with the sample index of each score; a response without one is not in it."""
-    given = {
+    scores = {
         index: score
         for index, score in zip(shown, judgement.scores, strict=True)
         if score is not None
@@ -67,8 +67,8 @@ def scored_group(shown: Sequence[int], judgement: Judgement) -> ScoredGroup:
     return ScoredGroup(
         prompt_id=judgement.prompt_id,
         judge=judgement.judge,
-        sample_indices=tuple(given),
-        scores=tuple(given.values()),
+        sample_indices=tuple(scores),
+        scores=tuple(scores.values()),
         evidence=judgement.evidence,
         missing=judgement.missing,
     )

@@ -98,8 +98,8 @@ def measure(
 def _places(loaded: Loaded, asked: Sequence[Prompt], prompts: Sequence[Prompt]) -> dict[str, str]:
     """Where each question of a round stands; the bare answer's question has an id of its own."""
     return {
-        one.prompt_id: loaded.places[question.prompt_id]
-        for question, one in zip(asked, prompts, strict=True)
+        prompt.prompt_id: loaded.places[question.prompt_id]
+        for question, prompt in zip(asked, prompts, strict=True)
     }
 
 
@@ -117,17 +117,17 @@ def _graded(
     with open_judge(VerifierJudge(function=config.verifier)) as judge:
         parsed = [answer for answer in answers if answer.parsed.response is not None]
         groups = [
-            ResponseGroup(prompt=by_id[one.prompt_id], responses=(one.parsed.response or "",))
-            for one in parsed
+            ResponseGroup(prompt=by_id[answer.prompt_id], responses=(answer.parsed.response or "",))
+            for answer in parsed
         ]
         scores: dict[str, float] = {}
-        for one, verdict in zip(parsed, checked(judge, groups), strict=True):
+        for answer, verdict in zip(parsed, checked(judge, groups), strict=True):
             if isinstance(verdict, Unjudged):
                 raise ValueError(
                     f"measures.gsm8k.verifier {config.verifier} failed on question "
-                    f"{one.prompt_id}: {verdict.reason}"
+                    f"{answer.prompt_id}: {verdict.reason}"
                 )
-            (scores[one.prompt_id],) = verdict.all_scores
+            (scores[answer.prompt_id],) = verdict.all_scores
     return [replace(answer, score=scores.get(answer.prompt_id, 0.0)) for answer in answers]
 
 

@@ -58,7 +58,7 @@ def measure(
     answers = _answers(stage, subject, config, instructions, reporter)
     model = Outputs(
         generator=subject.policy.name,
-        texts=tuple(one and one.parsed.response for one in answers),
+        texts=tuple(answer and answer.parsed.response for answer in answers),
     )
     write_json(stage.folder / "model_outputs.json", output_records(instructions, model))
     cache_file = subject.cache or stage.folder / SCRATCH / "judge.sqlite"
@@ -68,8 +68,8 @@ def measure(
                 annotator, comparisons(instructions, baseline, model), subject, reporter
             )
             annotations = [
-                UNASKED if answer is None else one
-                for answer, one in zip(answers, annotations, strict=True)
+                UNASKED if answer is None else annotation
+                for answer, annotation in zip(answers, annotations, strict=True)
             ]
             name = f"weighted_alpaca_eval:{annotator.model}"
         spent = replies.counts()
@@ -79,11 +79,11 @@ def measure(
     scored = score(annotated, difficulty=table, gamed=gamed)
     write_json(stage.folder / "score.json", as_json(scored))
     missing: list[Count] = [
-        {"index": place, "reason": one.reason}
-        for place, one in enumerate(annotations)
-        if one.preference is None
+        {"index": place, "reason": annotation.reason}
+        for place, annotation in enumerate(annotations)
+        if annotation.preference is None
     ]
-    given = [one for one in answers if one is not None]
+    given = [answer for answer in answers if answer is not None]
     return {
         "results": as_counts(as_results(annotated, scored)),
         "glm": scored.glm,
@@ -92,9 +92,9 @@ def measure(
         "annotator": name,
         "avg_length": scored.avg_length,
         "missing": missing,
-        "without_response": sum(one.parsed.response is None for one in given),
-        "thought_tokens": sum(one.thought_tokens for one in given) / len(given),
-        "response_tokens": sum(one.response_tokens for one in given) / len(given),
+        "without_response": sum(answer.parsed.response is None for answer in given),
+        "thought_tokens": sum(answer.thought_tokens for answer in given) / len(given),
+        "response_tokens": sum(answer.response_tokens for answer in given) / len(given),
         **left_out.counts(stage.folder),
         "judge_calls": spent,
         **server_counts(stage, subject.policy),
@@ -134,8 +134,8 @@ def _answers(
                 part="answers",
                 task=task,
                 places=lambda: {
-                    one.prompt_id: f"{config.instructions}, record {number}"
-                    for number, one in enumerate(prompts, start=1)
+                    prompt.prompt_id: f"{config.instructions}, record {number}"
+                    for number, prompt in enumerate(prompts, start=1)
                 },
             )
         stage.write_records("answers", answers, Answer)
@@ -162,6 +162,6 @@ def _annotations(
 ) -> list[Annotation]:
     """One per instruction; without an output there is nothing to ask."""
     with reporter.task(f"{subject.policy.name} annotations", len(asked), "annotations") as task:
-        found = iter(annotator.annotate([one for one in asked if one is not None], task.advance))
-        task.advance(sum(one is None for one in asked))
-    return [LOST if one is None else next(found) for one in asked]
+        found = iter(annotator.annotate([pair for pair in asked if pair is not None], task.advance))
+        task.advance(sum(pair is None for pair in asked))
+    return [LOST if pair is None else next(found) for pair in asked]

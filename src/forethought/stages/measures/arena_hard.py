@@ -96,15 +96,15 @@ def measure(
     labels = ModelLabels(
         model=model,
         games={
-            one.question.question_id: (first.label, second.label)
-            for one, (first, second) in zip(entries, games, strict=True)
+            entry.question.question_id: (first.label, second.label)
+            for entry, (first, second) in zip(entries, games, strict=True)
         },
     )
     score = score_labels(labels)
     published = score_labels(labels, interval="published")
     write_json(stage.folder / "scores.json", [score.as_json(), published.as_json()])
     given = [entry.answer for entry in entries if entry.answer is not None]
-    answered = [one for one in given if one.parsed.response is not None]
+    answered = [answer for answer in given if answer.parsed.response is not None]
     return {
         "results": as_counts([score.as_result()]),
         "published_interval": list(published.interval),
@@ -113,8 +113,8 @@ def measure(
         "missing": _missing(entries, games),
         "unparsable": len(given) - len(answered),
         **left_out.counts(stage.folder),
-        "mean_response_tokens": _mean([one.response_tokens for one in answered]),
-        "mean_thought_tokens": _mean([one.thought_tokens for one in answered]),
+        "mean_response_tokens": _mean([answer.response_tokens for answer in answered]),
+        "mean_thought_tokens": _mean([answer.thought_tokens for answer in answered]),
         "judge_calls": spent,
         **server_counts(stage, subject.policy),
     }
@@ -124,11 +124,11 @@ def _entries(
     stage: Stage, subject: Subject, config: ArenaHardMeasure, reporter: Reporter
 ) -> list[_Entry]:
     questions = read_questions(config.questions)
-    baseline = read_answers(config.baseline, [one.question_id for one in questions])
-    prompts = [_prompt(one) for one in questions]
+    baseline = read_answers(config.baseline, [question.question_id for question in questions])
+    prompts = [_prompt(question) for question in questions]
     if not stage.has("answers"):
         # The same text may stand under two questions; a policy answers it once.
-        distinct = list({one.prompt_id: one for one in prompts}.values())
+        distinct = list({prompt.prompt_id: prompt for prompt in prompts}.values())
         with reporter.task(f"{subject.policy.name} arena_hard", len(distinct), "answers") as task:
             answers = answer_prompts(
                 stage,
@@ -138,8 +138,8 @@ def _entries(
                 part="answers",
                 task=task,
                 places=lambda: {
-                    prompt.prompt_id: f"{config.questions}, question {one.question_id}"
-                    for prompt, one in zip(prompts, questions, strict=True)
+                    prompt.prompt_id: f"{config.questions}, question {question.question_id}"
+                    for prompt, question in zip(prompts, questions, strict=True)
                 },
             )
         stage.write_records("answers", answers, Answer)
@@ -175,9 +175,9 @@ def _games(
 ) -> list[tuple[Game, Game]]:
     """Both games of every entry."""
     matches = {
-        place: Match(question=one.prompt, baseline=one.baseline, answer=one.response)
-        for place, one in enumerate(entries)
-        if one.response is not None
+        place: Match(question=entry.prompt, baseline=entry.baseline, answer=entry.response)
+        for place, entry in enumerate(entries)
+        if entry.response is not None
     }
     played: list[tuple[Game, Game]] = []
     if matches:
@@ -188,8 +188,8 @@ def _games(
             played = play(judge, list(matches.values()))
     by_place = dict(zip(matches, played, strict=True))
     return [
-        by_place.get(place, LOSS if one.answer else (UNASKED, UNASKED))
-        for place, one in enumerate(entries)
+        by_place.get(place, LOSS if entry.answer else (UNASKED, UNASKED))
+        for place, entry in enumerate(entries)
     ]
 
 

@@ -96,7 +96,9 @@ def measure(
         "without_response": sum(answer.parsed.response is None for answer in answers),
         **left_out.counts(stage.folder),
         "unread_verdicts": read_json(stage.folder / UNREAD),
-        "new_tokens": sum(one.spent_tokens for each in (answers, *sides.values()) for one in each),
+        "new_tokens": sum(
+            answer.spent_tokens for each in (answers, *sides.values()) for answer in each
+        ),
     }
     return counts | server_counts(stage, policy)
 
@@ -184,21 +186,21 @@ def _after_openings(
                 for prompt_id in owed
             ]
             [(_, drawn)] = executor.each([0], [requests].__getitem__)
-            for one in drawn:
-                if isinstance(one, Unsampled):
-                    refused[one.prompt_id] = one
+            for result in drawn:
+                if isinstance(result, Unsampled):
+                    refused[result.prompt_id] = result
                     continue
-                [rollout] = one
+                [rollout] = result
                 opening = openings[rollout.prompt_id]
                 latest[rollout.prompt_id] = _answer(policy, rollout, opening, attempt + 1)
             owed = [
-                each
-                for each in owed
-                if each not in refused and latest[each].parsed.response is None
+                prompt_id
+                for prompt_id in owed
+                if prompt_id not in refused and latest[prompt_id].parsed.response is None
             ]
             if not owed:
                 break
-    gone = [one for one in refused.values() if one.prompt_id not in latest]
+    gone = [refusal for refusal in refused.values() if refusal.prompt_id not in latest]
     return [latest[prompt_id] for prompt_id in sorted(latest)], gone
 
 
@@ -235,7 +237,7 @@ def _results(
 ) -> list[EvaluationResult]:
     ends, apart = score_ends(judge), difference_ends(judge)
     scores = {
-        variant: {one.prompt_id: one.score for one in each if one.score is not None}
+        variant: {answer.prompt_id: answer.score for answer in each if answer.score is not None}
         for variant, each in sides.items()
     }
     category = {prompt.prompt_id: prompt.category for prompt in prompts}
@@ -249,11 +251,11 @@ def _results(
         if not scores["own"].keys() & scores[variant].keys():
             continue
         results.append(paired_difference(name, scores["own"], scores[variant], ends=apart))
-        for each in sorted({category[score] or "" for score in scores["own"]} - {""}):
-            own = {k: v for k, v in scores["own"].items() if category[k] == each}
+        for label in sorted({category[prompt_id] or "" for prompt_id in scores["own"]} - {""}):
+            own = {k: v for k, v in scores["own"].items() if category[k] == label}
             if own.keys() & scores[variant].keys():
                 rest = scores[variant]
-                results.append(paired_difference(name, own, rest, category=each, ends=apart))
+                results.append(paired_difference(name, own, rest, category=label, ends=apart))
     found = habits(answers, policy.thought_format)
     for name, values in (
         ("probe_draft_copied", found.draft_copied),

@@ -120,7 +120,7 @@ def compare(
         "second": match.second.name,
         "results": as_counts(results),
         "tokens_per_prompt": tokens,
-        "draws": {side: sum(one.attempts for one in each) for side, each in sides.items()},
+        "draws": {side: sum(answer.attempts for answer in each) for side, each in sides.items()},
         "without_response": {side: _unparsed(each) for side, each in sides.items()},
         "unread_verdicts": sum(read_json(stage.folder / _unread(n or "plain")) for n in rivals),
         "missing": missing,
@@ -203,17 +203,17 @@ def _best(drawn: Sequence[Answer], match: WinRateSetup) -> list[Answer]:
     Where the judge could not score a prompt the first answer with a response stands.
     """
     sides: dict[int, list[Answer]] = {}
-    for one in drawn:
-        sides.setdefault(one.sample_index, []).append(one)
+    for answer in drawn:
+        sides.setdefault(answer.sample_index, []).append(answer)
     judged = _judge(match, sides)
     by_prompt: dict[str, list[Answer]] = {}
     for answers in judged.answers.values():
         for answer in answers:
             by_prompt.setdefault(answer.prompt_id, []).append(answer)
 
-    def rank(one: Answer) -> tuple[bool, float, int]:
-        score = -math.inf if one.score is None else one.score
-        return one.parsed.response is not None, score, -one.sample_index
+    def rank(answer: Answer) -> tuple[bool, float, int]:
+        score = -math.inf if answer.score is None else answer.score
+        return answer.parsed.response is not None, score, -answer.sample_index
 
     return [max(by_prompt[prompt_id], key=rank) for prompt_id in sorted(by_prompt)]
 
@@ -245,9 +245,9 @@ def _compared(
         if not group["first"] or not group["second"]:
             missing.append(_lost(prompt, name, "one side has no answer"))
         elif any(
-            one.parsed.response is not None and one.score is None
+            answer.parsed.response is not None and answer.score is None
             for each in group.values()
-            for one in each
+            for answer in each
         ):
             missing.append(_lost(prompt, name, "the judge gave no scores"))
         else:
@@ -267,12 +267,12 @@ def _lost(prompt: Prompt, against: str, reason: str) -> Count:
 def _comparison(
     prompt: Prompt, group: Mapping[str, Sequence[Answer]], *, relative: bool
 ) -> ComparedAnswers:
-    labelled = [(side, one) for side, each in group.items() for one in each]
-    shares = win_shares([one.score for _, one in labelled], [side for side, _ in labelled])
+    labelled = [(side, answer) for side, each in group.items() for answer in each]
+    shares = win_shares([answer.score for _, answer in labelled], [side for side, _ in labelled])
     own = [
         # A judge that compares has already given the share; a missing response has none.
-        one.score if relative and one.score is not None else share
-        for (side, one), share in zip(labelled, shares, strict=True)
+        answer.score if relative and answer.score is not None else share
+        for (side, answer), share in zip(labelled, shares, strict=True)
         if side == "first"
     ]
     lengths = {side: _mean_length(each) for side, each in group.items()}

@@ -64,18 +64,20 @@ def answer_prompts(
         # Greedy, another attempt would be the same output.
         for attempt in range(draw.attempts if draw.temperature > 0 else 1):
             new, unsampled = _sample(policy, executor, prompts, owed, attempt)
-            refused |= {one.prompt_id: one for one in unsampled}
-            latest |= {(one.prompt_id, one.sample_index): (attempt + 1, one) for one in new}
-            for one in new:
-                spent[one.prompt_id, one.sample_index] += len(one.completion.token_ids)
+            refused |= {refusal.prompt_id: refusal for refusal in unsampled}
+            latest |= {
+                (rollout.prompt_id, rollout.sample_index): (attempt + 1, rollout) for rollout in new
+            }
+            for rollout in new:
+                spent[rollout.prompt_id, rollout.sample_index] += len(rollout.completion.token_ids)
             if task is not None:
-                tokens = sum(len(one.completion.token_ids) for one in new)
+                tokens = sum(len(rollout.completion.token_ids) for rollout in new)
                 task.advance(0 if attempt else len(prompts), tokens=tokens)
             owed = {k: v for k, v in _without_response(latest).items() if k not in refused}
             if not owed:
                 break
     answered = {prompt_id for prompt_id, _ in latest}
-    gone = [one for one in refused.values() if one.prompt_id not in answered]
+    gone = [refusal for refusal in refused.values() if refusal.prompt_id not in answered]
     without = left_out.placed(gone, prompts, places)
     if without and not latest:
         raise left_out.none_sampled(f"{policy.name} {stage.name}", without)
@@ -114,8 +116,8 @@ def _sample(
         if isinstance(each, Unsampled):
             unsampled.append(each)
             continue
-        for index, one in zip(owed[request.prompt_id], each, strict=True):
-            rollouts.append(replace(one, sample_index=index))
+        for index, rollout in zip(owed[request.prompt_id], each, strict=True):
+            rollouts.append(replace(rollout, sample_index=index))
     return rollouts, unsampled
 
 
