@@ -35,12 +35,12 @@ def spot_of(annotation: Any, rules: Sequence[Any] = (), *, tagged: bool = False)
     found = list(rules)
     while get_origin(annotation) is Annotated:
         annotation, *more = get_args(annotation)
-        for one in more:
-            if isinstance(one, FieldInfo):
-                tagged = tagged or one.discriminator is not None
-                found += one.metadata
+        for mark in more:
+            if isinstance(mark, FieldInfo):
+                tagged = tagged or mark.discriminator is not None
+                found += mark.metadata
             else:
-                found.append(one)
+                found.append(mark)
     return Spot(annotation=annotation, rules=tuple(found), tagged=tagged)
 
 
@@ -62,7 +62,7 @@ def is_tagged(spot: Spot) -> bool:
 
 def tags_of(spot: Spot) -> list[str]:
     """The types of such a union."""
-    return [tag_of(one) for one in members_of(_inner(spot))]
+    return [tag_of(variant) for variant in members_of(_inner(spot))]
 
 
 def tag_of(variant: Spot) -> str:
@@ -152,7 +152,7 @@ def allowed(spot: Spot) -> str:
 
 def _choices(members: Sequence[Spot]) -> list[str]:
     """The branches of a union, its words together."""
-    literals = [literal for each in members for literal in _literals(each)]
+    literals = [literal for member in members for literal in _literals(member)]
     others = [allowed(member) for member in members if not _literals(member)]
     return list(dict.fromkeys([*([_one_of(literals)] if literals else []), *others]))
 

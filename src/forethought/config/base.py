@@ -52,7 +52,7 @@ def _identity(value: Any) -> Any:
     if isinstance(value, ConfigModel):
         return value.identity()
     if isinstance(value, tuple):
-        return [_identity(one) for one in value]
+        return [_identity(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

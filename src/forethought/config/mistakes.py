@@ -49,8 +49,8 @@ def explain(error: ValidationError, shape: Any, at: str = "") -> str:
         if mistake["type"] != "too_short" or mistake["loc"] not in above
     ]
     traced = [_trace(shape, mistake) for mistake in mistakes]
-    deeper = {place for one in traced for place in one.passed}
-    lines = [_line(one, at) for one in traced if one.ended_at not in deeper]
+    deeper = {place for trace in traced for place in trace.passed}
+    lines = [_line(trace, at) for trace in traced if trace.ended_at not in deeper]
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -112,17 +112,17 @@ def _trace(shape: Any, mistake: Any) -> _Traced:
 
 def _branch(union: Spot, label: str) -> Spot | None:
     """The branch that pydantic calls so; a model's name stands in it, also within a validator's."""
-    for one in members_of(union):
-        model = model_of(one)
+    for branch in members_of(union):
+        model = model_of(branch)
         if model is not None and model.__name__ in label:
-            return one
-    lists = [one for one in members_of(union) if item_of(one, 0) is not None]
+            return branch
+    lists = [branch for branch in members_of(union) if item_of(branch, 0) is not None]
     return lists[0] if lists and ("tuple" in label or "list" in label) else None
 
 
 def _line(traced: _Traced, at: str) -> str:
     mistake, spot = traced.mistake, traced.spot
-    path = ".".join(one for one in (at, *traced.path) if one)
+    path = ".".join(step for step in (at, *traced.path) if step)
     kind, value = mistake["type"], mistake["input"]
     wanted = "another value" if spot is None else allowed(spot)
     if kind == "missing":
@@ -177,7 +177,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return value

@@ -38,7 +38,7 @@ class LoraSettings(ConfigModel):
     @field_validator("target_modules")
     @classmethod
     def _not_the_head(cls, given: Any) -> Any:
-        heads = [one for one in given if one.split(".")[-1] in HEADS] if given != ALL else []
+        heads = [name for name in given if name.split(".")[-1] in HEADS] if given != ALL else []
         if heads:
             raise ValueError(
                 f"{', '.join(heads)} is the model's head, which an adapter here would not reach; "

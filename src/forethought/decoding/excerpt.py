@@ -97,7 +97,9 @@ def _layers(model: PreTrainedModel) -> nn.ModuleList:
     if not found:
         raise LookupError(f"it has no list of {count} layers")
     # Experts and a tower for images may be as many.
-    return max(found, key=lambda module: sum(each.numel() for each in module.parameters()))
+    return max(
+        found, key=lambda module: sum(parameter.numel() for parameter in module.parameters())
+    )
 
 
 def _needed(model: PreTrainedModel, layers: nn.ModuleList) -> int:

@@ -67,7 +67,7 @@ class Mixture:
         panels = [self._panel(group.prompt) for group in groups]
         answers: dict[int, Judgement | Unjudged] = {}
         for panel in self._panels:
-            mine = [index for index, one in enumerate(panels) if one is panel]
+            mine = [index for index, other in enumerate(panels) if other is panel]
             judged = self._ask(panel, [groups[index] for index in mine])
             answers |= dict(zip(mine, judged, strict=True))
         for index, group in enumerate(groups):
@@ -82,7 +82,7 @@ class Mixture:
         verdicts = [list(checked(judge, groups)) for judge, _ in panel.members]
         weights = [weight for _, weight in panel.members]
         for index, group in enumerate(groups):
-            yield self._combine(group.prompt, [each[index] for each in verdicts], weights)
+            yield self._combine(group.prompt, [answers[index] for answers in verdicts], weights)
 
     def _combine(
         self, prompt: Prompt, answers: Sequence[Judgement | Unjudged], weights: Sequence[float]
@@ -97,8 +97,13 @@ class Mixture:
         if reason is not None:
             return Unjudged(prompt_id=prompt.prompt_id, judge=self.name, reason=reason)
         evidence: list[dict[str, Any]] = [
-            {"judge": one.judge, "scores": one.scores, "weight": weight, "evidence": one.evidence}
-            for one, weight in zip(judgements, weights, strict=True)
+            {
+                "judge": judgement.judge,
+                "scores": judgement.scores,
+                "weight": weight,
+                "evidence": judgement.evidence,
+            }
+            for judgement, weight in zip(judgements, weights, strict=True)
         ]
         return Judgement(
             prompt_id=prompt.prompt_id,
@@ -121,10 +126,10 @@ def _averaged(
 ) -> tuple[tuple[float | None, ...], str | None]:
     """Each response's score, `None` where a member has none; and why they cannot be compared."""
     count = len(members[0])
-    known = [k for k in range(count) if all(each[k] is not None for each in members)]
+    known = [k for k in range(count) if all(member[k] is not None for member in members)]
     if len(known) < min(count, 2):
         return (), f"its members have scores in common for {len(known)} of {count} responses"
-    normal = np.stack([normalised([each[k] or 0.0 for k in known]) for each in members])
+    normal = np.stack([normalised([member[k] or 0.0 for k in known]) for member in members])
     means = np.average(normal, axis=0, weights=weights).tolist()
     scores = dict(zip(known, means, strict=True))
     return tuple(scores.get(k) for k in range(count)), None

@@ -89,7 +89,7 @@ def _parameters(text_config: Any) -> list[dict[str, Any]]:
     given = getattr(text_config, "rope_parameters", None) or {}
     if "rope_type" in given:
         return [given]
-    return [one for one in given.values() if isinstance(one, dict)]
+    return [settings for settings in given.values() if isinstance(settings, dict)]
 
 
 def reads_long(network: Any) -> bool:

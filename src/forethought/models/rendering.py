@@ -150,4 +150,4 @@ _MARKER_TOKENS: WeakKeyDictionary[Any, dict[tuple[str, ...], dict[str, int]]] = 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     added = tokenizer.added_tokens_decoder.items()
-    return {one for one, token in added if token.special} | set(tokenizer.all_special_ids)
+    return {id_ for id_, token in added if token.special} | set(tokenizer.all_special_ids)

@@ -68,7 +68,8 @@ def _open(
 
         def sample(requests: Sequence[SampleRequest]) -> list[Output | Unsampled]:
             return [
-                one if isinstance(one, Unsampled) else read(one) for one in sampler.sample(requests)
+                result if isinstance(result, Unsampled) else read(result)
+                for result in sampler.sample(requests)
             ]
 
         yield sample

@@ -39,11 +39,11 @@ class MarkedSampler:
 
     def sample(self, requests: Sequence[SampleRequest]) -> Iterator[SampledPrompt | Unsampled]:
         """As the sampler does."""
-        for one in self._sampler.sample(requests):
-            if isinstance(one, Unsampled):
-                yield one
+        for result in self._sampler.sample(requests):
+            if isinstance(result, Unsampled):
+                yield result
             else:
-                yield replace(one, completions=tuple(map(self._marked, one.completions)))
+                yield replace(result, completions=tuple(map(self._marked, result.completions)))
 
     def _marked(self, completion: Completion) -> Completion:
         # A server that gives no ids has made the text itself.

@@ -135,7 +135,7 @@ class OpenAISampler:
         """
         refuse_openings(requests, "openai")
         plan = [self._calls(request) for request in requests]
-        calls = {call.key: call for each in plan for call in each}
+        calls = {call.key: call for of_request in plan for call in of_request}
         refusals: dict[str, _Refusal] = {}
 
         async def answer(call: _Call, give_up: asyncio.Event) -> Answer | _Refusal:
@@ -148,8 +148,8 @@ class OpenAISampler:
         how = f"asking {self._config.base_url}"
         tally, tokens = Tally(how, prompts=len(plan), outputs=len(calls)), 0
         with closing(self._background.results(calls.values(), answer)) as results:
-            for request, each in zip(requests, plan, strict=True):
-                while any(call.key not in outcomes for call in each):
+            for request, of_request in zip(requests, plan, strict=True):
+                while any(call.key not in outcomes for call in of_request):
                     try:
                         call, outcome = next(results)
                     except ValueError as error:
@@ -159,7 +159,7 @@ class OpenAISampler:
                         tokens += len(outcome["token_ids"])
                     if tally.due or len(outcomes) == len(calls):
                         tally.tell(done=len(outcomes), tokens=tokens)
-                yield _result(request, [outcomes[call.key] for call in each])
+                yield _result(request, [outcomes[call.key] for call in of_request])
 
     def _calls(self, request: SampleRequest) -> list[_Call]:
         if self._policy is None:

@@ -157,7 +157,7 @@ def reason(error: Exception) -> str:
     """What vLLM said, in one line."""
     text = str(error)
     if isinstance(error, ValidationError):
-        text = "; ".join(one["msg"] for one in error.errors())
+        text = "; ".join(mistake["msg"] for mistake in error.errors())
     line = " ".join(text.split()).rstrip(".") or repr(error)
     return line if len(line) <= LONGEST_REASON else line[:LONGEST_REASON] + " …"
 

@@ -101,7 +101,7 @@ class SharedVllm:
         settings = made(max_tokens=1, prompt_logprobs=0, detokenize=False)
         (output,) = self._llm.generate([{"prompt_token_ids": ids}], settings, use_tqdm=False)
         found = zip(ids[1:], output.prompt_logprobs[1:], strict=True)
-        return np.array([given[token].logprob for token, given in found])
+        return np.array([logprobs[token].logprob for token, logprobs in found])
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def probe_ids(source: ModelSource) -> list[int]:
     """A fixed sequence of the model's tokens."""
     vocabulary = loading.load_config(source).get_text_config().vocab_size
     drawn = np.random.Generator(np.random.PCG64(7)).integers(vocabulary, size=PROBE)
-    return [int(one) for one in drawn]
+    return [int(token) for token in drawn]
 
 
 @torch.no_grad()

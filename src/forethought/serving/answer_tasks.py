@@ -98,51 +98,51 @@ class AnswerTasks:
             raise self._error
         try:
             async with asyncio.timeout(patience):
-                found = [await self._buffer.get()]
+                queued = [await self._buffer.get()]
         except TimeoutError:
             return []
         while not self._buffer.empty():
-            found.append(self._buffer.get_nowait())
+            queued.append(self._buffer.get_nowait())
         arrivals: list[Arrival] = []
-        for index, one in found:
-            if isinstance(one, Exception):
-                self._error = one
+        for index, part in queued:
+            if isinstance(part, Exception):
+                self._error = part
                 break
-            self._open -= isinstance(one, AnswerEnd)
-            arrivals.append((index, one))
+            self._open -= isinstance(part, AnswerEnd)
+            arrivals.append((index, part))
         if self._error is not None and not arrivals:
             raise self._error
         return arrivals
 
     async def _make(self, index: int, question: AnswerRequest) -> None:
-        kept = AnswerRecord(question=question, index=index)
+        record = AnswerRecord(question=question, index=index)
         came = time.monotonic()
         last: AnswerEnd | Exception
         try:
             async with self._admission.slot():
                 self.begun = True
                 self._waited(time.monotonic() - came)
-                last = await self._follow(kept)
-            kept.outcome = last.finish_reason
+                last = await self._follow(record)
+            record.outcome = last.finish_reason
         except Exception as error:
-            kept.outcome = "error"
+            record.outcome = "error"
             last = error
         finally:
-            self._ended(kept)
+            self._ended(record)
         # The slot is free by now, however slowly the client reads.
         await self._buffer.put((index, last))
 
-    async def _follow(self, kept: AnswerRecord) -> AnswerEnd:
+    async def _follow(self, record: AnswerRecord) -> AnswerEnd:
         # Closing the answer is what closes the backend's draw.
-        async with aclosing(self._answerer.answer(kept.question)) as answer:
-            async for one in answer:
-                if isinstance(one, AnswerEnd):
-                    return one
+        async with aclosing(self._answerer.answer(record.question)) as answer:
+            async for part in answer:
+                if isinstance(part, AnswerEnd):
+                    return part
                 if self._keep:
-                    kept.thought.append(one.thought)
-                    kept.response.append(one.response)
-                if one.thought and not self._reasoning:
-                    one = replace(one, thought="")
-                if one.response or one.thought or one.logprobs:
-                    await self._buffer.put((kept.index, one))
+                    record.thought.append(part.thought)
+                    record.response.append(part.response)
+                if part.thought and not self._reasoning:
+                    part = replace(part, thought="")
+                if part.response or part.thought or part.logprobs:
+                    await self._buffer.put((record.index, part))
         raise AssertionError("an answerer ended without an end")

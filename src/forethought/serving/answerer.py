@@ -154,18 +154,18 @@ class SplittingAnswerer:
         self, draw: Draw, output: ThoughtFilter, cost: _Cost
     ) -> AsyncGenerator[AnswerDelta, None]:
         now = asyncio.get_running_loop().time
-        said = now()
+        last_said = now()
         pieces = _Reader(self._backend.draw(draw))
         try:
             while output.finish_reason is None and not output.spent:
-                piece = await pieces.next(said + KEEP_ALIVE)
+                piece = await pieces.next(last_said + KEEP_ALIVE)
                 delta = NOTHING
                 if piece is not None:
                     cost.note_prompt(piece, draw, output)
                     delta = output.take(piece)
-                if delta is not NOTHING or now() >= said + KEEP_ALIVE:
+                if delta is not NOTHING or now() >= last_said + KEEP_ALIVE:
                     yield delta
-                    said = now()
+                    last_said = now()
         finally:
             await pieces.close()
 

@@ -345,7 +345,7 @@ class _Entries:
     def begin(self, at: int) -> None:
         """The response begins at this place."""
         self._start = self._shown = at
-        self._waiting = deque(one for one in self._waiting if self._inside(*one[:2]))
+        self._waiting = deque(entry for entry in self._waiting if self._inside(*entry[:2]))
 
     def end(self) -> None:
         """No more entries go out, waiting ones neither."""

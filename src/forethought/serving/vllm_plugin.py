@@ -66,8 +66,8 @@ def write_plugin(source: str | ThoughtFormat, target: Path, *, show_thoughts: bo
     text = environment.get_template("vllm_plugin.py.jinja").render(
         name=name,
         show_thoughts=show_thoughts,
-        types=[inspect.getsource(one).rstrip() for one in (ParseStatus, ParsedOutput)],
-        splitting=[_body(one) for one in SPLITTING],
+        types=[inspect.getsource(kind).rstrip() for kind in (ParseStatus, ParsedOutput)],
+        splitting=[_body(module) for module in SPLITTING],
         **{
             field: ascii(value)
             for field, value in thought_format
@@ -82,7 +82,7 @@ def _body(module: ModuleType) -> str:
     """The source of a module behind its imports."""
     source = inspect.getsource(module)
     imports = [
-        one for one in ast.parse(source).body if isinstance(one, ast.Import | ast.ImportFrom)
+        node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     return "\n".join(source.splitlines()[imports[-1].end_lineno :]).strip()
 

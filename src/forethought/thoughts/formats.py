@@ -115,7 +115,7 @@ class ThoughtFormat(ConfigModel):
         if not self.thought_starts_after:
             own = ((), ())
         opening, closing = (
-            (*mine, *(one for one in common if not _clash(one, mine)))
+            (*mine, *(marker for marker in common if not _clash(marker, mine)))
             for mine, common in zip(own, zip(*COMMON_TAGS, strict=True), strict=True)
         )
         return ThoughtFormat(
@@ -126,8 +126,8 @@ class ThoughtFormat(ConfigModel):
         )
 
 
-def _clash(one: str, others: Sequence[str]) -> bool:
-    return any(one in other or other in one for other in others)
+def _clash(marker: str, others: Sequence[str]) -> bool:
+    return any(marker in other or other in marker for other in others)
 
 
 COMMON_TAGS = (
@@ -171,7 +171,9 @@ DIRECT = ThoughtFormat(name="direct").unasked()
 PLAIN = ThoughtFormat(name="plain")
 """For texts that are responses already: nothing in them is a marker."""
 
-THOUGHT_FORMATS = {one.name: one for one in (GENERIC, SPECIFIC, TAGS, DIRECT)}
+THOUGHT_FORMATS = {
+    thought_format.name: thought_format for thought_format in (GENERIC, SPECIFIC, TAGS, DIRECT)
+}
 
 
 def load_format(name: str) -> ThoughtFormat:

@@ -58,7 +58,7 @@ class Surroundings:
     def behind(self, text: str) -> Surroundings:
         """The same, so much text further on."""
         *complete, line = (self.line + text).split("\n")
-        toggles = sum(FENCE.match(one) is not None for one in complete)
+        toggles = sum(FENCE.match(complete_line) is not None for complete_line in complete)
         return Surroundings(line=line, fenced=self.fenced != bool(toggles % 2))
 
 
@@ -124,9 +124,9 @@ class Markers:
         held = possible_start(folded, self._folded)
         # Emphasis may close before a colon.
         stars = len(folded) - len(re.sub(r"[*_]{1,3}\Z", "", folded))
-        for one in self._folded:
-            if stars and one.endswith(":") and folded[:-stars].endswith(one[:-1]):
-                held = max(held, len(one) - 1 + stars)
+        for spelling in self._folded:
+            if stars and spelling.endswith(":") and folded[:-stars].endswith(spelling[:-1]):
+                held = max(held, len(spelling) - 1 + stars)
         end = len(text) - held
         return end - len(_lead(LEAD_BEGUN, text[:end], Surroundings()).group())
 
@@ -145,14 +145,14 @@ def possible_start(text: str, markers: Sequence[str]) -> int:
 
 def _first_letter(marker: str) -> str:
     """The one that may have either case; empty where there is none with two cases."""
-    letter = next((one for one in marker if one.isalpha()), "")
+    letter = next((character for character in marker if character.isalpha()), "")
     return letter if len(letter.lower()) == len(letter.upper()) == 1 else ""
 
 
 def _pattern(marker: str) -> str:
     letter = _first_letter(marker)
     at = marker.index(letter) if letter else -1
-    parts = [re.escape(one) if one not in "'’" else "['’]" for one in marker]
+    parts = [re.escape(character) if character not in "'’" else "['’]" for character in marker]
     if letter:
         parts[at] = f"[{re.escape(letter.lower())}{re.escape(letter.upper())}]"
     if marker.endswith(":"):
@@ -218,8 +218,10 @@ def _is_free(
     return None if quoted is None else not quoted
 
 
-def _is_word_character(one: str) -> bool:
-    return bool(one) and (one == "_" or one.isdigit() or one.lower() != one.upper())
+def _is_word_character(character: str) -> bool:
+    return bool(character) and (
+        character == "_" or character.isdigit() or character.lower() != character.upper()
+    )
 
 
 def _is_quoted(line: str, start: int, stop: int, *, complete: bool) -> bool | None:

@@ -122,7 +122,9 @@ class MarginProbe:
             found = (chosen_B - rejected_B).tolist()
             for pair, margin in zip(groups[self._ranks.rank], found, strict=False):
                 margins[pair.prompt_id] = margin
-        everyone = {key: one for part in self._ranks.gather(margins) for key, one in part.items()}
+        everyone = {
+            key: margin for part in self._ranks.gather(margins) for key, margin in part.items()
+        }
         return sum(everyone[pair.prompt_id] for pair in self._pairs) / len(self._pairs)
 
 
@@ -153,8 +155,8 @@ def _as_sampled(trainee: Trainee, stored: Stored, dtype: DType) -> dict[nn.Param
         return {p: stored.sampled(master, dtype) for p, master in trained.items()}
     # An adapter is rounded as its base is, each for itself.
     exact = {p: trained.get(p, p.detach()) for p in trainee.policy.parameters()}
-    rounds_off = {p: one for p, one in exact.items() if p in trained or p.dtype != kind}
-    return {p: one.to(kind).float() for p, one in rounds_off.items()}
+    rounds_off = {p: value for p, value in exact.items() if p in trained or p.dtype != kind}
+    return {p: value.to(kind).float() for p, value in rounds_off.items()}
 
 
 @contextmanager

@@ -276,7 +276,7 @@ class _TrainingRun:
             else:
                 self._accompany(shortest_pair(pairs))
         own = [PairStatistics.joined(mine).cpu()] if mine else []
-        parts = [part for found in self.ranks.gather(own) for part in found]
+        parts = [part for of_rank in self.ranks.gather(own) for part in of_rank]
         ordered = [
             pair for rank in range(self.ranks.size) for groups in cut for pair in groups[rank]
         ]

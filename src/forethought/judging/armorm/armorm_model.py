@@ -110,8 +110,8 @@ class ArmoRMModel(nn.Module):
             """Where a token's hidden state stands; responses of a prompt share the gate's."""
             return rows.setdefault(packed.at(conversation, position), len(rows))
 
-        ends_C = [row(one, length - 1) for one, length in enumerate(packed.lengths)]
-        prompts_C = [row(one, position) for one, position in enumerate(gates)]
+        ends_C = [row(index, length - 1) for index, length in enumerate(packed.lengths)]
+        prompts_C = [row(index, position) for index, position in enumerate(gates)]
         hidden_WE = encode(self.model, packed, list(rows)).float()
         rewards_CJ = self.regression_layer(hidden_WE[ends_C])
         gate_CJ = self.gating(hidden_WE[prompts_C])

@@ -134,7 +134,7 @@ def blocked(query_HQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: floa
     group, block = heads // key_heads, QUERY_BLOCK
     idle, hidden = -queries % block, -length % block
     query_KGQD = pad(query_HQD, (0, 0, idle, 0)).unflatten(0, (key_heads, group))
-    key_KTD, value_KTD = (pad(one, (0, 0, hidden, 0)) for one in (key_KTD, value_KTD))
+    key_KTD, value_KTD = (pad(tensor, (0, 0, hidden, 0)) for tensor in (key_KTD, value_KTD))
     unused = query_HQD.new_empty(())
     later = query_HQD.new_full((block, block), -math.inf).triu(1)
     mixed = []

@@ -60,7 +60,7 @@ def evidence(scored: Sequence[Scored]) -> str:
     count = len(scored[0].details["rewards"]) if scored else 0
     content = {
         "objectives": objective_names(count),
-        "responses": [{"score": rounded([one.score])[0]} | one.details for one in scored],
+        "responses": [{"score": rounded([rating.score])[0]} | rating.details for rating in scored],
     }
     return json.dumps(content, separators=(",", ":"))
 

@@ -107,7 +107,7 @@ def batches(groups: Sequence[Shared], budget: int) -> Iterator[list[Shared]]:
     pieces = [piece for group in groups for piece in _divided(group, budget)]
     batch: list[Shared] = []
     tokens = 0
-    for piece in sorted(pieces, key=lambda one: one.tokens, reverse=True):
+    for piece in sorted(pieces, key=lambda group: group.tokens, reverse=True):
         if batch and tokens + piece.tokens > budget:
             yield batch
             batch, tokens = [], 0

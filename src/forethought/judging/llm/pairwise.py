@@ -100,8 +100,8 @@ class _Contest:
     def count(self, meeting: Meeting, answers: Sequence[_Answer], verdicts: _Verdicts) -> None:
         """Add a meeting: its comparisons in both orders, and the wins if both have a verdict."""
         self.asked.add(meeting)
-        one, other = meeting
-        both = list(zip(((one, other), (other, one)), answers, strict=True))
+        a, b = meeting
+        both = list(zip(((a, b), (b, a)), answers, strict=True))
         for (first, second), answer in both:
             places = (self.place(first), self.place(second))
             if isinstance(answer, NoVerdict):
@@ -112,7 +112,7 @@ class _Contest:
             else:
                 reason = ending(answer.said, REASON_CHARACTERS)
                 self.comparisons.append((*places, answer.value, reason))
-        known = [(shown, one) for shown, one in both if not isinstance(one, NoVerdict)]
+        known = [(shown, answer) for shown, answer in both if not isinstance(answer, NoVerdict)]
         if len(known) == len(both):
             self.read.add(meeting)
             for (first, second), verdict in known:
@@ -125,11 +125,11 @@ class _Contest:
         if not self.missing:
             return None
         asked, read = _meetings_of_each(self.asked), _meetings_of_each(self.read)
-        for one in range(len(self.texts)):
-            needed = max(ceil(min_read * (asked[one] + to_come)), min(asked[one], 1))
-            if read[one] + to_come < needed:
+        for index in range(len(self.texts)):
+            needed = max(ceil(min_read * (asked[index] + to_come)), min(asked[index], 1))
+            if read[index] + to_come < needed:
                 return (
-                    f"response {self.place(one)}: {read[one]} of {asked[one]} meetings have "
+                    f"response {self.place(index)}: {read[index]} of {asked[index]} meetings have "
                     f"verdicts in both orders, judge.min_read {min_read:g} asks for {needed}; "
                     f"{self.failure}"
                 )
@@ -188,11 +188,13 @@ class Pairwise:
         comparisons = self._config.comparisons
         rounds = comparisons.rounds if isinstance(comparisons, Rounds) else 1
         for index in range(rounds):
-            self._play([(one, self._meetings(one, index)) for one in contests])
-            for one in contests:
+            self._play([(contest, self._meetings(contest, index)) for contest in contests])
+            for contest in contests:
                 # What is owed in any case costs no more calls.
                 to_come = rounds - 1 - index
-                one.problem = one.problem or one.shortage(self._config.min_read, to_come)
+                contest.problem = contest.problem or contest.shortage(
+                    self._config.min_read, to_come
+                )
         for contest in contests:
             yield self._answer(contest)
 
@@ -216,8 +218,8 @@ class Pairwise:
         played = [(contest, meeting) for contest, meetings in draws for meeting in meetings]
         requests = [
             self._request(contest, first, second)
-            for contest, (one, other) in played
-            for first, second in ((one, other), (other, one))
+            for contest, (a, b) in played
+            for first, second in ((a, b), (b, a))
         ]
         replies = ask(self._sampler, requests, self._read, self._prompt.finish)
         answers = [answer for (answer,) in replies]
@@ -254,7 +256,7 @@ class Pairwise:
 
 
 def _meetings_of_each(meetings: Iterable[Meeting]) -> Counter[int]:
-    return Counter(one for meeting in meetings for one in meeting)
+    return Counter(index for meeting in meetings for index in meeting)
 
 
 def _groups(meetings: Iterable[Meeting]) -> set[frozenset[int]]:

@@ -210,8 +210,8 @@ class RatingPrompt(PromptFile):
 
     def verdicts_in(self, text: str) -> list[float]:
         """The distinct numbers in a text that are written as ratings, on the scale or not."""
-        found = re.finditer(self.verdict_pattern, text)
-        return list(dict.fromkeys(float(one["number"]) for one in found))
+        matches = re.finditer(self.verdict_pattern, text)
+        return list(dict.fromkeys(float(match["number"]) for match in matches))
 
 
 @overload

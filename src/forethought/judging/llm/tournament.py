@@ -35,14 +35,14 @@ def next_round(order: Sequence[int], scores: Sequence[float], met: Set[Meeting])
     squared gaps of scores smaller in sum. A meeting that is still repeated is left out. If the
     number is odd, one that met most others sits out, of these the last in `order`.
     """
-    ranked = sorted(order, key=lambda one: -scores[one])
+    ranked = sorted(order, key=lambda index: -scores[index])
     if len(ranked) % 2 == 1:
-        met_so_far = Counter(one for meeting in met for one in meeting)
-        most = max(met_so_far[one] for one in ranked)
-        ranked.remove([one for one in order if met_so_far[one] == most][-1])
+        met_so_far = Counter(index for meeting in met for index in meeting)
+        most = max(met_so_far[index] for index in ranked)
+        ranked.remove([index for index in order if met_so_far[index] == most][-1])
 
     def cost(meetings: Sequence[Meeting]) -> tuple[int, float]:
-        gaps = [scores[one] - scores[other] for one, other in meetings]
+        gaps = [scores[a] - scores[b] for a, b in meetings]
         return sum(meeting in met for meeting in meetings), sum(gap * gap for gap in gaps)
 
     meetings = [_meeting(*pair) for pair in list(pairwise(ranked))[::2]]
@@ -59,11 +59,11 @@ def next_round(order: Sequence[int], scores: Sequence[float], met: Set[Meeting])
         meetings = [meeting for meeting in meetings if meeting not in old] + new
 
 
-def _exchanges(one: Meeting, other: Meeting) -> list[list[Meeting]]:
+def _exchanges(first: Meeting, second: Meeting) -> list[list[Meeting]]:
     """The two other ways in which four can meet."""
-    (a, b), (c, d) = one, other
+    (a, b), (c, d) = first, second
     return [[_meeting(a, c), _meeting(b, d)], [_meeting(a, d), _meeting(b, c)]]
 
 
-def _meeting(one: int, other: int) -> Meeting:
-    return (min(one, other), max(one, other))
+def _meeting(a: int, b: int) -> Meeting:
+    return (min(a, b), max(a, b))

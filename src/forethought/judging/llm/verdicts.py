@@ -89,27 +89,29 @@ def ask(
         for request, result in zip(requests, sampler.sample(requests), strict=True)
     ]
     unread = [
-        (request, index, each, reply)
-        for request, each in zip(requests, replies, strict=True)
-        for index, reply in enumerate(each)
+        (request, index, of_request, reply)
+        for request, of_request in zip(requests, replies, strict=True)
+        for index, reply in enumerate(of_request)
         if isinstance(reply, _Unread)
     ]
     if unread:
         turns = [_second_turn(request, index, reply, finish) for request, index, _, reply in unread]
-        for (_, index, each, reply), result in zip(unread, sampler.sample(turns), strict=True):
-            each[index] = _second_reply(reply, result, read)
-    return [[_known(reply) for reply in each] for each in replies]
+        for (_, index, of_request, reply), result in zip(
+            unread, sampler.sample(turns), strict=True
+        ):
+            of_request[index] = _second_reply(reply, result, read)
+    return [[_known(reply) for reply in of_request] for of_request in replies]
 
 
-def only(found: Sequence[V]) -> V | NoVerdict:
+def only(verdicts: Sequence[V]) -> V | NoVerdict:
     """The one distinct verdict, or why there is none."""
-    match found:
+    match verdicts:
         case []:
             return NoVerdict(reason="no verdict")
-        case [one]:
-            return one
+        case [verdict]:
+            return verdict
         case _:
-            return NoVerdict(reason=f"several verdicts ({', '.join(map(str, found[:5]))})")
+            return NoVerdict(reason=f"several verdicts ({', '.join(map(str, verdicts[:5]))})")
 
 
 def ending(text: str, characters: int) -> str:

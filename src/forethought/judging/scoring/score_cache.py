@@ -76,7 +76,7 @@ def judge_groups(
         if isinstance(answer, Refused):
             yield Unjudged(prompt_id=prompt_id, judge=name, reason=answer.reason)
         else:
-            scores = tuple(one.score for one in answer)
+            scores = tuple(rating.score for rating in answer)
             said = evidence(answer)
             yield Judgement(prompt_id=prompt_id, judge=name, scores=scores, evidence=said)
 
@@ -110,11 +110,11 @@ def _score_groups(
         owed |= new
         wanted.append(list(new.values()))
     computed = compute(list(_different(wanted)))
-    found = {key: computed[ids] for key, ids in owed.items()}
+    scored = {key: computed[ids] for key, ids in owed.items()}
     if cache is not None:
-        finite = {key: asdict(one) for key, one in found.items() if isfinite(one.score)}
+        finite = {key: asdict(rating) for key, rating in scored.items() if isfinite(rating.score)}
         cache.keep_all(finite)
-    known |= found
+    known |= scored
     return [
         refused.get(index) or [known[key] for key in keys_of_group]
         for index, keys_of_group in enumerate(keys)

@@ -121,7 +121,7 @@ def _last_box(text: str, starts: Sequence[int]) -> str | None:
             case "}":
                 if open_braces and (opened := open_braces.pop()) is not None:
                     boxes[opened] = found.start()
-            case one if one.endswith("{"):
+            case opener if opener.endswith("{"):
                 open_braces.append(found.end())
             case _:
                 number = NUMBER.match(text, found.end())

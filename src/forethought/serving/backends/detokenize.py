@@ -137,7 +137,7 @@ class PieceWriter:
         new = "" if event.ends else self._decoding.push(event.token_id)
         self._tokens += 1
         if event.logprob is not None and not event.ends:
-            top = tuple((self._vocabulary[one], logprob) for one, logprob in event.top)
+            top = tuple((self._vocabulary[token_id], logprob) for token_id, logprob in event.top)
             self._logprobs.append(TokenLogprob(token=new, logprob=event.logprob, top=top))
         if event.finish_reason is not None:
             self._finish_reason = event.finish_reason

@@ -226,14 +226,14 @@ def _read_logprobs(value: Any) -> tuple[TokenLogprob, ...]:
     try:
         return tuple(
             TokenLogprob(
-                token=_scalar(one["token"]),
-                logprob=_number(one["logprob"]),
+                token=_scalar(entry["token"]),
+                logprob=_number(entry["logprob"]),
                 top=tuple(
                     (_scalar(rival["token"]), _number(rival["logprob"]))
-                    for rival in one.get("top_logprobs") or ()
+                    for rival in entry.get("top_logprobs") or ()
                 ),
             )
-            for one in content
+            for entry in content
         )
     except (KeyError, TypeError, AttributeError):
         pass

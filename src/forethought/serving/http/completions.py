@@ -150,7 +150,7 @@ class ChatEndpoint:
                 admission,
                 reasoning=reasoning,
                 keep=self._private_log is not None,
-                ended=lambda kept: self._ended(visit, kept),
+                ended=lambda record: self._ended(visit, record),
                 waited=self._metrics.queue_seconds.observe,
             )
             async with running:
@@ -167,14 +167,14 @@ class ChatEndpoint:
         answers = [Gathered() for _ in chat.questions]
         first = _FirstToken(visit, self._metrics)
         while not running.done:
-            for index, one in await running.arrivals(None):
-                if isinstance(one, AnswerEnd):
-                    answers[index].end = one
+            for index, part in await running.arrivals(None):
+                if isinstance(part, AnswerEnd):
+                    answers[index].end = part
                     continue
-                first.see(one)
-                answers[index].response.append(one.response)
-                answers[index].reasoning.append(one.thought)
-                answers[index].logprobs.extend(one.logprobs)
+                first.see(part)
+                answers[index].response.append(part.response)
+                answers[index].reasoning.append(part.thought)
+                answers[index].logprobs.extend(part.logprobs)
         ends = [answer.end for answer in answers if answer.end is not None]
         await out.whole(encoded(replies.completion(answers)))
         return ends
@@ -194,11 +194,11 @@ class ChatEndpoint:
             if not arrivals:
                 await out.write(b": thinking\n\n" if running.begun else b": waiting\n\n")
                 continue
-            for _, one in arrivals:
-                if isinstance(one, AnswerEnd):
-                    ends.append(one)
+            for _, part in arrivals:
+                if isinstance(part, AnswerEnd):
+                    ends.append(part)
                 else:
-                    first.see(one)
+                    first.see(part)
             await out.write(b"".join(_event(replies, arrival) for arrival in arrivals))
         if chat.include_usage:
             await out.write(event(replies.usage_chunk(ends)))
@@ -214,21 +214,21 @@ class ChatEndpoint:
         self._metrics.thought_tokens += thought
         self._metrics.draws += sum(end.attempts for end in ends)
 
-    def _ended(self, visit: RequestContext, kept: AnswerRecord) -> None:
+    def _ended(self, visit: RequestContext, record: AnswerRecord) -> None:
         """Count an answer, and keep it where that is wanted."""
-        self._metrics.answers[kept.outcome] += 1
+        self._metrics.answers[record.outcome] += 1
         if self._private_log is None:
             return
         assert visit.caller is not None, "the application admits before it routes"
         entry = PrivateEntry(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             request_id=visit.request_id,
-            choice=kept.index,
+            choice=record.index,
             key=visit.caller.name,
-            messages=kept.question.messages,
-            thought="".join(kept.thought),
-            response="".join(kept.response),
-            outcome=kept.outcome,
+            messages=record.question.messages,
+            thought="".join(record.thought),
+            response="".join(record.response),
+            outcome=record.outcome,
         )
         try:
             self._private_log.write(entry)
@@ -274,10 +274,10 @@ class _Out:
 
 
 def _event(replies: Replies, arrival: Arrival) -> bytes:
-    index, one = arrival
-    if isinstance(one, AnswerEnd):
-        return event(replies.closing(index, one))
-    return event(replies.delta(index, one.response, one.thought, one.logprobs))
+    index, part = arrival
+    if isinstance(part, AnswerEnd):
+        return event(replies.closing(index, part))
+    return event(replies.delta(index, part.response, part.thought, part.logprobs))
 
 
 def _stopping() -> ApiError:

@@ -71,7 +71,7 @@ def note(error: Exception) -> list[str]:
 
 def where(error: BaseException) -> str:
     """The types and the places of an exception and of those behind it, without their messages."""
-    return " <- ".join(_places(one) for one in _chain(error))
+    return " <- ".join(_places(link) for link in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -234,7 +234,7 @@ def _unsupported(field: str, message: str) -> ApiError:
 def _invalid(error: ValidationError) -> ApiError:
     """The deepest mistake: of a field with several shapes it is the one that was meant."""
     mistakes = error.errors(include_url=False, include_context=False, include_input=False)
-    mistake = max(mistakes, key=lambda one: len(one["loc"]))
+    mistake = max(mistakes, key=lambda entry: len(entry["loc"]))
     if mistake["type"] == "json_invalid":
         return ApiError(
             400,
@@ -281,7 +281,7 @@ def _limit(asked: ChatRequest, settings: ServerSettings) -> int | None:
     old, new = asked.max_tokens, asked.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise _wrong("max_tokens", "differs from max_completion_tokens; give one of them")
-    limits = [one for one in (old, new, settings.max_tokens) if one is not None]
+    limits = [limit for limit in (old, new, settings.max_tokens) if limit is not None]
     return min(limits, default=None)
 
 

@@ -69,7 +69,7 @@ class Replies:
 
     def completion(self, answers: Sequence[Gathered]) -> Json:
         """The whole reply to a request that does not stream."""
-        choices = [self._choice(index, one) for index, one in enumerate(answers)]
+        choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         ends = [answer.end for answer in answers if answer.end is not None]
         return {
             **self._head,
@@ -137,10 +137,10 @@ class Replies:
     def _listed(self, logprobs: Sequence[TokenLogprob]) -> Json:
         content = [
             {
-                **_token(one.token, one.logprob),
-                "top_logprobs": [_token(token, logprob) for token, logprob in one.top],
+                **_token(entry.token, entry.logprob),
+                "top_logprobs": [_token(token, logprob) for token, logprob in entry.top],
             }
-            for one in logprobs
+            for entry in logprobs
         ]
         return {"content": content, "refusal": None}
 

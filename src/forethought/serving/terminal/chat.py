@@ -244,4 +244,8 @@ def _note(console: Console, text: str) -> None:
 
 def _harmless(text: str) -> str:
     """Text without control characters: what a model writes must not drive the terminal."""
-    return "".join(one for one in text if one in "\n\t" or unicodedata.category(one) != "Cc")
+    return "".join(
+        character
+        for character in text
+        if character in "\n\t" or unicodedata.category(character) != "Cc"
+    )

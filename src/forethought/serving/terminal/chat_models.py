@@ -120,8 +120,8 @@ class ServedModel:
             async with aclosing(await self._client.begin(body)) as reply:
                 if reply.status_code != 200:
                     raise ChatError(_refused(reply.status_code, await reply.aread()))
-                async with aclosing(events(reply.aiter_bytes())) as found:
-                    async for event in found:
+                async with aclosing(events(reply.aiter_bytes())) as stream:
+                    async for event in stream:
                         yield _delta(event)
         except httpx.HTTPError as error:
             raise ChatError(_unreached(self._base, error)) from None
@@ -176,12 +176,12 @@ class LocalModel:
         )
         try:
             async with aclosing(self._answerer.answer(question)) as answer:
-                async for one in answer:
-                    if isinstance(one, AnswerEnd):
-                        yield ReplyDelta(response="", thought="", finish_reason=one.finish_reason)
+                async for part in answer:
+                    if isinstance(part, AnswerEnd):
+                        yield ReplyDelta(response="", thought="", finish_reason=part.finish_reason)
                     else:
                         yield ReplyDelta(
-                            response=one.response, thought=one.thought, finish_reason=None
+                            response=part.response, thought=part.thought, finish_reason=None
                         )
         except NoResponseError:
             raise ChatError("The model thought and never answered; ask again.") from None
@@ -209,8 +209,8 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any],
     Raises: ChatError if the stream is none, or ends before it is done.
     """
     try:
-        async with aclosing(payloads(chunks)) as found:
-            async for payload in found:
+        async with aclosing(payloads(chunks)) as stream:
+            async for payload in stream:
                 if payload.strip() == b"[DONE]":
                     return
                 event = json.loads(payload)

@@ -108,15 +108,15 @@ def _resources(job: Job) -> dict[str, float]:
 
 
 def _asked(job: Job) -> str:
-    return ", ".join(f"{each:g} {name}" for name, each in _resources(job).items())
+    return ", ".join(f"{need:g} {name}" for name, need in _resources(job).items())
 
 
 def _refuse_without_room(ray: Any, job: Job) -> None:
     there = ray.cluster_resources()
-    for name, each in _resources(job).items():
-        if there.get(name, 0) < each * job.processes:
+    for name, need in _resources(job).items():
+        if there.get(name, 0) < need * job.processes:
             raise ValueError(
-                f"launch.processes: {job.processes} processes with {each:g} {name} each do not fit "
+                f"launch.processes: {job.processes} processes with {need:g} {name} each do not fit "
                 f"a cluster with {there.get(name, 0):g} {name}; lower launch.processes or "
                 "launch.threads, or add nodes first"
             )
