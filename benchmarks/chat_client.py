@@ -68,7 +68,7 @@ async def serve() -> None:
 
 
 async def read_ours(client: ChatClient, count: int) -> int:
-    """Tokens of one stream, each a piece."""
+    """Read one stream of `count` tokens with our client; returns the tokens of its pieces."""
     body = {"model": "m", "messages": TURNS, "stream": True, "max_tokens": count}
     response = await client.begin(body)
     reply = UpstreamReply(text_is_response=False)
@@ -78,7 +78,7 @@ async def read_ours(client: ChatClient, count: int) -> int:
 
 
 async def read_openai(client: AsyncOpenAI, count: int) -> int:
-    """Tokens of one stream, each an object of the package."""
+    """Read one stream of `count` tokens with the package; returns how many objects it gave."""
     stream = await client.chat.completions.create(
         model="m",
         messages=[{"role": "user", "content": "Hi"}],
@@ -89,7 +89,7 @@ async def read_openai(client: AsyncOpenAI, count: int) -> int:
 
 
 async def microseconds(read: Callable[[int], Awaitable[int]], chunks: int, times: int) -> float:
-    """Processor time of reading so many streams, per chunk."""
+    """Microseconds of processor time per chunk, over `times` streams of so many chunks."""
     begun = time.process_time()
     for _ in range(times):
         assert await read(chunks) == chunks
@@ -117,7 +117,7 @@ async def measure(url: str, chunks: int, requests: int, rounds: int) -> None:
 
 
 def import_seconds(module: str) -> float:
-    """The median of five imports in fresh processes."""
+    """The median of five imports in fresh processes, in seconds."""
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     return statistics.median(float(subprocess.check_output(command)) for _ in range(5))

@@ -5,6 +5,8 @@
 For every number of prompts and share of ties all outcomes (wins, ties, losses) are listed, each
 with its interval; the coverage at a true win rate is the probability of those that hold it. True
 rates are 0.05, 0.10, … 0.95. A share of ties that such a rate leaves no room for is cut to it.
+
+The arrays `pairs` (wins, ties) and `ends` (low, high) have a row of two numbers for each outcome.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def coverage(count: int, rate: float, tied: float, pairs: np.ndarray, ends: np.n
 
 
 def coverages(count: int, tied: float) -> dict[float, float]:
-    """By true win rate."""
+    """The coverage by true win rate, at so many prompts of which a share `tied` ties."""
     pairs, ends = outcomes(count, tied > 0)
     return {rate: coverage(count, rate, tied, pairs, ends) for rate in RATES}
 

@@ -8,6 +8,8 @@ Runs take turns; the last line is the smaller of the workloads' median ratios.
 
 Lengths are lognormal with the given mean and deviation, eight responses per prompt.
 
+Shapes: T tokens of a conversation, E hidden size, J objectives.
+
     OMP_NUM_THREADS=2 python benchmarks/judging.py [--rounds 3] [--clock cpu]
 """
 
@@ -171,6 +173,7 @@ class OneByOne:
         self.pattern = gate_pattern(self.tokenizer)
 
     def scores(self, groups: list[ResponseGroup]) -> list[float]:
+        """All scores in order, group by group."""
         return [
             self._score([*group.prompt.messages, Message(role="assistant", content=response)])
             for group in groups
@@ -203,7 +206,7 @@ def ours(path: str, dtype: Literal["bfloat16", "float32"]) -> ArmoRM:
 
 
 def our_scores(judge: ArmoRM, groups: list[ResponseGroup]) -> list[float]:
-    """All scores in order."""
+    """All scores in order, group by group."""
     scores: list[float] = []
     for answer in judge.judge(groups):
         assert isinstance(answer, Judgement), answer
@@ -239,8 +242,11 @@ class Work:
 
 
 def work(workload: Workload, path: str, groups: list[ResponseGroup]) -> Work:
-    """Two operations per weight and token, the last layer for two tokens of a conversation only,
-    and causal attention of each query over its own keys."""
+    """Count the work: two operations per weight and token, and causal attention.
+
+    The last layer makes keys and values of every token, and its rest for the tokens that the head
+    reads: one of the prompt, one of each response. A query attends to its own keys only.
+    """
     tokenizer = load_tokenizer(path)
     read, packed, flops = 0, 0, 0.0
     keys = 2 * workload.hidden * workload.key_width

@@ -57,7 +57,7 @@ def score(prompt: Prompt, response: str) -> float:
 
 
 def ref(recipe: Recipe, stage: str) -> StageRef:
-    """The first iteration's."""
+    """A stage of the first iteration."""
     return StageRef(recipe=recipe, stage=stage, arm="thought", index=0)
 
 
@@ -74,7 +74,7 @@ def opened(recipe: Recipe, name: str) -> Stage:
 
 
 def write_prompts(recipe: Recipe) -> None:
-    """As many as the iteration takes."""
+    """Seal as many prompts as the iteration takes."""
     stage = opened(recipe, "prompts")
     text = "word " * int(PROMPT * LETTERS / 5)
     prompts = [
@@ -93,7 +93,10 @@ def write_prompts(recipe: Recipe) -> None:
 
 
 def write_rollouts(recipe: Recipe) -> float:
-    """The parts of an iteration that was sampled and not yet counted; the seconds of the driver."""
+    """Write the parts of an iteration that is sampled and not yet counted.
+
+    Returns the processor seconds of what the driver does; making the outputs is not in them.
+    """
     seconds = 0.0
     stage = opened(recipe, "rollouts")
     random = np.random.Generator(np.random.PCG64(0))
@@ -140,17 +143,20 @@ def rollout(random: np.random.Generator, number: int, index: int) -> Rollout:
 
 
 def run_stage(recipe: Recipe, name: str) -> None:
-    """As the pipeline does."""
+    """Run a stage as the pipeline does."""
     launch(ref(recipe, name), Reporter(Console(quiet=True)))
 
 
 def read_pairs(recipe: Recipe) -> None:
-    """What each process of a training reads first."""
+    """Read what each process of a training reads first."""
     read_records(ref(recipe, "pairs").folder, PreferencePair, "pairs")
 
 
 def report(name: str, work: Callable[..., float | None], *words: object) -> None:
-    """Do it in a process of its own, whose peak is printed less that of one which does nothing."""
+    """Do the work in a process of its own; print its seconds, and how far memory rose meanwhile.
+
+    A work that returns seconds has timed itself.
+    """
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
     process = context.Process(target=_measured, args=(queue, work, words))

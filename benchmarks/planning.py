@@ -45,7 +45,7 @@ def measure(recipe: Recipe) -> dict[tuple[str, str | None], float]:
 
 
 def predict(recipe: Recipe) -> Costs:
-    """The plan of this machine."""
+    """The costs of the recipe on this machine, which is measured for it."""
     return recipe_costs(recipe, find_device("cpu"), 1)
 
 

@@ -32,6 +32,7 @@ THOUGHT, RESPONSE = 40, 60
 
 
 def chunks() -> list[str]:
+    """The texts of a stream: a thought with the secret in every word, then a response."""
     thought = [f"{SECRET}{index} " for index in range(THOUGHT)]
     response = [f"word{index} " for index in range(RESPONSE)]
     return ["Here is my thought process: ", *thought, "\nHere is my response: ", *response]
@@ -74,7 +75,7 @@ def upstream(port: int, pause: float) -> None:
 
 @contextmanager
 def servers(pause: float) -> Iterator[tuple[str, str, int]]:
-    """URLs of upstream and proxy, and the proxy's process."""
+    """Start both servers: their URLs, upstream first, and the proxy's process id."""
     port = 18_431
     base = f"http://127.0.0.1:{port}/v1"
     words = [sys.executable, __file__, "--upstream", str(port), "--pause", str(pause)]
@@ -96,6 +97,10 @@ def servers(pause: float) -> Iterator[tuple[str, str, int]]:
 
 
 def wait_for(url: str) -> None:
+    """Return when the address answers.
+
+    Raises: SystemExit if it does not in 200 tries, some ten seconds.
+    """
     for _ in range(200):
         try:
             if httpx.get(url).status_code == 200:
@@ -106,11 +111,13 @@ def wait_for(url: str) -> None:
 
 
 def body(stream: bool = True) -> dict[str, object]:
+    """The fields of every request."""
     turns = [{"role": "user", "content": "Say sixty words."}]
     return {"model": "policy", "messages": turns, "stream": stream}
 
 
 def one_request(client: httpx.Client, base: str) -> float:
+    """Seconds of one request, its stream read to the end."""
     start = time.perf_counter()
     with client.stream("POST", f"{base}/chat/completions", json=body()) as reply:
         assert reply.status_code == 200
@@ -120,6 +127,7 @@ def one_request(client: httpx.Client, base: str) -> float:
 
 
 def overhead(base: str, proxy: str, count: int) -> None:
+    """Ask both servers in turn, `count` times, and print what the proxy adds."""
     with httpx.Client() as client:
         for _ in range(10):
             one_request(client, base)
@@ -135,6 +143,7 @@ def overhead(base: str, proxy: str, count: int) -> None:
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> bytes:
+    """Send one request over an open connection; returns every byte of the answer."""
     content = json.dumps(body()).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json"
     writer.write(f"{head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
@@ -142,6 +151,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: 
 
 
 async def load(proxy: str, clients: int, seconds: float, pid: int) -> None:
+    """Stream to many clients at once; print failures, leaks, times and the proxy's memory."""
     host = proxy.removeprefix("http://").removesuffix("/v1")
     address, port = host.split(":")
     process = psutil.Process(pid)

@@ -46,13 +46,14 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Example: `Timing(tokens=23040, seconds=1.5)`"""
+    """Useful new tokens and seconds of one run, such as `Timing(tokens=23040, seconds=1.5)`."""
 
     tokens: int
     seconds: float
 
     @property
     def rate(self) -> float:
+        """Tokens per second."""
         return self.tokens / self.seconds
 
 
@@ -131,7 +132,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> None:
 def interleave(
     ours: Callable[[], Timing], peer: Callable[[], Timing], turns: int, name: str
 ) -> tuple[list[float], list[float]]:
-    """Our rates and the ratios of `turns` pairs of runs."""
+    """Our rates, in tokens per second, and their ratios to the peer's in `turns` pairs of runs."""
     rates, ratios = [], []
     for _ in range(turns):
         a, b = ours(), peer()
@@ -148,6 +149,7 @@ def interleave(
 
 
 def job(count: int, texts: Path | None) -> list[SampleRequest]:
+    """Requests for `count` prompts: the microworld's, or those of a JSONL file as they are."""
     from forethought.microworld.tasks import generate
     from forethought.thoughts import GENERIC
     from forethought.types import Message, SampleRequest
@@ -169,6 +171,7 @@ def job(count: int, texts: Path | None) -> list[SampleRequest]:
 
 
 def pick_model(name: str | None, folder: Path) -> str:
+    """The model that is named, else the seed model, else a stand-in made in `folder`."""
     from forethought.models.loading import MICROWORLD, MICROWORLD_MODEL
 
     if name is None and (MICROWORLD_MODEL / "config.json").is_file():
@@ -255,6 +258,7 @@ def mean_length(
 def run_ours(
     path: str, requests: Sequence[SampleRequest], options: argparse.Namespace
 ) -> Callable[[], Timing]:
+    """The job on the embedded engine, loaded and ready to be run many times."""
     from forethought.config import ModelConfig, TransformersSampling
     from forethought.decoding.request import SamplingParams
     from forethought.sampling.base import one_prompt
@@ -320,6 +324,7 @@ def run_generate(
     setting: Setting,
     clock: Clock,
 ) -> Callable[[], Timing]:
+    """The job on `generate`, with the model loaded; prompts of like length share a batch."""
     import torch
 
     from forethought.models import loading
@@ -361,6 +366,7 @@ def run_generate(
 
 
 def useful(ids: list[int], ends: tuple[int, ...]) -> int:
+    """Number of tokens up to and including the first end token."""
     return next((index + 1 for index, token in enumerate(ids) if token in ends), len(ids))
 
 

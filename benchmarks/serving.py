@@ -51,11 +51,13 @@ class Tally:
 
 
 def conversations(count: int) -> list[tuple[Message, ...]]:
+    """So many microworld prompts in the `generic` thought format."""
     tasks = generate("train", count, 0)
     return [GENERIC.apply((Message(role="user", content=task.query),)) for task in tasks]
 
 
 async def client(backend: EmbeddedBackend, jobs: Jobs, tally: Tally) -> None:
+    """Send one conversation after another, each when the last is answered."""
     for seed, messages in jobs:
         draw = Draw(
             messages=messages,
@@ -77,12 +79,14 @@ async def client(backend: EmbeddedBackend, jobs: Jobs, tally: Tally) -> None:
 async def serve(
     backend: EmbeddedBackend, jobs: Jobs, clients: int, clock: Clock, tally: Tally
 ) -> float:
+    """Tokens per second of the backend with so many clients at once."""
     before, start = tally.tokens, clock()
     await asyncio.gather(*(client(backend, jobs[i::clients], tally) for i in range(clients)))
     return (tally.tokens - before) / (clock() - start)
 
 
 def sample(model: ModelConfig, jobs: Jobs, rows: int, clock: Clock) -> float:
+    """Tokens per second of the sampler that knows all conversations from the start."""
     requests = [
         SampleRequest(prompt_id=str(seed), messages=messages, seeds=(seed,))
         for seed, messages in jobs
@@ -95,6 +99,7 @@ def sample(model: ModelConfig, jobs: Jobs, rows: int, clock: Clock) -> float:
 
 
 async def embedded(options: argparse.Namespace) -> None:
+    """Run both in turns for each number of clients, and print rates, ratio and waits."""
     model = ModelConfig(path=options.model, dtype=options.dtype)
     backend = EmbeddedBackend(model, slots=max(options.clients), name=options.model)
     clock = CLOCKS[options.clock]

@@ -33,7 +33,7 @@ def scores(words: list[str], arm: str, policy: int) -> dict[str, float]:
 
 
 def run_seed(recipe: str, folder: Path, seed: int) -> list[str]:
-    """Bring one seed's run to its end in a process of its own; the words of its recipe."""
+    """Bring one seed's run to its end in a process of its own; returns the words of its recipe."""
     words = [recipe, f"run={folder / f'seed_{seed}'}", f"seed={seed}"]
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "forethought.cli", "run", *words], check=True)

@@ -62,7 +62,7 @@ LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One run: all of it, and the part after the reference log-probs."""
+    """Seconds of one run, of all of it and of the part after the reference log-probs."""
 
     whole: float
     training: float
@@ -70,6 +70,7 @@ class Measured:
 
 
 def run_ours(model: str, pairs: list[PreferencePair], batch_size: int, clock: Clock) -> Measured:
+    """One epoch of the recipe's own trainer, from the model's folder to a checkpoint."""
     config = TrainingConfig(
         batch_size=batch_size,
         epochs=1,
@@ -112,6 +113,10 @@ def run_trl(
     sort: bool = False,
     **options: Any,
 ) -> Measured:
+    """One epoch of TRL's trainer, from the model's folder to a checkpoint.
+
+    `options` are fields of its `DPOConfig`; `sort` has the pairs in order of length.
+    """
     if sort:
         pairs = sorted(pairs, key=packed_tokens)
     run = str(uuid.uuid4())
@@ -169,6 +174,7 @@ def _loading(attention: str, options: dict[str, Any]) -> dict[str, Any]:
 def best_options(
     device_batch: int, batch_size: int, attention: str, *, half: bool, grouped: bool = True
 ) -> dict:
+    """A point of TRL's grid as options of `run_trl`; `half` means bfloat16."""
     return {
         "attention": attention,
         "sort": True,

@@ -44,6 +44,7 @@ class Workload:
 
     @property
     def mlp(self) -> int:
+        """Width of the MLP; 8/3 of the hidden size, in steps of 32, where none is named."""
         return self.inner or round(self.hidden * 8 / 3 / 32) * 32
 
 
@@ -118,6 +119,7 @@ def written_pairs(model: str, texts: Path, count: int) -> list[PreferencePair]:
 
 
 def make_side(index: int, ids: tuple[int, ...]) -> PairSide:
+    """One side of a pair, its first half taken for thought."""
     return PairSide(
         sample_index=index,
         token_ids=ids,

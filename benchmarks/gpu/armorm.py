@@ -5,6 +5,8 @@
 
 Eight responses to each prompt, random weights in bfloat16. The peer is transformers' Llama with
 SDPA on one conversation after another, then the published head, as annotation scripts score.
+
+Shapes: T tokens of a conversation, E hidden size, J objectives.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def make_groups(bench: Bench) -> list[ResponseGroup]:
 
 
 class OneByOne:
-    """The peer."""
+    """The peer: transformers' Llama on one conversation at a time, then the published head."""
 
     def __init__(self, path: str, device: str) -> None:
         place = torch.device(device)

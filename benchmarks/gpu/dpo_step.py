@@ -67,6 +67,7 @@ class Run:
     peak: float | None
 
     def pairs_per_second(self, batch: int) -> float:
+        """The rate of the median step, of `batch` pairs."""
         return batch / workload.median(self.steps)
 
 
@@ -108,7 +109,7 @@ def make_pairs(bench: Bench, count: int) -> list[PreferencePair]:
 
 
 def training_config(bench: Bench) -> TrainingConfig:
-    """One epoch; `--set` goes last."""
+    """Our settings for one epoch; the fields of `--set` go over them."""
     given = bench.arguments
     fields: dict[str, Any] = {
         "batch_size": given.batch,
@@ -234,7 +235,10 @@ def run_trl(
 
 
 def choose(bench: Bench, model: str, pairs: list[PreferencePair]) -> tuple[int, bool]:
-    """TRL's fastest setting on two steps."""
+    """TRL's fastest setting on two steps: pairs per forward pass, and whether it recomputes.
+
+    Raises: SystemExit if every setting runs out of memory.
+    """
     batch = bench.arguments.batch
     found: list[tuple[float, int, bool]] = []
     for device_batch, checkpointing in GRID[:1] if bench.tiny else GRID:
@@ -254,7 +258,7 @@ def choose(bench: Bench, model: str, pairs: list[PreferencePair]) -> tuple[int, 
 
 
 def useful_flops(model: str, pairs: list[PreferencePair]) -> float:
-    """Operations of a forward pass that no implementation avoids."""
+    """Operations of a forward pass over the pairs that no implementation avoids."""
     seen = predicted = 0.0
     for pair in pairs:
         prompt = len(pair.prompt_token_ids)

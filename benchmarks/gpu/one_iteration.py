@@ -68,7 +68,7 @@ def make_recipe(bench: Bench) -> Recipe:
 
 
 def run(recipe: Recipe) -> list[dict[str, Any]]:
-    """Seconds of every stage, start of its process included."""
+    """Run every stage; returns its seconds, the start of its process included, and its counts."""
     Path(recipe.run).mkdir(parents=True, exist_ok=True)
     write_json(recipe.run / "config.json", dump(recipe))
     reporter = Reporter(Console(stderr=True))

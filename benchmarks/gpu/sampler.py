@@ -99,7 +99,10 @@ def run_generate(
 
 
 def choose(bench: Bench, generate: Callable[[Setting, int], float]) -> Setting:
-    """The fastest setting of `generate` on outputs of an eighth of the length."""
+    """The fastest setting of `generate` on outputs of an eighth of the length.
+
+    Raises: SystemExit if every setting runs out of memory.
+    """
     grid = [(rows, cache) for rows in bench.arguments.batches for cache in ("dynamic", "static")]
     found: list[tuple[float, Setting]] = []
     for setting in grid:

@@ -107,7 +107,10 @@ class Bench:
 
 @contextmanager
 def opened(parser: argparse.ArgumentParser, rounds: int) -> Iterator[Bench]:
-    """The common arguments, and a folder that goes away unless one is named."""
+    """Parse the common arguments, and keep a folder that goes away unless one is named.
+
+    Raises: SystemExit if there is no GPU and `--tiny` is not given.
+    """
     parser.add_argument("--tiny", action="store_true", help="try the script on a CPU")
     parser.add_argument("--rounds", type=int, default=rounds, help="interleaved runs of each side")
     parser.add_argument("--folder", type=Path, help="keep the random models here")
@@ -129,7 +132,10 @@ def opened(parser: argparse.ArgumentParser, rounds: int) -> Iterator[Bench]:
 
 
 def peak_flops(bench: Bench) -> float | None:
-    """Dense bfloat16 rate of the GPU by its maker's datasheet; `None` if it is not in the table."""
+    """Dense bfloat16 operations per second of the GPU, by its maker's datasheet.
+
+    `None` on a CPU, and for a GPU that the table does not have.
+    """
     if bench.device == "cpu":
         return None
     name = torch.cuda.get_device_name().lower().replace(" ", "")
@@ -227,7 +233,7 @@ def end_ids(size: Size, tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def shape(path: str) -> ModelShape:
-    """For counting operations."""
+    """Sizes of the model in a folder, for counting its operations."""
     return model_shape(path)
 
 
@@ -244,7 +250,7 @@ def lengths(size: tuple[int, int], count: int, seed: int) -> list[int]:
 
 
 def texts(size: tuple[int, int], count: int, seed: int) -> list[str]:
-    """Random letters: a token each."""
+    """Random texts of lognormal lengths, whose letters are a token each."""
     random = np.random.Generator(np.random.PCG64(seed))
     letters = np.array(list(string.ascii_lowercase + " "))
     return [
@@ -256,7 +262,7 @@ def texts(size: tuple[int, int], count: int, seed: int) -> list[str]:
 
 
 def now() -> float:
-    """Seconds, after the device has done what it was given."""
+    """Seconds on a clock, read after the device has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -276,7 +282,7 @@ def peak_gigabytes() -> float | None:
 
 
 def fits(action: Callable[[], float]) -> float | None:
-    """What the action gives, `None` if it runs out of memory."""
+    """What the action returns, or `None` if it runs out of memory."""
     try:
         return action()
     except torch.OutOfMemoryError:
@@ -286,7 +292,7 @@ def fits(action: Callable[[], float]) -> float | None:
 
 
 def median(values: list[float]) -> float:
-    """Of a few runs."""
+    """The median of the figures of a few runs."""
     return statistics.median(values)
 
 

@@ -14,7 +14,11 @@ from forethought.progress.reporter import Reporter
 
 @contextmanager
 def clear_errors(reporter: Reporter) -> Iterator[None]:
-    """A user's mistake is one clear message; the traceback goes to the run's log only."""
+    """A user's mistake is one clear message; the traceback goes to the run's log only.
+
+    Raises: SystemExit with 1 after a ValueError or OSError, with 130 after Ctrl-C. Errors of other
+    classes pass through.
+    """
     errors = Console(stderr=True)
     try:
         yield

@@ -21,7 +21,10 @@ PAID = ("judge_calls", "sampling_calls")
 
 
 def status_table(recipe: Recipe) -> Table:
-    """One row per stage, in order."""
+    """One row per stage, in order; in long runs the done ones of a kind, but the last, share one.
+
+    Raises: StageError if a sealed stage's manifest is damaged.
+    """
     table = Table(title=str(recipe.run), title_justify="left")
     table.add_column("stage", no_wrap=True)
     table.add_column("state")

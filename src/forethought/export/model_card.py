@@ -71,7 +71,7 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
 
 
 def environment() -> Environment:
-    """Templates of the cards: Markdown, so nothing is escaped for HTML."""
+    """The environment of the cards' templates: Markdown, so nothing is escaped for HTML."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -85,12 +85,12 @@ def environment() -> Environment:
 
 
 def front_matter(fields: dict[str, Any]) -> str:
-    """YAML between the two lines of dashes, for the hub."""
+    """The YAML that stands between a card's two lines of dashes, where the hub reads it."""
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
 def cell(value: Any) -> str:
-    """A text inside a Markdown table."""
+    """A text for a cell of a Markdown table: on one line, its bars escaped."""
     return re.sub(r"\s+", " ", str(value)).replace("|", "\\|")
 
 
@@ -100,7 +100,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def interval(bounds: list[float] | None, digits: int = 3) -> str:
-    """A 95 % interval."""
+    """Two bounds as `[0.571, 0.652]`; empty where there are none."""
     return "" if bounds is None else f"[{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
 
 

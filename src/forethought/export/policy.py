@@ -53,8 +53,10 @@ def export_policy(
 
 
 def generation_config(chosen: StageRef) -> dict[str, object]:
-    """How the run drew its answers, for transformers and vLLM. Nothing else shapes a sample there,
-    so other settings of the seed's own file are left out."""
+    """How the run drew its answers, for transformers and vLLM.
+
+    Nothing else shaped a sample there, so other settings of the seed's own file are left out.
+    """
     recipe = chosen.recipe
     source = chosen.policy.source
     tokenizer = loading.load_tokenizer(source)

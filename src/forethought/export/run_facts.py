@@ -33,24 +33,24 @@ def hub_name(name: str) -> bool:
 
 
 def judge_name(recipe: Recipe) -> str:
-    """The judge in a few words."""
+    """The judge in a few words, without folders of this machine."""
     return PATH.sub(r"\1", recipe.judge.title)
 
 
 def seed_name(recipe: Recipe) -> str:
-    """What training started from."""
+    """The name of the model that training started from."""
     if recipe.model.path == MICROWORLD:
         return "the microworld's seed model, shipped with forethought"
     return public_name(recipe.model.path)
 
 
 def source_names(recipe: Recipe) -> list[str]:
-    """Where the training prompts came from."""
+    """Where the training prompts came from, a phrase for each source."""
     return [_source(source) for source in recipe.prompts.train]
 
 
 def hub_datasets(recipe: Recipe) -> list[str]:
-    """Sources that the hub knows, for the card's front matter."""
+    """Names of the sources that lie on the hub, for the card's front matter."""
     return [
         source.name
         for source in recipe.prompts.train
@@ -69,7 +69,10 @@ def _source(source: PromptSource) -> str:
 
 
 def evaluations(recipe: Recipe) -> list[dict[str, Any]]:
-    """Test figures of every evaluated policy of every arm, the seed first."""
+    """Test figures of every evaluated policy of every arm, the seed first.
+
+    Raises: StageError if a sealed stage's manifest is damaged.
+    """
     rows = []
     for policy in range(recipe.iterations + 1):
         for arm in recipe.arms:
@@ -81,7 +84,10 @@ def evaluations(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def iterations(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
-    """What each iteration behind a policy sampled, paired, trained and chose."""
+    """What each iteration behind a policy sampled, paired, trained and chose.
+
+    Raises: StageError if one of them is not sealed.
+    """
     rows = []
     for number in range(policy):
         row: dict[str, Any] = {"number": number}
@@ -121,7 +127,7 @@ def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
 
 
 def attempts(recipe: Recipe) -> list[dict[str, Any]]:
-    """Provenance of every attempt that worked on the run."""
+    """Provenance of every attempt that took time, or of all where none did."""
     found = read_json(recipe.run / "run.json")["attempts"]
     return [attempt for attempt in found if attempt["seconds"] > 0] or found
 

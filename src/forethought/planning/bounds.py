@@ -56,7 +56,7 @@ def plan(recipe: Recipe) -> list[StagePlan]:
 
 
 def plan_table(rows: list[StagePlan]) -> Table:
-    """The plan, with sums."""
+    """The plan as a table with sums; in long recipes stages that do the same share a row."""
     table = Table(title="Plan (upper bounds)", title_justify="left", show_footer=True)
     table.add_column("stage", footer="in all", no_wrap=True)
     table.add_column("work")

@@ -62,12 +62,12 @@ class StageCost:
 
     @property
     def seconds(self) -> float:
-        """Of all times together."""
+        """Seconds of all times together; those that find engines running save their start."""
         return self.times * self.effort.seconds - (self.times - self.starts) * self.effort.start
 
     @property
     def disk(self) -> float:
-        """What all times leave, and one time needs meanwhile."""
+        """Bytes on disk that all times leave, and that one time needs meanwhile."""
         effort = self.effort
         return self.times * effort.disk + self.kept * effort.weights + effort.scratch
 
@@ -81,23 +81,23 @@ class Costs:
 
     @property
     def seconds(self) -> float:
-        """Of all stages one after another."""
+        """Seconds of all stages one after another."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
     def starting(self) -> float:
-        """Of the seconds: until engines, judges and trainers begin."""
+        """Those of the seconds that pass until engines, judges and trainers begin."""
         return sum(stage.starts * stage.effort.start for stage in self.stages)
 
     @property
     def disk(self) -> float:
-        """What all stages leave, and the one that needs most meanwhile."""
+        """Bytes on disk that all stages leave, and that the one needing most has meanwhile."""
         left = sum(stage.disk - stage.effort.scratch for stage in self.stages)
         return left + max(stage.effort.scratch for stage in self.stages)
 
     @property
     def usd(self) -> float:
-        """All devices for all seconds, and what servers ask."""
+        """USD for all devices over all seconds, and for what servers ask."""
         cluster = self.setting.cluster
         paid = sum(stage.times * stage.effort.usd for stage in self.stages)
         return paid + self.seconds / 3600 * cluster.gpus * cluster.device.price
@@ -115,7 +115,8 @@ def recipe_costs(
 ) -> Costs:
     """What every stage costs; on `cpu` this machine is measured first.
 
-    Without `gpus` there are as many devices as the recipe uses at a time. `storage` is in GB per
+    Without `gpus` there are as many devices as the recipe uses at a time. `prompt_tokens` and
+    `output_tokens` are means, used with `like` as `expected_lengths` says. `storage` is in GB per
     second, to and from the run directory.
 
     Raises: ValueError if a model's size or a run's lengths cannot be read, or a number of devices
@@ -144,7 +145,10 @@ def _cluster(recipe: Recipe, device: Device, gpus: int, shape: ModelShape) -> Cl
 
 
 def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
-    """Stages that cost the same are one row."""
+    """Costs by kind of stage and arm, each taken from its first; preparing prompts has no arm.
+
+    Raises: ValueError if a stage needs more devices than there are, or a judge's size is unknown.
+    """
     by_kind: dict[tuple[str, Arm | None], list[StageRef]] = {}
     for ref in stage_refs(setting.recipe):
         arm = None if ref.stage == "prompts" else ref.arm

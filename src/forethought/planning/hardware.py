@@ -67,7 +67,7 @@ class Effort:
 
     @classmethod
     def of(cls, parts: dict[str, float], **rest: float) -> Effort:
-        """Seconds by what they are spent on; the largest names the bound."""
+        """An effort from seconds by what they are spent on; the largest names the bound."""
         return cls(
             seconds=sum(parts.values()),
             bound=max(parts, key=lambda k: parts[k]),
@@ -76,7 +76,7 @@ class Effort:
         )
 
     def beside(self, bound: str, seconds: float) -> Effort:
-        """With something that is done meanwhile, and has to be done too."""
+        """The same beside `seconds` of something else that is done meanwhile: the longer counts."""
         return self if seconds <= self.seconds else replace(self, seconds=seconds, bound=bound)
 
     def __add__(self, other: Effort) -> Effort:

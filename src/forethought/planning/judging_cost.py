@@ -35,8 +35,12 @@ def judge_cost(
     responses: int,
     part_size: float,
 ) -> Effort:
-    """`responses` scored for each of `prompts`, the judge loaded once for each worker, which do
-    parts of `part_size` prompts whole."""
+    """Cost of scoring `responses` for each of `prompts`.
+
+    Each worker loads the judge once and does parts of `part_size` prompts whole.
+
+    Raises: ValueError if the size of a judge's model cannot be read.
+    """
     cluster = share.cluster
     if judge.panels:
         routes = [

@@ -45,7 +45,7 @@ class Lengths:
     """Where the figures come from."""
 
     def longest(self, limit: int) -> float:
-        """The longest output under a token limit."""
+        """Tokens of the longest output, under a limit of new tokens."""
         return min(LONGEST * self.output, limit)
 
 
@@ -71,7 +71,9 @@ def expected_lengths(
     prompt: float | None = None,
     output: float | None = None,
 ) -> dict[Arm, Lengths]:
-    """Lengths of each arm; `prompt` (without a thought instruction) and `output` go first.
+    """Mean tokens of each arm: those of the run `like`, or assumed ones where it is `None`.
+
+    `output` goes before both, `prompt` (without a thought instruction) before assumed ones.
 
     Raises: ValueError if `like` is no run or has no rollouts.
     """

@@ -37,22 +37,24 @@ RESERVE = 0.08
 
 
 def shared_memory(size: float, processes: int, *, cpu: bool) -> float:
-    """What so many processes take of the memory that they share; on CPU each is there itself, and
-    so is the process that started them."""
+    """Bytes that so many processes of `size` bytes take of a memory that they share.
+
+    On CPU each process is there itself, and so is the one that started them.
+    """
     if not size or not cpu:
         return processes * size
     return processes * size + (processes + (processes > 1)) * PROCESS
 
 
 def inference_activations(shape: ModelShape, tokens: float) -> float:
-    """A layer's temporaries while nothing is kept for a backward pass."""
+    """Bytes of a layer's temporaries in bfloat16, with nothing kept for a backward pass."""
     return tokens * 2 * (6 * shape.hidden + 3 * shape.inner)
 
 
 def sampling_memory(
     shape: ModelShape, dtype: DType, rows: float, prompt: float, output: float, k: int
 ) -> float:
-    """The embedded engine: weights, keys and values of its rows, logits of a step.
+    """Bytes of the embedded engine: weights, keys and values of its rows, logits of a step.
 
     A row in steady state holds SPREAD / 2 of the mean output; twice that, for the copies while a
     cache grows. The prompt is there once for its k outputs.
@@ -65,21 +67,27 @@ def sampling_memory(
 
 
 def vllm_least(shape: ModelShape, dtype: DType, rows: float, longest: float) -> float:
-    """What vLLM does not start without: weights, a pass, and the cache of one sequence of the
-    length that it is told to take."""
+    """Bytes without which vLLM does not start.
+
+    They are its weights, one pass, and the cache of one sequence of the longest length that it is
+    told to take.
+    """
     cached = longest * shape.cache_bytes
     work = inference_activations(shape, VLLM_TOKENS) + rows * shape.vocabulary * 4
     return WIDTH[dtype] / 2 * (2 * shape.parameters + cached) + work
 
 
 def judge_memory(shape: ModelShape, dtype: DType, tokens_per_batch: int) -> float:
-    """A reward model: weights and a batch's temporaries."""
+    """Bytes of a reward model: its weights and a batch's temporaries."""
     work = inference_activations(shape, tokens_per_batch)
     return WIDTH[dtype] / 2 * (2 * shape.parameters + work)
 
 
 def reference_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
-    """The starting policy; one process loads it in float32 before it is rounded."""
+    """Bytes of the starting policy on one of `processes` devices while it reads the pairs.
+
+    A process alone loads it in float32 before it is rounded.
+    """
     tokens = training.tokens_per_microbatch
     work = inference_activations(shape, tokens) + tokens * 2 * shape.hidden + CHUNK_BYTES
     if processes == 1:
@@ -90,7 +98,7 @@ def reference_memory(shape: ModelShape, training: TrainingConfig, processes: int
 def training_memory(
     shape: ModelShape, training: TrainingConfig, processes: int, longest: float, *, cpu: bool
 ) -> float:
-    """Peak of a step on one of `processes` devices; `longest` is the longest packed pair."""
+    """Peak bytes of a step on one of `processes` devices; `longest` is a packed pair's tokens."""
     tokens = max(training.tokens_per_microbatch, longest)
     keys = shape.key_heads * shape.head_size
     layer = tokens * (20 * shape.hidden + 4 * keys + 8 * shape.inner)
@@ -104,7 +112,7 @@ def training_memory(
 
 
 def state_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
-    """Weights, gradients and optimizer."""
+    """Bytes of weights, gradients and optimizer states on one of `processes` devices."""
     total, working = shape.parameters, 0 if training.dtype == "float32" else 2
     moments = 8 if training.optimizer == "adamw" else 2
     if training.lora is not None:
@@ -120,7 +128,7 @@ def state_memory(shape: ModelShape, training: TrainingConfig, processes: int) ->
 
 
 def trained_parameters(shape: ModelShape, training: TrainingConfig) -> int:
-    """Weights that the optimizer moves."""
+    """Number of weights that the optimizer moves: all, or those of the adapters."""
     if training.lora is None:
         return shape.parameters
     return shape.adapter_parameters(training.lora.rank)

@@ -51,7 +51,7 @@ def cost_table(costs: Costs) -> Table:
 
 
 def caption(costs: Costs) -> str:
-    """What the figures stand on."""
+    """The lines below the table: lengths, model, rates and prices that the figures stand on."""
     cluster, shape = costs.setting.cluster, costs.setting.shape
     lines = [
         f"{arm}: prompts of {lengths.prompt:.0f} tokens, outputs of {lengths.output:.0f}, "
@@ -105,7 +105,7 @@ def cost_json(costs: Costs) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """`0.8 s`, `12 min`, `3.4 h`, `5.1 d`."""
+    """Seconds as a reader takes them in: `0.8 s`, `12 min`, `3.4 h`, `5.1 d`."""
     for unit, size, least in (("d", 86400, 2), ("h", 3600, 2), ("min", 60, 2)):
         if seconds >= least * size:
             return f"{seconds / size:.3g} {unit}"

@@ -141,7 +141,10 @@ def cpu_rates(shape: ModelShape, speed: CpuSpeed) -> Rates:
 
 
 def measure_cpu(shape: ModelShape, dtype: str, threads: int | None) -> CpuSpeed:
-    """Time products and small operations, the best of many: neighbours only slow them down."""
+    """Time products and small operations, the best of many: neighbours only slow them down.
+
+    `dtype` is the number type of the products; `threads` of `None` leaves torch's number as it is.
+    """
     import torch
 
     before = torch.get_num_threads()

@@ -28,7 +28,11 @@ def sample_cost(
     longest: float,
     part_size: float,
 ) -> Effort:
-    """`k` outputs for each of `prompts`, in parts of `part_size`: one engine does a part whole."""
+    """Cost of `k` outputs for each of `prompts`, in parts that one engine does whole.
+
+    `prompt`, `output` and `longest` are tokens: two means, and the output that ends a part;
+    `part_size` is in prompts.
+    """
     if not engine.loads_model:
         # A server, or a file of replies: somebody else's time.
         return Effort(tokens=prompts * k * output, seconds=cluster.rates.stage, bound="host")

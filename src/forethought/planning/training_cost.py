@@ -30,7 +30,7 @@ working copy written, the gradient's norm read."""
 
 
 def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
-    """Log-probs of every pair under the starting policy."""
+    """Cost of the log-probs of an iteration's pairs under the starting policy."""
     shape, cluster, training = setting.shape, setting.cluster, setting.recipe.training
     tokens = pair(lengths.prompt, lengths.output)
     count = setting.recipe.prompts_per_iteration * lengths.pairs
@@ -47,7 +47,7 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
 
 
 def training_cost(setting: Setting, lengths: Lengths) -> Effort:
-    """All epochs over an iteration's pairs."""
+    """Cost of all epochs over an iteration's pairs, checkpoints included."""
     shape, cluster, training = setting.shape, setting.cluster, setting.recipe.training
     rates = cluster.rates
     tokens = pair(lengths.prompt, lengths.output)
@@ -98,8 +98,11 @@ def _on_device(setting: Setting, memory_of: Callable[[int], float]) -> float:
 
 
 def checkpoint_bytes(shape: ModelShape, training: TrainingConfig) -> float:
-    """On disk: float32 weights are 2 + 2 bytes where the model's are bfloat16, 4 elsewhere; of an
-    adapter there is no base."""
+    """Bytes of an epoch's checkpoint on disk.
+
+    Float32 masters are 2 + 2 bytes a weight where the model's are bfloat16, 4 elsewhere; of an
+    adapter its base is not stored.
+    """
     if training.checkpoint_dtype != "masters":
         return (4 if training.checkpoint_dtype == "float32" else 2) * shape.parameters
     return 4 * trained_parameters(shape, training)

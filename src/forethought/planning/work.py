@@ -37,7 +37,10 @@ class Tokens:
 
 
 def outputs_after(prompt: float, output: float, outputs: float, *, predicted: bool) -> Tokens:
-    """So many outputs after one prompt that is read once."""
+    """The forward pass of so many outputs after one prompt that is read once.
+
+    Lengths are mean tokens; `SPREAD` turns the square of an output's mean into the mean square.
+    """
     own = SPREAD * output**2 / 2
     return Tokens(
         read=prompt + outputs * output,
@@ -53,7 +56,7 @@ def pair(prompt: float, output: float) -> Tokens:
 
 
 def forward_flops(shape: ModelShape, tokens: Tokens) -> float:
-    """Operations of one pass over the tokens."""
+    """Floating-point operations of one forward pass over the tokens."""
     matrices = 2 * shape.layers * shape.layer_matrices * tokens.read
     attention = 4 * shape.layers * shape.heads * shape.head_size * tokens.seen
     return matrices + attention + 2 * shape.head_matrix * tokens.predicted
@@ -78,6 +81,6 @@ def rounds_of(prompts: float, part: float, workers: int) -> tuple[int, float, fl
 
 
 def longest_share(prompts: float, part: float, workers: int) -> float:
-    """Prompts of the busiest worker."""
+    """Number of prompts that the busiest worker does."""
     full, part, last = rounds_of(prompts, part, workers)
     return full * part + last

@@ -64,7 +64,12 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def compare(runs: Sequence[RunData], labels: Sequence[str]) -> RunComparison:
-    """Tables and charts of all runs, and what a reader must know before comparing."""
+    """Tables and charts of all runs, and what a reader must know before comparing.
+
+    `labels` has a name for each of the runs.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
     obstacle = _obstacle(runs, labels)
     comparable = obstacle is None
     notices = [obstacle] if obstacle is not None else []
@@ -86,7 +91,7 @@ def compare(runs: Sequence[RunData], labels: Sequence[str]) -> RunComparison:
 
 
 def run_style(index: int) -> tuple[str, str]:
-    """Dash and marker of a run; 36 runs go without a repetition."""
+    """Dash and marker of a run, by its place; no two of 36 runs have both in common."""
     turn, style = divmod(index, len(DASHES))
     return DASHES[style], SYMBOLS[(style + turn) % len(SYMBOLS)]
 

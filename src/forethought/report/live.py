@@ -155,7 +155,10 @@ class LivePage:
             return _with_bar(self._html or _waiting(self._run), note)
 
     def packed(self, key: str, name: str) -> bytes | None:
-        """The index or a piece of samples that a page was made with."""
+        """The compressed index, or piece `name`, of the samples that a page was made with.
+
+        `None` where the page is no longer one of the last, or has no such piece.
+        """
         samples = self._samples.get(key)
         if samples is None:
             return None

@@ -144,7 +144,10 @@ def write_report(runs: Path | Sequence[Path], target: Path | None = None) -> Pat
 
 
 def render(runs: Sequence[RunData], labels: Sequence[str]) -> str:
-    """The page as HTML."""
+    """The page of one run, or of several side by side, as HTML; `labels` has a name for each.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
     several = len(runs) > 1
     pages = [
         _run_page(run, label, f"run-{number}-" if several else "")

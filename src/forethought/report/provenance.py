@@ -15,7 +15,10 @@ from forethought.storage.sealed_stage import read_json, read_manifest
 
 
 def provenance_rows(run: RunData) -> list[tuple[str, str]]:
-    """Of the latest attempt; how many there were stands below it."""
+    """Names and values of the latest attempt, then how many there were and their time.
+
+    Empty before the first attempt.
+    """
     attempts = run.provenance.get("attempts", [])
     if not attempts:
         return []
@@ -25,7 +28,7 @@ def provenance_rows(run: RunData) -> list[tuple[str, str]]:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested fields as dotted names and text."""
+    """Nested fields as dotted names and text, in their order."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
@@ -78,7 +81,7 @@ def hashes_table(run: RunData) -> Chart | None:
 
 
 def duration(seconds: float) -> str:
-    """A time in words."""
+    """Seconds as a reader takes them in: `45 s`, `3.5 min`, `2.1 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

@@ -51,12 +51,12 @@ class Trackers:
             follower.start()
 
     def look(self) -> None:
-        """There is something new in the run directory."""
+        """Say that there is something new in the run directory; returns at once."""
         for follower in self._followers:
             follower.awake.set()
 
     def close(self) -> None:
-        """Let every tracker catch up and finish; one that takes too long is left behind."""
+        """Let every tracker catch up and finish; one is left behind after `PATIENCE` seconds."""
         for follower in self._followers:
             follower.ending = True
             follower.awake.set()

@@ -34,7 +34,7 @@ class Store(Protocol):
     """One tracker of one run."""
 
     def found(self) -> Logged:
-        """What earlier attempts left there."""
+        """Read back what earlier attempts left there."""
         ...
 
     def start(self, settings: dict[str, str], held: int) -> None:

@@ -46,7 +46,11 @@ def category_chart(
     signed: bool = False,
     even: float | None = None,
 ) -> Chart:
-    """Categories from the top down, sorted by the first of `groups`; `even` has a dashed line."""
+    """A bar for each category and group, sorted from the top down by the first of `groups`.
+
+    A dashed line is drawn at `even`. Of more than `CATEGORY_LIMIT` categories those with the most
+    prompts are shown. `lead` names the table's column of groups.
+    """
     first = groups[0].by_category
     known = dict.fromkeys(name for group in groups for name in group.by_category)
     by_size = sorted(known, key=lambda name: -_largest(groups, name))[:CATEGORY_LIMIT]

@@ -16,7 +16,7 @@ MOST_ROWS = 20
 
 
 def cost_charts(run: RunData) -> list[Chart]:
-    """Where time and tokens went; empty before anything is finished."""
+    """Charts of where time, devices and tokens went; empty before anything is finished."""
     if not run.costs:
         return []
     charts = [_time(run), _devices(run)]
@@ -267,7 +267,7 @@ def _bar_layout(title: str, barmode: str) -> Json:
 
 
 def time_unit(seconds: float) -> tuple[str, int]:
-    """The unit in which so long a time reads well, and its seconds."""
+    """The unit in which so long a time reads well, and how many seconds it has."""
     if seconds < 300:
         return "seconds", 1
     return ("minutes", 60) if seconds <= 3 * 3600 else ("hours", 3600)

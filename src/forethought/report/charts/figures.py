@@ -89,20 +89,20 @@ class Scale:
 
     @property
     def suffix(self) -> str:
-        """For a column or an axis title."""
+        """The unit as a column's or an axis's title ends with it, such as `, %`; may be empty."""
         return f", {self.unit}" if self.unit else ""
 
     def number(self, value: float) -> str:
-        """A score in words."""
+        """A score as text, with its unit: `61.2%`."""
         space = "" if self.unit == "%" else " "
         return f"{value * self.factor:.{self.digits}f}{space}{self.unit}".rstrip()
 
     def size(self, value: float) -> str:
-        """A difference without its sign and unit."""
+        """The size of a difference as text, without its sign and unit."""
         return f"{abs(value) * self.factor:.{self.digits}f}"
 
     def change(self, value: float) -> str:
-        """A difference with its sign, without a unit."""
+        """A difference as text with its sign, without a unit; one that rounds to zero has none."""
         text = f"{value * self.factor:+.{self.digits}f}"
         zero = float(text) == 0
         return (text[1:] if zero else text).replace("-", "\N{MINUS SIGN}")
@@ -155,7 +155,7 @@ def curve(
 
 
 def band(colour: str, x: Sequence[Cell], low: Sequence[float], high: Sequence[float]) -> Json:
-    """The area of a line's interval."""
+    """The filled area between `low` and `high` along `x`, for the interval of a line."""
     return {
         "type": "scatter",
         "mode": "lines",
@@ -184,7 +184,7 @@ def hover_text(text: str) -> str:
 
 
 def bars(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **extra: Any) -> Json:
-    """Bars of one colour."""
+    """Bars of one colour, written as the chart library takes it; `extra` goes over the trace."""
     return {
         "type": "bar",
         "name": name,
@@ -198,7 +198,7 @@ def bars(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **extra: An
 
 
 def whole_number_axis(title: str, values: Sequence[int], labels: dict[int, str]) -> Json:
-    """An axis whose ticks are iterations, epochs or policies."""
+    """An axis whose ticks are iterations, epochs or policies; `labels` names some of them."""
     ticks = sorted(set(values))
     shown = ticks[:: -(-len(ticks) // MOST_TICKS)] if ticks else []
     return {
@@ -223,7 +223,7 @@ def view(
 
 
 def arranged(charts: Sequence[Chart]) -> tuple[Chart, ...]:
-    """Two narrow charts stand in a row; one that has no neighbour gets the whole row."""
+    """The charts in rows: two narrow ones share a row, one without a neighbour gets a whole one."""
     placed: list[Chart] = []
     alone = True
     for chart, after in zip(charts, [*charts[1:], None], strict=True):

@@ -21,7 +21,7 @@ from forethought.types import Arm
 
 
 def kept_chart(run: RunData) -> Chart | None:
-    """Share by epoch, for every iteration that has measured one."""
+    """The share of the margin that is left, by epoch; `None` before one is measured."""
     numbers = [n for n in range(run.recipe.iterations) if any(_shares(a, n) for a in run.arms)]
     if not numbers:
         return None
@@ -36,7 +36,7 @@ def kept_chart(run: RunData) -> Chart | None:
 
 
 def kept_warning(run: RunData) -> str | None:
-    """The least share, if it is too small."""
+    """A warning with the least share, or `None` where every share reaches `LEAST_KEPT`."""
     found: list[tuple[float, Arm, int]] = [
         (share, arm.arm, number)
         for arm in run.arms

@@ -239,5 +239,5 @@ def _token_charts(run: RunData) -> list[Chart]:
 
 
 def policy_words(policy: int) -> str:
-    """A policy in running text."""
+    """A policy in running text: `the seed` or `policy 2`."""
     return "the seed" if policy == 0 else f"policy {policy}"

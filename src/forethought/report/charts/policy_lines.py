@@ -71,7 +71,10 @@ def policy_chart(
     wide: bool = False,
     height: int = 300,
 ) -> Chart:
-    """The chart; `lead` names the table's columns before the policy."""
+    """A line over policies for each of `series`.
+
+    `lead` names the table's columns before the policy, as many as each series has `cells`.
+    """
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     banded = len(series) <= BAND_LIMIT
@@ -104,7 +107,7 @@ def policy_chart(
 
 
 def policy_name(policy: int) -> Cell:
-    """As tables write it."""
+    """A policy as tables write it: `seed`, or its number."""
     return "seed" if policy == 0 else policy
 
 

@@ -37,7 +37,7 @@ def probe_charts(run: RunData, scale: Scale) -> list[Chart]:
 
 
 def probe_scale(run: RunData, scale: Scale) -> Scale:
-    """Shares of wins where the judge has no scale of its own."""
+    """The scale of probe scores: shares of wins where the judge only compares, else `scale`."""
     return PERCENT if run.recipe.judge.is_relative else scale
 
 
@@ -67,7 +67,10 @@ def probe_sentence(run: RunData, scale: Scale) -> str | None:
 
 
 def last_drop(run: RunData, variant: str) -> tuple[int, Mean] | None:
-    """The last probed policy and what its responses lose."""
+    """The last probed policy, and what its responses lose with that variant of their thought.
+
+    `None` where no policy was probed.
+    """
     points = figures_of(run.measures, f"probe_drop_{variant}", "thought")
     return points[-1] if points else None
 

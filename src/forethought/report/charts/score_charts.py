@@ -75,7 +75,7 @@ def score_charts(run: RunData, scale: Scale) -> list[Chart]:
 
 
 def score_quantity(run: RunData, scale: Scale) -> Quantity:
-    """The test score."""
+    """How the test score is drawn; the caption says what it is where a judge only compares."""
     relative = run.recipe.judge.is_relative
     what = f" The score is the {score_of(run.recipe)}." if relative else ""
     return Quantity(

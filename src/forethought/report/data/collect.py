@@ -1,7 +1,7 @@
 """What the page says about a run, as numbers: read from its directory, nothing drawn yet.
 
 A stage that is not sealed is not read; its place in the result is `None` and its name is in
-`Run.missing`. The training log is the exception: it is read while it grows.
+`RunData.missing`. The training log is the exception: it is read while it grows.
 """
 
 from __future__ import annotations

@@ -32,7 +32,10 @@ def read_rows(
     prefix: str = "",
     only_prompts: frozenset[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries, of some prompts or of all; `columns` must hold `prompt_id` for some."""
+    """Rows as dictionaries, of some prompts or of all; `columns` must hold `prompt_id` for some.
+
+    Raises: StageError if the stage is not sealed, or a part is missing or damaged.
+    """
     wanted = None if only_prompts is None else pa.array(sorted(only_prompts), pa.string())
     for table in read_columns(folder, columns, prefix):
         if wanted is not None:
@@ -41,6 +44,9 @@ def read_rows(
 
 
 def count_rows(folder: Path, prefix: str = "") -> int:
-    """Records of a sealed stage, by its manifest alone."""
+    """Number of records of a sealed stage, read from its manifest alone.
+
+    Raises: StageError if the stage is not sealed or its manifest is damaged.
+    """
     parts = read_manifest(folder).parts
     return sum(part.rows or 0 for part in parts if part.name.startswith(prefix))

@@ -75,7 +75,10 @@ class Difference:
 
 
 def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
-    """Every evaluated policy of every arm, the seed first."""
+    """Every evaluated policy of every arm, the seed first.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
     prompts = prompts_ref(recipe)
     test = prompts.prompts("test") if prompts.sealed else []
     categories = {prompt.prompt_id: prompt.category or UNCATEGORISED for prompt in test}
@@ -85,7 +88,7 @@ def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
 def read_difference(
     policies: Mapping[Arm, Sequence[PolicyScore]], summary: Mapping[str, Any], recipe: Recipe
 ) -> Difference | None:
-    """The arms' difference at the last policy that both have; `None` where there is no such."""
+    """The arms' difference at the last policy that both have; `None` where they share none."""
     by_arm = {arm: {policy.policy: policy for policy in own} for arm, own in policies.items()}
     common = by_arm.get("thought", {}).keys() & by_arm.get("direct", {}).keys()
     if not common:
@@ -104,7 +107,10 @@ def read_difference(
 
 
 def mean_of(values: Sequence[float], ends: Ends | None) -> Mean:
-    """The mean with its 95 % interval, Student's where the values have no `ends`."""
+    """The mean with its 95 % interval; a single value has none.
+
+    Values that lie between `ends` have the exact interval of `share_interval`, others Student's.
+    """
     array = np.asarray(values, dtype=np.float64)
     value = float(array.mean())
     if len(array) < 2:
