@@ -40,6 +40,7 @@ def keys(seeds_R: Tensor) -> Tensor:
 
 def uniforms(keys_R: Tensor, steps_R: Tensor, attempt: int) -> Tensor:
     """Give a float64 in [0, 1) for every (key, step, attempt): splitmix64 at that counter, [R]."""
+    # So many counters a step, the last for the sorted draw: no two draws of a key share one.
     counter_R = steps_R * (ATTEMPTS + 1) + (attempt + 1)
     bits_R = _shift_right(_mix(keys_R + counter_R * _GOLDEN), 11)
     return bits_R.to(torch.float64) * 2.0**-53
@@ -77,6 +78,7 @@ def draw_each(
     broken_R = ~best.values.isfinite()
     greedy_R = temperatures_R < GREEDY_BELOW
     temperatures_R1 = temperatures_R.masked_fill(greedy_R, 1)[:, None]
+    # `_draw` raises for a row without a distribution: a flat one stands in, whose draw is dropped.
     usable_RV = logits_RV.masked_fill(broken_R[:, None], 0)
     drawn_R = _draw(usable_RV, keys_R, steps_R, temperatures_R1, top_ps_R[:, None])
     return best.indices.where(greedy_R, drawn_R).masked_fill(broken_R, UNDRAWN)
@@ -122,6 +124,7 @@ def draw_sorted(probs_RV: Tensor, uniforms_R: Tensor, top_p: float | Tensor) -> 
     first_RV[:, 1:] = sorted_RV[:, 1:] < sorted_RV[:, :-1]
     # Ties share the mass in front of the first of them.
     strictly_RV = likelier_RV.where(first_RV, 0).cummax(-1).values
+    # At 1 all are in: rounded sums reach 1 before the least likely ones.
     cdf_RV = sorted_RV.where((strictly_RV < top_p) | (top_p >= 1), 0).cumsum(-1)
     return order_RV.gather(-1, _invert(cdf_RV, uniforms_R)).squeeze(-1)
 
@@ -150,6 +153,7 @@ def _invert(cdf_RV: Tensor, uniforms_R: Tensor) -> Tensor:
     targets_R = (uniforms_R * totals_R).to(cdf_RV.dtype)
     # Rounding may not carry a target to the very end, behind the last token that has mass.
     targets_R = targets_R.minimum(totals_R.nextafter(torch.zeros_like(totals_R)))
+    # `right` passes over tokens without mass, also where the target is 0.
     return torch.searchsorted(cdf_RV, targets_R.unsqueeze(-1), right=True)
 
 

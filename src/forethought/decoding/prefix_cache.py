@@ -96,7 +96,10 @@ class PrefixCache:
     def plan(
         cls, lengths: Sequence[int], copies: Sequence[int], device: torch.device
     ) -> PrefixCache:
-        """An empty cache for prompts of these lengths, each with so many rows, side by side."""
+        """An empty cache for prompts of these lengths in tokens, a prompt's rows side by side.
+
+        `copies` says how many rows each prompt has.
+        """
         rows = [prompt for prompt, count in enumerate(copies) for _ in range(count)]
         return cls(max(lengths), list(lengths), rows, device)
 
@@ -130,6 +133,7 @@ class PrefixCache:
 
     def begin_step(self) -> None:
         """Make room for one more column and let it be seen."""
+        # A window moves on with every step.
         self.windowed.clear()
         self.drawn += 1
         if self.drawn > self.columns:
@@ -208,7 +212,7 @@ class PrefixCache:
     def _rebuild_mask(self) -> None:
         stored = next(iter(self.layers.values()))
         padding = torch.tensor([self.width - self.lengths[p] for p in self.prompt_of_row])
-        # Prompts of one length share a row.
+        # Without padding every row's mask is the same.
         rows = padding if padding.any() else padding[:1]
         columns = torch.arange(self.width + self.columns)
         hidden = (columns < rows[:, None]) | (columns >= self.width + self.drawn)
@@ -259,6 +263,7 @@ class PrefixCache:
             stored.suffix_keys = _moved(stored.suffix_keys, order)
             stored.suffix_values = _moved(stored.suffix_values, order)
         self.prompt_of_row = [self.prompt_of_row[row] for row in order]
+        # A cache without rows is dropped by its decoder, as it is.
         if count:
             self._drop_prompts()
             self.row_index = None

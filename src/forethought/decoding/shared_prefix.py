@@ -135,6 +135,7 @@ class _Step:
         self, layer: int, settings: AttentionSettings, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
         rows, heads = key.shape[:2]
+        # The query heads of a key-value head are neighbours, so this copies nothing.
         grouped = query.reshape(rows, heads, -1, query.shape[-1])
         parts = zip(
             self.caches,
@@ -181,6 +182,7 @@ class SharedPrefixDecoder:
             yield self.admit(prompts, copies)
             return
         (prompt,) = prompts
+        # Appended with its last chunk only: steps in between do not know its rows.
         cache = PrefixCache.plan([len(prompt)], copies, self.device)
         begins = range(0, len(prompt), chunk_tokens)
         for begin in begins:
@@ -206,6 +208,7 @@ class SharedPrefixDecoder:
     ) -> Tensor:
         lengths = [len(prompt) for prompt in prompts[start:end]]
         width = max(lengths)
+        # Padded on the left: all prompts end in the same column, where suffixes begin.
         ids_BT = torch.zeros(end - start, width, dtype=torch.int64)
         for row, prompt in enumerate(prompts[start:end]):
             ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)

@@ -228,6 +228,7 @@ class _Loop:
         self.table[rows.outputs, columns_R] = rows.tokens.to(torch.int32)
         rows.steps = rows.steps + 1
         ended_R = torch.isin(rows.tokens, self.ends) | (rows.steps >= rows.limits)
+        # A row that has ended draws on until it leaves; that does not make its output longer.
         grown_R = rows.steps.where(~rows.done, self.lengths[rows.outputs])
         self.lengths[rows.outputs] = grown_R
         rows.done = rows.done | ended_R

@@ -40,7 +40,10 @@ class Judge(Protocol):
         ...
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
-        """One answer per group in the order of the groups, one score per response."""
+        """One answer per group in the order of the groups, one score per response.
+
+        A group that cannot be judged is `Unjudged` with the reason, and the others go on.
+        """
         ...
 
     def __enter__(self) -> Self: ...

@@ -390,7 +390,7 @@ def free_memory() -> None:
 
 
 def context_length(model_config: Any, *, long_context: bool = False) -> int | None:
-    """Longest sequence the model was made for, `None` if its config does not say."""
+    """Longest sequence the model was made for, in tokens; `None` if its config does not say."""
     text_config = model_config.get_text_config()
     limit = getattr(text_config, "max_position_embeddings", None)
     original = None if long_context else original_length(model_config)

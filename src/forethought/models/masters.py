@@ -52,6 +52,7 @@ def joined(rounded: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
     """The float32 tensor that `split` was given."""
     low = rest.to(torch.int32) & 0xFFFF
     bits = rounded.to(torch.float32).contiguous().view(torch.int32)
+    # Which way it was rounded follows from place and rest, so the two are all there is to store.
     up = (_thresholds(low) < low).to(torch.int32)
     return (bits - (up << 16) + low).view(torch.float32)
 

@@ -25,7 +25,8 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def original_length(config: Any) -> int | None:
-    """Longest sequence that longrope reads with its short factors; `None` for other models."""
+    """Longest sequence, in tokens, that longrope reads with its short factors; `None` for other
+    models."""
     found = [
         int(parameter[ORIGINAL])
         for parameter in _parameters(config.get_text_config())

@@ -130,8 +130,11 @@ def probe_ids(source: ModelSource) -> list[int]:
 
 @torch.no_grad()
 def expected_logprobs(source: ModelSource, model: ModelConfig, ids: list[int]) -> np.ndarray:
-    """What transformers gives for each token but the first, float64: the run's own module where it
-    has these weights, else the checkpoint, loaded for this on the CPU."""
+    """Log-probs that transformers gives each of `ids` but the first, [len(ids) - 1] float64.
+
+    By the run's own module where it has these weights, else by the checkpoint, loaded for this on
+    the CPU.
+    """
     network = shared_policy(model.dtype, model.device).held(source) or loading.load_runnable(
         source, dtype=model.dtype, device="cpu"
     )

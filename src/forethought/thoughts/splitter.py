@@ -116,6 +116,7 @@ class Splitter:
         self._buffer += chunk
         self._end = end
         thought, response = "", ""
+        # A state that hands over leaves text for the next; one that stays has read what it can.
         while True:
             state = self._state
             delta = state()
@@ -130,7 +131,10 @@ class Splitter:
         return self.finish(finish_reason)
 
     def finish(self, finish_reason: FinishReason) -> ParsedOutput:
-        """The result once the output has ended, by its end token or by the token limit."""
+        """The result once the output has ended, by its end token or by the token limit.
+
+        A response is given only where it is complete.
+        """
         if self._end is None:
             self.feed("", end=finish_reason)
         thought = self._thought.text if self._has_thought else None
@@ -183,12 +187,14 @@ class Splitter:
     def _before_thought(self) -> Delta:
         if self._rules.thought_marker_optional or self._rules.thought_must_open:
             self._skip_blanks()
+            # Here a thought marker counts at the very start only.
             opened = self._opened()
             if opened or (opened is not None and not self._rules.thought_must_open):
                 self._state = self._in_thought
             elif opened is not None:
                 self._state = self._in_response
             return Delta()
+        # A required marker may come late; what is read on the way to it belongs to neither side.
         _, marker = self._read_to(self._opening)
         if marker:
             self.saw_marker = True
@@ -203,6 +209,7 @@ class Splitter:
 
     def _behind_thought(self) -> Delta:
         self._border += self._skip_blanks()
+        # With nothing behind the marker yet, a thought marker may still follow it.
         opened = self._opened() if self._buffer or self._end is not None else None
         if opened is None:
             return Delta()
@@ -231,6 +238,7 @@ class Splitter:
             self.cuts += 1
             self._state = self._in_response
             return Delta(thought=self._thought.push("\n\n" + thought))
+        # Still open, or cut off by the token limit: the rest stays hidden.
         if self._end != "stop":
             return Delta()
         # Nothing can follow, so the rest is not read again.
@@ -246,6 +254,7 @@ def first_response_token(
     """
     if offset is None:
         return len(token_ids)
+    # Beginnings are decoded, not single tokens, which may hold parts of characters only.
     low, high = 0, len(token_ids)
     while low < high:
         middle = (low + high + 1) // 2

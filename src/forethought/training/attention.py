@@ -94,10 +94,14 @@ class HeadIndices:
 def row_layout(
     rows: Sequence[np.ndarray], shared: int, *, device: torch.device, dtype: torch.dtype
 ) -> RowLayout:
-    """Sort rows into buckets for the kernel that this device and number type will use."""
+    """Sort rows into buckets for the kernel that this device and number type will use.
+
+    A row names its packed positions; those below `shared` stand in two rows, all others in one.
+    """
     varlen = device.type == "cuda" and dtype != torch.float32
     width = VECTOR_WIDTH if device.type == "cpu" and dtype == torch.bfloat16 else 1
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    # The variable-length kernel takes rows as they are: each is a bucket of its own, unpadded.
     groups = [[i] for i in order] if varlen else _bucket(order, rows, width)
 
     buckets, sources, start = [], [], 0
@@ -114,6 +118,7 @@ def row_layout(
 
     positions = int(source_X.max()) + 1
     slots = np.flatnonzero(source_X >= 0)
+    # Assigned backwards: of a position's two slots the first is written last, and stays.
     home_N = np.empty(positions, dtype=np.int64)
     home_N[source_X[slots[::-1]]] = slots[::-1]
     first = home_N[np.maximum(source_X, 0)] == np.arange(len(source_X))
@@ -187,6 +192,8 @@ class ToRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         index: HeadIndices = ctx.index
         grad = grads[0].index_select(0, index.home)
+        # Shared positions are packed first. Padding needs no part: no real query sees its keys,
+        # and `FromRows` gives its own queries no gradient.
         shared = len(index.twin)
         grad[:shared] += grads[0].index_select(0, index.twin)
         return grad, None
@@ -204,6 +211,7 @@ class FromRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         index: HeadIndices = ctx.index
         grad = grads[0].index_select(0, index.gather)
+        # `gather` gave these a gradient that belongs to another slot.
         grad[index.idle] = 0
         return grad, None
 
@@ -224,6 +232,9 @@ def packed_attention(
     """The attention function of transformers' interface, for a packed row `[1, heads, N, D]`.
 
     Dropout is ignored: a preference trainer compares log-probs of the same deterministic model.
+    Returns `[1, N, H, D]`.
+
+    Raises: NotImplementedError if the model asks for a mask, sinks or position biases.
     """
     if row_layout is None or attention_mask is not None:
         raise NotImplementedError("packed attention needs a row layout and takes no mask")
@@ -342,7 +353,10 @@ def _attend(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Causal attention of padded rows by the fastest kernel that is right."""
+    """Causal attention of padded rows by the fastest kernel that is right.
+
+    Padding stands behind a row's tokens, where causality hides it; no mask has to.
+    """
     length = query_RHTD.shape[2]
     windowed = window is not None and window < length
     if softcap:

@@ -19,11 +19,11 @@ import torch
 
 QUERY_BLOCK = 256
 GROUP_BYTES = 2**23
-"""Scores computed at a time."""
+"""Scores computed at a time, in bytes."""
 
 
 class BlockedCausal(torch.autograd.Function):
-    """`softmax(scaling * q k^T + causal mask) v` for rows of one padded length."""
+    """`softmax(scaling * q k^T + causal mask) v` for rows of one padded length, `[R, H, T, D]`."""
 
     @staticmethod
     def forward(
@@ -80,6 +80,7 @@ class BlockedCausal(torch.autograd.Function):
                 grad_key[group, :end] += key_block
                 grad_value[group, :end] += value_block
         query_shape, key_shape, value_shape = ctx.shapes
+        # The scaling enters both gradients as a factor: of the finished sums, not of every block.
         return (
             grad_query.mul_(ctx.scaling).view(query_shape),
             grad_key.mul_(ctx.scaling).to(key.dtype).view(key_shape),
@@ -129,6 +130,7 @@ def _weights(
 ) -> torch.Tensor:
     """Attention weights `[n, G * b, e]` of one block."""
     count, groups, _, size = query.shape
+    # The window of `bias` whose triangle begins at column `start`; zeros stand before it.
     left = bias.shape[1] - bias.shape[0] - start
     block_bias = bias[: end - start, left : left + end].repeat(groups, 1)
     query_block = query[:, :, start:end].reshape(count, groups * (end - start), size)

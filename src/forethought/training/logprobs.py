@@ -31,7 +31,7 @@ PROBE_TOLERANCE = 1e-3
 
 
 class HeadLogprobs(torch.autograd.Function):
-    """`log softmax(softcap(hidden W^T + b))[target]` by chunks of positions.
+    """`log softmax(softcap(hidden W^T + b))[target]` by chunks of positions, `[M]` float32.
 
     The backward pass computes each chunk's logits again, so that memory holds one chunk.
     """
@@ -60,11 +60,14 @@ class HeadLogprobs(torch.autograd.Function):
         hidden_MD, weight_VD, bias_V, targets_M, normalisers_M = ctx.saved_tensors
         need_hidden, need_weight, need_bias, *_ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden_MD) if need_hidden else None
+        # Sums over chunks, of which bfloat16 would lose the later ones.
         grad_weight = _float32_zeros(weight_VD) if need_weight else None
         grad_bias = _float32_zeros(bias_V) if need_bias and bias_V is not None else None
         for part in _chunks(len(targets_M), weight_VD.shape[0]):
             logits = _logits(hidden_MD[part], weight_VD, bias_V, ctx.softcap)
+            # tanh' = 1 - tanh², from the capped logits before they are overwritten.
             slope = 1 - (logits / ctx.softcap) ** 2 if ctx.softcap else None
+            # By the logits the gradient is one-hot(target) - softmax; all of it in one buffer.
             weights = logits.sub_(normalisers_M[part, None]).exp_()
             grad = weights.mul_(-grads[0][part, None])
             grad.scatter_add_(1, targets_M[part, None], grads[0][part, None])
@@ -238,7 +241,7 @@ def _declared_windows(model: PreTrainedModel) -> set[int]:
 
 
 def probe_pairs(model: PreTrainedModel) -> list[PreferencePair]:
-    """Two small pairs of unequal lengths."""
+    """Two small pairs of unequal lengths: padding and shared prompts both take part."""
     vocabulary = model.config.get_text_config().vocab_size
     ids = [int(i) for i in np.random.Generator(np.random.PCG64(7)).integers(vocabulary, size=40)]
 

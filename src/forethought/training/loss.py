@@ -29,7 +29,7 @@ def preference_losses(
     beta: float,
     label_smoothing: float,
 ) -> torch.Tensor:
-    """One loss per pair from `log pi(y|x) - log ref(y|x)` of both sides."""
+    """One loss per pair, `[B]`, from `log pi(y|x) - log ref(y|x)` of both sides."""
     if loss in ("ipo", "sigmoid_norm"):
         chosen_logratios_B = chosen_logratios_B / chosen_tokens_B
         rejected_logratios_B = rejected_logratios_B / rejected_tokens_B
@@ -59,5 +59,8 @@ def nll_losses(
 
 
 def implicit_rewards(logratios_B: torch.Tensor, beta: float) -> torch.Tensor:
-    """`beta (log pi - log ref)`: the reward a DPO policy implies (Rafailov et al. 2023, eq. 5)."""
+    """`beta (log pi - log ref)`, `[B]`: the reward that a DPO policy implies.
+
+    Rafailov et al. 2023, eq. 5, without the term of the prompt alone.
+    """
     return beta * logratios_B

@@ -47,7 +47,7 @@ class PackedPairs:
     """1 for tokens of the response, 0 for tokens before it."""
 
     def to(self, device: torch.device) -> PackedPairs:
-        """The same on a device."""
+        """The same with its tensors on a device; `rows_S` stay where they are."""
         return PackedPairs(
             ids_N=self.ids_N.to(device),
             positions_N=self.positions_N.to(device),
@@ -74,6 +74,7 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
         owners = list(range(len(prompts)))
     outputs = [side.token_ids[:-1] for side in sides]
 
+    # Prompts come first, so that what two rows share is a slice from 0 (`shared`).
     pieces = [*prompts, *outputs]
     starts = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
     spans = [np.arange(start, stop) for start, stop in pairwise(starts)]
@@ -85,6 +86,8 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
         len(prompts[owner]) + np.arange(len(output))
         for owner, output in zip(owners, outputs, strict=True)
     ]
+    # A row ends before its last token, and a token is predicted one position before it stands: the
+    # first of an output at the last of the prompt.
     predictors = [
         row[len(row) - len(side.token_ids) :] for row, side in zip(rows, sides, strict=True)
     ]

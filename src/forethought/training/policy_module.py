@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def length_limit(policy: PolicyLogprobs, config: TrainingConfig) -> int | None:
-    """Longest prompt + output that is trained on."""
+    """Longest prompt + output that is trained on, in tokens; `None` where nothing sets a limit."""
     context = context_of(policy.model)
     if original_length(policy.model.config) is not None and context is not None:
         # Its positions were fixed for so many tokens and no more.
@@ -68,7 +68,10 @@ class Trainee:
 
 @contextmanager
 def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterator[PolicyLogprobs]:
-    """The starting policy, frozen, in the number type of the training forward."""
+    """The starting policy, frozen, in the number type of the training forward.
+
+    Raises: ValueError if it cannot be loaded.
+    """
     if caches_models():
         shared = shared_policy(config.dtype, device)
         with _shared_logprobs(shared, model, device) as policy:
@@ -86,7 +89,10 @@ def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterato
 
 @contextmanager
 def open_policy(model: Named, config: TrainingConfig, device: str) -> Iterator[Trainee]:
-    """The model to train, its master weights, and the adapter around it if there is one."""
+    """The model to train, its master weights, and the adapter around it if there is one.
+
+    Raises: ValueError if it cannot be loaded, or not be trained as the recipe asks.
+    """
     dtype = getattr(torch, config.dtype)
     # An adapter changes the module itself.
     if caches_models() and config.lora is None:
@@ -203,6 +209,9 @@ def add_adapter(
     """Put the adapter that is asked for, or goes on, into the model, whose own weights are frozen.
 
     Dropout is off, as in other preference trainers, but for an adapter's own.
+
+    Raises: ValueError if the adapter that goes on has another rank or alpha, or the head is to be
+    adapted.
     """
     if config.lora is None:
         return None

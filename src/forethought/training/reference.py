@@ -22,7 +22,10 @@ from forethought.types import PreferencePair
 
 
 def sequence_sums(logps_M: torch.Tensor, batch: PackedPairs) -> torch.Tensor:
-    """Sums over each sequence's tokens, `[S]`; float64 inside, for outputs of thousands."""
+    """Sums over each sequence's tokens, `[S]` from `[M]` (packing.py).
+
+    Float32, and float64 inside, for outputs of thousands of tokens.
+    """
     sums_S = torch.segment_reduce(logps_M.double(), "sum", lengths=batch.tokens_S)
     return sums_S.float()
 
@@ -41,6 +44,9 @@ def reference_logprobs(
 
     Give the `policy` of `open_reference` to use one loaded model for many slices of the pairs.
     Several processes call this together, each with its `ranks`, and get the same records.
+
+    Raises: ValueError if the model cannot be loaded, a prompt id comes twice, or a pair has no
+    prompt or an empty output.
     """
     if policy is None:
         with open_reference(model, config, device) as opened:

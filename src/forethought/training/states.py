@@ -56,6 +56,7 @@ def save_sharded(folder: Path, state: TrainingState, ranks: Ranks) -> None:
     if ranks.first:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+    # A barrier: nobody writes into a folder that the first one is still removing.
     ranks.from_first(None)
     # Its files are synced, and it returns when those of all processes are written.
     save(_values(state), checkpoint_id=partial)

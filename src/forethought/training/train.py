@@ -165,6 +165,7 @@ def _run_epochs(
             if ends_epoch:
                 weights = run.masters.whole(keep=run.ranks.first)
                 folder.save_epoch(epoch, source, weights, trainee.adapter, stored)
+                # A barrier: the probe of every process may read what the first one has written.
                 run.ranks.from_first(None)
                 kept = probe.kept(checkpoint, last=epoch == config.epochs)
                 log = replace(log, margin_kept=kept)

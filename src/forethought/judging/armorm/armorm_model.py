@@ -15,7 +15,7 @@ on transformers' `LlamaModel`, with the checkpoint's tensor names, and departs i
 responses of a prompt are read after one reading of it (shared_prompts.py, llama.py), and the head
 is float32 whatever the backbone is, so close scores do not tie in bfloat16.
 
-Shapes: C conversations, J objectives, E hidden size.
+Shapes: C conversations, J objectives, E hidden size, W tokens whose hidden state is read.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SHOWN = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratings:
-    """What the network says of conversations."""
+    """What the network says of conversations, in float32."""
 
     score_C: Tensor
     rewards_CJ: Tensor
@@ -74,7 +74,7 @@ class Gating(nn.Module):
         self.temperature = temperature
 
     def forward(self, prompt_CE: Tensor) -> Tensor:
-        """Weights `[C, J]`; each row sums to `logit_scale`."""
+        """Weights `[C, J]` from hidden states `[C, E]`; each row sums to `logit_scale`."""
         logits = prompt_CE
         for layer in self.layers[:-1]:
             logits = torch.relu(layer(logits))

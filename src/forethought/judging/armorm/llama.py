@@ -135,6 +135,7 @@ def blocked(query_HQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: floa
     idle, hidden = -queries % block, -length % block
     query_KGQD = pad(query_HQD, (0, 0, idle, 0)).unflatten(0, (key_heads, group))
     key_KTD, value_KTD = (pad(tensor, (0, 0, hidden, 0)) for tensor in (key_KTD, value_KTD))
+    # With `beta=0` it is not read: `baddbmm` is there for scaling inside the product.
     unused = query_HQD.new_empty(())
     later = query_HQD.new_full((block, block), -math.inf).triu(1)
     mixed = []
@@ -148,6 +149,7 @@ def blocked(query_HQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scaling: floa
             alpha=scaling,
         )
         scores.view(key_heads, group, block, seen)[..., -block:] += later
+        # A padding query may see nothing and become NaN, in its own row alone; the end cuts it off.
         scores[..., :hidden] = -math.inf
         block_out = torch.bmm(torch.softmax(scores, dim=-1), value_KTD[:, :seen])
         mixed.append(block_out.view(heads, block, size))

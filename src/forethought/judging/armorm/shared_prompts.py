@@ -91,6 +91,7 @@ def share(conversations: Sequence[TokenIds]) -> Shared:
 
     The last token of the shortest stays in its tail, so that each has a last token of its own.
     """
+    # What the first and the last in lexical order have in common, all between them have too.
     low, high = min(conversations), max(conversations)
     most = min(map(len, conversations)) - 1
     common = next((i for i in range(most) if low[i] != high[i]), most)
@@ -130,7 +131,10 @@ def _divided(group: Shared, budget: int) -> Iterator[Shared]:
 
 
 def pack(groups: Sequence[Shared], device: torch.device) -> PackedConversations:
-    """Lay out `[beginning | tail | tail | …]` of each group in turn."""
+    """Lay out `[beginning | tail | tail | …]` of each group in turn.
+
+    Positions go on from the beginning's end in each of its tails, as in a conversation alone.
+    """
     ids: list[int] = []
     positions: list[int] = []
     spans: list[Span] = []

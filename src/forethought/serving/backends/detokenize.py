@@ -134,6 +134,7 @@ class PieceWriter:
         self._finish_reason: FinishReason | None = None
 
     def add(self, event: NewToken) -> None:
+        """Read the output's next token; `take` gives what it makes certain."""
         new = "" if event.ends else self._decoding.push(event.token_id)
         self._tokens += 1
         if event.logprob is not None and not event.ends:
