@@ -281,6 +281,7 @@ def matrix_rate(workload: Workload, dtype: str, clock: Clock) -> float:
         for _ in range(8):
             torch.mm(left, right)
         rates.append(8 * 2 * 1024 * workload.hidden * workload.inner / (clock() - start))
+    # The first four warm up.
     return statistics.median(rates[4:])
 
 

@@ -119,6 +119,7 @@ def timing() -> Iterator[Clock]:
     ]
     before = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, what), function in zip(places, before, strict=True):
+        # A generator works only while it is read.
         whole = function if name != "checked" else lambda *a, f=function: list(f(*a))
         setattr(owner, name, clock.timed(what, whole))
     try:

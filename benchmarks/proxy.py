@@ -87,6 +87,7 @@ def servers(pause: float) -> Iterator[tuple[str, str, int]]:
     assert before.stdout is not None
     found = re.search(r"http://\S+/v1", before.stdout.readline())
     assert found, "the proxy did not start"
+    # Nobody else reads the proxy's output, and a full pipe would stop it.
     drain = subprocess.Popen(["cat"], stdin=before.stdout, stdout=subprocess.DEVNULL)
     try:
         yield base, found[0], before.pid

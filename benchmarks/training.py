@@ -195,6 +195,7 @@ def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clo
     found = []
 
     def measure(options: dict) -> None:
+        # The number in the middle decides between equal times: dictionaries have no order.
         found.append((run_trl(model, sample, clock, **options).whole, len(found), options))
 
     # Where the CPU has no kernels for bfloat16 it is many times slower; the grid is then float32's.
@@ -233,6 +234,7 @@ def matrix_rate(workload: Workload, clock: Clock) -> float:
         for _ in range(4):
             torch.mm(left, right)
         rates.append(4 * 2 * 4096 * workload.hidden * inner / (clock() - start))
+    # The first four warm up.
     return statistics.median(rates[4:])
 
 

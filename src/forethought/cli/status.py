@@ -50,6 +50,7 @@ def status_table(recipe: Recipe) -> Table:
 def _done(rows: Sequence[tuple[StageRef, str, str, str]], like: StageRef) -> list[int]:
     """The indices of a kind of stage that are sealed, up to the first that is not."""
     alike = [row for row in rows if (row[0].stage, row[0].arm) == (like.stage, like.arm)]
+    # Only a sealed stage has seconds.
     return [row[0].index for row in takewhile(lambda row: row[2], alike)]
 
 

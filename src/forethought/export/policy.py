@@ -82,6 +82,7 @@ def _copy_trained(chosen: StageRef, folder: Path, *, keep_adapter: bool) -> None
     policy = chosen.policy.source
     own = loading.stored_dtype(chosen.recipe.model.source)
     alone = loading.find_adapter(policy) is not None
+    # An adapter is merged and float32 is rounded to the seed's type: neither's weights are copied.
     anew = alone or (loading.stored_dtype(policy) == "float32" and own != "float32")
     for part in read_manifest(stage).parts:
         inside = Path(part.name)
@@ -111,6 +112,7 @@ def _write_anew(policy: ModelSource, dtype: str, folder: Path, *, merge: bool) -
         model = loading.load_model(policy, dtype="float32", device="cpu")
     if dtype == "bfloat16":
         for parameter in model.parameters():
+            # To the nearest, as the cast below rounds, much of what was learned would be lost.
             parameter.data = rounded(parameter.data)
     model.to(getattr(torch, dtype)).save_pretrained(folder)  # pyright: ignore[reportArgumentType, reportCallIssue]
 

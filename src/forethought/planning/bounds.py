@@ -164,6 +164,7 @@ def _measure_plan(ref: StageRef) -> StagePlan:
             calls = 3 * calls + test * recipe.judge.calls_per_group(MOST_ANSWERS)
     elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
+        # A first answer, whose thought is then kept, left out, swapped or halved.
         work, outputs = f"{count} prompts after {len(VARIANTS)} thoughts", 5 * count
         calls = count * recipe.judge.calls_per_group(len(VARIANTS))
     elif ref.stage == "gsm8k" and measures.gsm8k is not None:

@@ -295,6 +295,7 @@ def _answered(setting: Setting, lengths: Lengths, prompts: float, policies: int)
     """So many policies answer held-out prompts, then all answers are judged."""
     per_policy = _drawn(setting, lengths, prompts, 1)
     relative = setting.recipe.judge.is_relative
+    # A judge that only compares reads a lone policy's answers beside the baseline's.
     together = policies if policies > 1 or not relative else 2
     judged = _judged(setting, lengths, prompts, together)
     drawn = per_policy

@@ -80,6 +80,7 @@ class Effort:
         return self if seconds <= self.seconds else replace(self, seconds=seconds, bound=bound)
 
     def __add__(self, other: Effort) -> Effort:
+        # One after the other: memory and scratch of the first are free when the second begins.
         longer = self if self.seconds >= other.seconds else other
         return Effort(
             seconds=self.seconds + other.seconds,

@@ -98,11 +98,12 @@ def pair_share(mean: float, alike: float, samples: int) -> float:
     """
     right, wrong = mean * alike, (1 - mean) * alike
 
-    def none_of(parameter: float) -> float:
+    def all_of(parameter: float) -> float:
+        # E[p ** samples] under Beta, from logarithms: the gammas themselves overflow.
         ratio = lgamma(parameter + samples) - lgamma(parameter)
         return exp(ratio + lgamma(alike) - lgamma(alike + samples))
 
-    return 1 - none_of(right) - none_of(wrong)
+    return 1 - all_of(right) - all_of(wrong)
 
 
 def _lengths(recipe: Recipe, arm: Arm, like: Path | None, prompt: float | None) -> Lengths:

@@ -114,10 +114,12 @@ def training_memory(
 def state_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
     """Bytes of weights, gradients and optimizer states on one of `processes` devices."""
     total, working = shape.parameters, 0 if training.dtype == "float32" else 2
+    # Adam's two moments, of 32 bits or of 8; the 8 bytes below are a float32 master and gradient.
     moments = 8 if training.optimizer == "adamw" else 2
     if training.lora is not None:
         adapters = shape.adapter_parameters(training.lora.rank)
         if processes == 1:
+            # The base is loaded in float32 before it is rounded.
             frozen = WIDTH[training.dtype] * total
             return max(4 * total, frozen + (8 + moments + 2 * working) * adapters)
         return (4 * total + (8 + moments) * adapters) / processes + _gathered(shape)

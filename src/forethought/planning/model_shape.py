@@ -143,6 +143,7 @@ def model_shape(model: Named) -> ModelShape:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"model: {path} is not JSON: {error}") from None
+    # A model that also sees or hears has its decoder's fields in a part of their own.
     return shape_of(name, fields.get("text_config") or fields)
 
 

@@ -74,12 +74,14 @@ def _part_seconds(
     """Seconds of an engine for the outputs of so many prompts, by what they are spent on."""
     rates, device = cluster.rates, cluster.device
     rows = min(engine.rows_at_once, part * k)
+    # A row that ends takes the next waiting output: only the last ones wait for the longest.
     steps = longest + max(0.0, part * k - rows) * output / rows
     reading = forward_flops(shape, Tokens(read=prompt, seen=prompt**2 / 2, predicted=1)) * part
     whole = forward_flops(shape, outputs_after(prompt, output, k, predicted=True)) * part
     fed = engine.devices * device.flops
     decode = (whole - reading) / (fed * rates.decode)
     shared = k if engine.shares_prompts else 1
+    # Each new token reads its prompt, and half of its own output on average.
     cached = part * k * output * (prompt / shared + SPREAD * output / 2) * shape.cache_bytes
     moved = steps * 2 * shape.parameters + cached
     carried = moved / (engine.devices * device.bandwidth * rates.bandwidth)

@@ -66,8 +66,10 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     # An adapter that is merged into its base reads it.
     merged = training.lora is not None and training.checkpoint_dtype != "masters"
     read = 2 * shape.parameters if merged else 0
+    # A resumable state is a float32 master and two moments.
     written = saves * 12 * trained + training.epochs * (read + stored)
     waiting = 0 if setting.recipe.keep == "all" else training.epochs * stored
+    # Bytes a weight: bfloat16 gathered forward and backward, and, if trained, a float32 gradient.
     exchanged = 8 if training.lora is None else 4
     parts = {
         **_exchanged(setting, flops, microbatches, exchanged, rates.training),

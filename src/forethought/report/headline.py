@@ -149,6 +149,7 @@ def _strip(difference: Difference) -> Strip | None:
     interval = difference.mean.interval
     if interval is None:
         return None
+    # Zero is in the middle; the least reach is for an interval of two zeros.
     reach = 1.25 * max(abs(interval[0]), abs(interval[1]), 1e-9)
 
     def place(value: float) -> float:

@@ -174,6 +174,7 @@ class LivePage:
         try:
             data = collect(self._run)
             html = render([data], run_labels([self._run]))
+            # Read by `render` a moment ago, so this comes from the cache.
             samples = collect_samples(data.recipe)
             if samples.limit or samples.shown > self._limit:
                 samples = collect_samples(data.recipe, self._limit, None)
@@ -192,6 +193,7 @@ class LivePage:
 def _watched(run: Path) -> Iterator[str]:
     """Name, size and time of every file that is watched."""
     for folder, folders, files in os.walk(run):
+        # In place: `os.walk` goes on into what is left here, in this order.
         folders[:] = sorted(name for name in folders if name != SCRATCH)
         for name in sorted(files):
             if name in WATCHED or name.endswith(".jsonl"):

@@ -154,6 +154,7 @@ def render(runs: Sequence[RunData], labels: Sequence[str]) -> str:
         for number, (run, label) in enumerate(zip(runs, labels, strict=True), start=1)
     ]
     comparison = compare(runs, labels) if several else None
+    # The limits are a page's, so its runs share them.
     samples = {
         label: collect_samples(run.recipe, OUTPUT_LIMIT // len(runs), BYTE_LIMIT // len(runs))
         for run, label in zip(runs, labels, strict=True)
@@ -179,6 +180,7 @@ def render(runs: Sequence[RunData], labels: Sequence[str]) -> str:
 def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
     scale = scale_of(run)
     results = {chart.key: chart for chart in score_charts(run, scale)}
+    # Beside the same failures in training, not among the scores.
     late = [results.pop("first-failures")] if "first-failures" in results else []
     chosen = [
         chart for chart in (selection_chart(run, scale), kept_chart(run)) if chart is not None

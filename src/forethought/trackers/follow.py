@@ -159,6 +159,7 @@ class _Record:
         self._write(finished=True)
 
     def _write(self, *, finished: bool) -> None:
+        # Not `logged`: what an attempt sent is certain only once its tracker has finished.
         write_json(self._path, {"run_id": self.run_id, "finished": finished, "logged": self._last})
 
 

@@ -167,6 +167,7 @@ def _training(ref: StageRef) -> list[Figures]:
     if not log.is_file():
         return []
     before = 0
+    # This log is there, so the training of every earlier iteration is sealed.
     for index in range(ref.index):
         steps = read_manifest(replace(ref, index=index).folder).counts["steps"]
         assert isinstance(steps, int)

@@ -90,6 +90,7 @@ class _TensorBoard:
         if not self._folder.is_dir():
             return set()
         reader = import_module("tensorboard.backend.event_processing.event_accumulator")
+        # 0 keeps every value; by default it draws 10,000 of a tag's.
         events = reader.EventAccumulator(str(self._folder), size_guidance={"scalars": 0})
         events.Reload()
         tags = events.Tags()["scalars"]
@@ -185,15 +186,18 @@ def _wandb_records(data: bytes) -> Iterator[bytes]:
     place, begun = 7, b""
     while place + 7 <= len(data):
         left = WANDB_BLOCK - place % WANDB_BLOCK
+        # A record's header of seven bytes never lies across two blocks; a shorter rest is padding.
         if left < 7:
             place += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, place)
         content = data[place + 7 : place + 7 + length]
+        # Zeros that were never written over, or a record that a kill cut off.
         if kind == 0 or len(content) < length:
             return
         place += 7 + length
         begun += content
+        # 1 is a whole record, 4 the last piece of one; 2 and 3 are pieces that go on.
         if kind in (1, 4):
             yield begun
             begun = b""

@@ -54,6 +54,7 @@ def category_chart(
     first = groups[0].by_category
     known = dict.fromkeys(name for group in groups for name in group.by_category)
     by_size = sorted(known, key=lambda name: -_largest(groups, name))[:CATEGORY_LIMIT]
+    # The chart library stacks horizontal bars from the bottom up, hence the least first.
     order = sorted(by_size, key=lambda name: (_value(first, name), name))
     traces = [_trace(group, order, scale, signed) for group in reversed(groups)]
     rows = [

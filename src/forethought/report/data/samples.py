@@ -178,6 +178,7 @@ def _fit(cases: list[Case], total: int, limit: str, byte_limit: int | None) -> S
         if size <= byte_limit:
             return samples
         limit = f"at most {byte_limit / 1e6:.3g} MB"
+        # Fewer than in proportion, since not all texts compress alike; always fewer, so it ends.
         cases = evenly(cases, int(len(cases) * 0.95 * byte_limit / size))
 
 
@@ -225,6 +226,7 @@ def _train(
         group, decision = scored.get(prompt_id), decisions.get(prompt_id)
         pair = pairs.get(prompt_id)
         scores = dict(zip(group.sample_indices, group.scores, strict=True)) if group else {}
+        # What the pair was made with goes over what is computed again.
         shaped = _shaped(own_rows, scores, rho) | _shaped_sides(pair) if rho > 0 else {}
         made = Group(
             arm=arm,
@@ -312,6 +314,7 @@ def _test(answers: Sequence[tuple[Arm, int, Path]], share: float) -> Iterator[tu
     """Each prompt's answers by every policy, one group per arm."""
     if not answers:
         return
+    # Those of the first policy: all answer the same prompts.
     wanted = _chosen_prompts(answers[0][2], share, "answers")
     columns = [
         "prompt_id",
