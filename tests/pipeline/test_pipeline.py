@@ -17,7 +17,12 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.runs.schedule import stage_refs
-from forethought.storage.sealed_stage import StageError, read_manifest, read_records
+from forethought.storage.sealed_stage import (
+    ArmStoppedError,
+    StageError,
+    read_manifest,
+    read_records,
+)
 from forethought.types import PairDecision, Rollout
 
 
@@ -111,22 +116,56 @@ def test_a_process_per_stage_gives_the_same_run(tmp_path):
         assert (other.run / path).read_bytes() == (one_process.run / path).read_bytes()
 
 
-def test_all_outputs_unparsable_stops_with_the_first_output(tmp_path):
+def test_all_outputs_unparsable_stops_with_causes_and_the_first_output(tmp_path):
     recipe_path = write_recipe(tmp_path)
-    with pytest.raises(StageError, match="none of 64 outputs has a response") as error:
-        run(recipe_path, "thought_format=generic", "arms=[thought]", "prompts.test=null")
-    assert "generic" in str(error.value)
+    words = ["thought_format=generic", "arms=[thought]", "prompts.test=null"]
+    with pytest.raises(ArmStoppedError, match="none of 64 outputs has a response") as error:
+        run(recipe_path, *words)
+    said = str(error.value)
+    assert "without the response marker of thought_format 'generic'" in said
+    assert "cut off before it by sampling.max_new_tokens (24)" in said
+    assert "What helps here: " in said
+    assert "The first output is " in said
 
 
-def test_no_pair_stops_with_the_reasons(tmp_path):
+def test_no_pair_stops_with_its_cause(tmp_path):
     words = [
         "arms=[direct]",
         "prompts.test=null",
         "pairs.max_unparsable=0",
         "judge={type: verifier, function: 'test_pipeline:constant'}",
     ]
-    with pytest.raises(StageError, match=r"gave a pair \(.*\d+ tie"):
+    with pytest.raises(ArmStoppedError, match="none of 16 prompts gave a pair") as error:
         run(write_recipe(tmp_path), *words)
+    said = str(error.value)
+    assert "whose best and worst response score alike" in said
+    assert "a judge with finer scores" in said
+    assert f"forethought report {tmp_path}/run" in said
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        "{threads: 1}",
+        pytest.param("{threads: 1, process_per_stage: true}", marks=pytest.mark.slow),
+    ],
+)
+def test_an_arm_that_cannot_go_on_leaves_the_other_and_a_report(tmp_path, launch):
+    """No output of the thought arm ever has the marker; the direct arm's always parse."""
+    words = [str(write_recipe(tmp_path)), "thought_format=generic", f"launch={launch}"]
+    done = CliRunner().invoke(app, ["run", *words])
+    assert done.exit_code == 1
+    assert "the thought arm ends here; the other one goes on" in done.stdout
+    direct = tmp_path / "run" / "direct" / "iteration_0" / "selection"
+    assert read_manifest(direct).counts["chosen_epoch"] in (1, 2)
+    assert not (tmp_path / "run" / "thought" / "iteration_0" / "training").exists()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<html" in page
+    assert f"report: {tmp_path}/run/report.html" in done.stdout.replace("\n", "")
+    # Once more: what is done stays, and the message is there again.
+    again = CliRunner().invoke(app, ["run", *words])
+    assert again.exit_code == 1
+    assert "direct iteration 0 training" not in again.stdout
 
 
 def constant(prompt, response):

@@ -256,17 +256,30 @@ def judge(
 def _run(recipe: Recipe, reporter: Reporter) -> None:
     from forethought.pipeline.loop import run_recipe
     from forethought.report.page import write_report
-    from forethought.runs.summary import difference_line, left_out_lines, summary_table
-    from forethought.storage.sealed_stage import read_json
+    from forethought.runs.summary import (
+        difference_line,
+        left_out_lines,
+        summary_table,
+        write_summary,
+    )
+    from forethought.storage.sealed_stage import ArmStoppedError, read_json
 
-    run_recipe(recipe, reporter)
-    summary = read_json(recipe.run / "summary.json")
-    if recipe.prompts.test is not None:
-        reporter.console.print(summary_table(summary))
-        reporter.say(difference_line(summary))
-    for line in left_out_lines(summary):
-        reporter.say(line)
-    reporter.say(f"report: {write_report(recipe.run)}")
+    def show() -> None:
+        summary = read_json(recipe.run / "summary.json")
+        if any(summary["arms"].values()):
+            reporter.console.print(summary_table(summary))
+            reporter.say(difference_line(summary))
+        for line in left_out_lines(summary):
+            reporter.say(line)
+        reporter.say(f"report: {write_report(recipe.run)}")
+
+    try:
+        run_recipe(recipe, reporter)
+    except ArmStoppedError:
+        write_summary(recipe)
+        show()
+        raise
+    show()
 
 
 for command in (serve, chat, vllm_plugin, new_key):

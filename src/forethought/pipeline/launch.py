@@ -22,12 +22,14 @@ from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.checks.open_engines import open_engine
 from forethought.stages.table import run_stage
-from forethought.storage.sealed_stage import StageError
+from forethought.storage.sealed_stage import ArmStoppedError, StageError
 from forethought.workers.cluster import connect
 from forethought.workers.ray_executor import give_back_gpus
 from forethought.workers.threads import use_threads
 
 CHILD = (sys.executable, "-m", "forethought.pipeline.launch")
+ARM_STOPPED = 3
+"""Exit status of a child whose arm has nothing more to learn from."""
 OPENING = "opening"
 """In a stage's place: the child opens an engine."""
 
@@ -35,8 +37,9 @@ OPENING = "opening"
 def launch(ref: StageRef, reporter: Reporter) -> None:
     """Run a stage as the recipe's `launch` section says.
 
-    Raises: StageError if a stage in a process of its own fails; it has said why. ValueError if
-    this machine has not what the recipe's training needs.
+    Raises: StageError if a stage in a process of its own fails, and ArmStoppedError if its arm has
+    nothing more to learn from; it has said why. ValueError if this machine has not what the
+    recipe's training needs.
     """
     recipe = ref.recipe
     _refuse_what_is_missing(recipe)
@@ -48,6 +51,8 @@ def launch(ref: StageRef, reporter: Reporter) -> None:
         return
     words = [str(recipe.run), ref.stage, ref.arm, str(ref.index)]
     child = subprocess.run([*CHILD, *words], check=False)
+    if child.returncode == ARM_STOPPED:
+        raise ArmStoppedError(f"{ref.label} ended its arm; see above")
     if child.returncode != 0:
         raise StageError(f"{ref.label} ended with status {child.returncode}; see above")
 
@@ -114,7 +119,7 @@ def main(arguments: list[str]) -> int:
         run_stage(StageRef(recipe=recipe, stage=stage, arm=arm, index=int(index)), reporter)
     except (ValueError, OSError) as error:
         reporter.say(f"error: {error}")
-        return 1
+        return ARM_STOPPED if isinstance(error, ArmStoppedError) else 1
     except KeyboardInterrupt:
         return 130
     return 0

@@ -29,15 +29,18 @@ from forethought.runs.summary import write_summary
 from forethought.stages.checks.arm_templates import refuse_dishonest_templates
 from forethought.stages.checks.open_engines import owed_engines
 from forethought.stages.prompts import changed_sources
-from forethought.stages.table import STAGES
+from forethought.stages.table import STAGES, inputs
 from forethought.storage.sealed_stage import (
+    ArmStoppedError,
     StageError,
+    is_sealed,
     read_json,
     read_manifest,
     refuse_changed_config,
     write_json,
 )
 from forethought.trackers.follow import Trackers
+from forethought.types import Arm
 
 PACKAGES = ("forethought", "torch", "transformers", "tokenizers", "peft", "pyarrow", "numpy")
 """Recorded as provenance."""
@@ -47,6 +50,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
     """Start or resume a run and bring it to its end.
 
     Raises: StageError if another process holds the run, or it holds the work of another recipe;
+    ArmStoppedError if an arm had nothing more to learn from, after all that does not build on it;
     ValueError for whatever is wrong with prompts, model or judge.
     """
     refuse_missing_files(recipe)
@@ -65,14 +69,25 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
 
 
 def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers: Trackers) -> None:
+    stopped: dict[Arm, ArmStoppedError] = {}
     with model_cache() if recipe.launch.keep_engines else nullcontext():
         for ref in stage_refs(recipe):
+            if stopped and not all(is_sealed(folder) for folder in inputs(ref)):
+                continue
             if not ref.sealed:
                 if ref.stage != "prompts" and not attempt.tried:
                     attempt.tried = True
                     _try_engines(recipe, reporter)
                 attempt.worked = True
-                launch(ref, reporter)
+                try:
+                    launch(ref, reporter)
+                except ArmStoppedError as error:
+                    stopped[ref.arm] = error
+                    others = set(recipe.arms) - stopped.keys()
+                    if others:
+                        reporter.say(f"error: {error}")
+                        reporter.say(f"the {ref.arm} arm ends here; the other one goes on")
+                    continue
                 if ref.stage == "evaluation":
                     write_summary(recipe)
                 if ref.stage == "selection":
@@ -83,6 +98,9 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
             if ref.stage == "prompts":
                 _refuse_too_few_prompts(recipe, ref)
     drop_weights(recipe)
+    if stopped:
+        # An earlier one was said when it came.
+        raise list(stopped.values())[-1]
 
 
 def refuse_missing_files(recipe: Recipe) -> None:

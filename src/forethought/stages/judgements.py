@@ -14,8 +14,10 @@ from forethought.judging.executor import judging_executor
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.judged.judge_inputs import JudgeInputs
+from forethought.stages.judged.no_pairs import why_nothing_parses
 from forethought.stages.judged.verdict_cache import verdict_cache
 from forethought.storage.sealed_stage import (
+    ArmStoppedError,
     Count,
     Stage,
     StageError,
@@ -36,7 +38,8 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
 
     `unread_verdicts` counts those that could not be read in groups that were scored all the same.
 
-    Raises: StageError if no output of the iteration has a response, or none could be judged.
+    Raises: ArmStoppedError if no output of the iteration has a response; StageError if none could
+    be judged.
     """
     rollouts = ref.beside("rollouts")
     _refuse_if_nothing_parses(ref)
@@ -90,15 +93,10 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
 
 def _refuse_if_nothing_parses(ref: StageRef) -> None:
     folder = ref.beside("rollouts")
-    counts = read_manifest(folder).counts
-    if counts["parse_failures"] == 1:
+    if read_manifest(folder).counts["parse_failures"] == 1:
         first = next(
             rollout for part in sealed_parts(folder) for rollout in read_part(folder, part, Rollout)
         )
-        raise StageError(
-            f"{ref.label}: none of {counts['outputs']} outputs has a response "
-            f"({counts['statuses']}). The model does not follow the format "
-            f"{ref.thought_format.name!r}; its first output is {first.completion.text!r:.300}. "
-            "Try another thought_format, a larger sampling.max_new_tokens, or a model that "
-            "follows instructions"
+        raise ArmStoppedError(
+            f"{why_nothing_parses(ref)}. The first output is {first.completion.text!r:.300}"
         )

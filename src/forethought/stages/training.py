@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from forethought.models import loading, rendering
 from forethought.models.loading import pick_device
-from forethought.pairs import OUTCOMES
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
+from forethought.stages.judged.no_pairs import why_no_pairs
 from forethought.storage.sealed_stage import (
     SCRATCH,
+    ArmStoppedError,
     Count,
     Stage,
-    StageError,
-    read_manifest,
     read_records,
 )
 from forethought.thoughts import save_format
@@ -67,13 +66,14 @@ def configure_training(ref: StageRef) -> dict[str, Any]:
 def compute_reference(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Write the reference log-probs of every pair.
 
-    Raises: StageError if the iteration has no pair.
+    Raises: ArmStoppedError if the iteration has no pair.
     """
     from forethought.training.policy_module import open_reference
     from forethought.training.reference import reference_logprobs
 
     pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
-    _refuse_no_pairs(ref, pairs)
+    if not pairs:
+        raise ArmStoppedError(why_no_pairs(ref))
     parts = [
         pairs[start : start + REFERENCE_PART] for start in range(0, len(pairs), REFERENCE_PART)
     ]
@@ -227,16 +227,3 @@ def _scratch(stage: Stage) -> Path:
     scratch = stage.folder / SCRATCH
     scratch.mkdir(exist_ok=True)
     return scratch
-
-
-def _refuse_no_pairs(ref: StageRef, pairs: list[PreferencePair]) -> None:
-    if pairs:
-        return
-    counts = read_manifest(ref.beside("pairs")).counts
-    reasons = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
-    raise StageError(
-        f"{ref.label}: no prompt of this iteration gave a pair ({reasons}). More samples per "
-        "prompt (sampling.samples), a higher sampling.temperature or a judge with finer scores "
-        "give more; remove the iteration's folder to sample it again: "
-        f"rm -r {ref.beside('pairs').parent}"
-    )

@@ -71,6 +71,10 @@ class StageError(ValueError):
     """A stage's folder is not what the run needs; the message names the way out."""
 
 
+class ArmStoppedError(StageError):
+    """An arm has nothing more to learn from. What does not build on it can still be done."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file so that after a crash either the old or the new content is there, whole.
 
