@@ -88,6 +88,7 @@ def _trace(shape: Any, mistake: Any) -> _Traced:
     path: list[str] = []
     passed: list[tuple[Any, ...]] = []
     ended_at = None
+    # pydantic's places have steps for branches of unions and variants, which no user writes.
     for index, step in enumerate(location):
         if spot is not None and is_tagged(spot):
             spot = variant_of(spot, step)

@@ -4,7 +4,7 @@ The declarations of architectures do not tell everything (attention sinks, keys 
 layers, arguments that are not handed on), so a few tokens are decoded: by the model itself, to see
 that it runs, and by an excerpt of it in float32, to compare with its own forward pass.
 
-Shapes: V tokens of the vocabulary.
+Shapes: T tokens of a sequence, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _difference(model: PreTrainedModel) -> float:
     for ids, ours_3V in zip(trial, ours, strict=True):
         # transformers' sdpa leaves out what eager computes, such as Gemma 2's soft cap.
         with attached(model, "eager"):
-            given = torch.tensor([ids], device=model.device)
-            theirs_3V = model(input_ids=given, use_cache=False).logits[0, -3:]
+            ids_1T = torch.tensor([ids], device=model.device)
+            theirs_3V = model(input_ids=ids_1T, use_cache=False).logits[0, -3:]
         spread = theirs_3V - theirs_3V.mean(-1, keepdim=True)
         differences.append(((ours_3V - theirs_3V).norm(dim=-1) / spread.norm(dim=-1)).max())
     return float(torch.stack(differences).max())

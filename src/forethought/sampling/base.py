@@ -1,6 +1,6 @@
 """What a sampler is.
 
-METHOD.md §3: K outputs per prompt at a temperature with nucleus sampling. A sampler knows neither
+The paper draws K outputs per prompt at a temperature with nucleus sampling. A sampler knows neither
 thoughts nor iterations: messages and seeds go in, the sampler's own token ids come out.
 """
 

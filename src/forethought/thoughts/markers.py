@@ -135,6 +135,7 @@ def possible_start(text: str, markers: Sequence[str]) -> int:
     """Length of the longest end of `text` with which a marker could begin, 0 if there is none."""
     longest = 0
     for marker in markers:
+        # Beginnings only: a whole marker is nothing that could still become one.
         start = text.find(marker[0], max(len(text) - len(marker) + 1, 0))
         while start >= 0 and not marker.startswith(text[start:]):
             start = text.find(marker[0], start + 1)
@@ -146,6 +147,7 @@ def possible_start(text: str, markers: Sequence[str]) -> int:
 def _first_letter(marker: str) -> str:
     """The one that may have either case; empty where there is none with two cases."""
     letter = next((character for character in marker if character.isalpha()), "")
+    # One whose cases differ in length would shift places in a folded text.
     return letter if len(letter.lower()) == len(letter.upper()) == 1 else ""
 
 

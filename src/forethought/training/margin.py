@@ -1,9 +1,9 @@
 """How much of what training has learned is left in the policy that will be sampled.
 
 Masters learn in float32; what samples has them rounded, and most of DPO's changes are smaller than
-half a step of bfloat16 (METHOD.md, section 13). Measured for each checkpoint, on some of the pairs
-it was trained on: with `m = (log pi_c - log ref_c) - (log pi_r - log ref_r)`, the log-ratio margin
-of a pair,
+half a step of bfloat16 (models/masters.py). Measured for each checkpoint, on some of the pairs it
+was trained on: with `m = (log pi_c - log ref_c) - (log pi_r - log ref_r)`, the log-ratio margin of
+a pair, in nats,
 
     margin_kept = mean m of the weights as they are sampled / mean m of the weights as trained
 

@@ -10,7 +10,7 @@ LEAST_KEPT = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceLogprobs:
-    """Log-probs of a pair's outputs under the iteration's starting policy.
+    """Log-probs, in nats, of a pair's outputs under the iteration's starting policy.
 
     Example: `ReferenceLogprobs(prompt_id="9f2c…", chosen=-41.5, rejected=-60.2,
     chosen_response=-12.5, rejected_response=0.0)`

@@ -2,8 +2,8 @@
 
 The paper's scoring judge, ArmoRM, has a head of its own; this is the common kind, any checkpoint
 that `AutoModelForSequenceClassification` loads with one label and whose tokenizer has a chat
-template, Skywork-Reward's Llama, Gemma 2 and Qwen3 models among them. conversations.py says how a
-conversation is written.
+template, Skywork-Reward's Llama, Gemma 2 and Qwen3 models among them. conversation_tokens.py says
+how a conversation is written.
 
 A conversation's score is what the model gives to it alone, whatever else is in the batch.
 transformers scores the last token that is not the pad token. A pad token that the checkpoint
