@@ -47,7 +47,10 @@ SHAPED_DIGITS = 9
 
 
 def length_controlled(scores: Sequence[float], lengths: Sequence[int], rho: float) -> list[float]:
-    """Shaped scores `N(s) - rho · N(l)` of a prompt's judged responses (arXiv 2410.10630)."""
+    """Shaped scores `N(s) - rho · N(l)` of one prompt's judged responses (arXiv 2410.10630).
+
+    `lengths` are the tokens of the responses alone; scores, lengths and result have one order.
+    """
     normal_scores, normal_lengths = _normalised(scores), _normalised(lengths)
     return [s - rho * length for s, length in zip(normal_scores, normal_lengths, strict=True)]
 
@@ -90,7 +93,11 @@ def possible_pairs(
 
 
 def decide(offers: Sequence[Offer], max_unparsable: float, seed: int) -> list[PairDecision]:
-    """What becomes of every prompt of an iteration, given what all of them could give."""
+    """What becomes of every prompt of an iteration, in the order of `offers`.
+
+    `max_unparsable` is the largest share, in [0, 1], of pairs that reject an output without a
+    response; `seed` decides which prompts give them.
+    """
     places = _unparsable_places(offers, max_unparsable, seed)
     decisions: list[PairDecision] = []
     for offer in offers:
@@ -133,12 +140,14 @@ def _unparsable_places(offers: Sequence[Offer], share: float, seed: int) -> set[
     instead = [offer.prompt_id for offer in able if offer.pair is not None]
     judged = sum(offer.pair is not None for offer in offers)
     added = unparsable_quota(judged, share, len(without))
+    # A pair more makes the total larger, one instead of a judged pair does not.
     replaced = floor(Fraction(str(share)) * (judged + added)) - added
     return {*without[:added], *instead[: max(replaced, 0)]}
 
 
 def unparsable_quota(judged: int, share: float, eligible: int) -> int:
     """The largest `u <= eligible` with `u <= share · (judged + u)`, in exact decimals."""
+    # By its digits: the float may lie just below them, and `floor` would then cost a pair.
     exact = Fraction(str(share))
     if exact == 1:
         return eligible
@@ -309,6 +318,7 @@ def _normalised(values: Sequence[float]) -> list[float]:
     if len(set(values)) < 2:
         return [0.0] * len(values)
     low, high = min(values), max(values)
+    # A power of two costs no digits.
     scale = 0.25 if isinf(high - low) else 1.0
     spread = high * scale - low * scale
     unit = [(value * scale - low * scale) / spread for value in values]

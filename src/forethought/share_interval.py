@@ -46,6 +46,7 @@ def interval_between(values: Sequence[float], ends: Ends = SHARE) -> tuple[float
     shares = np.clip(shares, 0.0, 1.0)
     more = np.append(shares, SHARE)
     mean = float(more.mean())
+    # The variance of yes and no over that of the values, which the two ends keep above 0.
     effective = len(shares) * mean * (1 - mean) / float(more.var())
     bounds = exact_interval(float(shares.mean()), effective)
     return low + (high - low) * bounds[0], low + (high - low) * bounds[1]

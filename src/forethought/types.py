@@ -163,6 +163,7 @@ class Rollout:
     prompt_id: str
     sample_index: int
     prompt_token_ids: tuple[int, ...]
+    """The conversation as it was sampled, the thought instruction included."""
     completion: Completion
     parsed: ParsedOutput
     response_start: int
@@ -246,6 +247,7 @@ class PairSide:
     sample_index: int
     token_ids: tuple[int, ...]
     response_start: int
+    """Index in `token_ids`, as in `Rollout`."""
     response_tokens: int
     score: float | None
     """The judge's score; `None` for an output that has no response."""
@@ -274,7 +276,8 @@ class PreferencePair:
 class PairDecision:
     """Why a prompt gave a pair or gave none.
 
-    Example: `PairDecision(prompt_id="9f2c…", outcome="tie", judged=8, unparsable=0)`
+    Example: `PairDecision(prompt_id="9f2c…", outcome="tie", judged=8, unparsable=0,
+    chosen_index=None, rejected_index=None)`
     """
 
     prompt_id: str
@@ -282,8 +285,11 @@ class PairDecision:
     """`judged`, `unparsable` (a pair of that kind) or the reason for none: `tie`,
     `one_judged`, `none_judged`, `unjudged`, `unparsable_quota`."""
     judged: int
+    """Outputs with a score of the judge."""
     unparsable: int
+    """Outputs without a response."""
     chosen_index: int | None
+    """The chosen output's `sample_index`; `None` where there is no pair."""
     rejected_index: int | None
 
 

@@ -37,6 +37,7 @@ def mean_result(
     if ends is None:
         from scipy.special import stdtrit
 
+        # Of a single value the error is infinite; with 0 degrees of freedom it would be NaN.
         quantile = float(stdtrit(max(len(array) - 1, 1), (1 + LEVEL) / 2))
         half = quantile * _standard_error(array)
         interval = (mean - half, mean + half)

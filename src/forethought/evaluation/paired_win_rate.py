@@ -13,6 +13,8 @@ the instruction's difficulty, which are known for its own instructions only: the
 is fitted to the preferences, and its value at equal lengths, sigmoid(theta), is the figure. Ours:
 phi has a Gaussian prior of standard deviation 10, so that a data set in which the longer response
 always wins still has a fit. Swapping A and B turns every figure p into 1 - p.
+
+Shapes: P prompts, R resamples.
 """
 
 from __future__ import annotations
@@ -104,6 +106,7 @@ def length_controlled_win_rate(
     mirrored_RP = np.concatenate((counts_RP[:, :-2], counts_RP[:, :-3:-1]), axis=1)
     both_RP = np.concatenate((counts_RP, mirrored_RP))
     rates_R = fit_at_equal_lengths(more_P, even_P, both_RP)
+    # Of resamples with two prompts more; the interval is for those that there are.
     effective = centre * (1 - centre) / float(rates_R.var()) * count / (count + 2)
     rate = float(whole[0])
     return EvaluationResult(
@@ -116,7 +119,8 @@ def fit_at_equal_lengths(
 ) -> np.ndarray:
     """sigmoid(theta) of the fit to each resample, by Newton's method; shape (R,).
 
-    `counts_RP` says how often each resample has each prompt.
+    `preferences_P` are in [0, 1], `feature_P` is the tanh of the model above, and `counts_RP` says
+    how often each resample has each prompt.
     """
     from scipy.special import expit
 
@@ -132,6 +136,7 @@ def fit_at_equal_lengths(
         weight_RP = counts_RP * fitted_RP * (1 - fitted_RP)
         slope_theta_R = residual_RP.sum(axis=1)
         slope_phi_R = residual_RP @ feature_P - PRIOR_PRECISION * phi_R
+        # The negative Hessian [[a, b], [b, c]]; the 1e-12 keeps its determinant above 0.
         a_R = weight_RP.sum(axis=1) + 1e-12
         b_R = weight_RP @ feature_P
         c_R = weight_RP @ square_P + PRIOR_PRECISION

@@ -15,6 +15,8 @@ from forethought.microworld.tasks import WorldTask
 
 
 class ThoughtKind(StrEnum):
+    """What a demonstrated thought does; rows.py says how often each is shown."""
+
     WORKED = "worked"
     VAGUE = "vague"
     LEAP = "leap"
@@ -74,6 +76,7 @@ def answer(category: str, content: str, rng: Random) -> str:
 
 
 def direct_output(task: WorldTask, rng: Random) -> str:
+    """A whole output in the direct format, which is the right answer and nothing else."""
     return answer(task.category, task.reference, rng)
 
 

@@ -49,6 +49,8 @@ MEASURED_TASKS: Final = 1600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedRecipe:
+    """The training's settings; a step is one update on `batch_size` rows."""
+
     seed: int = 0
     batch_size: int = 32
     learning_rate: float = 3e-3
@@ -69,6 +71,7 @@ class SeedRecipe:
 
 
 def make_tokenizer(rng: Random) -> PreTrainedTokenizerFast:
+    """A tokenizer trained on as many direct demonstrations as on those of each mixture."""
     texts: list[str] = []
     for mixture in (None, SKILLS, HABITS):
         for _ in range(TOKENIZER_CONVERSATIONS):
@@ -80,6 +83,7 @@ def make_tokenizer(rng: Random) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained Llama of the seed model's size."""
     bos, eos, pad = (token_id(tokenizer, token) for token in (BOS, END, PAD))
     config = LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
@@ -112,7 +116,10 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def tensors(batch: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (B, T) padded on the right and labels that leave prompts and padding out."""
+    """Token ids padded on the right and labels that leave prompts and padding out, both (B, T).
+
+    B is the rows of the batch, T the tokens of its longest.
+    """
     longest = max(map(len, batch))
     ids_BT = torch.full((len(batch), longest), pad)
     labels_BT = torch.full((len(batch), longest), IGNORED)
@@ -126,7 +133,10 @@ def tensors(batch: Sequence[Row], pad: int) -> tuple[torch.Tensor, torch.Tensor]
 def completion_loss(
     model: LlamaForCausalLM, ids_BT: torch.Tensor, labels_BT: torch.Tensor
 ) -> torch.Tensor:
-    """Mean negative log-likelihood of the completion tokens; other logits are never computed."""
+    """Mean negative log-likelihood of the batch's completion tokens, a scalar.
+
+    Ids and labels are those of `tensors`. Logits of other places are never computed.
+    """
     targets = labels_BT[:, 1:]
     wanted = targets != IGNORED
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -138,6 +148,7 @@ def completion_loss(
 def schedule(
     recipe: SeedRecipe, tokenizer: PreTrainedTokenizerFast, rng: Random
 ) -> Iterator[list[Row]]:
+    """The batches of all four phases in their order, one per step."""
     for _ in range(recipe.echo_steps):
         yield [echo(tokenizer, rng) for _ in range(recipe.batch_size)]
     for _ in range(recipe.drill_steps):
@@ -149,6 +160,7 @@ def schedule(
 def train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: SeedRecipe, rng: Random
 ) -> None:
+    """Train the model where it is, and print its loss now and then."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
@@ -201,6 +213,7 @@ included.
 
 
 def write_card(folder: Path, recipe: SeedRecipe, model: LlamaForCausalLM, minutes: float) -> None:
+    """Measure the model in `folder`, which took `minutes` to train, and write its card there."""
     habits = ", ".join(f"{kind.value} ({share:.0%})" for kind, share in HABITS.items())
     card = CARD.format(
         parameters=model.num_parameters(),

@@ -50,6 +50,7 @@ class Sample:
 
     @property
     def worked(self) -> bool:
+        """Whether the thought sets out to work the problem out, by its first words."""
         return self.thought is not None and self.thought.startswith(WORKED_OPENERS)
 
 
@@ -71,6 +72,7 @@ def sample(
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         prompt_BT = inputs["input_ids"]
         assert isinstance(prompt_BT, torch.Tensor)
+        # Prompts are padded on the left, so the outputs of all begin in one column.
         # The stubs of transformers do not see that a Llama can generate.
         outputs = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
             input_ids=prompt_BT,

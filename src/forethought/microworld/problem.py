@@ -12,7 +12,8 @@ class Problem:
     body: str
     """The question, e.g. `What is 3 + 5 + 9?`."""
     identity: str
-    """What two phrasings of one problem share, e.g. `3 5 9`. It decides the split."""
+    """What two phrasings of one problem share, e.g. `3 5 9`. It decides the split; where it is
+    empty the whole query does."""
     reference: str
     """The right answer, e.g. `17`."""
     steps: tuple[str, ...]
@@ -26,6 +27,7 @@ def comma_separated(items: Sequence[object]) -> str:
 
 
 def enumerated(items: Sequence[object]) -> str:
+    """The items, two at least, as in `3, 5 and 9`."""
     return f"{comma_separated(items[:-1])} and {items[-1]}"
 
 
@@ -36,4 +38,5 @@ def near_miss(rng: Random, value: int) -> str:
 
 
 def another(rng: Random, options: Sequence[str], right: str) -> str:
+    """A random option that is not the right one."""
     return rng.choice([option for option in options if option != right])

@@ -58,6 +58,7 @@ class Row:
 
 
 def draw_train_task(rng: Random) -> WorldTask:
+    """A random task of the train split, of several steps with `SEVERAL_STEPS_SHARE`."""
     several = rng.random() < SEVERAL_STEPS_SHARE
     category = rng.choice([name for name in CATEGORIES if (name in SEVERAL_STEPS) == several])
     while True:
@@ -109,6 +110,7 @@ def rows(
     mixture: dict[ThoughtKind, float] | None,
     rng: Random,
 ) -> list[Row]:
+    """Random demonstrations in tokens; without a mixture the format is direct."""
     drawn = [conversation(mixture, rng) for _ in range(count)]
     prompts = encode(tokenizer, [render(tokenizer, messages) for messages, _ in drawn])
     outputs = encode(tokenizer, [output for _, output in drawn])
@@ -126,10 +128,14 @@ def batches(
     mixture: dict[ThoughtKind, float],
     rng: Random,
 ) -> Iterator[list[Row]]:
-    """`count` batches, by turns of the direct and of the thought format, of rows of like length."""
+    """`count` batches, an even number, by turns of the direct and of the thought format.
+
+    The rows of a batch are of like length.
+    """
     pending: list[tuple[list[Row], list[Row]]] = []
     for _ in range(count // 2):
         if not pending:
+            # Sorted 32 batches at a time: little padding, and lengths still come mixed.
             halves = [
                 sorted(rows(tokenizer, 32 * batch_size, kind, rng), key=len)
                 for kind in (None, mixture)

@@ -24,6 +24,7 @@ def _running_sum(numbers: Sequence[int]) -> tuple[str, ...]:
 
 
 def add_up(rng: Random) -> Problem:
+    """Four or five different digits are to be added up."""
     numbers = rng.sample(range(1, 10), rng.randint(4, 5))
     body = rng.choice(
         (
@@ -44,6 +45,7 @@ def add_up(rng: Random) -> Problem:
 
 
 def last_digit(rng: Random) -> Problem:
+    """The last digit of a sum is asked for; the steps drop the tens at once."""
     numbers = rng.sample(range(1, 10), rng.randint(4, 5))
     body = rng.choice(
         (
@@ -66,6 +68,7 @@ def last_digit(rng: Random) -> Problem:
 
 
 def chain(rng: Random) -> Problem:
+    """A number is changed four times, by one order after the other."""
     value = start = rng.randint(2, 9)
     orders: list[str] = []
     steps: list[str] = []
@@ -105,6 +108,7 @@ def chain(rng: Random) -> Problem:
 
 
 def parity(rng: Random) -> Problem:
+    """Even or odd is asked of a sum; the steps never say the sum itself."""
     numbers = rng.sample(range(1, 10), rng.randint(5, 7))
     body = rng.choice(
         (
@@ -128,6 +132,7 @@ def parity(rng: Random) -> Problem:
 
 
 def spread(rng: Random) -> Problem:
+    """The smallest of some numbers is to be taken from the largest."""
     numbers = rng.sample(range(1, 21), rng.randint(4, 5))
     listed = comma_separated(numbers)
     body = rng.choice(
@@ -148,6 +153,7 @@ def spread(rng: Random) -> Problem:
 
 
 def shopping(rng: Random) -> Problem:
+    """Two wares are bought, each in some number at some price."""
     first, second = rng.sample(WARES, 2)
     a, p, b, q = (rng.randint(2, 5) for _ in range(4))
     body = rng.choice(
@@ -170,6 +176,7 @@ def shopping(rng: Random) -> Problem:
 
 
 def letters(rng: Random) -> Problem:
+    """The letters of three words are to be counted."""
     words = rng.sample(WORDS, 3)
     body = rng.choice(
         (
@@ -190,6 +197,7 @@ def letters(rng: Random) -> Problem:
 
 
 def sort(rng: Random) -> Problem:
+    """Digits are to be put in order; the mistake has two neighbours exchanged."""
     numbers = rng.sample(range(1, 10), rng.randint(4, 6))
     descending = rng.random() < 0.5
     if descending:

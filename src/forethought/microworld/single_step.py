@@ -18,6 +18,7 @@ from forethought.microworld.vocabulary import (
 
 
 def fact(rng: Random) -> Problem:
+    """A capital, a colour or the name of a young animal is asked for."""
     match rng.choice(("capital", "colour", "young")):
         case "capital":
             thing, answer = rng.choice(list(CAPITALS.items()))
@@ -54,6 +55,7 @@ def fact(rng: Random) -> Problem:
 
 
 def opposite(rng: Random) -> Problem:
+    """The opposite of a word is asked for; the mistake is some word of another pair."""
     pair = rng.choice(OPPOSITES)
     word, answer = pair if rng.random() < 0.5 else pair[::-1]
     body = rng.choice(
@@ -75,6 +77,7 @@ def opposite(rng: Random) -> Problem:
 
 
 def rewrite(rng: Random) -> Problem:
+    """A word is to be replaced by a synonym; the mistake takes its opposite, if it has one."""
     word = rng.choice(list(SYNONYMS))
     subject, verb = rng.choice(SUBJECTS), rng.choice(VERBS)
     sentence = f"The {word} {subject} {verb}."
@@ -96,6 +99,7 @@ def rewrite(rng: Random) -> Problem:
 
 
 def greeting(rng: Random) -> Problem:
+    """Somebody is to be greeted by name."""
     name = rng.choice(NAMES)
     body = rng.choice(
         (
@@ -118,6 +122,7 @@ def greeting(rng: Random) -> Problem:
 
 
 def uppercase(rng: Random) -> Problem:
+    """Words are to be written in capitals; the mistake leaves them as they are."""
     words = rng.sample(WORDS, rng.randint(2, 3))
     text = " ".join(words)
     body = rng.choice(
@@ -137,6 +142,7 @@ def uppercase(rng: Random) -> Problem:
 
 
 def brackets(rng: Random) -> Problem:
+    """Words are to be put in brackets or stars; the mistake takes others."""
     text = " ".join(rng.sample(WORDS, rng.randint(2, 3)))
     (name, left, right), (_, other_left, other_right) = rng.sample(
         (("square brackets", "[", "]"), ("round brackets", "(", ")"), ("stars", "*", "*")), 2
@@ -158,6 +164,7 @@ def brackets(rng: Random) -> Problem:
 
 
 def repeat(rng: Random) -> Problem:
+    """Words are to be said again; the mistake leaves out the last."""
     words = rng.sample(WORDS, rng.randint(3, 4))
     text = " ".join(words)
     body = rng.choice(
@@ -177,6 +184,7 @@ def repeat(rng: Random) -> Problem:
 
 
 def members(rng: Random) -> Problem:
+    """Two or three things of a kind are asked for; the mistake ends with one of another kind."""
     kind = rng.choice(list(KINDS))
     count = rng.choice(("two", "three"))
     body = rng.choice(

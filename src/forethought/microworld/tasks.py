@@ -86,6 +86,8 @@ def generate(split: Split, count: int, seed: int) -> list[WorldTask]:
     """`count` different tasks, as even over the categories as they last.
 
     A larger count with the same seed begins with the same tasks.
+
+    Raises: ValueError if the split has fewer tasks.
     """
     if count > available(split):
         raise ValueError(

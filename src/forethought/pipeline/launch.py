@@ -112,6 +112,7 @@ def main(arguments: list[str]) -> int:
     reporter = Reporter(Console())
     try:
         recipe = load_run(Path(run))
+        # Then the other words are the engine's name and the file for what is wrong with it.
         if stage == OPENING:
             return _open(recipe, arm, Path(index))
         assert arm in ("thought", "direct")

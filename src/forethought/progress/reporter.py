@@ -45,6 +45,7 @@ class Task:
         self.tokens += tokens
         if note is not None:
             self.note = note
+        # A call that has ended is part of `done` now.
         self._under_way = {
             who: drawing
             for who, drawing in self._under_way.items()
@@ -57,6 +58,7 @@ class Task:
         # A new call begins at 0.
         known = before.tokens if before is not None and before.tokens <= drawing.tokens else 0
         self._heard += drawing.tokens - known
+        # A new mapping: the ticker's thread may be looking at the old one.
         self._under_way = {**self._under_way, who: drawing}
 
     @property

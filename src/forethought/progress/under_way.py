@@ -72,6 +72,10 @@ class Tally:
         return self._listener is not None and time.monotonic() - self._told >= SECOND
 
     def tell(self, *, done: int, tokens: int) -> None:
+        """Say how many outputs have ended and how many tokens are new, both since the call began.
+
+        The listener is told each time, `due` or not.
+        """
         self._told = time.monotonic()
         if self._listener is not None:
             drawing = Drawing(

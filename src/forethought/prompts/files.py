@@ -29,8 +29,9 @@ LONGEST_CELL = 2**31 - 1
 def file_records(
     path: Path | str, columns: ColumnsConfig, field: str = "prompts"
 ) -> Iterator[PromptRecord]:
-    """The records of a file, of whose columns those that a Parquet file is asked for; `field` is
-    the recipe's, for errors.
+    """The records of a file; of a Parquet file only the columns that `columns` names are read.
+
+    `field` is the recipe's, for errors.
 
     Raises: ValueError naming the file, and the line or row where there is one.
     """
@@ -128,6 +129,7 @@ def _csv_records(content: bytes, path: str, delimiter: str) -> Iterator[PromptRe
     begins = 1
     try:
         for cells in reader:
+            # A record with line ends in its cells is named by its first line.
             where, begins = f"{path}, line {begins}", reader.line_num + 1
             if not cells:
                 continue

@@ -253,6 +253,7 @@ def _load(source: PromptSource, strip_thought: StripThought) -> Iterator[tuple[s
         yield record.where, prompt_of(record, source.columns, name, strip_thought)
     if not seen:
         raise ValueError(f"prompts: {place} holds no records; give a source with prompts")
+    # A record may lack a category or a reference; a column that all lack is misnamed.
     columns_wanted(source.columns, seen, place)
 
 

@@ -122,12 +122,18 @@ class StageRef:
         )
 
     def prompt_places(self) -> dict[str, str]:
-        """File and line of each prompt of the run, by its id."""
+        """File and line of each prompt of the run, by its id.
+
+        Raises: StageError if the `prompts` stage is not sealed, or damaged.
+        """
         places = read_records(self.beside("prompts"), PromptPlace, "places")
         return {place.prompt_id: place.where for place in places}
 
     def prompts(self, kind: str) -> list[Prompt]:
-        """`train` (this iteration's slice), `validation` or `test` prompts."""
+        """`train` (this iteration's slice), `validation` or `test` prompts.
+
+        Raises: StageError if the `prompts` stage is not sealed, or damaged.
+        """
         count = self.recipe.prompts_per_iteration
         rows = slice(self.index * count, (self.index + 1) * count) if kind == "train" else None
         return read_records(self.beside("prompts"), Prompt, kind, rows)

@@ -62,6 +62,8 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     With `selection.by: last` nothing is sampled.
 
     The judge sees a prompt's answers of all epochs at once, so that one which compares can choose.
+
+    Raises: ValueError if the engine or the judge fails, or no prompt can be sampled.
     """
     epochs = range(1, ref.recipe.training.epochs + 1)
     if ref.recipe.selection.by == "last":
@@ -135,6 +137,8 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
 
     With a judge that only compares, the score is the share of wins against the baseline: the seed
     with the direct format where the run has that arm, else the seed.
+
+    Raises: ValueError if the engine or the judge fails, or no prompt can be sampled.
     """
     prompts = ref.prompts("test")
     policy, draw = Policy.of(ref), ref.recipe.evaluation
@@ -245,6 +249,7 @@ class _Judged:
 def _configure(ref: StageRef, answers: AnswersConfig) -> dict[str, Any]:
     recipe = ref.recipe
     sampling = recipe.sampling.identity()
+    # How rollouts are drawn; answers have settings of their own.
     for field in ("samples", "temperature", "top_p", "part_size"):
         del sampling[field]
     return {

@@ -42,7 +42,10 @@ def configure(ref: StageRef) -> dict[str, Any]:
 
 
 def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
-    """Write all training prompts in slice order, the validation and the test prompts."""
+    """Write all training prompts in slice order, the validation and the test prompts.
+
+    Raises: ValueError if a source cannot be read, or holds fewer prompts than are to be held out.
+    """
     recipe = ref.recipe
     with reporter.task(ref.label, 1, "sets") as task:
         # First: what changes while it is read counts as changed.

@@ -139,6 +139,7 @@ def _decode(column: pa.Array, hint: Any) -> list[Any]:
 
 
 def _decode_tuples(column: pa.Array, item: Any) -> list[tuple[Any, ...]]:
+    # A batch is a slice, and `values` are still those of the whole column.
     ends = column.offsets.to_numpy().tolist()
     items = _decode(column.values.slice(ends[0], ends[-1] - ends[0]), item)
     return [tuple(items[start - ends[0] : stop - ends[0]]) for start, stop in pairwise(ends)]

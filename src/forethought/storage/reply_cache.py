@@ -101,6 +101,8 @@ class Cache:
     ) -> None:
         """Keep one answer at once, with what it cost. A key that is there stays as it is.
 
+        `cost` is money, in the currency of the recipe's prices.
+
         Raises: ValueError if the file cannot be written, as on a full disk.
         """
         row = (key, json.dumps(value), self._account, prompt_tokens, completion_tokens, cost)

@@ -169,6 +169,7 @@ class Stage:
         intent = {
             "stage": name,
             "version": version,
+            # As it will be read back: tuples are lists there, keys are strings.
             "config": json.loads(json.dumps(config)),
             "inputs": self._inputs,
         }

@@ -19,7 +19,10 @@ from forethought.workers.board import write
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """Example: `Mistake("model: gave logits that are NaN …")`"""
+    """A `ValueError` of the worker as a value; the executor raises it again.
+
+    Example: `Mistake("model: gave logits that are NaN …")`
+    """
 
     message: str
 

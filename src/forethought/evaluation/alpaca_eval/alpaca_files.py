@@ -177,6 +177,7 @@ def _compact(path: Path, content: Mapping[str, Any], name: str, fields: Any) -> 
         if found != wanted:
             raise ValueError(f"{where}: {field} has {found} entries, preference has {wanted}")
     _refuse_twice(f"{where}: entry", "canon", rows)
+    # A model's own `len_1` has its rows alone, the shared one the whole evaluation set.
     chosen = range(count) if own else rows
     read = tuple(
         _preference(f"{where}: row {place}", value) for place, value in enumerate(preferences)

@@ -120,7 +120,7 @@ def comparisons(
 
 
 def output_records(instructions: Sequence[Instruction], outputs: Outputs) -> list[dict[str, Any]]:
-    """`model_outputs.json`."""
+    """The records of `model_outputs.json`; an output without a response is the empty text."""
     return [
         {
             "instruction": instruction.text,
@@ -140,7 +140,8 @@ def annotation_records(
     *,
     annotator: str,
 ) -> list[dict[str, Any]]:
-    """`annotations.json`, with the order in which outputs were shown and why some failed."""
+    """The records of `annotations.json`, with the order in which outputs were shown and why some
+    failed."""
     return [
         {
             "instruction": instruction.text,
@@ -167,7 +168,7 @@ def as_annotations(
     model: Outputs,
     annotations: Sequence[Annotation],
 ) -> ModelAnnotations:
-    """The same, ready to be scored."""
+    """The annotations with the lengths of both outputs in characters, ready to be scored."""
     return ModelAnnotations(
         model=model.generator,
         baseline=baseline.generator,

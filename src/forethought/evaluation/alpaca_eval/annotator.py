@@ -197,6 +197,7 @@ class Annotator:
         logprobs = _logprobs(reply)
         if isinstance(logprobs, _Failed):
             return logprobs
+        # Before it is checked: a reply that names neither output is paid for, too.
         self._client.keep(self._replies, key, logprobs, reply.usage)
         return _checked(logprobs)
 

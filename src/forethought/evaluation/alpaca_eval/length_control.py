@@ -89,7 +89,7 @@ class LengthControl:
     """The length-controlled win rate and what stands behind it.
 
     Example: `LengthControl(win_rate=25.25, prediction_error=0.52, interval=(22.9, 27.8), C=2.78,
-    weights=Weights(…))`
+    weights=FittedWeights(…))`
     """
 
     win_rate: float

@@ -44,7 +44,10 @@ MODEL = AliasChoices("model_id", "model")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArenaQuestion:
-    """Example: `ArenaQuestion(question_id="328c149e…", text="Use ABC notation to write …")`"""
+    """A question of the benchmark, which is a single turn of the user's.
+
+    Example: `ArenaQuestion(question_id="328c149e…", text="Use ABC notation to write …")`
+    """
 
     question_id: str
     text: str
@@ -52,7 +55,10 @@ class ArenaQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelAnswers:
-    """Example: `ModelAnswers(model="gpt-4-0314", texts={"328c149e…": "X: 1 …"})`"""
+    """What one model answered to each question.
+
+    Example: `ModelAnswers(model="gpt-4-0314", texts={"328c149e…": "X: 1 …"})`
+    """
 
     model: str
     texts: dict[str, str]
@@ -162,6 +168,7 @@ def read_labels(path: Path, question_ids: Collection[str] | None = None) -> list
     Raises: ValueError that names what is wrong with the file and where.
     """
     value = _whole(path)
+    # A single line of judgments is one JSON object, too.
     found = _from_judgments(path) if value is None or "games" in value else _from_json(path, value)
     if question_ids is not None:
         for labels in found:

@@ -20,6 +20,8 @@ A game without a verdict is left out and counted; the question's other game stay
 published code of v0.1. Neither interval can know what the data do not show: where all verdicts are
 alike, or there is a single question, it has no width.
 
+Shapes: Q questions, U units that are drawn again, K kinds of them, R rounds.
+
 Example::
 
     [score] = score_file(Path("judgments.jsonl"))  # of arena_files.py
@@ -63,7 +65,7 @@ MIRRORED: dict[str | None, str | None] = {
     None: None,
     **dict(zip(BATTLES, reversed(BATTLES), strict=True)),
 }
-"""The same verdict with the names changed over."""
+"""The same verdict with the names changed over: `BATTLES` runs from the best for A to the worst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def score_labels(
     rounds: int = 10_000,
     seed: int = 0,
 ) -> ArenaHardScore:
-    """The score of a model with one of the two intervals.
+    """The score of a model with one of the two intervals; `rounds` and `seed` are the bootstrap's.
 
     Raises: ValueError if no game has a verdict, or the interval is none of the two.
     """

@@ -94,6 +94,7 @@ def open_engine(recipe: Recipe, name: str) -> None:
     """
     import torch
 
+    # A run with the trial and one that is resumed without it must draw alike.
     state = torch.get_rng_state()
     try:
         with listening(lambda who, drawing: None):
@@ -184,6 +185,7 @@ def _judges(
         yield "judge", config, list(prompts)
         return
     left = list(prompts)
+    # As in the judge itself a prompt goes to the first route that fits it.
     for i, route in enumerate(config.panels):
         mine = [prompt for prompt in left if route.fits(prompt)]
         left = [prompt for prompt in left if not route.fits(prompt)]

@@ -33,6 +33,7 @@ class JudgeInputs:
         # Token ids and thoughts are not even read.
         columns = ("prompt_id", "sample_index", "parsed.response")
         rows = read_columns(self._rollouts, self._parts[index], columns).flatten().to_pylist()
+        # The outputs of a prompt stand together in a part, as they were drawn.
         candidates = [
             (
                 self._prompts[prompt_id],

@@ -10,7 +10,12 @@ from forethought.storage.reply_cache import Cache
 
 
 def verdict_cache(ref: StageRef) -> Cache:
-    """The run's kept answers of judge models, or those that several runs share."""
+    """The run's kept answers of judge models, or those that several runs share.
+
+    For a judge that asks no model they are in memory and end with the stage.
+
+    Raises: ValueError if the file cannot be used.
+    """
     recipe = ref.recipe
     path = verdict_cache_file(recipe) if recipe.judge.asks_a_model else None
     return Cache(path, account=f"{recipe.run.resolve()} {ref.label}")

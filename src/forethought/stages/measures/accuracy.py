@@ -54,7 +54,10 @@ def questions(config: AccuracyMeasure, subject: Subject) -> Loaded:
 def measure(
     stage: Stage, subject: Subject, config: AccuracyMeasure, reporter: Reporter
 ) -> dict[str, Count]:
-    """Ask every question in both ways and grade the final answers."""
+    """Ask every question in both ways and grade the final answers.
+
+    Raises: ValueError if the questions cannot be used, the engine fails or the verifier does.
+    """
     loaded = questions(config, subject)
     asked = loaded.prompts
     rounds = {

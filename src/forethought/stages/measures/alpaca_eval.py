@@ -67,6 +67,7 @@ def measure(
             annotations = _annotations(
                 annotator, comparisons(instructions, baseline, model), subject, reporter
             )
+            # So far lost: an instruction without an output, whether or not the policy was asked.
             annotations = [
                 UNASKED if answer is None else annotation
                 for answer, annotation in zip(answers, annotations, strict=True)

@@ -71,6 +71,7 @@ def settings_identity(
 
 def _policy_identity(policy: Policy) -> dict[str, Any]:
     sampling = policy.sampling.identity()
+    # How rollouts are drawn; a measure has settings of its own.
     for field in ("samples", "temperature", "top_p", "part_size"):
         del sampling[field]
     return {

@@ -72,6 +72,7 @@ def measure(
         answers = stage.read_records("answers", Answer)
         task.advance(tokens=sum(answer.spent_tokens for answer in answers))
         _draw_variants(stage, subject, config, prompts, answers, task)
+        # The last variant that is written stands for all.
         if not stage.has("half"):
             sides = {
                 variant: stage.read_records(f"{SCRATCH}/{variant}", Answer) for variant in VARIANTS
@@ -143,6 +144,7 @@ def _openings(policy: Policy, answers: Sequence[Answer]) -> dict[Variant, dict[s
             "that keeps its format"
         )
     ids = list(frames)
+    # A ring: each prompt gets another's thought, and no thought is used twice.
     neighbour = dict(pairwise([*ids, ids[0]]))
     openings: dict[Variant, dict[str, _Opening]] = {variant: {} for variant in VARIANTS}
     for prompt_id, own in frames.items():
@@ -185,6 +187,7 @@ def _after_openings(
                 )
                 for prompt_id in owed
             ]
+            # All of a round is one part, numbered 0.
             [(_, drawn)] = executor.each([0], [requests].__getitem__)
             for result in drawn:
                 if isinstance(result, Unsampled):

@@ -228,6 +228,7 @@ def _compared(
 ) -> tuple[list[ComparedAnswers], list[Count]]:
     """The comparisons of every prompt that the judge could score, and those it could not."""
     parts = {side: f"judged_{name}_{side}" for side in ("first", "second")}
+    # Written last, so it stands for both sides and the unread verdicts.
     if not stage.has(parts["second"]):
         judged = _judge(match, {"first": first, "second": second})
         write_json(stage.folder / _unread(name), judged.unread)

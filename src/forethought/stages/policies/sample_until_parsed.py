@@ -77,6 +77,7 @@ def answer_prompts(
             if not owed:
                 break
     answered = {prompt_id for prompt_id, _ in latest}
+    # What is refused at a later attempt only keeps its earlier output.
     gone = [refusal for refusal in refused.values() if refusal.prompt_id not in answered]
     without = left_out.placed(gone, prompts, places)
     if without and not latest:
@@ -116,6 +117,7 @@ def _sample(
         if isinstance(each, Unsampled):
             unsampled.append(each)
             continue
+        # Within a request outputs count from 0; what is owed may be any of the samples.
         for index, rollout in zip(owed[request.prompt_id], each, strict=True):
             rollouts.append(replace(rollout, sample_index=index))
     return rollouts, unsampled

@@ -51,7 +51,7 @@ class Policy:
     sampling: SamplingConfig
     """The engine and the token limit; how outputs are drawn is the use's own."""
     seed_words: tuple[str | int, ...]
-    """What its samples' seeds derive from."""
+    """What its samples' seeds derive from; equal words give equal seeds."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     """Where the workers of `sampling` are."""
 
@@ -100,6 +100,8 @@ def policy_executor(
     it arrives.
 
     Kept there and nowhere else: under the same path another run may have other weights.
+
+    Raises: ValueError if the engine cannot be opened, or its workers cannot be had.
     """
     with ExitStack() as opened:
         replies = None
@@ -163,6 +165,8 @@ class OutputSplitter:
         ids = completion.token_ids
         ended = completion.finish_reason == "stop"
         start = 0
+        # A template may have the model think in the direct arm, too.
         if thought_format.thinks or parsed.thought is not None:
             start = first_response_token(ids, parsed.response_offset, self._decode)
+        # Where no token is the response's, `start` is the length, the end token included.
         return parsed, start, max(len(ids) - start - ended, 0)
