@@ -135,7 +135,7 @@ class _Step:
         self, layer: int, settings: AttentionSettings, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
         rows, heads = key.shape[:2]
-        # The query heads of a key-value head are neighbours, so this copies nothing.
+        # [R, H, G, D]: the query heads of a key-value head are neighbours.
         grouped = query.reshape(rows, heads, -1, query.shape[-1])
         parts = zip(
             self.caches,

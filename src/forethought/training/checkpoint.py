@@ -185,10 +185,12 @@ class LogReader:
             return
         with self._path.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino
+            # Another file stands there when a resumed training has cut its log back.
             if inode != self._inode:
                 self._place, self._inode = 0, inode
             file.seek(self._place)
             for line in file:
+                # Half a line is still being written; the next call reads it.
                 if not line.endswith(b"\n"):
                     return
                 self._place += len(line)
