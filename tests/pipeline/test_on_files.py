@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.models.control_tokens import WORD_JOINER
+from forethought.pipeline.on_files import OutputFile
 
 
 @pytest.fixture
@@ -271,3 +272,21 @@ def test_an_attempt_that_did_nothing_leaves_nothing(folder):
     assert not list(folder.glob("scores.jsonl.partial*"))
     done = forethought(*words, "judge.type=verifier", "judge.function=gsm8k")
     assert done.exit_code == 0, done.output
+
+
+def test_what_an_earlier_attempt_left_out_is_counted(tmp_path):
+    source, target = tmp_path / "p.jsonl", tmp_path / "out.jsonl"
+    source.write_text("{}")
+    rows = [
+        {"outputs": [{"text": "a\u2028b\ud800"}]},
+        {"outputs": [], "left_out": "too long"},
+        {"outputs": [{"text": "c"}]},
+    ]
+    with OutputFile(target, source, {}) as first:
+        assert first.left_out() == {}
+        first.add(rows)
+    with target.with_name("out.jsonl.partial").open("a") as partial:
+        partial.write('{"outputs": [], "left_out": "cut off by a ki')
+    again = OutputFile(target, source, {})
+    assert again.done == 3
+    assert again.left_out() == {1: "too long"}

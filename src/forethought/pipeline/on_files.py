@@ -75,8 +75,7 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
     output = OutputFile(target, source, settings)
     size = part.sampling.part_size
     starts = range(output.done, len(lines), size)
-    gone: list[str] = []
-    reason = ""
+    gone = output.left_out()
     with reporter.task("sample", len(lines), "prompts") as task, output:
         task.advance(output.done)
         if starts:
@@ -93,10 +92,9 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
                 for start, results in in_order(starts, executor.each(starts, requests)):
                     these = lines[start : start + size]
                     rows = []
-                    for line, result in zip(these, results, strict=True):
+                    for index, (line, result) in enumerate(zip(these, results, strict=True), start):
                         if isinstance(result, Unsampled):
-                            gone.append(line.where)
-                            reason = reason or result.reason
+                            gone[index] = result.reason
                             rows.append(line.row | {"outputs": [], "left_out": result.reason})
                             continue
                         rows.append(line.row | {"outputs": result})
@@ -104,11 +102,12 @@ def sample_file(part: SamplePart, source: Path, target: Path, reporter: Reporter
                     task.advance(len(these))
         if len(gone) == len(lines):
             output.forget()
-            raise ValueError(f"no prompt can be sampled; {lines[0].where}: {reason}")
+            raise ValueError(f"no prompt can be sampled; {lines[0].where}: {gone[0]}")
         output.finish()
     if gone:
         reporter.say(
-            f"{len(gone)} of {len(lines)} prompts cannot be sampled, the first in {gone[0]}; their "
+            f"{len(gone)} of {len(lines)} prompts cannot be sampled, the first in "
+            f"{lines[min(gone)].where}; their "
             f"lines in {target} have no outputs, and the reason in `left_out`"
         )
 
@@ -224,6 +223,14 @@ class OutputFile:
     def beside(self, suffix: str) -> Path:
         """A working file next to the output."""
         return self._target.with_name(f"{self._target.name}.{suffix}")
+
+    def left_out(self) -> dict[int, str]:
+        """Which lines an earlier attempt wrote without outputs, counted from 0, and why."""
+        if not self.done:
+            return {}
+        # Bytes: texts may hold line breaks of Unicode's, which are none of JSON's.
+        rows = map(json.loads, self._lines.read_bytes().split(b"\n")[: self.done])
+        return {index: row["left_out"] for index, row in enumerate(rows) if "left_out" in row}
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append lines so that they survive a kill."""

@@ -33,6 +33,7 @@ from forethought.storage.sealed_stage import (
     SCRATCH,
     Count,
     Stage,
+    StageError,
     read_json,
     read_records,
     write_bytes,
@@ -164,7 +165,14 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
                 answers = judged.even(sides["policy"])
             else:
                 sides["baseline"] = read_records(ref.baseline.folder, Answer, "answers")
-                answers = judged.scored(_of_all(sides), prompts)["policy"]
+                sides = _of_all(sides)
+                if not sides["policy"]:
+                    raise StageError(
+                        f"{ref.label}: no test prompt was answered by both this policy and the "
+                        f"baseline, {ref.baseline.label}, so there is nothing to compare; why "
+                        "each is left out stands in their left_out.json"
+                    )
+                answers = judged.scored(sides, prompts)["policy"]
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
