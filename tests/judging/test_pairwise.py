@@ -49,7 +49,7 @@ def test_every_pair_is_compared_in_both_orders_at_once() -> None:
 
 
 def test_scores_are_bradley_terry_of_the_verdicts() -> None:
-    """The counts of METHOD: 1 for each order in which the judge prefers m to n."""
+    """The counts of wins: 1 for each order in which the judge prefers m to n."""
     [found] = scores(pairwise(JudgeModel(prefers_longer), prior=0.3), group("a", "bb", "ccc"))
     wins_MN = np.array([[0, 0, 0], [2, 0, 0], [2, 2, 0]], dtype=float)
     np.testing.assert_allclose(found, bradley_terry(wins_MN, 0.3), atol=1e-9)

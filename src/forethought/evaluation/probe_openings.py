@@ -1,6 +1,6 @@
 """Does the response depend on the thought? The openings of a probe, and the habits of thoughts.
 
-The paper does not ask. Later work found that thoughts can become decoration (METHOD: START, arXiv
+The paper does not ask. Later work found that thoughts can become decoration (START, arXiv
 2603.20799), so the probe keeps everything but the thought: the same prompt, the same format, the
 same seed, and a response written after
 
