@@ -267,7 +267,7 @@ def test_a_format_file_that_is_none_says_so(tmp_path, text):
             "judge: give a mapping with type, one of verifier, reward_model, armorm, pa",
         ),
         (
-            "prompts.train=[{path: p.jsonl}]",
+            "prompts.train=[{split: train}]",
             "prompts.train.0.type is missing; give one of file, datasets, microworld",
         ),
         (

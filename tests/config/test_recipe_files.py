@@ -210,3 +210,14 @@ def test_an_overrides_value_may_be_a_file_and_a_files_name_may_have_an_equals_si
     recipe = load_recipe([QUICKSTART, "beta=1.yaml", "thought_format=mine.yaml"])
     assert recipe.training.beta == 0.7
     assert recipe.thought_format == "mine.yaml"
+
+
+@pytest.mark.parametrize(
+    "short",
+    ["a.jsonl", "[a.jsonl]", "{path: a.jsonl}", "[{path: a.jsonl}]", "{type: file, path: a.jsonl}"],
+)
+def test_a_path_alone_is_a_file_of_prompts(short):
+    whole = "[{type: file, path: a.jsonl}]"
+    for field in ("prompts.train", "prompts.validation.sources", "measures.gsm8k.sources"):
+        wanted = load_recipe([QUICKSTART, f"{field}={whole}"])
+        assert load_recipe([QUICKSTART, f"{field}={short}"]) == wanted

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from forethought.config.base import ConfigModel, Operational
 from forethought.config.engines import OpenAIEngine
-from forethought.config.prompts import PromptSource
+from forethought.config.prompts import PromptSources
 
 
 class DrawConfig(ConfigModel):
@@ -69,7 +69,7 @@ class AccuracyMeasure(MeasureConfig):
 
     temperature: float = Field(default=0, ge=0)
     """0 is greedy."""
-    sources: tuple[PromptSource, ...] = Field(min_length=1)
+    sources: PromptSources = Field(min_length=1)
     """Questions; `columns.reference` names the column with the answer."""
     verifier: str = "gsm8k"
     """`gsm8k`, `microworld`, or `package.module:function`, called as `f(prompt, response)`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from forethought.config.base import ConfigModel
 
@@ -98,20 +98,38 @@ PromptSource = Annotated[
 ]
 
 
+def _as_sources(given: Any) -> Any:
+    """One source is a list of one, and a path or address alone is a file."""
+    several = given if isinstance(given, list | tuple) else [given]
+    return [_as_source(source) for source in several]
+
+
+def _as_source(given: Any) -> Any:
+    if isinstance(given, str | Path):
+        return {"type": "file", "path": given}
+    if isinstance(given, dict) and "path" in given:
+        return {"type": "file"} | given
+    return given
+
+
+PromptSources = Annotated[tuple[PromptSource, ...], BeforeValidator(_as_sources)]
+"""`prompts.jsonl`, `[a.jsonl, {type: datasets, name: …}]` or one mapping."""
+
+
 class HeldOut(ConfigModel):
     """Prompts that are never trained on."""
 
     count: int = Field(ge=1)
     """How many prompts."""
-    sources: tuple[PromptSource, ...] = ()
+    sources: PromptSources = ()
     """Where they come from; empty: taken out of the training sources before any slice is made."""
 
 
 class PromptsConfig(ConfigModel):
     """Where prompts come from."""
 
-    train: tuple[PromptSource, ...] = Field(min_length=1)
-    """Sources of the training prompts, concatenated and deduplicated."""
+    train: PromptSources = Field(min_length=1)
+    """Sources of the training prompts, concatenated and deduplicated; a path alone is a file."""
     validation: HeldOut
     """Choose the epoch on these."""
     test: HeldOut | None = None
