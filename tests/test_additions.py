@@ -33,7 +33,7 @@ class Shortest:
             yield Judgement(prompt_id=prompt_id, judge=self.name, scores=scores, evidence="")
 """
 JUDGE_SECTION = '''
-class ShortestJudge(JudgeShape):
+class ShortestJudge(JudgeFacts):
     """The shortest response is the best."""
 
     type: Literal["shortest"] = "shortest"
@@ -62,7 +62,7 @@ def load_calm(model, params, rows):
     )
 """
 ENGINE_SECTION = '''
-class CalmEngine(EngineShape):
+class CalmEngine(EngineFacts):
     """The embedded engine at half the temperature."""
 
     loads_model: ClassVar[bool] = True
@@ -78,7 +78,7 @@ class CalmEngine(EngineShape):
 
 '''
 SAMPLING_SECTION = '''
-class CalmSampling(SamplingShape, CalmEngine):
+class CalmSampling(SamplingFacts, CalmEngine):
     """Sample the policy calmly."""
 
 
