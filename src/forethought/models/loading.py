@@ -70,6 +70,14 @@ def resolve(model: Named, *, field: str = "model") -> str:
             f"{field}: {name} does not exist; give a model folder, a hub name such as "
             f"organisation/model, or {MICROWORLD!r} for the seed model in the package"
         )
+    # A hub would be asked again and again, for a minute where there is no network.
+    if folder.parent.is_dir() and source.revision is None:
+        beside = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
+        there = f"; it holds {', '.join(beside[:5])}" if beside else ""
+        raise ValueError(
+            f"{field}: {name} does not exist, and {folder.parent} is a folder here{there}. To have "
+            "a model of that name from the hub, give its revision too (main is the newest)"
+        )
     return name
 
 
