@@ -323,6 +323,8 @@ def test_openings_are_the_tokens_that_were_sampled(run):
     ],
 )
 def test_a_measure_that_a_recipe_cannot_have_is_refused(tmp_path, words, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as error:
         small_run(tmp_path / "run", *words)
+    field = words[1].removesuffix("{}")
+    assert f"({field}null)" in str(error.value)
     assert not (tmp_path / "run" / "prompts").exists()

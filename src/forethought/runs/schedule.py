@@ -89,12 +89,18 @@ def _measured_arms(recipe: Recipe, name: str) -> tuple[Arm, ...]:
     Raises: ValueError if the recipe lacks what the measure needs.
     """
     if name not in OWN_QUESTIONS and recipe.prompts.test is None:
-        raise ValueError(f"measures.{name} needs test prompts; give prompts.test")
+        raise ValueError(
+            f"measures.{name} needs test prompts; give prompts.test, or "
+            f"leave it out (measures.{name}=null)"
+        )
     if name == "win_rate" and set(recipe.arms) != {"thought", "direct"}:
         raise ValueError(
             f"measures.win_rate compares the thought arm with the direct arm; arms: "
-            f"{list(recipe.arms)} lacks one"
+            f"{list(recipe.arms)} lacks one; give both, or leave it out (measures.win_rate=null)"
         )
     if name == "probe" and "thought" not in recipe.arms:
-        raise ValueError("measures.probe is of policies that think; arms lacks 'thought'")
+        raise ValueError(
+            "measures.probe is of policies that think; arms lacks 'thought': add it, or leave the "
+            "probe out (measures.probe=null)"
+        )
     return ("thought",) if name in ("win_rate", "probe") else recipe.arms
