@@ -256,6 +256,7 @@ def judge(
 def _run(recipe: Recipe, reporter: Reporter) -> None:
     from forethought.pipeline.loop import run_recipe
     from forethought.report.page import write_report
+    from forethought.runs.cautions import cautions
     from forethought.runs.summary import (
         difference_line,
         left_out_lines,
@@ -271,6 +272,8 @@ def _run(recipe: Recipe, reporter: Reporter) -> None:
             reporter.say(difference_line(summary))
         for line in left_out_lines(summary):
             reporter.say(line)
+        for caution in cautions(recipe):
+            reporter.say(f"note: {caution}")
         reporter.say(f"report: {write_report(recipe.run)}")
 
     try:

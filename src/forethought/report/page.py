@@ -41,6 +41,7 @@ from forethought.report.provenance import (
     provenance_rows,
     recipe_text,
 )
+from forethought.runs.cautions import cautions
 from forethought.storage.sealed_stage import write_bytes
 from forethought.types import LeftOut
 
@@ -82,7 +83,8 @@ class RunPage:
     """All of one run that stands on the page, its samples apart.
 
     Example: `RunPage(label="quickstart", prefix="", headline=Headline(…), facts=(…,), missing=(),
-    left_out=(), sections=(Section(…),), hashes=None, provenance=(…,), recipe="run: …")`
+    left_out=(), cautions=(), sections=(Section(…),), hashes=None, provenance=(…,),
+    recipe="run: …")`
     """
 
     label: str
@@ -92,6 +94,8 @@ class RunPage:
     facts: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
     left_out: tuple[LeftOutOf, ...]
+    cautions: tuple[str, ...]
+    """What weakens the figures, in whole sentences."""
     sections: tuple[Section, ...]
     hashes: Chart | None
     provenance: tuple[tuple[str, str], ...]
@@ -203,6 +207,7 @@ def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
             LeftOutOf(stage=stage, count=len(gone), first=tuple(gone[:LEFT_OUT_SHOWN]))
             for stage, gone in run.left_out.items()
         ),
+        cautions=tuple(cautions(run.recipe)),
         sections=tuple(
             Section(
                 key=key,
