@@ -19,7 +19,6 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from forethought.config import TrainingConfig
-from forethought.models.number_types import product_type
 
 
 class MasterWeights:
@@ -30,7 +29,6 @@ class MasterWeights:
         self.names = [name for name, _ in trained]
         self.working = [p for _, p in trained]
         self.copies = dtype != torch.float32
-        self._dtype = dtype
         self.masters = (
             [nn.Parameter(p.detach().clone().float()) for p in self.working]
             if self.copies
@@ -58,13 +56,8 @@ class MasterWeights:
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the working copies."""
-        if not self.copies:
-            return
-        if self.working[0].dtype == self._dtype:
+        if self.copies:
             torch.ops.aten._foreach_copy_(self.working, self.masters)
-            return
-        for working, master in zip(self.working, self.masters, strict=True):
-            working.copy_(master.to(self._dtype))
 
     @torch.no_grad()
     def gather(self) -> None:
@@ -109,11 +102,9 @@ class MasterWeights:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round the parameters to a number type, held in the one in which their device multiplies it
-    (models/number_types.py), and leave buffers (rotary frequencies) as they are."""
+    """Change the parameters' number type and leave buffers (rotary frequencies) as they are."""
     for parameter in model.parameters():
-        products = product_type(dtype, parameter.device)
-        parameter.data = parameter.data.to(dtype).to(products)
+        parameter.data = parameter.data.to(dtype)
 
 
 def open_optimizer(masters: MasterWeights, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -24,12 +24,14 @@ from forethought.models.loading import (
     find_adapter,
     find_rests,
     load_model,
+    pick_device,
     put_adapter,
     source_of,
     stored_dtype,
 )
 from forethought.models.masters import restore, rounded
 from forethought.models.model_cache import cached, caches_models
+from forethought.models.number_types import product_type
 from forethought.models.positions import original_length
 from forethought.models.shared_policy import Files, SharedPolicy, shared_policy, weight_files
 from forethought.training.logprobs import ForwardMode, PolicyLogprobs
@@ -66,6 +68,15 @@ class Trainee:
             self.cached.settle(checkpoint)
 
 
+def forward_dtype(config: TrainingConfig, device: str) -> str:
+    """The number type of the forward pass: the recipe's, or float32 where this device has not it.
+
+    Then the masters themselves are trained and nothing is rounded before a policy is sampled.
+    """
+    products = product_type(getattr(torch, config.dtype), pick_device(device))
+    return str(products).removeprefix("torch.")
+
+
 @contextmanager
 def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterator[PolicyLogprobs]:
     """The starting policy, frozen, in the number type of the training forward.
@@ -73,17 +84,17 @@ def open_reference(model: Named, config: TrainingConfig, device: str) -> Iterato
     Raises: ValueError if it cannot be loaded.
     """
     if caches_models():
-        shared = shared_policy(config.dtype, device)
+        shared = shared_policy(forward_dtype(config, device), device)
         with _shared_logprobs(shared, model, device) as policy:
             if config.lora is None and find_rests(model) is not None:
                 # What is sampled is rounded otherwise than what is trained.
-                _cached_masters(shared, policy, config).give(model)
+                _cached_masters(shared, policy).give(model)
             policy.requires_grad_(False)
             yield policy
         return
     policy = PolicyLogprobs.open(load_model(model, dtype="float32", device=device))
     policy.requires_grad_(False)
-    cast_parameters(policy, getattr(torch, config.dtype))
+    cast_parameters(policy, getattr(torch, forward_dtype(config, device)))
     yield policy
 
 
@@ -93,12 +104,12 @@ def open_policy(model: Named, config: TrainingConfig, device: str) -> Iterator[T
 
     Raises: ValueError if it cannot be loaded, or not be trained as the recipe asks.
     """
-    dtype = getattr(torch, config.dtype)
+    dtype = getattr(torch, forward_dtype(config, device))
     # An adapter changes the module itself.
     if caches_models() and config.lora is None:
-        shared = shared_policy(config.dtype, device)
+        shared = shared_policy(forward_dtype(config, device), device)
         with _shared_logprobs(shared, model, device) as policy:
-            masters = _cached_masters(shared, policy, config)
+            masters = _cached_masters(shared, policy)
             recompute_activations(policy, config)
             masters.take(model)
             try:
@@ -133,11 +144,9 @@ def starting_point(model: Named, config: TrainingConfig) -> tuple[Named, Adapter
     return adapter.base, adapter
 
 
-def _cached_masters(
-    shared: SharedPolicy, policy: PolicyLogprobs, config: TrainingConfig
-) -> _CachedMasters:
+def _cached_masters(shared: SharedPolicy, policy: PolicyLogprobs) -> _CachedMasters:
     policy.requires_grad_(True)
-    dtype = getattr(torch, config.dtype)
+    dtype = policy.model.dtype
     return cached(("masters", policy.model), lambda: _CachedMasters(shared, policy, dtype))
 
 

@@ -88,16 +88,16 @@ def _shard(policy: PolicyLogprobs, dtype: torch.dtype, ranks: Ranks) -> None:
     """Leave each process with its part of every parameter, and the buffers whole."""
     mesh = ranks.mesh
     assert mesh is not None
-    products = product_type(dtype, mesh.device_type)
+    dtype = product_type(dtype, mesh.device_type)
     for parameter in policy.parameters():
         if not parameter.requires_grad:
             # What is not trained needs no float32 master.
-            parameter.data = parameter.data.to(dtype).to(products)
+            parameter.data = parameter.data.to(dtype)
     whole = {name: p.detach() for name, p in policy.named_parameters()} if ranks.first else {}
     precision = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if products != torch.float32:
+    if dtype != torch.float32:
         precision = MixedPrecisionPolicy(
-            param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     units: list[nn.Module] = [*layers(policy), policy]
     for unit in units:
