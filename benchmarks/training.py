@@ -189,9 +189,11 @@ def best_options(
     }
 
 
-def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clock: Clock) -> dict:
-    """TRL's fastest settings on one optimizer batch."""
-    sample = pairs[: workload.batch_size]
+def choose_best(
+    workload: Workload, model: str, pairs: list[PreferencePair], clock: Clock, size: int
+) -> dict:
+    """TRL's fastest settings on one optimizer batch, looked for on its first pairs."""
+    sample = pairs[:size]
     found = []
 
     def measure(options: dict) -> None:
@@ -206,8 +208,8 @@ def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clo
     half = min(found)[2]["bf16"]
     found.clear()
     for attention in ("sdpa", "eager"):
-        for device_batch in workload.device_batches:
-            measure(best_options(device_batch, workload.batch_size, attention, half=half))
+        for device_batch in (batch for batch in workload.device_batches if batch <= size):
+            measure(best_options(device_batch, size, attention, half=half))
     fastest = min(found)[2]
     ungrouped = fastest | {"train_sampling_strategy": "random"}
     measure(ungrouped)
@@ -218,7 +220,9 @@ def choose_best(workload: Workload, model: str, pairs: list[PreferencePair], clo
             f"{options['per_device_train_batch_size']} x {options['gradient_accumulation_steps']}, "
             f"{options['train_sampling_strategy']}"
         )
-    return min(found)[2]
+    best = min(found)[2]
+    rows = best["per_device_train_batch_size"]
+    return best | {"gradient_accumulation_steps": workload.batch_size // rows}
 
 
 def matrix_rate(workload: Workload, clock: Clock) -> float:
@@ -274,6 +278,7 @@ def compare(
     clock: Clock,
     memory: bool,
     with_defaults: bool,
+    grid_pairs: int | None,
 ) -> tuple[float, float]:
     """Print one workload's numbers; the median ratios to TRL's best and to its defaults, which is
     NaN where these are left out."""
@@ -281,7 +286,7 @@ def compare(
     folder = Path(tempfile.mkdtemp())
     model = make_model(workload, folder)
     run_ours(model, pairs[: workload.batch_size], workload.batch_size, clock)
-    options = choose_best(workload, model, pairs, clock)
+    options = choose_best(workload, model, pairs, clock, grid_pairs or workload.batch_size)
     ours, best, defaults = [], [], []
     for turn in range(rounds):
         ours.append(run_ours(model, pairs, workload.batch_size, clock))
@@ -349,6 +354,7 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="JSONL file of prompts for it")
     parser.add_argument("--pairs", type=int, default=64, help="pairs of the real model")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--grid-pairs", type=int, help="look for TRL's best on so many pairs only")
     parser.add_argument("--no-defaults", action="store_true", help="leave TRL's defaults out")
     arguments = parser.parse_args()
     _quiet()
@@ -370,6 +376,7 @@ def main() -> None:
             clock,
             not arguments.no_memory,
             not arguments.no_defaults,
+            arguments.grid_pairs,
         )
         for workload, pairs in jobs
     ]
