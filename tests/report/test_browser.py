@@ -33,7 +33,10 @@ def opened(browser: Any, path: Path, wait_for: str, **options: Any) -> Iterator[
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda one: problems.append(one.url) if one.url[:5] != "file:" else None)
     page.goto(path.as_uri())
+    # A chart is drawn when it comes near: on a phone the first may stand far below.
+    page.locator(wait_for.split()[0]).first.scroll_into_view_if_needed()
     page.wait_for_selector(wait_for)
+    page.evaluate("scrollTo(0, 0)")
     yield page
     hacked = page.evaluate("window.hacked")
     page.close()

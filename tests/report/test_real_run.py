@@ -29,6 +29,7 @@ def test_a_real_run_is_read_from_its_headline_to_a_sample(run: Path, browser: An
     page.on("console", lambda one: problems.append(one.text) if one.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(report.as_uri())
+    page.locator("#chart-score").scroll_into_view_if_needed()
     page.wait_for_selector("#chart-score .main-svg")
     hero = page.inner_text(".claim")
     summary = read_json(run / "summary.json")
