@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from forethought.cli.main import app
 from forethought.report.page import write_report
 from forethought.runs.cautions import cautions
+from forethought.runs.summary import summary_table
 from forethought.storage.sealed_stage import write_json
 
 
@@ -59,3 +60,13 @@ def test_answers_without_a_response_are_said(recipe):
     ]
     assert any("25% were cut off inside the response" in each for each in said)
     assert not any("rests on" in each for each in said)
+
+
+def test_scores_in_hundreds_leave_room_for_the_other_columns(recipe):
+    summary = json.loads((recipe.run / "summary.json").read_text())
+    for rows in summary["arms"].values():
+        for row in rows:
+            row |= {"test_score": -163.167, "interval": [-215.178, -111.156]}
+    said = StringIO()
+    Console(file=said, width=80).print(summary_table(summary))
+    assert "thought │ -163.2 │ [-215.2, -111.2] │" in said.getvalue()

@@ -109,8 +109,8 @@ def _without_response(recipe: Recipe) -> Iterator[str]:
             if cut > WITHOUT:
                 yield (
                     f"Of the {arm} arm's last training outputs {cut:.0%} were cut off inside the "
-                    f"response by sampling.max_new_tokens ({recipe.sampling.max_new_tokens}) and "
-                    "are not learned from."
+                    f"response by sampling.max_new_tokens ({recipe.sampling.max_new_tokens}), so "
+                    "the judge never saw them."
                 )
 
 

@@ -143,7 +143,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     score = ["unknown", ""]
     if row["test_score"] is not None:
         low, high = row["interval"]
-        score = [f"{row['test_score']:.3f}", f"[{low:.3f}, {high:.3f}]"]
+        # Scores in hundreds, too, leave room for the other columns.
+        digits = 3 if max(abs(low), abs(high)) < 10 else 1
+        score = [f"{row['test_score']:.{digits}f}", f"[{low:.{digits}f}, {high:.{digits}f}]"]
     return [
         *score,
         f"{row['thought_tokens']:.1f}",
