@@ -1,6 +1,7 @@
 """What weakens a run's figures is said, at its end and on its page."""
 
 import json
+import shutil
 from io import StringIO
 
 import pytest
@@ -9,6 +10,7 @@ from small_run import small_run
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
+from forethought.config.recipe_files import load_run
 from forethought.report.page import write_report
 from forethought.runs.cautions import cautions
 from forethought.runs.summary import summary_table
@@ -16,10 +18,17 @@ from forethought.storage.sealed_stage import write_json
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
+def finished(tmp_path_factory):
     """8 test prompts, 24 prompts an iteration."""
     run = tmp_path_factory.mktemp("cautions") / "run"
-    return small_run(run, console=Console(file=StringIO()))
+    small_run(run, console=Console(file=StringIO()))
+    return run
+
+
+@pytest.fixture
+def recipe(finished, tmp_path):
+    """A copy of the run for each test to change."""
+    return load_run(shutil.copytree(finished, tmp_path / "run"))
 
 
 def counts_of(recipe, stage, **changes):

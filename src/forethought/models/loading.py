@@ -71,7 +71,7 @@ def resolve(model: Named, *, field: str = "model") -> str:
             f"organisation/model, or {MICROWORLD!r} for the seed model in the package"
         )
     # A hub would be asked again and again, for a minute where there is no network.
-    if folder.parent.is_dir() and source.revision is None:
+    if folder.parent.is_dir() and source.revision is None and not _is_fetched(name):
         beside = sorted(path.name for path in folder.parent.iterdir() if path.is_dir())
         there = f"; it holds {', '.join(beside[:5])}" if beside else ""
         raise ValueError(
@@ -79,6 +79,13 @@ def resolve(model: Named, *, field: str = "model") -> str:
             "a model of that name from the hub, give its revision too (main is the newest)"
         )
     return name
+
+
+def _is_fetched(name: str) -> bool:
+    """Whether a hub model of this name was used on this machine before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def local_folder(model: Named) -> str:

@@ -1,7 +1,7 @@
 """The number types in which a device multiplies: not every CPU has bfloat16.
 
 PyTorch multiplies bfloat16 matrices on a CPU by oneDNN's kernels where the CPU has AVX-512 (or an
-ARM its bfloat16 instructions). Elsewhere, on most laptops, it falls back to plain loops, which were
+ARM its bfloat16 instructions). Elsewhere, on many laptops, it falls back to plain loops, which were
 measured at 1 to 10 GFLOP/s on a core that does 90 in float32. There the values of a model that
 is sampled, or judges, are still those of bfloat16, rounded as on any other machine, and are held
 and multiplied in float32, which has every one of them exactly; and training is float32's.

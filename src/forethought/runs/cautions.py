@@ -12,7 +12,7 @@ from typing import Any
 
 from forethought.config import Recipe
 from forethought.runs.layout import StageRef
-from forethought.runs.schedule import evaluation_refs, iteration_refs
+from forethought.runs.schedule import evaluation_refs
 from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Arm
 
@@ -45,9 +45,9 @@ def cautions(recipe: Recipe) -> list[str]:
 def _sealed(recipe: Recipe, arm: Arm, stage: str) -> Iterator[dict[str, Any]]:
     """Counts of an arm's sealed stages of one name, by iteration."""
     for number in range(recipe.iterations):
-        for ref in iteration_refs(recipe, arm, number):
-            if ref.stage == stage and ref.sealed:
-                yield dict(read_manifest(ref.folder).counts)
+        ref = StageRef(recipe=recipe, stage=stage, arm=arm, index=number)
+        if ref.sealed:
+            yield dict(read_manifest(ref.folder).counts)
 
 
 def _pairs(recipe: Recipe, arm: Arm) -> int | None:

@@ -17,6 +17,16 @@ from forethought.types import ParseStatus, Rollout
 MANY = 0.25
 """A share of the outputs, or of the prompts, from which on a cause is worth a remedy."""
 
+NO_PAIR = {
+    "tie": "whose best and worst response score alike",
+    "one_judged": "with one scored response only",
+    "none_judged": "without any response",
+    "unjudged": "that the judge could not score",
+    "unparsable_quota": "that could only set a response against an output without one, of which "
+    "pairs.max_unparsable allows none",
+}
+"""What each outcome of pairing without a pair says of a prompt."""
+
 
 def why_nothing_parses(ref: StageRef) -> str:
     """What to say where no output of the iteration has a response; `ref` is any stage of it."""
@@ -58,8 +68,7 @@ def _end(rollout: Rollout) -> str:
 def _outcomes(ref: StageRef) -> Counter[str]:
     """How many prompts of the iteration had each outcome of pairing."""
     counts = read_manifest(ref.beside("pairs")).counts
-    kinds = ("tie", "one_judged", "none_judged", "unjudged", "unparsable_quota")
-    return Counter({kind: number for kind in kinds if isinstance(number := counts[kind], int)})
+    return Counter({kind: number for kind in NO_PAIR if isinstance(number := counts[kind], int)})
 
 
 def _words_on_outputs(ref: StageRef, outputs: Counter[str]) -> Iterator[str]:
@@ -75,15 +84,7 @@ def _words_on_outputs(ref: StageRef, outputs: Counter[str]) -> Iterator[str]:
 
 
 def _words_on_prompts(prompts: Counter[str]) -> Iterator[str]:
-    words = {
-        "tie": "whose best and worst response score alike",
-        "one_judged": "with one scored response only",
-        "none_judged": "without any response",
-        "unjudged": "that the judge could not score",
-        "unparsable_quota": "that could only set a response against an output without one, of "
-        "which pairs.max_unparsable allows none",
-    }
-    return (f"{prompts[kind]} {said}" for kind, said in words.items() if prompts[kind])
+    return (f"{prompts[kind]} {said}" for kind, said in NO_PAIR.items() if prompts[kind])
 
 
 def _way_out(ref: StageRef, outputs: Counter[str], prompts: Counter[str]) -> str:
@@ -115,5 +116,5 @@ def _way_out(ref: StageRef, outputs: Counter[str], prompts: Counter[str]) -> str
     return (
         f"{helps}Its outputs can be read in the samples of the report (`forethought report "
         f"{ref.recipe.run}`). With other settings start another run (run=…); the same settings "
-        "give the same outputs"
+        "give the same outputs (a server's may differ)"
     )
