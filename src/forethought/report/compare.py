@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forethought.report.charts.figures import PERCENT, RAW, Chart, Scale, arranged
+from forethought.evaluation.scale import PERCENT, RAW, Scale
+from forethought.report.charts.figures import Chart, arranged
 from forethought.report.charts.measure_charts import arm_series, quantity_of, shown_names
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
 from forethought.report.charts.probe_charts import VARIANTS

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from forethought.report.charts.figures import Cell, Chart, Column, Scale, view
+from forethought.evaluation.scale import Scale
+from forethought.report.charts.figures import Cell, Chart, Column, view
 from forethought.report.charts.policy_lines import policy_name
 from forethought.report.data.collect import ArmData, RunData
 from forethought.report.data.scores import PolicyScore

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forethought.report.charts.figures import ARM_NAMES, PERCENT, Scale
+from forethought.evaluation.scale import PERCENT, Scale
+from forethought.report.charts.figures import ARM_NAMES
 from forethought.report.charts.measure_charts import policy_words
 from forethought.report.charts.probe_charts import last_drop, probe_scale, probe_sentence
 from forethought.report.data.collect import ArmData, RunData

@@ -6,16 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forethought.report.charts.figures import (
-    Cell,
-    Chart,
-    Column,
-    Json,
-    Scale,
-    bars,
-    level_line,
-    view,
-)
+from forethought.evaluation.scale import Scale
+from forethought.report.charts.figures import Cell, Chart, Column, Json, bars, level_line, view
 from forethought.report.data.scores import Mean
 
 CATEGORY_LIMIT = 24

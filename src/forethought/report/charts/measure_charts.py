@@ -9,17 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.evaluation.scale import PERCENT, PUBLISHED, RAW, TOKENS, Scale
 from forethought.report.charts.category_bars import Bars, category_chart
-from forethought.report.charts.figures import (
-    ARM_NAMES,
-    ARM_SYMBOLS,
-    PERCENT,
-    PUBLISHED,
-    RAW,
-    TOKENS,
-    Chart,
-    Scale,
-)
+from forethought.report.charts.figures import ARM_NAMES, ARM_SYMBOLS, Chart
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
 from forethought.report.data.collect import RunData
 from forethought.report.data.measure_figures import Measured, figures_of, last_by_category, names_of

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from forethought.evaluation.scale import RAW, Scale
 from forethought.report.charts.figures import (
     ARM_NAMES,
-    RAW,
     Cell,
     Chart,
     Column,
     Json,
-    Scale,
     band,
     bars,
     line,

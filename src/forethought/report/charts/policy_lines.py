@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.evaluation.scale import Scale
 from forethought.report.charts.figures import (
     Cell,
     Chart,
     Column,
     Json,
-    Scale,
     band,
     curve,
     level_line,

@@ -6,8 +6,9 @@ after a half of its own, and lets the run's judge score all four.
 
 from __future__ import annotations
 
+from forethought.evaluation.scale import PERCENT, Scale
 from forethought.report.charts.category_bars import Bars, category_chart
-from forethought.report.charts.figures import PERCENT, Chart, Scale
+from forethought.report.charts.figures import Chart
 from forethought.report.charts.measure_charts import policy_words
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
 from forethought.report.data.collect import RunData

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forethought.evaluation.scale import PERCENT, RAW, TOKENS, Scale
 from forethought.judging.describe import score_of
 from forethought.report.charts.category_bars import Bars, category_chart
-from forethought.report.charts.figures import (
-    ARM_NAMES,
-    ARM_SYMBOLS,
-    PERCENT,
-    RAW,
-    TOKENS,
-    Chart,
-    Scale,
-)
+from forethought.report.charts.figures import ARM_NAMES, ARM_SYMBOLS, Chart
 from forethought.report.charts.policy_lines import Quantity, Series, policy_chart
 from forethought.report.data.collect import RunData
 from forethought.report.data.scores import Mean, PolicyScore

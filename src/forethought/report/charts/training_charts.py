@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.evaluation.scale import Scale
 from forethought.report.charts.figures import (
     ARM_NAMES,
     Cell,
@@ -12,7 +13,6 @@ from forethought.report.charts.figures import (
     ChartView,
     Column,
     Json,
-    Scale,
     line,
     view,
     whole_number_axis,
