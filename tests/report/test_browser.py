@@ -59,13 +59,49 @@ def both(browser: Any, report: Path) -> Iterator[Any]:
 
 
 def test_every_chart_is_drawn(page: Any):
+    page.locator("details.fold").evaluate_all("all => all.forEach(fold => (fold.open = true))")
     charts = page.locator(".chart:has(.plot)").all()
     data = page.evaluate("JSON.parse(document.getElementById('chart-data').textContent)")
-    assert len(charts) == sum(bool(one["views"][0]["data"]) for one in data.values()) == 36
+    assert len(charts) == sum(bool(one["views"][0]["data"]) for one in data.values()) == 35
     for chart in charts:
         chart.scroll_into_view_if_needed()
         chart.locator(".main-svg").first.wait_for()
     assert page.locator("#chart-hashes .table tbody tr").count() == 5
+
+
+def test_what_is_folded_is_drawn_when_it_is_opened(page: Any):
+    fold = page.locator("details.fold", has=page.locator("#chart-device-hours"))
+    chart = page.locator("#chart-device-hours")
+    fold.scroll_into_view_if_needed()
+    assert not chart.is_visible()
+    page.wait_for_timeout(200)
+    assert chart.locator(".main-svg").count() == 0
+    fold.locator("summary").click()
+    chart.locator(".main-svg").first.wait_for()
+    assert chart.locator(".main-svg").first.bounding_box()["width"] > 900
+    assert not page.locator("#chart-hashes").is_visible()
+    assert not page.locator("#chart-measure-length_controlled_win_rate").is_visible()
+    assert page.locator("#chart-measure-win_rate").is_visible()
+    # One that was closed while the colours changed has the new ones when it is opened.
+    fold.locator("summary").click()
+    page.locator("#theme").click()
+    fold.locator("summary").click()
+    colour = "document.querySelector('#chart-device-hours .plot').data[0].marker.color"
+    page.wait_for_function(f"{colour} === '#56b4e9'")
+
+
+def test_the_first_screen_holds_the_claim_and_room_for_more_of_it(page: Any):
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert page.locator("#difference").is_visible()
+    add = "all => all.forEach(one => one.after(one.cloneNode(true)))"
+    findings = page.locator(".finding")
+    before = findings.count()
+    findings.evaluate_all(add)
+    assert findings.count() == 2 * before == 4
+    box = page.locator(".claim").bounding_box()
+    assert box["y"] + box["height"] < 700
+    tops = {tile.bounding_box()["y"] for tile in page.locator(".tile").all()}
+    assert len(tops) == 1
 
 
 def test_table_toggle_shows_the_numbers_and_comes_back(page: Any):
@@ -104,6 +140,8 @@ def test_iteration_selector_changes_the_curves(page: Any):
     before = page.evaluate(loss)
     page.locator("#training select").select_option("iteration 0")
     assert page.evaluate(loss) != before
+    options = page.locator("#training select option").all_inner_texts()
+    assert options == ["0 (trains policy 1)", "1 (trains policy 2)"]
 
 
 def test_hover_reads_a_point_off(page: Any):

@@ -1,9 +1,11 @@
 """The page of complete and unfinished runs: its numbers, its text, and that it loads nothing."""
 
+import colorsys
 import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -11,9 +13,10 @@ import pytest
 from example_run import NASTY, write_measures, write_run
 from page_reader import PageReader
 
+from forethought.pairs import pair_counts
 from forethought.report.page import write_report
 from forethought.storage.sealed_stage import Stage, read_records, write_bytes, write_json
-from forethought.types import Answer, ParseStatus, PreferencePair, Rollout
+from forethought.types import Answer, PairDecision, ParseStatus, PreferencePair, Rollout
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ def test_headline_is_honest_whichever_way_it_went(
 def test_score_table_holds_every_policy(finished: Path, page: PageReader):
     rows = page.charts["score"]["views"][0]["rows"]
     expected = [
-        (name, "seed" if policy == 0 else policy, 100 * _mean_score(finished, arm, policy))
+        (name, "0 (seed)" if policy == 0 else policy, 100 * _mean_score(finished, arm, policy))
         for arm, name in (("thought", "Thought arm"), ("direct", "Direct arm"))
         for policy in range(3)
     ]
@@ -88,15 +91,36 @@ def test_failures_and_pair_lengths_come_from_the_records(finished: Path, page: P
     assert row[4] == len(judged)
 
 
-def test_judge_margins_come_from_the_pairs(finished: Path, page: PageReader):
+def test_judge_margins_come_from_the_pairs(complete_run: Path):
+    folder = complete_run / "direct/iteration_1/pairs"
+    pairs = read_records(folder, PreferencePair, "pairs")
+    decisions = read_records(folder, PairDecision, "decisions")
+    pairs = [
+        pair if pair.margin is None else replace(pair, margin=pair.margin - place / 100)
+        for place, pair in enumerate(pairs)
+    ]
+    shutil.rmtree(folder)
+    stage = Stage(folder, name="pairs", version=1, config={})
+    stage.write_records("pairs", pairs, PreferencePair)
+    stage.write_records("decisions", decisions, PairDecision)
+    stage.seal(pair_counts(decisions))
+    page = PageReader(write_report(complete_run))
+    assert "apart by the judge" not in (complete_run / "report.html").read_text(encoding="utf-8")
     rows = page.charts["pair-margins"]["views"][0]["rows"]
     assert [row[:2] for row in rows] == [
         [arm, number] for arm in ("Thought arm", "Direct arm") for number in (0, 1)
     ]
-    pairs = read_records(finished / "direct/iteration_1/pairs", PreferencePair, "pairs")
     margins = [pair.margin for pair in pairs if pair.margin is not None]
     assert rows[3][2] == pytest.approx(100 * sum(margins) / len(margins))
     assert rows[3][6] == len(margins)
+
+
+def test_one_margin_of_all_pairs_is_a_sentence(finished: Path, page: PageReader):
+    assert "pair-margins" not in page.charts
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    assert (
+        "Chosen and rejected of every pair are 100.0 points apart by the judge&#39;s score." in html
+    )
 
 
 def test_first_outputs_without_a_response_are_shares_of_the_test_prompts(
@@ -154,7 +178,7 @@ def test_a_policy_that_nothing_was_scored_of_has_no_score(complete_run: Path):
     (complete_run / "summary.json").unlink()
     page = PageReader(write_report(complete_run))
     rows = page.charts["score"]["views"][0]["rows"]
-    assert [row[1] for row in rows if row[0] == "Thought arm"] == ["seed", 1]
+    assert [row[1] for row in rows if row[0] == "Thought arm"] == ["0 (seed)", 1]
     assert "difference" not in page.texts
     assert "unknown" in (complete_run / "report.html").read_text(encoding="utf-8")
 
@@ -180,6 +204,17 @@ def test_every_colour_is_defined(page: PageReader, finished: Path):
     html = (finished / "report.html").read_text(encoding="utf-8")
     assert used
     assert {name for name in used if f"--{name}:" not in html} == set()
+
+
+def test_orange_is_the_direct_arms_alone(finished: Path):
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    orange = set()
+    for name, colour in re.findall(r"--([a-z0-9-]+): #([0-9a-f]{6});", html):
+        red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4))
+        hue, saturation, _ = colorsys.rgb_to_hsv(red, green, blue)
+        if 10 < 360 * hue < 46 and saturation > 0.5:
+            orange.add(name)
+    assert orange == {"direct", "direct-soft"}
 
 
 def test_text_of_models_is_never_markup(finished: Path, page: PageReader):
@@ -265,6 +300,19 @@ def test_an_old_summary_does_not_stand_for_the_last_policy(complete_run: Path):
     page = PageReader(write_report(complete_run))
     last = [_mean_score(complete_run, arm, 2) for arm in ("thought", "direct")]
     assert page.texts["difference"] == f"{100 * (last[0] - last[1]):+.1f}"
+
+
+def test_the_time_of_an_open_attempt_is_that_of_its_stages(tmp_path: Path):
+    run = tmp_path / "partial"
+    write_run(run, until=(0, "selection"))
+    record = json.loads((run / "run.json").read_text())
+    record["attempts"][0]["seconds"] = 0.0
+    write_json(run / "run.json", record)
+    (run / "summary.json").unlink()
+    html = write_report(run).read_text(encoding="utf-8")
+    # Five stages of each arm.
+    assert re.search(r"<dt>time so far</dt><dd>64 s</dd>", html)
+    assert "run time" not in html
 
 
 def test_target_may_be_elsewhere(complete_run: Path, tmp_path: Path):

@@ -9,7 +9,10 @@ from example_run import write_measures, write_run
 from packed_samples import read_cases
 from page_reader import PageReader
 
+from forethought.report.charts.cost_charts import cost_charts
+from forethought.report.charts.figures import Chart
 from forethought.report.compare import run_labels, run_style
+from forethought.report.data.collect import collect
 from forethought.report.page import write_report
 from forethought.storage.sealed_stage import read_json, write_json
 
@@ -160,6 +163,9 @@ def test_different_judges_are_not_compared(folder: Path, tmp_path: Path):
     assert "all-measure-gsm8k" in page.charts
     assert "all-thought-length" in page.charts
     assert not {"difference", "95 % low", "thought score, %"} & set(_columns(page, "all-runs"))
+    above = html[: html.index('id="runs"')]
+    assert "Lengths are of the last policy. Lengths are the thought arm&#39;s" in above
+    assert "Scores and lengths" not in above
     assert _rows(page, "run-2-score")
 
 
@@ -283,12 +289,18 @@ def test_a_sequence_of_one_is_a_page_of_its_own(two: list[Path]):
     assert "comparison" not in _ids(PageReader(two[0] / "report.html"))
 
 
+def _device_chart(run: Path) -> Chart:
+    return next(chart for chart in cost_charts(collect(run)) if chart.key == "device-hours")
+
+
 def test_device_time_counts_shared_gpus(two: list[Path], tmp_path: Path):
     _edit(two[0], sampling={"type": "vllm", "tensor_parallel": 4})
     recipe = json.loads((two[0] / "config.json").read_text())
     del recipe["sampling"]["rows"]
     write_json(two[0] / "config.json", recipe)
     page, html = _html(two[:1], tmp_path / "page.html")
+    assert not _device_chart(two[0]).folded
+    assert _device_chart(two[1]).folded
     rows = {(row[0], row[1]): row[2:] for row in _rows(page, "device-hours")}
     assert rows["sampling", "Thought arm"] == [9.5, 4, pytest.approx(38 / 3600)]
     assert rows["training", "Direct arm"] == [21.0, 1, pytest.approx(21 / 3600)]

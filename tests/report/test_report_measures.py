@@ -117,6 +117,58 @@ def test_one_policy_alone_shows_its_interval_as_whiskers(changeable: Path):
     assert trace["error_y"]["arrayminus"] == pytest.approx([8])
 
 
+def test_markers_of_one_policy_stand_side_by_side(changeable: Path):
+    (changeable / "measures/probe/thought/policy_0/manifest.json").unlink()
+    charts = PageReader(write_report(changeable)).charts
+    for key in ("probe-drop", "probe-scores", "probe-habits"):
+        view = charts[key]["views"][0]
+        places = [trace["x"] for trace in view["data"]]
+        assert len({place for (place,) in places}) == len(places) >= 3
+        low, high = view["layout"]["xaxis"]["range"]
+        assert low < min(places)[0] < 1 < max(places)[0] < high
+        assert {row[1] for row in view["rows"]} == {1}
+
+
+def test_whiskers_by_category_end_on_the_chart_where_a_share_ends(changeable: Path):
+    folder = changeable / "measures/probe/thought/policy_1"
+    results = _counts(folder)["results"]
+    for figure in results:
+        if figure["name"] == "probe_drop_none" and figure["category"] is not None:
+            figure |= {"value": 0.8, "interval": [-0.3, 1.4]}
+    _change(folder, results=results)
+    view = PageReader(write_report(changeable)).charts["probe-categories"]["views"][0]
+    trace = next(trace for trace in view["data"] if trace["name"] == "no thought")
+    assert trace["error_x"]["array"] == pytest.approx([20] * len(CATEGORIES))
+    assert trace["error_x"]["arrayminus"] == pytest.approx([110] * len(CATEGORIES))
+    low, high = view["layout"]["xaxis"]["range"]
+    assert low < -30
+    assert high > 100
+
+
+def test_every_bar_by_category_says_how_many_prompts_it_stands_for(changeable: Path):
+    folder = changeable / "measures/alpaca_eval/direct/policy_1"
+    results = _counts(folder)["results"]
+    for figure in results:
+        if figure["category"] == "vicuna":
+            figure |= {"count": 38}
+    _change(folder, results=results)
+    charts = PageReader(write_report(changeable)).charts
+    axis = charts["measure-alpaca_eval_win_rate-categories"]["views"][0]["layout"]["yaxis"]
+    labels = dict(zip(axis["tickvals"], axis["ticktext"], strict=True))
+    assert "n = 40<" in labels["helpful_base"]
+    assert "n = 40 / 38<" in labels["vicuna"]
+    axis = charts["categories"]["views"][0]["layout"]["yaxis"]
+    assert any(label.startswith("capitals &amp; rivers<br>") for label in axis["ticktext"])
+    whiskers = charts["categories"]["views"][0]["data"][0]["error_x"]
+    assert max(whiskers["array"]) > 0
+
+
+def test_benchmarks_by_category_fill_their_chart(page: PageReader):
+    chart = page.charts["measure-alpaca_eval_win_rate-categories"]["views"][0]
+    # 33 and 9 more; it prints per cent itself.
+    assert 42 < chart["layout"]["xaxis"]["range"][1] < 45
+
+
 def test_an_interval_without_ends_is_none(changeable: Path):
     figure = {"name": "gsm8k", "value": 1.0, "count": 1, "category": None}
     figure["interval"] = [float("-inf"), float("inf")]
@@ -133,6 +185,9 @@ def test_what_each_side_of_the_head_to_head_spent_is_drawn(page: PageReader):
         "Direct arm, one answer",
         "Direct arm, best of several",
     }
+    traces = page.charts["measure-win_rate-tokens"]["views"][0]["data"]
+    colours = [trace["line"]["color"] for trace in traces]
+    assert colours == ["@thought", "@direct", "@direct"]
 
 
 def test_probe_drops_stand_around_zero(page: PageReader):
@@ -149,7 +204,7 @@ def test_probe_drops_stand_around_zero(page: PageReader):
     assert len(first) == len(CATEGORIES)
     assert _rows(page, "probe-habits")[0] == [
         "response copies a draft",
-        "seed",
+        "0 (seed)",
         *map(pytest.approx, (50, 45, 55)),
         40,
     ]

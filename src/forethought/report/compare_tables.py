@@ -43,8 +43,7 @@ def runs_table(runs: Sequence[RunData], labels: Sequence[str], scale: Scale | No
     return Chart(
         key="runs",
         title="The runs",
-        caption="Scores and lengths of the last policy that both arms have; difference is thought "
-        "minus direct on the same test prompts. Lengths are the thought arm's, per answer.",
+        caption=_runs_caption({columns[at].name for at in used}),
         views=(
             view(
                 [],
@@ -56,6 +55,18 @@ def runs_table(runs: Sequence[RunData], labels: Sequence[str], scale: Scale | No
         height=0,
         wide=True,
     )
+
+
+def _runs_caption(columns: set[str]) -> str:
+    """Words about the figures that the table has."""
+    if "response tokens" not in columns:
+        return "What each run has spent so far."
+    scored = any(name.split(",")[0].endswith(" score") for name in columns)
+    text = f"{'Scores and lengths' if scored else 'Lengths'} are of the last policy"
+    if "difference" in columns:
+        text += " that both arms have; difference is thought minus direct on the same test prompts"
+    whose = " Lengths are the thought arm's, per answer." if "thought tokens" in columns else ""
+    return f"{text}.{whose}"
 
 
 def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:

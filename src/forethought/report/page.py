@@ -283,9 +283,12 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
     ]
     if recipe.judge.is_relative:
         facts.append(("score", score_of(recipe)))
-    if run.seconds is not None:
-        label = "time so far" if run.missing else "run time"
-        facts.append((label, duration(run.seconds)))
+    if run.missing:
+        # An attempt's time is known when it ends, a stage's when the stage does.
+        spent = max(run.seconds or 0.0, sum(cost.seconds for cost in run.costs))
+        facts += [("time so far", duration(spent))] if spent else []
+    elif run.seconds is not None:
+        facts.append(("run time", duration(run.seconds)))
     if run.costs:
         facts.append(("device time", duration(sum(cost.device_seconds for cost in run.costs))))
     unjudged, unread = (

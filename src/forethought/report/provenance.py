@@ -77,6 +77,7 @@ def hashes_table(run: RunData) -> Chart | None:
         views=(view([], {}, columns, rows),),
         height=0,
         wide=True,
+        folded=True,
     )
 
 

@@ -119,6 +119,7 @@ def _devices(run: RunData) -> Chart:
         Column(name="device hours", digits=4),
     )
     layout = _bar_layout(f"device {unit}", "group")
+    one_device = all(cost.devices == 1 for cost in run.costs)
     return Chart(
         key="device-hours",
         title="Device time by stage",
@@ -126,6 +127,8 @@ def _devices(run: RunData) -> Chart:
         views=(view(traces, layout, columns, rows),),
         height=120 + 40 * len(found),
         wide=True,
+        # On one device it is the time above once more.
+        folded=one_device,
     )
 
 

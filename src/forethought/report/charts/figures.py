@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from forethought.evaluation.scale import Scale
+from forethought.report.data.scores import Mean
 from forethought.types import Arm
 
 Cell = str | int | float | None
@@ -72,6 +74,8 @@ class Chart:
     height: int = 300
     """Pixels; 0 for a table without a figure."""
     wide: bool = False
+    folded: bool = False
+    """Stands behind a fold after the section's other charts."""
 
 
 MOST_TICKS = 13
@@ -111,6 +115,8 @@ def curve(
         "y": list(y),
         "line": {"color": f"@{colour}", "width": 2.5, "dash": dash},
         "marker": {"color": f"@{colour}", "size": 8, "symbol": symbol},
+        # A marker at the axis' end is shown whole.
+        "cliponaxis": False,
         "hovertemplate": f"{hover}<extra>{hover_text(name)}</extra>",
     }
 
@@ -139,6 +145,15 @@ def level_line(at: float, across: str = "y") -> Json:
     return {"type": "line", **place, "line": style, "layer": "below"}
 
 
+def hover_detail(mean: Mean, scale: Scale) -> str:
+    """What a label says after a figure: its interval, where it has one, and its count."""
+    count = f"n = {mean.count:,}"
+    if mean.interval is None:
+        return f"  {count}"
+    low, high = (f"{end * scale.factor:.{scale.digits}f}" for end in mean.interval)
+    return f"  [{low}, {high}]  {count}"
+
+
 def hover_text(text: str) -> str:
     """A user's own words for a label of the chart library, which reads some markup and `%{…}`."""
     return escape(text, quote=False).replace("%{", "%\N{ZERO WIDTH SPACE}{")
@@ -158,14 +173,14 @@ def bars(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **extra: An
     }
 
 
-def whole_number_axis(title: str, values: Sequence[int], labels: dict[int, str]) -> Json:
+def whole_number_axis(title: str, values: Sequence[int], labels: dict[int, Cell]) -> Json:
     """An axis whose ticks are iterations, epochs or policies; `labels` names some of them."""
     ticks = sorted(set(values))
     shown = ticks[:: -(-len(ticks) // MOST_TICKS)] if ticks else []
     return {
         "title": {"text": title},
         "tickvals": shown,
-        "ticktext": [labels.get(tick, str(tick)) for tick in shown],
+        "ticktext": [str(labels.get(tick, tick)) for tick in shown],
         "range": [ticks[0] - 0.25, ticks[-1] + 0.25] if ticks else None,
         "zeroline": False,
     }
@@ -184,10 +199,18 @@ def view(
 
 
 def arranged(charts: Sequence[Chart]) -> tuple[Chart, ...]:
-    """The charts in rows: two narrow ones share a row, one without a neighbour gets a whole one."""
+    """The charts in rows: two narrow ones share a row, one without a neighbour gets a whole one.
+
+    Those behind the fold come last and have rows of their own.
+    """
+    shown = [chart for chart in charts if not chart.folded]
+    return (*_in_rows(shown), *_in_rows([chart for chart in charts if chart.folded]))
+
+
+def _in_rows(charts: Sequence[Chart]) -> list[Chart]:
     placed: list[Chart] = []
     alone = True
-    for chart, after in zip(charts, [*charts[1:], None], strict=True):
+    for chart, after in zip(charts, [*charts, None][1:], strict=True):
         if chart.wide:
             alone = True
         elif alone and (after is None or after.wide):
@@ -195,4 +218,4 @@ def arranged(charts: Sequence[Chart]) -> tuple[Chart, ...]:
         else:
             alone = not alone
         placed.append(chart)
-    return tuple(placed)
+    return placed

@@ -31,6 +31,7 @@ class Known:
     axis: str
     scale: Scale
     even: float | None = None
+    folded: bool = False
 
 
 KNOWN = {
@@ -49,6 +50,7 @@ KNOWN = {
         axis="win rate",
         scale=PERCENT,
         even=0.5,
+        folded=True,
     ),
     "win_rate_best_of_n": Known(
         title="Win rate against the best of several direct answers",
@@ -73,6 +75,7 @@ KNOWN = {
         axis="win rate",
         scale=PERCENT,
         even=0.5,
+        folded=True,
     ),
     "length_controlled_win_rate_longer": Known(
         title="Win rate against a longer answer, at equal length",
@@ -81,6 +84,7 @@ KNOWN = {
         axis="win rate",
         scale=PERCENT,
         even=0.5,
+        folded=True,
     ),
     "gsm8k": Known(
         title="Capability canary: right final answers",
@@ -120,8 +124,8 @@ KNOWN = {
 SIDES = {
     "first": ("Thought arm", "thought", "solid", "circle"),
     "second": ("Direct arm, one answer", "direct", "solid", "square"),
-    "best_of_n": ("Direct arm, best of several", "series-3", "dash", "diamond"),
-    "longer": ("Direct arm, a longer answer", "series-4", "dot", "triangle-up"),
+    "best_of_n": ("Direct arm, best of several", "direct", "dash", "diamond"),
+    "longer": ("Direct arm, a longer answer", "direct", "dot", "triangle-up"),
 }
 """Sides of the head to head: words, colour, dash, marker."""
 
@@ -160,6 +164,7 @@ def quantity_of(name: str) -> Quantity:
         scale=known.scale,
         even=known.even,
         counted="n",
+        folded=known.folded,
     )
 
 

@@ -44,8 +44,29 @@ def pair_charts(run: RunData, scale: Scale) -> list[Chart]:
     if any(iteration.pairs for arm in run.arms for iteration in arm.iterations):
         # A judge that only compares gives pairs its own scores, not shares of wins.
         margins = RAW if run.recipe.judge.is_relative else scale
-        charts += [_pair_lengths(run), _pair_margins(run, margins), _outcomes(run)]
+        charts.append(_pair_lengths(run))
+        only = _only_margin(run)
+        if only is None:
+            charts.append(_pair_margins(run, margins))
+        charts.append(_outcomes(run, "" if only is None else _margin_words(only, margins)))
     return charts
+
+
+def _only_margin(run: RunData) -> float | None:
+    """The judge margin that every pair of the run has; `None` where they differ."""
+    found = {
+        end
+        for arm in run.arms
+        for iteration in arm.iterations
+        if iteration.pairs is not None
+        for end in iteration.pairs.margin_ends or ()
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _margin_words(margin: float, scale: Scale) -> str:
+    size = f"{scale.size(margin)} {scale.points}"
+    return f" Chosen and rejected of every pair are {size} apart by the judge's score."
 
 
 def _failures(run: RunData) -> Chart:
@@ -81,10 +102,17 @@ def _failures(run: RunData) -> Chart:
     return Chart(
         key="failures",
         title="Outputs without a response",
-        caption="Share of the outputs sampled for training that have no usable response, by cause. "
-        "Iteration i samples from policy i.",
+        caption="Share of the outputs sampled for training that have no usable response, by cause"
+        f"{_outputs_words([int(row[-1] or 0) for row in rows])}. Iteration i samples from policy "
+        "i, which is the seed for 0, and trains policy i + 1.",
         views=(view(traces, layout, columns, [tuple(row) for row in rows]),),
     )
+
+
+def _outputs_words(outputs: Sequence[int]) -> str:
+    least, most = min(outputs), max(outputs)
+    count = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"; n = {count} outputs a bar"
 
 
 def _pair_lengths(run: RunData) -> Chart:
@@ -171,7 +199,8 @@ def _pair_margins(run: RunData, scale: Scale) -> Chart:
     )
 
 
-def _outcomes(run: RunData) -> Chart:
+def _outcomes(run: RunData, more: str) -> Chart:
+    """`more` stands at the end of the caption."""
     places = _places(run, lambda iteration: iteration.pairs is not None)
     counts = [iteration.pairs.outcomes for _, iteration in places if iteration.pairs is not None]
     known = [*OUTCOMES, *sorted({key for outcomes in counts for key in outcomes} - OUTCOMES.keys())]
@@ -200,7 +229,7 @@ def _outcomes(run: RunData) -> Chart:
     return Chart(
         key="outcomes",
         title="What became of each prompt",
-        caption="One pair per prompt at most; no pair where nothing could be told apart.",
+        caption=f"One pair per prompt at most; no pair where nothing could be told apart.{more}",
         views=(view(traces, layout, columns, rows),),
         wide=True,
     )

@@ -13,6 +13,7 @@ from forethought.report.charts.figures import (
     Json,
     band,
     curve,
+    hover_detail,
     level_line,
     view,
     whole_number_axis,
@@ -21,6 +22,8 @@ from forethought.report.data.scores import Mean
 
 BAND_LIMIT = 4
 """More lines than this stand without their intervals' areas; hover and table still have them."""
+SPREAD = 0.3
+"""Of an axis of one policy alone, which is 0.5 wide: its markers stand side by side on so much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class Quantity:
     counted: str = "prompts"
     intervals: bool = True
     """Whether the figures have intervals and counts worth a column."""
+    folded: bool = False
+    """Whether the chart stands behind its section's fold."""
 
 
 def policy_chart(
@@ -78,13 +83,15 @@ def policy_chart(
     traces: list[Json] = []
     rows: list[tuple[Cell, ...]] = []
     banded = len(series) <= BAND_LIMIT
-    for line in series:
-        traces += _traces(quantity, line, banded=banded)
+    policies = [policy for line in series for policy, _ in line.points]
+    apart = SPREAD / len(series) if len(set(policies)) == 1 else 0.0
+    for place, line in enumerate(series):
+        aside = apart * (place - (len(series) - 1) / 2)
+        traces += _traces(quantity, line, banded=banded, aside=aside)
         rows += [_row(quantity, line, policy, mean) for policy, mean in line.points]
     scale = quantity.scale
-    policies = [policy for line in series for policy, _ in line.points]
     layout: Json = {
-        "xaxis": whole_number_axis("policy", policies, {0: "seed"}),
+        "xaxis": whole_number_axis("policy", policies, {0: policy_name(0)}),
         "yaxis": {"title": {"text": f"{quantity.axis}{scale.suffix}"}},
     }
     if quantity.from_zero:
@@ -103,17 +110,19 @@ def policy_chart(
         views=(view(traces, layout, tuple(columns), rows),),
         height=height,
         wide=wide,
+        folded=quantity.folded,
     )
 
 
 def policy_name(policy: int) -> Cell:
-    """A policy as tables write it: `seed`, or its number."""
-    return "seed" if policy == 0 else policy
+    """A policy as axes and tables write it: its number, and of 0 that it is the seed."""
+    return "0 (seed)" if policy == 0 else policy
 
 
-def _traces(quantity: Quantity, line: Series, *, banded: bool) -> list[Json]:
+def _traces(quantity: Quantity, line: Series, *, banded: bool, aside: float) -> list[Json]:
+    """Band and line; `aside` is how far a marker stands beside its policy."""
     scale = quantity.scale
-    x = [policy for policy, _ in line.points]
+    x = [policy + aside for policy, _ in line.points]
     y = [mean.value * scale.factor for _, mean in line.points]
     ends = [mean.interval or (mean.value, mean.value) for _, mean in line.points]
     low, high = ([end[side] * scale.factor for end in ends] for side in (0, 1))
@@ -123,7 +132,7 @@ def _traces(quantity: Quantity, line: Series, *, banded: bool) -> list[Json]:
     shown = curve(line.name, line.colour, x, y, dash=line.dash, symbol=line.symbol, hover=hover)
     if not quantity.intervals:
         return [shown]
-    shown["customdata"] = [_hover_detail(quantity, mean) for _, mean in line.points]
+    shown["customdata"] = [hover_detail(mean, scale) for _, mean in line.points]
     if len(x) == 1:
         # A band needs two policies; one alone shows its interval as whiskers.
         up, down = [high[0] - y[0]], [y[0] - low[0]]
@@ -141,16 +150,6 @@ def _interval_words(quantity: Quantity, series: Sequence[Series], *, banded: boo
     if banded:
         return " The band is the 95 % interval."
     return " Hover and table give the 95 % intervals."
-
-
-def _hover_detail(quantity: Quantity, mean: Mean) -> str:
-    count = f"n = {mean.count:,}"
-    if mean.interval is None:
-        return f"  {count}"
-    low, high = (
-        f"{end * quantity.scale.factor:.{quantity.scale.digits}f}" for end in mean.interval
-    )
-    return f"  [{low}, {high}]  {count}"
 
 
 def _row(quantity: Quantity, line: Series, policy: int, mean: Mean) -> tuple[Cell, ...]:

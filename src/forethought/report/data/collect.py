@@ -56,7 +56,8 @@ class PairStats:
     """What became of an iteration's prompts.
 
     Example: `PairStats(outcomes={"judged": 90, "tie": 10}, chosen_tokens=41.0,
-    rejected_tokens=44.5, margin=0.8, margin_quartiles=(0.5, 1.0, 1.0), judged_pairs=90)`
+    rejected_tokens=44.5, margin=0.8, margin_quartiles=(0.5, 1.0, 1.0),
+    margin_ends=(0.1, 1.0), judged_pairs=90)`
     """
 
     outcomes: dict[str, int]
@@ -70,6 +71,8 @@ class PairStats:
     """Mean judge score of chosen minus rejected over those pairs."""
     margin_quartiles: tuple[float, float, float] | None
     """Lower quartile, median, upper quartile."""
+    margin_ends: tuple[float, float] | None
+    """The least and the greatest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +246,7 @@ def _pair_stats(folder: Path) -> PairStats:
         rejected_tokens=float(np.mean(lengths["rejected"])) if pairs else None,
         margin=float(np.mean(margins)) if pairs else None,
         margin_quartiles=_quartiles(margins) if pairs else None,
+        margin_ends=(min(margins), max(margins)) if pairs else None,
     )
 
 

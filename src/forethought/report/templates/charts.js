@@ -24,7 +24,8 @@
     return value;
   }
 
-  function themedLayout(layout, narrow) {
+  function themedLayout(given, narrow) {
+    const layout = coloured(given);
     const ink = cssValue("--ink");
     const muted = cssValue("--muted");
     const grid = cssValue("--grid");
@@ -57,7 +58,6 @@
       },
       hovermode: "closest",
       showlegend: false,
-      shapes: coloured(layout.shapes || []),
       xaxis: merged(horizontal ? layout.xaxis : showGrid(layout.xaxis)),
       yaxis: merged(horizontal ? showGrid(layout.yaxis) : layout.yaxis),
     };
@@ -301,6 +301,12 @@
     // A theme that the reader chose stays.
     if (!("chosen" in document.documentElement.dataset)) setTheme(event.matches ? "dark" : "light");
   });
+  // What stands behind a fold was not drawn again while it was closed.
+  for (const fold of document.querySelectorAll("details.fold")) {
+    fold.addEventListener("toggle", () => {
+      if (fold.open) fold.querySelectorAll("figure[data-chart]").forEach(refresh);
+    });
+  }
   window.addEventListener("beforeprint", drawAll);
   figures.forEach(wireFigure);
   document.querySelectorAll("select[data-views]").forEach(wireViews);
