@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_policy
+from tiny import save_policy, save_reward_model
 
-from forethought.config import TrainingConfig
+from forethought.config import RewardModelJudge, TrainingConfig
+from forethought.judging.scoring.reward_model import load_network
 from forethought.models.loading import load_model, load_runnable
 from forethought.models.number_types import cpu_has_bfloat16, product_type, said
 from forethought.models.shared_policy import read_weights
@@ -42,6 +43,11 @@ def test_a_loaded_model_has_bfloat16_values(products, tmp_path: Path):
     assert {p.dtype for p in model.parameters()} == {products}
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, exact[name].to(torch.bfloat16).to(products))
+    # Rotary frequencies are float32's, whatever the weights: rounded ones lose far positions.
+    finer = dict(load_model(folder, dtype="float32", device="cpu").named_buffers())
+    assert finer
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, finer[name]), name
     # The same where weights are read into a module that is there.
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,6 +55,17 @@ def test_a_loaded_model_has_bfloat16_values(products, tmp_path: Path):
     assert read_weights(model, folder, dtype=torch.bfloat16)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, exact[name].to(torch.bfloat16).to(products))
+
+
+def test_a_reward_model_keeps_its_frequencies(products, tmp_path: Path):
+    folder = save_reward_model(tmp_path / "judge")
+    network = load_network(RewardModelJudge(path=str(folder), device="cpu", dtype="bfloat16"))
+    exact = load_network(RewardModelJudge(path=str(folder), device="cpu", dtype="float32"))
+    assert {p.dtype for p in network.parameters()} == {products}
+    for (name, buffer), (_, finer) in zip(
+        network.named_buffers(), exact.named_buffers(), strict=True
+    ):
+        assert torch.equal(buffer, finer), name
 
 
 def test_a_model_is_trained_in_the_type_of_the_products(products, tmp_path: Path):

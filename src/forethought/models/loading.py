@@ -232,11 +232,10 @@ def load_runnable(model: Named, *, dtype: str, device: str) -> PreTrainedModel:
     """
     import torch
 
-    from forethought.models.number_types import product_type
+    from forethought.models.number_types import widened
 
-    place = pick_device(device)
-    loaded: Any = load_model(model, dtype=dtype, device=device)
-    return loaded.to(product_type(getattr(torch, dtype), place))
+    loaded = load_model(model, dtype=dtype, device=device)
+    return widened(loaded, getattr(torch, dtype), pick_device(device))
 
 
 def find_rests(model: Named) -> Path | None:

@@ -10,6 +10,7 @@ and multiplied in float32, which has every one of them exactly; and training is 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -25,6 +26,14 @@ def product_type(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
     """The number type in which values of `dtype` are held and multiplied on a device."""
     slow = dtype == torch.bfloat16 and torch.device(device).type == "cpu"
     return torch.float32 if slow and not cpu_has_bfloat16() else dtype
+
+
+def widened(model: Any, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """A model whose weights have values of `dtype`, held in the type in which the device multiplies
+    them. Nothing is made narrower: rotary frequencies are float32's beside bfloat16 weights.
+    """
+    held = product_type(dtype, device)
+    return model if held == dtype else model.to(held)
 
 
 def said(dtype: str, device: torch.device) -> str:

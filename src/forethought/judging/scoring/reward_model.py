@@ -36,7 +36,7 @@ from forethought.judging.scoring.conversation_tokens import (
 from forethought.judging.scoring.score_cache import Scored, judge_groups, scoring_identity
 from forethought.models import loading
 from forethought.models.model_cache import cached
-from forethought.models.number_types import product_type
+from forethought.models.number_types import widened
 from forethought.storage.reply_cache import Cache
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
@@ -140,11 +140,15 @@ def batches(conversations: Sequence[TokenIds], budget: int) -> Iterator[list[Tok
 
 def _model_and_pad(config: RewardModelJudge) -> tuple[PreTrainedModel, int | None]:
     """The model, and the pad token that its checkpoint declares, before batches choose theirs."""
-    model = _load_model(config)
+    model = load_network(config)
     return model, model.config.get_text_config().pad_token_id
 
 
-def _load_model(config: RewardModelJudge) -> PreTrainedModel:
+def load_network(config: RewardModelJudge) -> PreTrainedModel:
+    """The reward model in eval mode on its device.
+
+    Raises: ValueError if there is none, or it is no sequence classifier with one logit.
+    """
     loading.quiet_loading()
     try:
         model_config = loading.load_config(config.source)
@@ -160,7 +164,7 @@ def _load_model(config: RewardModelJudge) -> PreTrainedModel:
     _refuse_other_weights(config.path, model, report)
     model.config.get_text_config().use_cache = False
     device: Any = loading.pick_device(config.device)
-    return model.to(device, product_type(getattr(torch, config.dtype), device)).eval()
+    return widened(model.to(device), getattr(torch, config.dtype), device).eval()
 
 
 def _from_pretrained(
