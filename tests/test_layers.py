@@ -25,7 +25,7 @@ LAYERS = [
     {"report", "serving"},
     {"stages"},
     {"export", "trackers"},
-    {"pipeline", "planning"},
+    {"pipeline", "planning", "drafting"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

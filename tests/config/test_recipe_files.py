@@ -13,6 +13,7 @@ from forethought.config import (
     SamplePart,
     TransformersEngine,
     TransformersSampling,
+    explain,
 )
 from forethought.config.recipe_files import dump, load_part, load_recipe, load_run
 from forethought.storage.sealed_stage import write_json
@@ -96,7 +97,7 @@ def test_a_section_of_another_type_is_replaced_whole(tmp_path):
     ("override", "message"),
     [
         ("pairs.roh=0.1", "pairs.roh: there is no such field; did you mean rho? (given: 0.1)"),
-        ("iterations=many", 'iterations: give a whole number of at least 1 (given: "many")'),
+        ("iterations=many", 'iterations: give a whole number of at least 0 (given: "many")'),
         ("sampling.samples=1", "sampling.samples: give a whole number of at least 2"),
         ("sampling.type=tgi", "tgi"),
         ("arms=[thought, thought]", "names an arm twice"),
@@ -221,3 +222,24 @@ def test_a_path_alone_is_a_file_of_prompts(short):
     for field in ("prompts.train", "prompts.validation.sources", "measures.gsm8k.sources"):
         wanted = load_recipe([QUICKSTART, f"{field}={whole}"])
         assert load_recipe([QUICKSTART, f"{field}={short}"]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"iterations": 0, "prompts": {"train": "p.jsonl"}}, "give prompts.test"),
+        ({"prompts": {"train": "p.jsonl"}}, "give prompts.validation.count, or selection.by: last"),
+        (
+            {"prompts": {"train": "p.jsonl", "validation": {"count": 1}, "test": {"count": 0}}},
+            "prompts.test: count: 0 prompts test nothing",
+        ),
+    ],
+)
+def test_prompts_are_held_out_for_what_is_done(changes, says):
+    with pytest.raises(ValidationError) as error:
+        Recipe.model_validate(LEAST | changes)
+    assert says in explain(error.value, Recipe)
+    without = {"prompts": {"train": "p.jsonl"}}
+    assert Recipe.model_validate(LEAST | without | {"selection": {"by": "last"}}).iterations
+    tested = {"prompts": {"train": "p.jsonl", "test": {"count": 2}}}
+    assert Recipe.model_validate(LEAST | tested | {"iterations": 0}).evaluated == (0,)

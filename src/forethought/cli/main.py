@@ -9,10 +9,12 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from forethought.cli.drafts import compare
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
+from forethought.cli.running import run_and_show
 from forethought.cli.serve import chat, new_key, serve, vllm_plugin
-from forethought.config import JudgePart, Recipe, SamplePart, path_or_url
+from forethought.config import JudgePart, SamplePart, path_or_url
 from forethought.config.recipe_files import dump, load_part, load_recipe, load_run
 from forethought.progress.reporter import Reporter
 
@@ -47,7 +49,7 @@ def run(words: Words) -> None:
     reporter = Reporter(Console())
     with clear_errors(reporter):
         recipe = load_recipe(words)
-        _run(recipe, reporter)
+        run_and_show(recipe, reporter)
 
 
 @app.command()
@@ -253,39 +255,7 @@ def judge(
         judge_file(part, responses, output, reporter, explain=explain)
 
 
-def _run(recipe: Recipe, reporter: Reporter) -> None:
-    from forethought.pipeline.loop import run_recipe
-    from forethought.report.page import write_report
-    from forethought.runs.cautions import cautions
-    from forethought.runs.summary import (
-        difference_line,
-        left_out_lines,
-        summary_table,
-        write_summary,
-    )
-    from forethought.storage.sealed_stage import ArmStoppedError, read_json
-
-    def show() -> None:
-        summary = read_json(recipe.run / "summary.json")
-        if any(summary["arms"].values()):
-            reporter.console.print(summary_table(summary))
-            reporter.say(difference_line(summary))
-        for line in left_out_lines(summary):
-            reporter.say(line)
-        for caution in cautions(recipe):
-            reporter.say(f"note: {caution}")
-        reporter.say(f"report: {write_report(recipe.run)}")
-
-    try:
-        run_recipe(recipe, reporter)
-    except ArmStoppedError:
-        write_summary(recipe)
-        show()
-        raise
-    show()
-
-
-for command in (serve, chat, vllm_plugin, new_key):
+for command in (compare, serve, chat, vllm_plugin, new_key):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from forethought.config.base import ConfigModel
 
@@ -119,7 +119,7 @@ PromptSources = Annotated[tuple[PromptSource, ...], BeforeValidator(_as_sources)
 class HeldOut(ConfigModel):
     """Prompts that are never trained on."""
 
-    count: int = Field(ge=1)
+    count: int = Field(ge=0)
     """How many prompts."""
     sources: PromptSources = ()
     """Where they come from; empty: taken out of the training sources before any slice is made."""
@@ -130,10 +130,17 @@ class PromptsConfig(ConfigModel):
 
     train: PromptSources = Field(min_length=1)
     """Sources of the training prompts, concatenated and deduplicated; a path alone is a file."""
-    validation: HeldOut
-    """Choose the epoch on these."""
+    validation: HeldOut = HeldOut(count=0)
+    """Choose the epoch on these; not needed where nothing is chosen by a judge."""
     test: HeldOut | None = None
     """Reported, never used for a choice."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Leave out prompts of more tokens, rendered with the chat template and either arm's
     instruction, before anything is set aside or sliced."""
+
+    @field_validator("test")
+    @classmethod
+    def _tests_something(cls, given: HeldOut | None) -> HeldOut | None:
+        if given is not None and given.count == 0:
+            raise ValueError("count: 0 prompts test nothing; give more, or leave prompts.test out")
+        return given

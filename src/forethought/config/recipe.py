@@ -92,8 +92,9 @@ class Recipe(ConfigModel):
     """`direct` is the matched baseline without thoughts."""
     thought_format: str = "generic"
     """`generic`, `specific`, `tags`, or a YAML file with a format of your own."""
-    iterations: int = Field(default=4, ge=1)
-    """Rounds of sampling and training."""
+    iterations: int = Field(default=4, ge=0)
+    """Rounds of sampling and training. 0: nothing is trained; the model as it is answers the test
+    prompts in each arm's format."""
     prompts_per_iteration: int = Field(default=5000, ge=1)
     """Fresh prompts of each round; no prompt is used twice."""
     prompts: PromptsConfig
@@ -131,6 +132,21 @@ class Recipe(ConfigModel):
             for index in range(self.iterations + 1)
             if index % every == 0 or index == self.iterations
         )
+
+    @model_validator(mode="after")
+    def _something_is_done(self) -> Recipe:
+        if self.iterations == 0 and self.prompts.test is None:
+            raise ValueError(
+                "iterations: with 0 nothing is trained and only test prompts are answered; give "
+                "prompts.test, or iterations: 1 or more"
+            )
+        chosen = self.iterations > 0 and self.selection.by == "judge"
+        if chosen and self.prompts.validation.count == 0:
+            raise ValueError(
+                "prompts.validation: there are none, and on them the epoch is chosen; give "
+                "prompts.validation.count, or selection.by: last"
+            )
+        return self
 
     @model_validator(mode="after")
     def _best_has_a_score(self) -> Recipe:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,6 +61,19 @@ def text_records(path: Path | str, field: str = "prompts") -> Iterator[PromptRec
     if ending in (".csv", ".tsv"):
         return _csv_records(content, str(path), "," if ending == ".csv" else "\t")
     return _json_records(content, str(path), ending)
+
+
+def column_names(path: Path | str, field: str = "prompts") -> list[str]:
+    """The names of a file's columns; of JSON all that any record has.
+
+    Raises: ValueError as `file_records` does.
+    """
+    ending, packed = _endings(path)
+    if ending == ".parquet":
+        with _parquet(path, packed, field) as file:
+            return file.schema_arrow.names
+    records = file_records(path, ColumnsConfig(), field)
+    return list(dict.fromkeys(name for record in records for name in record.row))
 
 
 def stem(path: Path | str) -> str:
@@ -151,15 +165,21 @@ def _csv_records(content: bytes, path: str, delimiter: str) -> Iterator[PromptRe
 def _parquet_records(
     path: Path | str, packed: str, columns: ColumnsConfig, field: str
 ) -> Iterator[PromptRecord]:
+    with _parquet(path, packed, field) as file:
+        wanted = columns_wanted(columns, file.schema_arrow.names, str(path))
+        number = 0
+        for batch in file.iter_batches(columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield PromptRecord(f"{path}, row {number}", row)
+
+
+@contextmanager
+def _parquet(path: Path | str, packed: str, field: str) -> Iterator[pq.ParquetFile]:
     local = isinstance(path, Path) and not packed
     content = path if local else pa.BufferReader(_content(path, packed, field))
     try:
         with pq.ParquetFile(content) as file:
-            wanted = columns_wanted(columns, file.schema_arrow.names, str(path))
-            number = 0
-            for batch in file.iter_batches(columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield PromptRecord(f"{path}, row {number}", row)
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{field}: {path} is no readable Parquet file: {error}") from error

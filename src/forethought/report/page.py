@@ -278,9 +278,12 @@ def _facts(run: RunData) -> list[tuple[str, str]]:
         ("judge", recipe.judge.title),
         ("thought format", recipe.thought_format),
         ("iterations", str(recipe.iterations)),
-        ("prompts per iteration", f"{recipe.prompts_per_iteration:,}"),
-        ("samples per prompt", str(recipe.sampling.samples)),
     ]
+    if recipe.iterations:
+        facts += [
+            ("prompts per iteration", f"{recipe.prompts_per_iteration:,}"),
+            ("samples per prompt", str(recipe.sampling.samples)),
+        ]
     if recipe.judge.is_relative:
         facts.append(("score", score_of(recipe)))
     if run.missing:

@@ -12,7 +12,7 @@ from typing import Any
 from forethought.config import Recipe
 from forethought.models import loading, rendering
 from forethought.progress.reporter import Reporter
-from forethought.prompts import Refuse, source_digests, split_prompts
+from forethought.prompts import Refuse, load_prompts, source_digests, split_prompts
 from forethought.runs.layout import StageRef
 from forethought.storage import left_out
 from forethought.storage.sealed_stage import Count, Stage, StageError, read_json, write_json
@@ -75,6 +75,15 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         "overlap": split.overlap,
         **left_out.counts(stage.folder),
     }
+
+
+def askable_prompts(recipe: Recipe) -> list[Prompt]:
+    """The distinct prompts of the training sources that both arms of the recipe can be asked.
+
+    Raises: ValueError if a source cannot be read, or none of its prompts can be sampled.
+    """
+    strip_thought = load_format(recipe.thought_format).strip_thought
+    return load_prompts(recipe.prompts.train, strip_thought, _refuse(recipe)).prompts
 
 
 def changed_sources(ref: StageRef) -> list[str]:

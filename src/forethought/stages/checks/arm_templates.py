@@ -7,16 +7,36 @@ sampling is paid for.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from forethought.config import Recipe
 from forethought.models import loading, rendering
 from forethought.thoughts import COMMON_TAGS, ThoughtFormat, load_format
 from forethought.types import Arm, Message
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SWITCHES = ("enable_thinking", "thinking")
 """Variables with which templates of common chat models turn thinking on and off."""
 QUESTION = (Message(role="user", content="What is 2 + 3?"),)
+
+
+def asked(tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any]) -> str:
+    """A question as the model reads it with these variables, up to where its own turn begins."""
+    ids = rendering.render(tokenizer, QUESTION, template)
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False)).rstrip()
+
+
+def thinking_switch(tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any]) -> str | None:
+    """The variable that turns the chat template's thinking on and off, if one of `SWITCHES`."""
+
+    def turns(variable: str) -> bool:
+        on, off = (asked(tokenizer, {**template, variable: value}) for value in (True, False))
+        return on != off
+
+    return next((variable for variable in SWITCHES if turns(variable)), None)
 
 
 def refuse_dishonest_templates(recipe: Recipe) -> None:
@@ -28,14 +48,13 @@ def refuse_dishonest_templates(recipe: Recipe) -> None:
     tokenizer = loading.load_tokenizer(recipe.model.source)
     thought_format = load_format(recipe.thought_format)
 
-    def rendered(arm: Arm, **switch: bool) -> str:
-        template = rendering.template_variables(recipe.model.of_arm(arm))
-        ids = rendering.render(tokenizer, QUESTION, template | switch)
-        return str(tokenizer.decode(list(ids), skip_special_tokens=False)).rstrip()
+    def template(arm: Arm) -> dict[str, Any]:
+        return rendering.template_variables(recipe.model.of_arm(arm))
 
-    switch = next(
-        (variable for variable in SWITCHES if _turns(rendered, recipe.arms[0], variable)), None
-    )
+    def rendered(arm: Arm, **switch: bool) -> str:
+        return asked(tokenizer, template(arm) | switch)
+
+    switch = thinking_switch(tokenizer, template(recipe.arms[0]))
     name = switch or SWITCHES[0]
     if "direct" in recipe.arms:
         text = rendered("direct")
@@ -55,10 +74,6 @@ def refuse_dishonest_templates(recipe: Recipe) -> None:
             f"model.template: the chat template of {path} ends the thought before it begins, "
             f"so the thought arm cannot think; set model.template={{thought: {{{name}: true}}}}"
         )
-
-
-def _turns(rendered: Any, arm: Arm, switch: str) -> bool:
-    return rendered(arm, **{switch: True}) != rendered(arm, **{switch: False})
 
 
 def _opening(thought_format: ThoughtFormat) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def _open(recipe: Recipe, name: str) -> None:
             assert measures.arena_hard is not None
             _reach("measures.arena_hard.judge", measures.arena_hard.judge)
         case "judge":
-            prompts = _some(_ref(recipe).prompts("train"))
+            prompts = _some_prompts(recipe)
             for field, judge, mine in _judges(recipe.judge, prompts):
                 with _named(field, _called(judge)):
                     _try_judge(recipe, judge, mine)
@@ -154,8 +154,9 @@ def _named(field: str, what: str) -> Iterator[None]:
         raise ValueError(f"{field} ({what}) cannot be used: {reason}") from error
 
 
-def _some(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """A few from all over, the shortest first."""
+def _some_prompts(recipe: Recipe) -> list[Prompt]:
+    """A few from all over, the shortest first; where nothing is trained all may be for the test."""
+    prompts = _ref(recipe).prompts("train" if recipe.iterations else "test")
     spread = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
     return sorted(spread, key=lambda prompt: sum(len(turn.content) for turn in prompt.messages))
 
@@ -165,7 +166,7 @@ def _try_sampling(recipe: Recipe) -> None:
     policy = Policy.of(ref)
     params = SamplingParams.of(recipe.sampling)
     params = replace(params, max_new_tokens=min(TOKENS, params.max_new_tokens))
-    shortest = _some(ref.prompts("train"))[0]
+    shortest = _some_prompts(recipe)[0]
     request = SampleRequest(
         prompt_id=shortest.prompt_id,
         messages=policy.thought_format.apply(shortest.messages),
