@@ -11,6 +11,8 @@ from example_run import write_measures, write_run
 
 from forethought.report.page import write_report
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -86,8 +88,8 @@ def test_what_is_folded_is_drawn_when_it_is_opened(page: Any):
     fold.locator("summary").click()
     page.locator("#theme").click()
     fold.locator("summary").click()
-    colour = "document.querySelector('#chart-device-hours .plot').data[0].marker.color"
-    page.wait_for_function(f"{colour} === '#56b4e9'")
+    bar = chart.locator(".barlayer .bars path").first
+    sync_api.expect(bar).to_have_css("fill", "rgb(86, 180, 233)")
 
 
 def test_the_first_screen_holds_the_claim_and_room_for_more_of_it(page: Any):
@@ -234,6 +236,20 @@ def test_tables_of_several_runs_are_open_and_copied(both: Any):
     with both.expect_download() as download:
         both.locator("#chart-run-1-score").get_by_role("button", name="Download CSV").click()
     assert download.value.suggested_filename == "quickstart score.csv"
+
+
+def test_the_navigation_fades_where_it_goes_on(browser: Any, report: Path):
+    nav = "document.querySelector('.top nav')"
+    options: dict[str, Any] = {"viewport": {"width": 390, "height": 800}}
+    with opened(browser, report, ".chart .main-svg", **options) as page:
+        page.locator(".top nav[data-more='right']").wait_for()
+        assert "40px" in page.evaluate(f"getComputedStyle({nav}).maskImage")
+        page.evaluate(f"{nav}.scrollLeft = 60")
+        page.locator(".top nav[data-more='left right']").wait_for()
+        page.evaluate(f"{nav}.scrollLeft = 5000")
+        page.locator(".top nav[data-more='left']").wait_for()
+        page.set_viewport_size({"width": 1280, "height": 800})
+        page.locator(".top nav[data-more='']").wait_for()
 
 
 @pytest.mark.parametrize(

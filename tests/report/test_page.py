@@ -103,7 +103,7 @@ def test_judge_margins_come_from_the_pairs(complete_run: Path):
     stage = Stage(folder, name="pairs", version=1, config={})
     stage.write_records("pairs", pairs, PreferencePair)
     stage.write_records("decisions", decisions, PairDecision)
-    stage.seal(pair_counts(decisions))
+    stage.seal({**pair_counts(decisions)})
     page = PageReader(write_report(complete_run))
     assert "apart by the judge" not in (complete_run / "report.html").read_text(encoding="utf-8")
     rows = page.charts["pair-margins"]["views"][0]["rows"]

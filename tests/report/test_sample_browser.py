@@ -505,6 +505,109 @@ def test_state_is_kept_and_restored(open_page: Open, run: Run):
     assert opened[:3] == [False, True, False]
 
 
+# --- Links to one sample ---------------------------------------------------------------------
+
+LINKED = ".output.linked"
+
+
+def _visible_in_list(page: Any) -> bool:
+    """Whether the linked output is seen within the list's box and the window."""
+    one, box = page.locator(LINKED).bounding_box(), page.locator("#cases").bounding_box()
+    top, bottom = max(box["y"], 0), min(box["y"] + box["height"], page.viewport_size["height"])
+    return one["y"] >= top - 1 and one["y"] + one["height"] <= bottom + 1
+
+
+def test_every_sample_has_an_address_of_its_own(open_page: Open, run: Run):
+    page = open_page(run[0])
+    page.locator("select[name=layout]").select_option("all")
+    links = page.locator(".output .link").evaluate_all("all => all.map(one => one.hash)")
+    assert len(links) == page.locator(".output").count() == len(set(links))
+    link = page.locator(".output .link").nth(1)
+    link.click()
+    page.locator(LINKED).wait_for()
+    assert page.evaluate("location.hash") == links[1]
+    assert page.locator(LINKED).count() == 1
+    assert page.evaluate("document.activeElement.dataset.address") == links[1]
+
+
+def test_an_address_opens_the_page_at_its_sample(open_page: Open, long_list: Path):
+    page = open_page(long_list)
+    address = f"{long_list.as_uri()}#sample=train/{777:016d}/direct/0/5"
+    page.goto("about:blank")
+    page.goto(address)
+    page.locator(LINKED).wait_for()
+    # Neither chosen nor rejected: it was behind a fold.
+    assert page.locator(LINKED).locator(".response").inner_text().startswith("answer 5 to 777")
+    assert _visible_in_list(page)
+    assert page.evaluate("document.activeElement.classList.contains('linked')")
+    page.evaluate(f"location.hash = 'sample=train/{3:016d}/thought/0/0'")
+    expect(page.locator(LINKED).locator(".response")).to_contain_text("answer 0 to 3 ")
+    assert _visible_in_list(page)
+
+
+def test_an_address_shows_what_the_filters_hide(open_page: Open, run: Run):
+    page = open_page(run[0])
+    test = next(case for case in run[1] if case["kind"] == "test")
+    page.locator("select[name=arm]").select_option("direct")
+    _search(page, "nowhere to be found")
+    page.evaluate(f"location.hash = 'sample=test/{test['prompt']}/thought/2/0'")
+    page.locator(LINKED).wait_for()
+    assert page.locator(f"{LINKED} .index").inner_text() == "policy 2"
+    assert page.locator("select[name=kind]").input_value() == "test"
+    assert page.locator("select[name=arm]").input_value() == ""
+    assert page.locator("input[name=text]").input_value() == ""
+    assert _visible_in_list(page)
+    # A filter that leaves the sample stays.
+    page.locator("select[name=arm]").select_option("thought")
+    page.evaluate(f"location.hash = 'sample=test/{test['prompt']}/thought/1/0'")
+    expect(page.locator(f"{LINKED} .index")).to_have_text("policy 1")
+    assert page.locator("select[name=arm]").input_value() == "thought"
+
+
+def test_a_prompts_name_leads_to_the_prompt(open_page: Open, long_list: Path):
+    page = open_page(long_list)
+    page.locator(".case a.id").nth(1).click()
+    assert page.evaluate("location.hash") == f"#sample=train/{1:016d}"
+    for _ in range(100):
+        if _top(page) > 0:
+            break
+        page.wait_for_timeout(20)
+    assert page.locator(LINKED).count() == 0
+    assert page.evaluate("sampleBrowser.state().anchor.key") == f"/train/{1:016d}"
+
+
+def test_an_address_may_lie_beyond_the_end_of_the_list(open_page: Open, tmp_path: Path):
+    cases = [_case(number, samples=1) for number in range(16_002)]
+    page = open_page(_write_page(tmp_path / "page.html", {"": _samples(cases)}))
+    page.evaluate(f"location.hash = 'sample=train/{16_001:016d}/direct/0/0'")
+    page.locator(LINKED).wait_for()
+    assert page.locator(LINKED).locator(".response").inner_text().startswith("answer 0 to 16001")
+    assert _counts(page)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["sample=train/none/thought/0/0", "sample=", "sample=%E0%A4%A", "sample=train"]
+)
+def test_an_address_of_no_sample_is_told(open_page: Open, run: Run, address: str):
+    page = open_page(run[0])
+    page.evaluate("address => { location.hash = address; }", address)
+    expect(page.locator("#matches")).to_have_text(
+        "The sample that this address names is not on this page."
+    )
+    assert page.locator(".case").count() > 0
+
+
+def test_an_address_names_its_run_where_there_are_several(open_page: Open, tmp_path: Path):
+    names: list[str] = ["a", "b & c"]
+    runs = {name: _samples([_case(0, f"of {name}", samples=1)]) for name in names}
+    page = open_page(_write_page(tmp_path / "page.html", runs))
+    links = page.locator(".output .link").evaluate_all("all => all.map(one => one.hash)")
+    assert len(set(links)) == 4
+    page.evaluate("address => { location.hash = address; }", links[2])
+    page.locator(LINKED).wait_for()
+    assert "of b & c" in page.locator(f"{LINKED} .response").inner_text()
+
+
 # --- Theme and width -------------------------------------------------------------------------
 
 

@@ -282,6 +282,17 @@
     show();
   }
 
+  // Which sides of the navigation go on beyond what is seen.
+  function wireNavigation(nav) {
+    const look = () => {
+      const rest = nav.scrollWidth - nav.clientWidth - nav.scrollLeft;
+      const sides = [nav.scrollLeft > 2 && "left", rest > 2 && "right"].filter(Boolean);
+      nav.dataset.more = sides.join(" ");
+    };
+    nav.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(nav);
+  }
+
   function setTheme(theme) {
     document.documentElement.dataset.theme = theme;
     figures.forEach(refresh);
@@ -308,6 +319,7 @@
     });
   }
   window.addEventListener("beforeprint", drawAll);
+  wireNavigation(document.querySelector(".top nav"));
   figures.forEach(wireFigure);
   document.querySelectorAll("select[data-views]").forEach(wireViews);
   for (const figure of figures) {

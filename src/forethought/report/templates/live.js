@@ -27,6 +27,7 @@
   function save() {
     const state = {
       top: window.scrollY,
+      hash: location.hash,
       alone: alone.checked,
       views: selects().map((one) => [one.closest("section").id, one.value, one.selectedIndex + 1 === one.length]),
       samples: browser() && browser().state ? browser().state() : null,
@@ -55,6 +56,8 @@
       select.value = value;
       select.dispatchEvent(new Event("change"));
     }
+    // An address that names another sample was opened meanwhile.
+    if (state.hash !== location.hash) return;
     const scroll = () => window.scrollTo({ top: state.top, behavior: "instant" });
     scroll();
     if (state.samples && browser() && browser().restore) await browser().restore(state.samples);

@@ -32,8 +32,8 @@
   };
   const roleOf = sampleBrowser.roleOf;
 
-  // `view` is what the reader asked for: words, unfold, layout, passes(group, output), and `open`,
-  // which remembers what was folded by hand.
+  // `view` is what the reader asked for: words, unfold, layout, passes(group, output), the address
+  // of the output that is `linked`, and `open`, which remembers what was folded by hand.
   sampleBrowser.Cards = class {
     constructor(store, view) {
       this.store = store;
@@ -85,7 +85,10 @@
         text.append(value);
         head.append(text);
       }
-      head.append(element("code", "id", one.prompt));
+      const link = element("a", "id");
+      link.href = this.store.address(one);
+      link.append(element("code", "", one.prompt));
+      head.append(link);
       return head;
     }
 
@@ -194,7 +197,9 @@
       const name = [group.arm, group.iteration, output.policy, output.index].join(" ");
       const passes = this.view.passes(group, output) ? "" : " other";
       const card = element("div", "output " + roleOf(group, output) + passes);
-      card.append(this.#badges(one, group, output));
+      card.dataset.address = this.store.address(one, group, output);
+      card.classList.toggle("linked", card.dataset.address === this.view.linked);
+      card.append(this.#badges(one, group, output, card.dataset.address));
       const thinking = this.store.string(one, thought);
       if (thinking) {
         const open = this.view.unfold || this.#holds([thinking]);
@@ -216,7 +221,7 @@
       return card;
     }
 
-    #badges(one, group, output) {
+    #badges(one, group, output, address) {
       const line = element("div", "badges");
       const role = roleOf(group, output);
       if (role) line.append(element("span", "badge " + role, role));
@@ -227,7 +232,11 @@
         line.append(element("span", "badge failed", STATUSES[output.status] || output.status));
       }
       const score = output.score === null ? "no score" : "score " + number(output.score);
-      line.append(element("span", "score", score));
+      const link = element("a", "link", "#");
+      link.href = address;
+      link.title = "Link to this sample";
+      link.setAttribute("aria-label", "Link to " + name + ", " + ARMS[group.arm]);
+      line.append(element("span", "score", score), link);
       return line;
     }
 

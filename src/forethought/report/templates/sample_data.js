@@ -96,6 +96,31 @@ const sampleBrowser = {};
       return made;
     }
 
+    // The part of an address that names a prompt, or one of its outputs.
+    address(one, group, output) {
+      const words = [one.kind, one.prompt];
+      if (output) words.push(group.arm, output.policy, output.index);
+      const run = this.runs.length > 1 ? "&run=" + encodeURIComponent(one.run) : "";
+      return "#sample=" + words.map(encodeURIComponent).join("/") + run;
+    }
+
+    // The prompt, and the group and output, that such a part names: `null` where it is none, a
+    // prompt of `undefined` where this page does not have it.
+    named(address) {
+      const given = new URLSearchParams(address.slice(1));
+      if (!given.has("sample")) return null;
+      const [kind, prompt, arm, policy, index] = given.get("sample").split("/");
+      const run = this.runs.length > 1 ? given.get("run") : this.runs[0].name;
+      const one = this.cases.find((other) => other.key === [run, kind, prompt].join("/"));
+      for (const group of one ? one.groups : []) {
+        for (const output of group.outputs) {
+          const own = [group.arm, String(output.policy), String(output.index)];
+          if (own.join() === [arm, policy, index].join()) return { one, group, output };
+        }
+      }
+      return { one: arm === undefined ? one : undefined };
+    }
+
     // Texts of a case if they are unpacked.
     texts(one) {
       const piece = this.pieces[one.piece];

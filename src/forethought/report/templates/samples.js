@@ -17,7 +17,8 @@
   const box = document.getElementById("cases");
   const unfold = document.getElementById("unfold");
   const status = document.getElementById("matches");
-  const view = { words: "", unfold: false, layout: "pairs", within, passes, open: new Map() };
+  const view = { words: "", unfold: false, layout: "pairs", linked: "", within, passes };
+  view.open = new Map();
   const cards = new sampleBrowser.Cards(store, view);
   if (data.notice !== undefined) tellLimit(data.notice);
   const list = new sampleBrowser.List(box, (one) => cards.make(one));
@@ -170,6 +171,56 @@
     return null;
   }
 
+  // --- Links to one sample ------------------------------------------------------------------
+
+  // Show what the address names, whatever the filters leave.
+  async function follow() {
+    const target = store.named(location.hash);
+    view.linked = target && target.output ? location.hash : "";
+    for (const other of box.querySelectorAll(".linked")) other.classList.remove("linked");
+    if (!target) return;
+    const { one, group, output } = target;
+    if (!one) {
+      status.textContent = "The sample that this address names is not on this page.";
+      return;
+    }
+    await uncover(one, group, output);
+    await store.load(one.piece);
+    list.goTo({ key: one.key, by: 0 });
+    // The heights of its card and of those beside it become known.
+    for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+    const shown = [...box.querySelectorAll(".output")];
+    const card = shown.find((other) => other.dataset.address === view.linked);
+    if (!card) {
+      box.scrollIntoView({ behavior: "instant" });
+      return;
+    }
+    for (let fold = card.closest("details"); fold; fold = fold.parentElement.closest("details")) {
+      fold.open = true;
+    }
+    card.classList.add("linked");
+    card.tabIndex = -1;
+    card.focus({ preventScroll: true });
+    const block = card.offsetHeight > box.clientHeight ? "start" : "center";
+    card.scrollIntoView({ block, inline: "nearest", behavior: "instant" });
+  }
+
+  // Clear the filters where they hide the case or its output.
+  async function uncover(one, group, output) {
+    const listed = () => list.items.includes(one) && (!output || passes(group, output));
+    if (listed()) return;
+    for (const field of form.elements) {
+      if (field.name && field.name !== "layout") field.value = "";
+    }
+    form.elements.kind.value = one.kind;
+    fillFilters();
+    await apply();
+    if (listed()) return;
+    // Beyond the end of the list: a search finds a prompt by its name too.
+    form.elements.text.value = one.prompt;
+    await apply();
+  }
+
   // --- State, for a page that is loaded again -----------------------------------------------
 
   sampleBrowser.state = () => ({
@@ -233,6 +284,8 @@
     if (!kinds.has("train")) form.elements.kind.value = "test";
     fillFilters();
     await apply();
+    await follow().catch(failed);
+    window.addEventListener("hashchange", () => follow().catch(failed));
     box.dataset.ready = "true";
     store.prepare().catch(failed);
   }
