@@ -38,9 +38,10 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerBase, PreTr
 
 from forethought.config import ArmoRMJudge
 from forethought.judging.armorm.armorm_judge import ArmoRM, gate_pattern, gate_position
-from forethought.judging.armorm.armorm_model import ARCHITECTURE, ArmoRMModel, load
+from forethought.judging.armorm.armorm_model import ArmoRMModel, load
 from forethought.judging.armorm.shared_prompts import share
 from forethought.judging.scoring.conversation_tokens import load_tokenizer
+from forethought.judging.scoring.kinds import ARMORM
 from forethought.types import Judgement, Message, Prompt, ResponseGroup
 
 PROMPT = (250, 200)
@@ -102,7 +103,7 @@ def make_checkpoint(workload: Workload, folder: Path) -> str:
     torch.manual_seed(0)
     fields = {
         "model_type": "llama",
-        "architectures": [ARCHITECTURE],
+        "architectures": [ARMORM],
         "vocab_size": VOCABULARY,
         "hidden_size": workload.hidden,
         "intermediate_size": workload.inner,

@@ -41,7 +41,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from forethought.judging.armorm.armorm_model import ARCHITECTURE, ArmoRMModel
+from forethought.judging.armorm.armorm_model import ArmoRMModel
+from forethought.judging.scoring.kinds import ARMORM
 from forethought.planning.devices import DEVICES
 from forethought.planning.model_shape import ModelShape, model_shape
 
@@ -171,7 +172,7 @@ def make_armorm(bench: Bench) -> str:
         return str(folder)
     tokenizer = save_tokenizer(folder, size)
     fields = _config(size, tokenizer, size.layers).to_dict() | {
-        "architectures": [ARCHITECTURE],
+        "architectures": [ARMORM],
         "num_objectives": 19,
         "gating_temperature": 10,
         "gating_hidden_dim": 1024,

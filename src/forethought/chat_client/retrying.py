@@ -46,8 +46,9 @@ CONNECT = 30.0
 """Seconds to reach the server at all."""
 SECRET = 8
 """Shorter keys, such as a local server's `EMPTY`, are no secrets but words."""
-LOOK = 60.0
-"""Most seconds for a list of models, where nothing but the server's being there is of interest."""
+LOOK, LOOKS = 60.0, 2
+"""Most seconds for a list of models, and tries, where nothing but the server's being there is of
+interest."""
 
 
 class RefusedError(Exception):
@@ -215,7 +216,8 @@ def reach(config: OpenAIEngine) -> None:
     """
 
     async def ask() -> None:
-        client = RetryingClient(config.model_copy(update={"timeout": min(config.timeout, LOOK)}))
+        less = {"timeout": min(config.timeout, LOOK), "attempts": min(config.attempts, LOOKS)}
+        client = RetryingClient(config.model_copy(update=less))
         try:
             # Not all servers have a list of models: whatever answers is there.
             with suppress(RefusedError, UnknownPathError):

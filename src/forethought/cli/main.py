@@ -103,20 +103,24 @@ def plan(
         recipe = load_recipe(words)
         from forethought.planning.bounds import plan as make_plan
         from forethought.planning.bounds import plan_table
-
-        if gpu is None:
-            if as_json:
-                raise ValueError("--json prints costs; name a device, such as --gpu h200")
-            reporter.console.print(plan_table(make_plan(recipe)))
-            return
         from forethought.planning.costs import recipe_costs
         from forethought.planning.devices import find_device
         from forethought.planning.fitting import refuse_what_cannot_fit
         from forethought.planning.plan_table import cost_json, cost_table
+        from forethought.stages.checks.first_look import look_first
 
+        if gpu is None and as_json:
+            raise ValueError("--json prints costs; name a device, such as --gpu h200")
+        device = None if gpu is None else find_device(gpu, price)
+        lacking = look_first(recipe)
+        if device is None:
+            reporter.console.print(plan_table(make_plan(recipe)))
+            for reason in lacking:
+                reporter.say(f"not here yet: {reason}")
+            return
         costs = recipe_costs(
             recipe,
-            find_device(gpu, price),
+            device,
             gpus,
             like=like,
             prompt_tokens=prompt_tokens,

@@ -10,14 +10,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from forethought.config import FilePrompts, PromptSource, Recipe
+from forethought.config import Recipe
 from forethought.config.recipe_files import dump
-from forethought.judging.describe import refuse_missing_models
 from forethought.models.model_cache import model_cache
 from forethought.pipeline.launch import launch, try_engine
 from forethought.progress.reporter import Reporter
@@ -27,7 +26,8 @@ from forethought.runs.retention import drop_weights
 from forethought.runs.schedule import stage_refs
 from forethought.runs.summary import write_summary
 from forethought.stages.checks.arm_templates import refuse_dishonest_templates
-from forethought.stages.checks.open_engines import owed_engines
+from forethought.stages.checks.first_look import look_first
+from forethought.stages.checks.open_engines import ONLY_LOOKED_AT, owed_engines
 from forethought.stages.prompts import changed_sources
 from forethought.stages.table import STAGES, inputs
 from forethought.storage.sealed_stage import (
@@ -53,7 +53,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
     ArmStoppedError if an arm had nothing more to learn from, after all that does not build on it;
     ValueError for whatever is wrong with prompts, model or judge.
     """
-    refuse_missing_files(recipe)
+    _look_first(recipe)
     with run_lock(recipe.run):
         refuse_changed_recipe(recipe)
         write_json(recipe.run / "config.json", dump(recipe))
@@ -103,37 +103,18 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
         raise list(stopped.values())[-1]
 
 
-def refuse_missing_files(recipe: Recipe) -> None:
-    """Look for every file that the recipe names and a stage still needs, before any work.
+def _look_first(recipe: Recipe) -> None:
+    """Look for all that the recipe names, before any work.
 
-    Raises: ValueError naming the first that is not there or cannot be read.
+    Raises: ValueError naming what is not there, or cannot be used.
     """
-    owed = [ref for ref in stage_refs(recipe) if not ref.sealed]
-    first = {(ref.stage, ref.arm): ref for ref in reversed(owed)}
-    for ref in reversed(first.values()):
-        STAGES[ref.stage].configure(ref)
-    stages = {ref.stage for ref in owed}
-    for field, stage, sources in _sources(recipe):
-        for index, source in enumerate(sources if stage in stages else ()):
-            path = source.path if isinstance(source, FilePrompts) else None
-            if isinstance(path, Path) and not path.is_file():
-                raise ValueError(f"{field}.{index}.path: {path} does not exist; correct it")
-    if stages & {"judgements", "selection", "evaluation"}:
-        refuse_missing_models(recipe.judge)
+    every = list(stage_refs(recipe))
+    with _unpaid(every):
+        if lacking := look_first(recipe):
+            raise ValueError("\n".join(lacking))
     # The last, since it loads a tokenizer.
-    if stages & {"rollouts", "evaluation"}:
+    if {ref.stage for ref in every if not ref.sealed} & {"rollouts", "evaluation"}:
         refuse_dishonest_templates(recipe)
-
-
-def _sources(recipe: Recipe) -> Iterator[tuple[str, str, tuple[PromptSource, ...]]]:
-    """Sources of prompts with their place in the recipe and the stage that reads them."""
-    prompts, gsm8k = recipe.prompts, recipe.measures.gsm8k
-    yield "prompts.train", "prompts", prompts.train
-    yield "prompts.validation.sources", "prompts", prompts.validation.sources
-    if prompts.test is not None:
-        yield "prompts.test.sources", "prompts", prompts.test.sources
-    if gsm8k is not None:
-        yield "measures.gsm8k.sources", "gsm8k", gsm8k.sources
 
 
 def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
@@ -142,15 +123,22 @@ def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
     Raises: ValueError that names it.
     """
     every = list(stage_refs(recipe))
-    if not (names := owed_engines(every)):
+    names = [name for name in owed_engines(every) if name not in ONLY_LOOKED_AT]
+    if not names:
         return
     reporter.say(f"trying before anything is sampled: {', '.join(names)}")
-    try:
+    with _unpaid(every):
         for name in names:
             try_engine(recipe, name)
+
+
+@contextmanager
+def _unpaid(refs: Sequence[StageRef]) -> Iterator[None]:
+    """Raises: ValueError for one within, saying so where nothing was sampled yet."""
+    try:
+        yield
     except ValueError as error:
-        begun = {ref.stage for ref in every if ref.begun}
-        if begun - {"prompts"}:
+        if {ref.stage for ref in refs if ref.begun} - {"prompts"}:
             raise
         raise ValueError(f"{error}; nothing was sampled yet") from error
 

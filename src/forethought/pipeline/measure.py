@@ -72,7 +72,7 @@ def evaluate_policy(
     judge = None if own else part.judge
     prompts = () if own else _prompts([policy], request)
     config = dict(part.measures)[name]
-    identity = settings_identity(config, judge, [measured]) | {"weights": _weights(measured)}
+    identity = settings_identity(name, config, judge, [measured]) | {"weights": _weights(measured)}
 
     def work(stage: Stage) -> dict[str, Count]:
         subject = Subject(
@@ -110,7 +110,7 @@ def compare_two(
     config = part.measures.win_rate
     assert config is not None, "_part fills the section"
     policies = [side.policy for side in sides if side.policy is not None]
-    identity = settings_identity(config, judge, policies)
+    identity = settings_identity("win_rate", config, judge, policies)
     identity["sides"] = [
         _weights(side.policy) if side.policy is not None else sha256_file(Path(side.name))
         for side in sides

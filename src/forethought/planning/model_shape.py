@@ -7,13 +7,11 @@ experts are refused: what a token of theirs costs depends on routing that a conf
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
+from forethought.models.hub import config_file
 from forethought.models.loading import Named, resolve, source_of
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -138,7 +136,13 @@ def model_shape(model: Named) -> ModelShape:
     folder = Path(resolve(source))
     if not folder.is_dir() and name in KNOWN:
         return KNOWN[name]
-    path = folder / "config.json" if folder.is_dir() else _from_hub(name, source.revision)
+    try:
+        path = config_file(source)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}, so the size of {name} is not known; give a folder with its config.json, or "
+            f"plan with one that is known: {', '.join(KNOWN)}"
+        ) from None
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -176,34 +180,3 @@ def shape_of(name: str, fields: dict[str, Any]) -> ModelShape:
         tied=bool(fields.get("tie_word_embeddings", False)),
         context=fields.get("max_position_embeddings"),
     )
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        _refuse_without_network()
-        return Path(hf_hub_download(name, "config.json", revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"model: the size of {name} is not known without its config, which could not be read "
-            f"from the hub ({first}); give a folder with its config.json, or plan with one that is "
-            f"known: {', '.join(KNOWN)}"
-        ) from None
-
-
-def _refuse_without_network() -> None:
-    """At once; the hub's own client tries for half a minute.
-
-    Raises: OSError if the hub's name has no address and no proxy would know better.
-    """
-    from huggingface_hub import constants
-
-    host = urlsplit(constants.ENDPOINT).hostname
-    if host and not getproxies():
-        socket.getaddrinfo(host, None)

@@ -116,7 +116,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line for the reader and the log."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self.keep(text)
 
     @contextmanager

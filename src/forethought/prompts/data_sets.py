@@ -6,11 +6,13 @@ several joined by `+`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forethought.config import DatasetPrompts
+from forethought.models.hub import refuse_unknown
 from forethought.prompts.conversations import PromptRecord, columns_wanted
 
 if TYPE_CHECKING:
@@ -42,12 +44,42 @@ def is_saved(folder: Path) -> bool:
     return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
 
 
+def refuse_unknown_name(source: DatasetPrompts, field: str) -> None:
+    """Find out whether there is such a folder, or such a data set of the hub.
+
+    Raises: UnreachableError if the hub does not tell from here; ValueError if there is none.
+    """
+    folder = folder_of(source)
+    if folder.is_dir():
+        return
+    _refuse_missing_folder(source, field)
+    # What was prepared here before is read without a network.
+    if not _prepared_here(source.name):
+        refuse_unknown("dataset", source.name, field=field)
+
+
+def _refuse_missing_folder(source: DatasetPrompts, field: str) -> None:
+    if source.name.startswith((".", "/", "~")) and not folder_of(source).is_dir():
+        raise ValueError(f"{field}: folder {source.name} does not exist; correct `name`")
+
+
+def _prepared_here(name: str) -> bool:
+    """Whether the library keeps a data set of this name that it has prepared before."""
+    from huggingface_hub import constants
+
+    def plain(text: str) -> str:
+        # Its folders have underscores for slashes and before capitals.
+        return text.replace("/", "").replace("_", "").lower()
+
+    kept = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
+    return kept.is_dir() and any(plain(path.name) == plain(name) for path in kept.iterdir())
+
+
 def _loaded(source: DatasetPrompts) -> Dataset:
     from datasets import Dataset, load_dataset
 
     folder = folder_of(source)
-    if source.name.startswith((".", "/", "~")) and not folder.is_dir():
-        raise ValueError(f"prompts: folder {source.name} does not exist; correct `name`")
+    _refuse_missing_folder(source, "prompts")
     name = str(folder) if folder.is_dir() else source.name
     try:
         loaded = load_dataset(name, source.subset, split=source.split)

@@ -32,7 +32,7 @@ READS = {
 
 def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    config = settings_identity(_config(ref), _judge(ref), [Policy.of(ref)])
+    config = settings_identity(ref.stage, _config(ref), _judge(ref), [Policy.of(ref)])
     if ref.policy_stage is None:
         config["model"] = loading.identity(ref.recipe.model.source)
     return config

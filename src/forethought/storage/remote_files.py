@@ -22,6 +22,23 @@ def read_bytes(url: str, field: str) -> bytes:
         return files.cat_file(path)
 
 
+def missing_package(url: str, field: str) -> str | None:
+    """What an address cannot be opened without, in a sentence; `None` if nothing is missing.
+
+    Raises: ValueError if nobody knows its protocol.
+    """
+    import fsspec
+
+    protocol = url.partition("://")[0].lower()
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        return f"{field}: {url} cannot be read: {error}"
+    except ValueError as error:
+        raise ValueError(f"{field}: {url} cannot be read: {error}; correct the address") from None
+    return None
+
+
 def refuse_existing(url: str, field: str) -> None:
     """Raises: ValueError if something is there already, or the address cannot be looked at."""
     with _mistakes(url, field, "looked at"):

@@ -19,6 +19,10 @@ LISTENS = 10.0
 """Seconds in which a cluster's head must take a connection."""
 LOCAL = "local"
 """Ray's name for a new cluster; without any address it would look for one by itself."""
+NO_RAY = (
+    "launch.ray: Ray is not installed, and sampling.workers, judge.workers and launch.type ray "
+    "need it; pip install 'forethought[ray]', or leave them out"
+)
 
 
 def import_ray() -> Any:
@@ -28,10 +32,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ValueError(
-            "launch.ray: Ray is not installed, and sampling.workers, judge.workers and launch.type "
-            "ray need it; pip install 'forethought[ray]', or leave them out"
-        ) from error
+        raise ValueError(NO_RAY) from error
     return ray
 
 

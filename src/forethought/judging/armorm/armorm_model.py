@@ -37,11 +37,11 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from forethought.config import ModelSource
 from forethought.judging.armorm.llama import encode
 from forethought.judging.armorm.shared_prompts import PackedConversations, Span
+from forethought.judging.scoring.kinds import refuse_no_armorm
 from forethought.models.loading import Named, pretrained, resolve, source_of
 from forethought.models.number_types import product_type
 from forethought.models.positions import fix_positions
 
-ARCHITECTURE = "LlamaForRewardModelWithGating"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BACKBONE = "model."
@@ -170,12 +170,7 @@ def _folder(source: ModelSource) -> Path:
 
 def _config(path: str, folder: Path) -> LlamaConfig:
     try:
-        architectures = json.loads((folder / "config.json").read_bytes()).get("architectures")
-        if architectures != [ARCHITECTURE]:
-            raise ValueError(
-                f"its architecture is {architectures}, an ArmoRM's is [{ARCHITECTURE!r}]; for a "
-                "sequence-classification model use judge.type: reward_model"
-            )
+        refuse_no_armorm(json.loads((folder / "config.json").read_bytes()).get("architectures"))
         return pretrained(LlamaConfig, str(folder))
     except (OSError, ValueError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"judge.path: no ArmoRM could be loaded from {path}: {error}") from error

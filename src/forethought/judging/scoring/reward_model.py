@@ -33,6 +33,7 @@ from forethought.judging.scoring.conversation_tokens import (
     length_limit,
     load_tokenizer,
 )
+from forethought.judging.scoring.kinds import refuse_no_single_logit
 from forethought.judging.scoring.score_cache import Scored, judge_groups, scoring_identity
 from forethought.models import loading
 from forethought.models.model_cache import cached
@@ -152,7 +153,7 @@ def load_network(config: RewardModelJudge) -> PreTrainedModel:
     loading.quiet_loading()
     try:
         model_config = loading.load_config(config.source)
-        _refuse_other_kinds(model_config)
+        refuse_no_single_logit(model_config.architectures, model_config.num_labels)
         model, report = _from_pretrained(AutoModelForSequenceClassification, config, model_config)
         if set(report["unexpected_keys"]) == {BIAS}:
             model, report = _from_pretrained(_with_bias(type(model)), config, model_config)
@@ -192,16 +193,6 @@ def _with_bias(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
             self.score = torch.nn.Linear(width, config.num_labels, bias=True)
 
     return WithBias
-
-
-def _refuse_other_kinds(model_config: Any) -> None:
-    if model_config.architectures == ["LlamaForRewardModelWithGating"]:
-        raise ValueError("it is an ArmoRM; use judge.type: armorm")
-    if model_config.num_labels != 1:
-        raise ValueError(
-            f"it has {model_config.num_labels} labels where a reward model has one logit "
-            "(num_labels 1); is it a plain language model or a classifier?"
-        )
 
 
 def _refuse_other_weights(path: str, model: PreTrainedModel, report: dict[str, Any]) -> None:

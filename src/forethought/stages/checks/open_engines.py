@@ -4,11 +4,12 @@ One after the other, each closed before the next is opened, in the way of the st
 or workers, the same device and number type.
 
 - The policy's sampler draws two tokens for one prompt of the run.
+- The questions of a measure are read.
 - A judge that computes by itself (reward_model, armorm, a verifier of ours) scores two made-up
   responses; a chat model as judge draws two tokens. Members of a mixture are opened by themselves.
-- Servers are asked for their list of models, which costs nothing. One that is to sample the policy
-  is held against it.
-- What a user has written, a verifier's function or a custom judge, is imported, not asked: that may
+- A server that is to sample the policy is held against it; others have shown that they are there
+  (first_look.py).
+- What a user has written, a verifier's function or a custom judge, is opened, not asked: that may
   cost, and it may rightly fail on a made-up response.
 - The model is trained for one tiny step (training/trial.py), where one process trains.
 
@@ -21,14 +22,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from forethought.chat_client.retrying import reach
 from forethought.config import (
     JudgeConfig,
     LaunchConfig,
     LLMJudge,
-    OpenAIEngine,
     Recipe,
-    VerifierJudge,
 )
 from forethought.decoding.request import SamplingParams
 from forethought.judging.executor import judging_executor
@@ -38,8 +36,10 @@ from forethought.models.model_cache import no_model_cache
 from forethought.progress.under_way import listening
 from forethought.runs.layout import StageRef
 from forethought.sampling.base import one_prompt
+from forethought.stages.measures import accuracy
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.storage.reply_cache import Cache
+from forethought.thoughts import load_format
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest
 
 ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -58,6 +58,8 @@ ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 """Stages that need each, and those that have shown it to work when they are sealed. In the order in
 which they are opened: what costs least comes first."""
+ONLY_LOOKED_AT = frozenset({"alpaca_eval", "arena_hard"})
+"""Their judges are servers, of which a first look has told all that is free."""
 TOKENS = 2
 """Drawn of a model."""
 PROMPTS = 32
@@ -108,22 +110,15 @@ def _open(recipe: Recipe, name: str) -> None:
     match name:
         case "gsm8k":
             assert measures.gsm8k is not None
-            verifier = VerifierJudge(function=measures.gsm8k.verifier)
-            with _named("measures.gsm8k.verifier", verifier.title), open_judge(verifier):
-                pass
-        case "alpaca_eval":
-            assert measures.alpaca_eval is not None
-            _reach("measures.alpaca_eval.annotator", measures.alpaca_eval.annotator)
-        case "arena_hard":
-            assert measures.arena_hard is not None
-            _reach("measures.arena_hard.judge", measures.arena_hard.judge)
+            thought_format = load_format(recipe.thought_format)
+            accuracy.questions(measures.gsm8k, thought_format.strip_thought)
         case "judge":
             prompts = _some_prompts(recipe)
-            for field, judge, mine in _judges(recipe.judge, prompts):
-                with _named(field, _called(judge)):
+            for field, judge, mine in judges_of(recipe.judge, prompts):
+                with named(field, title_of(judge)):
                     _try_judge(recipe, judge, mine)
         case "sampling":
-            with _named("sampling", f"{recipe.sampling.type} {recipe.model.path}"):
+            with named("sampling", f"{recipe.sampling.type} {recipe.model.path}"):
                 _try_sampling(recipe)
         case "training":
             _try_training(recipe)
@@ -131,7 +126,7 @@ def _open(recipe: Recipe, name: str) -> None:
             raise AssertionError(name)
 
 
-def _called(judge: JudgeConfig) -> str:
+def title_of(judge: JudgeConfig) -> str:
     """A judge's type and model."""
     name = judge.title
     return name if judge.type in name.lower() else f"{judge.type} {name}"
@@ -143,7 +138,8 @@ def _ref(recipe: Recipe) -> StageRef:
 
 
 @contextmanager
-def _named(field: str, what: str) -> Iterator[None]:
+def named(field: str, what: str) -> Iterator[None]:
+    """Raises: ValueError for whatever is raised within, after the recipe's field and its value."""
     try:
         yield
     # Whatever a foreign model, a package or a user's own module raises on its first use.
@@ -178,7 +174,7 @@ def _try_sampling(recipe: Recipe) -> None:
             list(executor.each([0], lambda _: [request]))
 
 
-def _judges(
+def judges_of(
     config: JudgeConfig, prompts: Sequence[Prompt]
 ) -> Iterator[tuple[str, JudgeConfig, list[Prompt]]]:
     """Each judge with its field and those of the prompts that it would be shown."""
@@ -200,9 +196,7 @@ def _judges(
 def _try_judge(recipe: Recipe, judge: JudgeConfig, prompts: Sequence[Prompt]) -> None:
     if isinstance(judge, LLMJudge):
         with open_model(judge.model_copy(update={"max_new_tokens": TOKENS}), None) as sampler:
-            if isinstance(judge.engine, OpenAIEngine):
-                reach(judge.engine)
-            elif judge.engine.free_to_try:
+            if judge.engine.free_to_try:
                 request = SampleRequest(prompt_id="opening", messages=(GREETING,), seeds=(0,))
                 for result in sampler.sample([request]):
                     one_prompt(result)
@@ -224,11 +218,6 @@ def _try_judge(recipe: Recipe, judge: JudgeConfig, prompts: Sequence[Prompt]) ->
             f"it scores none of {len(prompts)} prompts of this run that were tried, the first "
             f"because: {refused.reason}"
         )
-
-
-def _reach(field: str, engine: OpenAIEngine) -> None:
-    with _named(field, engine.model or engine.base_url):
-        reach(engine)
 
 
 def _try_training(recipe: Recipe) -> None:

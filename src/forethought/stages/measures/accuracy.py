@@ -17,7 +17,7 @@ from forethought.evaluation.intervals import share_result
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
 from forethought.progress.reporter import Reporter
-from forethought.prompts import Loaded, load_prompts
+from forethought.prompts import Loaded, StripThought, load_prompts
 from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import server_counts
@@ -36,12 +36,12 @@ RIGHT = 1.0
 """A verifier's score of a right answer."""
 
 
-def questions(config: AccuracyMeasure, subject: Subject) -> Loaded:
+def questions(config: AccuracyMeasure, strip_thought: StripThought) -> Loaded:
     """The questions, without doubles.
 
     Raises: ValueError if a source cannot be read, or a question has no reference.
     """
-    loaded = load_prompts(config.sources, subject.policy.thought_format.strip_thought)
+    loaded = load_prompts(config.sources, strip_thought)
     for prompt in loaded.prompts:
         if prompt.reference is None:
             raise ValueError(
@@ -58,7 +58,7 @@ def measure(
 
     Raises: ValueError if the questions cannot be used, the engine fails or the verifier does.
     """
-    loaded = questions(config, subject)
+    loaded = questions(config, subject.policy.thought_format.strip_thought)
     asked = loaded.prompts
     rounds = {
         "gsm8k": asked,

@@ -13,6 +13,7 @@ instruction that the policy cannot be asked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from forethought.config import AlpacaEvalMeasure
 from forethought.evaluation.alpaca_eval.alpaca_files import read_difficulty, read_gamed
@@ -29,7 +30,7 @@ from forethought.evaluation.alpaca_eval.alpaca_outputs import (
     read_outputs,
 )
 from forethought.evaluation.alpaca_eval.annotator import Annotation, Annotator
-from forethought.evaluation.alpaca_eval.length_control import FOLDS
+from forethought.evaluation.alpaca_eval.length_control import FOLDS, GamedRows
 from forethought.evaluation.alpaca_eval.weighted_preference import OutputPair
 from forethought.evaluation.alpaca_eval.win_rates import as_json, as_results, score
 from forethought.progress.reporter import Reporter
@@ -43,6 +44,19 @@ from forethought.storage.sealed_stage import SCRATCH, Count, Stage, write_json
 from forethought.types import Answer, Message, Prompt
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlpacaEvalFiles:
+    """What the measure's files hold.
+
+    Example: `read_files(AlpacaEvalMeasure(instructions=…, baseline=…, annotator=…))`
+    """
+
+    instructions: list[Instruction]
+    baseline: Outputs
+    difficulty: dict[int, float] | None
+    gamed: GamedRows | None
+
+
 def measure(
     stage: Stage, subject: Subject, config: AlpacaEvalMeasure, reporter: Reporter
 ) -> dict[str, Count]:
@@ -50,11 +64,8 @@ def measure(
 
     Raises: ValueError if a file cannot be used, the policy's engine or the judge fails.
     """
-    instructions = read_instructions(config.instructions)
-    baseline = read_outputs(config.baseline, instructions)
-    table = None if config.difficulty is None else read_difficulty(config.difficulty)
-    gamed = None if config.gamed is None else read_gamed(config.gamed, difficulty=table is not None)
-    _check(config, len(instructions), table)
+    files = read_files(config)
+    instructions, baseline = files.instructions, files.baseline
     answers = _answers(stage, subject, config, instructions, reporter)
     model = Outputs(
         generator=subject.policy.name,
@@ -77,7 +88,7 @@ def measure(
     records = annotation_records(instructions, baseline, model, annotations, annotator=name)
     write_json(stage.folder / "annotations.json", records)
     annotated = as_annotations(instructions, baseline, model, annotations)
-    scored = score(annotated, difficulty=table, gamed=gamed)
+    scored = score(annotated, difficulty=files.difficulty, gamed=files.gamed)
     write_json(stage.folder / "score.json", as_json(scored))
     missing: list[Count] = [
         {"index": place, "reason": annotation.reason}
@@ -100,6 +111,21 @@ def measure(
         "judge_calls": spent,
         **server_counts(stage, subject.policy),
     }
+
+
+def read_files(config: AlpacaEvalMeasure) -> AlpacaEvalFiles:
+    """Everything that the measure reads.
+
+    Raises: ValueError if a file cannot be read, or does not belong to the others.
+    """
+    instructions = read_instructions(config.instructions)
+    baseline = read_outputs(config.baseline, instructions)
+    table = None if config.difficulty is None else read_difficulty(config.difficulty)
+    gamed = None if config.gamed is None else read_gamed(config.gamed, difficulty=table is not None)
+    _check(config, len(instructions), table)
+    return AlpacaEvalFiles(
+        instructions=instructions, baseline=baseline, difficulty=table, gamed=gamed
+    )
 
 
 def _check(config: AlpacaEvalMeasure, count: int, table: Mapping[int, float] | None) -> None:

@@ -31,6 +31,7 @@ from typing import Any, Self
 from forethought.config import ArenaHardMeasure
 from forethought.evaluation.arena_hard.arena_files import (
     ArenaQuestion,
+    ModelAnswers,
     read_answers,
     read_questions,
 )
@@ -120,11 +121,20 @@ def measure(
     }
 
 
+def read_files(config: ArenaHardMeasure) -> tuple[list[ArenaQuestion], ModelAnswers]:
+    """The questions, and the baseline's answer to each.
+
+    Raises: ValueError if a file is not the benchmark's.
+    """
+    questions = read_questions(config.questions)
+    ids = [question.question_id for question in questions]
+    return questions, read_answers(config.baseline, ids)
+
+
 def _entries(
     stage: Stage, subject: Subject, config: ArenaHardMeasure, reporter: Reporter
 ) -> list[_Entry]:
-    questions = read_questions(config.questions)
-    baseline = read_answers(config.baseline, [question.question_id for question in questions])
+    questions, baseline = read_files(config)
     prompts = [_prompt(question) for question in questions]
     if not stage.has("answers"):
         # The same text may stand under two questions; a policy answers it once.

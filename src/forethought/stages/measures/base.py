@@ -50,9 +50,10 @@ class Subject:
 
 
 def settings_identity(
-    config: MeasureConfig, judge: JudgeConfig | None, policies: Sequence[Policy]
+    name: str, config: MeasureConfig, judge: JudgeConfig | None, policies: Sequence[Policy]
 ) -> dict[str, Any]:
     """What names a measurement besides prompts and weights: settings, judge, the named files.
+    `name` is the measure's.
 
     Raises: ValueError if a file is not there.
     """
@@ -60,7 +61,9 @@ def settings_identity(
     for field, value in config:
         if isinstance(value, Path):
             if not value.is_file():
-                raise ValueError(f"{field}: {value} does not exist; name a file that is there")
+                raise ValueError(
+                    f"measures.{name}.{field}: {value} does not exist; name a file that is there"
+                )
             measure[field] = sha256_file(value)
     return {
         "measure": measure,

@@ -1,0 +1,42 @@
+"""What is wrong with a judge, as far as it can be told without loading a model or asking for a
+verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from forethought.config.judges import (
+    CustomJudge,
+    JudgeConfig,
+    LLMJudge,
+    ScoringJudge,
+    VerifierJudge,
+)
+from forethought.judging.import_path import import_attribute
+from forethought.judging.scoring.kinds import refuse_other_kinds
+from forethought.judging.verifier.verifier_judge import Verifier
+from forethought.models.hub import UnreachableError
+from forethought.sampling.look import look_at_engine
+
+
+def look_at_judge(judge: JudgeConfig) -> Iterator[str]:
+    """What the judge lacks on this machine: a server, a package, the hub's files. Members of a
+    mixture are looked at by themselves.
+
+    Raises: ValueError for what would be wrong on any machine: a function that is not there, another
+    kind of model.
+    """
+    match judge:
+        case VerifierJudge():
+            Verifier(judge)
+        case CustomJudge():
+            import_attribute(judge.import_path, "judge.import_path")
+        case ScoringJudge():
+            try:
+                refuse_other_kinds(judge)
+            except UnreachableError as error:
+                yield str(error)
+        case LLMJudge():
+            yield from look_at_engine(judge.engine, judge.model, field="judge.model.path")
+        case _:
+            pass
