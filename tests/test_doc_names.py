@@ -28,6 +28,8 @@ DOCUMENTS = [
 FOREIGN = {
     # of vLLM, torch, Ray, Prometheus and the benchmarks
     *("fully_shard", "gpt-4-0314", "gpt4_1106_preview", "ray[default]"),
+    # of bitsandbytes, AlpacaEval and the trackers
+    *("paged_", "alpaca_eval.json", "SummaryWriter", "wandb.init", "trackio.init"),
     # headers and variables of others
     *("Retry-After", "RAY_ADDRESS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL"),
     *("VLLM_NO_USAGE_STATS", "VLLM_RAISE_ON_LOGIT_NANS", "ERROR"),

@@ -135,13 +135,29 @@ def plan(
 
 
 @app.command()
-def config(words: Words) -> None:
-    """Print the resolved recipe, every default filled in, and stop."""
+def config(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RECIPE... [KEY=VALUE...]",
+            help="Recipe files and overrides; with --fields places such as training.lora",
+        ),
+    ] = None,
+    fields: Annotated[
+        bool, typer.Option("--fields", help="Print what a recipe may hold, field by field")
+    ] = False,
+) -> None:
+    """Print the resolved recipe, every default filled in, or --fields and what they mean."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
+        if fields:
+            from forethought.config.field_reference import field_reference
+
+            typer.echo(field_reference(words or ()), nl=False)
+            return
         import yaml
 
-        text = yaml.safe_dump(dump(load_recipe(words)), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(dump(load_recipe(words or ())), sort_keys=False, allow_unicode=True)
         typer.echo(text, nl=False)
 
 

@@ -314,6 +314,7 @@ class Member(ConfigModel):
     """One judge of a panel."""
 
     judge: SingleJudge
+    """A judge of any type but `mixture`."""
     weight: float = Field(default=1, gt=0)
     """Its share in the average."""
 

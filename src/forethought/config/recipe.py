@@ -99,7 +99,9 @@ class Recipe(ConfigModel):
     """Fresh prompts of each round; no prompt is used twice."""
     prompts: PromptsConfig
     sampling: SamplingConfig = TransformersSampling()
+    """How and where the policy's outputs are drawn."""
     judge: JudgeConfig
+    """What scores the responses."""
     cache: Path | None = None
     """File of verdicts already paid for, which runs may share; `cache.sqlite` in the run directory
     by default."""
