@@ -126,15 +126,19 @@ class Handler(BaseHTTPRequestHandler):
         elif "nothing" not in last:
             reason = "length" if "long" in last else "stop"
             # A character's bytes in two pieces.
-            whole = f"{count} messages; you said: é {last}".encode()
-            event = b'data: {"choices": [{"index": 0, "delta": {"content": "%s"}}]}\r\n\r\n'
-            data = event % whole.replace(b"\n", b"\\n")
+            whole = json.dumps(f"{count} messages; you said: é {last}", ensure_ascii=False)
+            event = b'data: {"choices": [{"index": 0, "delta": {"content": %s}}]}\r\n\r\n'
+            data = event % whole.encode()
             middle = data.index("é".encode()) + 1
             self.put(data[:middle])
             time.sleep(0.05)
             self.put(data[middle:])
         self.chunk(reason)
-        self.put(b'data: {"choices": [], "usage": {"completion_tokens": 3}}\n\n')
+        cost = {
+            "completion_tokens": 3,
+            "completion_tokens_details": {"reasoning_tokens": 2 * ("think" in last)},
+        }
+        self.put(f'data: {{"choices": [], "usage": {json.dumps(cost)}}}\n\n'.encode())
         self.put(b"data: [DONE]\n\n")
 
     def chunk(self, finish_reason: str | None = None, **delta: str) -> None:

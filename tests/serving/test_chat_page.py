@@ -76,6 +76,9 @@ def test_a_conversation_streams_and_is_sent_back_without_thoughts(page: Any, ser
     fold = page.locator("details.thought")
     assert not fold.evaluate("one => one.open")
     assert fold.locator(".text").text_content() == THOUGHT
+    # Five times 0.3 s; the answer before it had no thought.
+    assert re.fullmatch(r"Thought for (1\.[5-9]|[2-9]\.\d) s", fold.locator("summary").inner_text())
+    assert page.locator("#turns .note").count() == 0
     page.locator("#direct").check()
     ask(page, "Coffee?")
     wait_for(page, "5 messages; you said: é Coffee?")
@@ -117,6 +120,110 @@ def test_text_is_text(page: Any):
     wait_idle(page)
     assert last(page).locator(".text").text_content() == MARKUP
     assert page.locator("#turns img, #turns b").count() == 0
+
+
+ANSWER = """# A *title*
+Two lines
+of **bold, _both_** and `a <b>` and 2*3*4, snake_case, 5 * 6, ***all***
+
+1. one
+2. two
+
+   more of two
+   - inner `*code*`
+     ```
+     nested <i>
+     ```
+10. ten
+
+- first
+* * *
+| not a table |
+[good](https://example.org/a_(b)?q=1 ) [good](https://example.org/a_(b)?q=1) ![img](http://x.org/p)
+[bad](javascript:window.hacked=3) [worse](data:text/html,x) [no](/relative) [a](vbscript:x)
+\\*stars\\* <a href=javascript:1>x</a> unclosed **bold and `code
+~~~py
+# <script>window.hacked = 4</script>
+  kept  as it is
+"""
+
+
+def test_markdown_becomes_elements_and_nothing_else(page: Any):
+    ask(page, "Show\n" + ANSWER)
+    wait_for(page, "kept")
+    wait_idle(page)
+    answer = last(page).locator(".markdown")
+    names = answer.evaluate("one => [...one.children].map((child) => child.tagName.toLowerCase())")
+    assert names == ["p", "h2", "p", "ol", "ul", "hr", "p", "pre"]
+    assert answer.locator("h2 em").inner_text() == "title"
+    assert answer.locator("strong").all_inner_texts() == ["bold, both", "all"]
+    assert answer.locator("em").all_inner_texts() == ["title", "both", "all"]
+    assert answer.locator("p code").all_inner_texts()[0] == "a <b>"
+    lines = answer.locator("> p").nth(1).inner_text()
+    assert lines == "Two lines\nof bold, both and a <b> and 2*3*4, snake_case, 5 * 6, all"
+    ordered = answer.locator("> ol > li")
+    assert ordered.evaluate_all("all => all.map((one) => one.firstChild.textContent)") == [
+        "one",
+        "two",
+        "ten",
+    ]
+    assert ordered.nth(1).locator("ul > li pre").inner_text() == "nested <i>"
+    assert answer.locator("ol ul code").first.inner_text() == "*code*"
+    text = answer.locator("> p").nth(2).inner_text()
+    assert "[bad](javascript:window.hacked=3) [worse](data:text/html,x) [no](/relative)" in text
+    assert "<a href=javascript:1>x</a> unclosed **bold and `code" in text
+    links = answer.locator("a")
+    assert links.evaluate_all("all => all.map((one) => [one.href, one.rel, one.target])") == [
+        ["https://example.org/a_(b)?q=1", "noopener noreferrer", "_blank"],
+        ["http://x.org/p", "noopener noreferrer", "_blank"],
+    ]
+    assert answer.locator("> pre").inner_text() == (
+        "# <script>window.hacked = 4</script>\n  kept  as it is"
+    )
+    allowed = "p, h2, ol, ul, li, hr, pre, code, em, strong, a"
+    assert answer.locator(f":not({allowed})").count() == 0
+    # What was asked stays as it was typed.
+    assert page.locator(".user .text").last.inner_text().startswith("Show\n# A *title*\nTwo")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*" * 3000 + "a",
+        "*a " * 3000,
+        "[" * 3000,
+        "[a](" * 2000,
+        "`" + " ``" * 3000,
+        "- " * 3000 + "x",
+        "\n".join(" " * n + "- x" for n in range(200)),
+        "_" + "*_" * 2000,
+        "# " + " " * 5000 + "#",
+    ],
+)
+def test_no_text_makes_the_page_slow(page: Any, text: str):
+    script = """text => {
+      const place = document.createElement("div");
+      const began = performance.now();
+      markdown(place, text);
+      return [performance.now() - began, place.textContent.length];
+    }"""
+    passed, length = page.evaluate(script, text)
+    assert passed < 2000
+    assert length > 0
+
+
+def test_blocks_that_are_done_stay_the_same_elements_while_an_answer_grows(page: Any):
+    script = r"""() => {
+      const place = document.createElement("div");
+      markdown(place, "One\n\nTw");
+      const [first, second] = place.children;
+      markdown(place, "One\n\nTwo\n\n- three");
+      const kept = [place.children[0] === first, place.children[1] === second];
+      const many = place.children.length;
+      markdown(place, "One");
+      return [...kept, many, place.children.length];
+    }"""
+    assert page.evaluate(script) == [True, False, 3, 1]
 
 
 def test_trouble_is_told_kindly_and_can_be_tried_again(page: Any, server: Server):
@@ -230,6 +337,8 @@ def test_without_the_right_there_is_no_fold_whatever_is_sent(browser: Any, serve
     wait_idle(page)
     assert THOUGHT not in page.content()
     assert page.locator("details").count() == 0
+    note = last(page).locator(".note").inner_text()
+    assert re.fullmatch(r"thought for (1\.[5-9]|[2-9]\.\d) s", note)
     page.close()
 
 
@@ -244,10 +353,13 @@ def test_our_own_server_is_understood(browser: Any, shown: bool):
         wait_for(page, "an answer")
         wait_idle(page)
         assert page.locator("details .text").all_text_contents() == ["a thought"] * shown
+        place = "details summary" if shown else ".note"
+        assert re.fullmatch(r"[Tt]hought for \d+\.\d s", page.locator(place).inner_text())
         page.locator("#direct").check()
         ask(page, "Hi again")
         wait_idle(page)
         assert backend.draws[-1].messages[-1].content == "Hi again"
+        assert page.get_by_text(re.compile("hought for")).count() == 1
         page.close()
 
 

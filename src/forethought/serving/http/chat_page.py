@@ -1,9 +1,10 @@
 """The web page of a served model: a chat in one file that loads nothing and keeps nothing.
 
 It looks as the report does and asks the server that it came from. All text reaches the document as
-text alone; a content security policy lets it connect to its own origin and nowhere else. A thought
-is shown behind a fold, and only where the server sends one; the key is kept until the tab is
-closed.
+text alone, an answer's in the elements that its Markdown asks for; a content security policy lets
+the page connect to its own origin and nowhere else. That the model thought, and for how long, is
+said below an answer. A thought is shown behind a fold, and only where the server sends one; the key
+is kept until the tab is closed.
 
     html = chat_page("policy", may_show_thoughts=False)
 """

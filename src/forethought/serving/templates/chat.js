@@ -1,5 +1,7 @@
-// The conversation lives in this page alone; the key stays in this tab. All text is set as text.
+// The conversation lives in this page alone; the key stays in this tab. What others wrote is set as
+// text; of an answer's Markdown `markdown` makes elements.
 "use strict";
+{% include "markdown.js" %}
 (function () {
   const settings = JSON.parse(document.body.dataset.settings);
   const find = (id) => document.getElementById(id);
@@ -38,7 +40,7 @@
     return `The server refuses this (status ${status})${said ? `: ${said}` : "."}`;
   }
 
-  // The events of a stream, however its bytes are cut.
+  // The events of a stream, however its bytes are cut; `null` while the question waits for its turn.
   async function* events(body) {
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
@@ -48,6 +50,7 @@
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const line of lines) {
+        if (line.startsWith(": waiting")) yield null;
         if (!line.startsWith("data:")) continue;
         const data = line.slice(5).trim();
         if (data === "[DONE]") return;
@@ -68,6 +71,8 @@
     const key = sessionStorage.getItem(KEY);
     if (key) headers.Authorization = `Bearer ${key}`;
     const body = { model: settings.model, messages, stream: true };
+    // It says at the end whether there was a thought.
+    body.stream_options = { include_usage: true };
     if (!think) body.think = false;
     let reply;
     try {
@@ -77,10 +82,7 @@
       throw new Problem("The server does not answer. Is it still running?");
     }
     if (!reply.ok) throw new Problem(reason(reply.status, await reply.text()));
-    for await (const event of events(reply.body)) {
-      const choice = (event.choices || [])[0];
-      if (choice) yield choice;
-    }
+    yield* events(reply.body);
   }
 
   class AnswerView {
@@ -91,25 +93,62 @@
       this.waiting = made(this.item, "p", "waiting", `${this.label}…`);
       this.timer = setInterval(() => this.count(), 250);
       this.response = "";
+      this.seconds = null; // until the response began
+      this.drawing = 0;
+    }
+
+    passed() {
+      return (Date.now() - this.began) / 1000;
     }
 
     count() {
-      const seconds = Math.floor((Date.now() - this.began) / 1000);
+      const seconds = Math.floor(this.passed());
       if (seconds) this.waiting.textContent = `${this.label}… ${seconds} s`;
     }
 
-    add(choice) {
+    add(event) {
+      if (event === null) {
+        this.began = Date.now();
+        this.waiting.textContent = "waiting…";
+        return;
+      }
+      const details = (event.usage || {}).completion_tokens_details || {};
+      if (details.reasoning_tokens) this.thoughtTime();
+      const choice = (event.choices || [])[0];
+      if (choice) this.take(choice);
+    }
+
+    // That it thought, and for how long; never what.
+    thoughtTime() {
+      if (this.seconds === null) return;
+      const text = `thought for ${this.seconds.toFixed(1)} s`;
+      if (this.thought) this.thought.previousSibling.textContent = `T${text.slice(1)}`;
+      else this.note(text);
+    }
+
+    take(choice) {
       const stuck = innerHeight + scrollY >= document.documentElement.scrollHeight - 60;
       const thought = choice.delta.reasoning || "";
       if (thought && settings.thoughts) this.think(thought);
       const text = choice.delta.content || "";
       if (text && !this.text) {
+        this.seconds = this.passed();
         this.rest();
-        this.text = made(this.item, "div", "text", "");
+        this.text = made(this.item, "div", "text markdown");
       }
-      if (text) this.text.append(text);
       this.response += text;
-      if (stuck) scrollTo(0, document.documentElement.scrollHeight);
+      if (text && !this.drawing) {
+        this.drawing = requestAnimationFrame(() => {
+          this.draw();
+          if (stuck) scrollTo(0, document.documentElement.scrollHeight);
+        });
+      }
+    }
+
+    draw() {
+      cancelAnimationFrame(this.drawing);
+      this.drawing = 0;
+      if (this.text) markdown(this.text, this.response);
     }
 
     think(thought) {
@@ -161,9 +200,9 @@
     let failed = null;
     const mine = running;
     try {
-      for await (const choice of answer([...conversation, asked], think, running.signal)) {
-        view.add(choice);
-        finish = choice.finish_reason || finish;
+      for await (const event of answer([...conversation, asked], think, running.signal)) {
+        view.add(event);
+        for (const choice of (event && event.choices) || []) finish = choice.finish_reason || finish;
       }
     } catch (error) {
       failed = mine.signal.aborted ? "stopped"
@@ -172,6 +211,7 @@
     }
     running = null;
     view.rest();
+    view.draw();
     busy(false);
     if (view.item.isConnected) settle(view, item, asked, finish, failed);
   }
