@@ -91,19 +91,25 @@ def test_failures_and_pair_lengths_come_from_the_records(finished: Path, page: P
     assert row[4] == len(judged)
 
 
-def test_judge_margins_come_from_the_pairs(complete_run: Path):
-    folder = complete_run / "direct/iteration_1/pairs"
-    pairs = read_records(folder, PreferencePair, "pairs")
+def _lower_margins(run: Path, few: int) -> list[PreferencePair]:
+    """Take a little off the judged pairs' margins, of the first `few` at most."""
+    folder = run / "direct/iteration_1/pairs"
     decisions = read_records(folder, PairDecision, "decisions")
-    pairs = [
-        pair if pair.margin is None else replace(pair, margin=pair.margin - place / 100)
-        for place, pair in enumerate(pairs)
-    ]
+    pairs: list[PreferencePair] = []
+    for pair in read_records(folder, PreferencePair, "pairs"):
+        if pair.margin is not None and len(pairs) < few:
+            pair = replace(pair, margin=pair.margin - (1 + len(pairs)) / 100)
+        pairs.append(pair)
     shutil.rmtree(folder)
     stage = Stage(folder, name="pairs", version=1, config={})
     stage.write_records("pairs", pairs, PreferencePair)
     stage.write_records("decisions", decisions, PairDecision)
     stage.seal({**pair_counts(decisions)})
+    return pairs
+
+
+def test_judge_margins_come_from_the_pairs(complete_run: Path):
+    pairs = _lower_margins(complete_run, few=99)
     page = PageReader(write_report(complete_run))
     assert "apart by the judge" not in (complete_run / "report.html").read_text(encoding="utf-8")
     rows = page.charts["pair-margins"]["views"][0]["rows"]
@@ -121,6 +127,18 @@ def test_one_margin_of_all_pairs_is_a_sentence(finished: Path, page: PageReader)
     assert (
         "Chosen and rejected of every pair are 100.0 points apart by the judge&#39;s score." in html
     )
+
+
+def test_margins_that_seldom_differ_are_a_sentence_too(complete_run: Path):
+    pairs = _lower_margins(complete_run, few=2)
+    margins = [pair.margin for pair in pairs if pair.margin is not None]
+    least = f"{100 * sum(margins) / len(margins):.1f}"
+    assert "pair-margins" not in PageReader(write_report(complete_run)).charts
+    html = (complete_run / "report.html").read_text(encoding="utf-8")
+    assert (
+        "Chosen and rejected of most pairs are 100.0 points apart by the judge&#39;s score; the "
+        f"mean is {least} to 100.0 points."
+    ) in html
 
 
 def test_first_outputs_without_a_response_are_shares_of_the_test_prompts(

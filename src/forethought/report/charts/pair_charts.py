@@ -45,28 +45,35 @@ def pair_charts(run: RunData, scale: Scale) -> list[Chart]:
         # A judge that only compares gives pairs its own scores, not shares of wins.
         margins = RAW if run.recipe.judge.is_relative else scale
         charts.append(_pair_lengths(run))
-        only = _only_margin(run)
-        if only is None:
+        flat = _flat_margins(run, margins)
+        if flat is None:
             charts.append(_pair_margins(run, margins))
-        charts.append(_outcomes(run, "" if only is None else _margin_words(only, margins)))
+        charts.append(_outcomes(run, "" if flat is None else f" {flat}"))
     return charts
 
 
-def _only_margin(run: RunData) -> float | None:
-    """The judge margin that every pair of the run has; `None` where they differ."""
-    found = {
-        end
+def _flat_margins(run: RunData, scale: Scale) -> str | None:
+    """A sentence in place of a chart of flat lines; `None` where margins spread.
+
+    Such are those of a judge that gives 0 or 1: both quartiles are the same in every iteration.
+    """
+    there = [
+        pairs
         for arm in run.arms
         for iteration in arm.iterations
-        if iteration.pairs is not None
-        for end in iteration.pairs.margin_ends or ()
-    }
-    return found.pop() if len(found) == 1 else None
-
-
-def _margin_words(margin: float, scale: Scale) -> str:
-    size = f"{scale.size(margin)} {scale.points}"
-    return f" Chosen and rejected of every pair are {size} apart by the judge's score."
+        if (pairs := iteration.pairs) is not None and pairs.margin is not None
+    ]
+    quartiles = {end for pairs in there for end in (pairs.margin_quartiles or ())}
+    if len(quartiles) != 1:
+        return None
+    size = f"{scale.size(quartiles.pop())} {scale.points} apart by the judge's score"
+    ends = {end for pairs in there for end in (pairs.margin_ends or ())}
+    if len(ends) == 1:
+        return f"Chosen and rejected of every pair are {size}."
+    means = sorted(pairs.margin for pairs in there if pairs.margin is not None)
+    least, most = scale.size(means[0]), scale.size(means[-1])
+    span = least if least == most else f"{least} to {most}"
+    return f"Chosen and rejected of most pairs are {size}; the mean is {span} {scale.points}."
 
 
 def _failures(run: RunData) -> Chart:
