@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,27 @@ JudgeWord = Annotated[
         "http://…/v1; gsm8k by default where every prompt has a number as reference",
     ),
 ]
+
+
+def init(
+    model: Model,
+    prompts: Prompts,
+    target: Annotated[Path, typer.Argument(metavar="[RECIPE]", help="The file to write")] = Path(
+        "recipe.yaml"
+    ),
+    judge: JudgeWord = None,
+) -> None:
+    """Write a recipe for a model and a file of prompts, each choice explained in a comment."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.drafting.first_recipe import write_first_recipe
+
+        judged = write_first_recipe(model, prompts, judge, target)
+        reporter.say(f"recipe: {target}")
+        if judged:
+            reporter.say(f"next: forethought plan {target}, then forethought run {target}")
+        else:
+            reporter.say("next: fill in its judge; the file has examples, --judge names one")
 
 
 def compare(

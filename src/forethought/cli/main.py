@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from forethought.cli.drafts import compare
+from forethought.cli.drafts import compare, init
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
 from forethought.cli.running import run_and_show
@@ -275,7 +275,7 @@ def judge(
         judge_file(part, responses, output, reporter, explain=explain)
 
 
-for command in (compare, serve, chat, vllm_plugin, new_key):
+for command in (init, compare, serve, chat, vllm_plugin, new_key):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 
