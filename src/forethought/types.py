@@ -331,8 +331,9 @@ class EvaluationResult:
 
     name: str
     value: float
-    interval: tuple[float, float]
-    """95 %."""
+    interval: tuple[float, float] | None
+    """95 %; `None` where the values do not tell how sure the figure is: a single one, or equal
+    ones, of a scale without known ends."""
     count: int
     """Prompts, or what else the interval is over."""
     category: str | None = None

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forethought.config import RewardModelJudge, VerifierJudge
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
+from forethought.judging.describe import difference_ends, score_ends
 from forethought.share_interval import interval_between
 
 WORLDS = 2000
@@ -74,6 +76,24 @@ def test_a_difference_that_is_always_zero_is_not_certain():
     assert high == pytest.approx(-low)
     low, high = paired_difference("d", same, dict.fromkeys(same, 0.0), ends=(-1.0, 1.0)).interval
     assert (low, high) == pytest.approx((2 * 0.025 ** (1 / 12) - 1, 1.0))
+
+
+def test_equal_scores_of_an_open_scale_have_no_interval():
+    """Their spread is none, which does not make the next one certain."""
+    assert mean_result("m", [0.3] * 12).interval is None
+    assert mean_result("m", [0.3]).interval is None
+    same = {str(number): number / 3 for number in range(12)}
+    apart = {key: score + 0.1 for key, score in same.items()}
+    assert paired_difference("d", apart, same).interval is None
+    assert mean_result("m", [0.3] * 11 + [0.31]).interval is not None
+
+
+def test_a_users_verifier_that_gives_shares_keeps_within_them():
+    judge = VerifierJudge(function="package.module:exact_match")
+    assert score_ends(judge, [0.0, 1.0, 0.5]) == (0.0, 1.0)
+    assert difference_ends(judge, [0.0, 1.0]) == (-1.0, 1.0)
+    assert score_ends(judge, [0.0, 1.0, 7.0]) is None
+    assert score_ends(RewardModelJudge(path="a/model"), [0.0, 1.0]) is None
 
 
 def several_answers(generator, count, rate):

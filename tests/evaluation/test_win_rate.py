@@ -1,5 +1,7 @@
 """Win rates: exact values, symmetry, what length control does, and how often intervals hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -10,6 +12,7 @@ from forethought.evaluation.paired_win_rate import (
     category_win_rates,
     fit_at_equal_lengths,
     length_controlled_win_rate,
+    length_overlap,
     win_rate,
 )
 
@@ -111,6 +114,32 @@ def test_the_longer_always_wins_has_a_figure():
     differences = np.linspace(-300, 300, 40)
     rows = comparisons((differences > 0).astype(float), differences)
     assert length_controlled_win_rate(rows).value == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("differences", "enough"),
+    [
+        ([5.0] * 12, False),
+        ([5.0] * 10 + [-5.0] * 2, False),
+        ([5.0] * 9 + [-5.0] * 3, True),
+        ([5.0] * 9 + [0.0] * 3, True),
+        ([-5.0] * 95 + [5.0] * 5, False),
+        ([-5.0] * 90 + [5.0] * 10, True),
+        ([0.0, 0.0], True),
+        ([0.0, 5.0], False),
+    ],
+)
+def test_equal_lengths_have_to_lie_within_those_seen(differences, enough):
+    overlap = length_overlap(comparisons([1.0] * len(differences), differences))
+    assert overlap.suffices == enough
+    assert overlap.first_longer == sum(difference > 0 for difference in differences)
+
+
+def test_a_side_without_a_response_says_nothing_of_lengths():
+    rows = comparisons([1.0] * 12, [5.0] * 12)
+    silent = [replace(row, first_length=0.0, second_length=0.0) for row in rows]
+    assert not length_overlap([*rows, *silent]).suffices
+    assert not length_overlap(silent).suffices
 
 
 def test_nothing_to_compare_is_said():

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from forethought.cli.main import app
 from forethought.config.recipe_files import load_run
+from forethought.evaluation.paired_win_rate import LengthOverlap
 from forethought.evaluation.win_share import win_shares
 from forethought.models.loading import load_tokenizer
 from forethought.runs.layout import StageRef
@@ -99,7 +100,10 @@ def test_the_direct_policy_may_spend_the_thoughts_tokens(run):
         assert (judged[key].score or 0) >= (plain[key].score or 0)
     rates = figures(folder)
     assert rates["win_rate_best_of_n"]["value"] <= rates["win_rate"]["value"]
-    assert "length_controlled_win_rate_longer" in rates
+    lengths: Any = read_manifest(folder).counts["lengths"]
+    for rival, name in (("second", ""), ("best_of_n", "_best_of_n"), ("longer", "_longer")):
+        overlap = LengthOverlap(**lengths[rival])
+        assert (f"length_controlled_win_rate{name}" in rates) == overlap.suffices
 
 
 def test_the_probe_changes_the_thought_and_nothing_else(run):

@@ -214,10 +214,12 @@ def test_probe_drops_stand_around_zero(page: PageReader):
 @pytest.mark.parametrize(
     ("value", "low", "high", "words"),
     [
-        (0.21, 0.15, 0.27, "Responses lose 21.0 points without their thought (95 % interval of the "
-         "loss +15.0 to +27.0, n = 50): the trained policy uses it"),
-        (0.01, -0.03, 0.05, "the interval includes zero: the thought may be decoration"),
-        (-0.1, -0.2, -0.02, "Responses gain 10.0 points without their thought"),
+        (0.21, 0.15, 0.27, "Responses of policy 1 lose 21.0 points without their thought (95 % "
+         "interval 15.0 to 27.0, n = 50): it uses them"),
+        (0.01, -0.03, 0.05, "change by \u22121.0 points (95 % interval \u22125.0 to +3.0, n = 50); "
+         "the interval includes zero: the thought may be decoration"),
+        (-0.1, -0.2, -0.02, "Responses of policy 1 gain 10.0 points without their thought (95 % "
+         "interval 2.0 to 20.0, n = 50): here the thought does harm"),
     ],
 )  # fmt: skip
 def test_the_probe_is_put_in_words_whichever_way_it_went(
@@ -236,9 +238,8 @@ def test_the_hero_says_what_the_head_to_head_showed(measured: Path, changeable: 
     assert "56.0% to 72.0%, n\u00a0=\u00a040" in html
     write_report(changeable)
     html = (changeable / "report.html").read_text(encoding="utf-8")
-    assert (
-        "wins 54.0% of the test prompts against the direct arm; the interval includes 50%" in html
-    )
+    assert "wins 54.0% of the test prompts against the direct arm (95 % interval 46.0% to" in html
+    assert "the interval includes 50%" in html
 
 
 def test_without_measures_nothing_is_said_of_them(tmp_path: Path):

@@ -204,12 +204,12 @@ def results_table(results: list[dict[str, Any]]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     ordered = sorted(results, key=lambda result: _first(results, result["name"]))
     for result in ordered:
-        low, high = result["interval"]
+        ends = result["interval"]
         table.add_row(
             result["name"],
             result["category"] or "",
             f"{result['value']:.3f}",
-            f"[{low:.3f}, {high:.3f}]",
+            "unknown" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
             str(result["count"]),
         )
     return table

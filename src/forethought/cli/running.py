@@ -15,8 +15,9 @@ def run_and_show(recipe: Recipe, reporter: Reporter) -> None:
     from forethought.pipeline.loop import run_recipe
     from forethought.report.page import write_report
     from forethought.runs.cautions import cautions
+    from forethought.runs.comparison import claim_of
+    from forethought.runs.findings import findings
     from forethought.runs.summary import (
-        difference_line,
         left_out_lines,
         summary_table,
         write_summary,
@@ -27,7 +28,10 @@ def run_and_show(recipe: Recipe, reporter: Reporter) -> None:
         summary = read_json(recipe.run / "summary.json")
         if any(summary["arms"].values()):
             reporter.console.print(summary_table(summary))
-            reporter.say(difference_line(summary))
+            claim = claim_of(recipe)
+            reporter.say(claim.line())
+            for finding in findings(recipe, claim):
+                reporter.say(finding)
         for line in left_out_lines(summary):
             reporter.say(line)
         for caution in cautions(recipe):

@@ -87,8 +87,11 @@ def _main_results(counts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _figure(result: dict[str, Any]) -> str:
+    shown = f"{result['name']} {_short(result['value'])}"
+    if result["interval"] is None:
+        return f"{shown} (n = {result['count']})"
     low, high = result["interval"]
-    return f"{result['name']} {_short(result['value'])} ({_short(low)} to {_short(high)})"
+    return f"{shown} ({_short(low)} to {_short(high)}, n = {result['count']})"
 
 
 def _paid(what: str, counts: Count) -> str:

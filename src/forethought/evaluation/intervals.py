@@ -2,7 +2,8 @@
 
 A figure with two ends (a win rate, a share of right answers, a mean of scores in [0, 1], a
 difference of two such) has the interval of share_interval.py, which holds at the ends, too. The
-mean of a score without ends has Student's t over prompts.
+mean of a score without known ends has Student's t over prompts; where all values are equal their
+spread says nothing of the next one, so there is no interval rather than one of no width.
 
 Two policies that answered the same prompts are compared prompt by prompt, which removes the
 prompts' own difficulty from the interval.
@@ -34,15 +35,7 @@ def mean_result(
         raise ValueError(f"{name}: there is no value to average")
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
-    if ends is None:
-        from scipy.special import stdtrit
-
-        # Of a single value the error is infinite; with 0 degrees of freedom it would be NaN.
-        quantile = float(stdtrit(max(len(array) - 1, 1), (1 + LEVEL) / 2))
-        half = quantile * _standard_error(array)
-        interval = (mean - half, mean + half)
-    else:
-        interval = interval_between(values, ends)
+    interval = _student(array) if ends is None else interval_between(values, ends)
     return EvaluationResult(
         name=name, value=mean, interval=interval, count=len(array), category=category
     )
@@ -75,7 +68,13 @@ def share_result(
     return mean_result(name, [float(value) for value in values], category=category, ends=SHARE)
 
 
-def _standard_error(array: np.ndarray) -> float:
-    if len(array) < 2:
-        return math.inf
-    return float(array.std(ddof=1)) / math.sqrt(len(array))
+def _student(array: np.ndarray) -> tuple[float, float] | None:
+    """Student's interval of the mean; `None` where all values, or the only one, are the same."""
+    if np.allclose(array, array[0], rtol=1e-9, atol=1e-12):
+        return None
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(len(array) - 1, (1 + LEVEL) / 2))
+    mean = float(array.mean())
+    half = quantile * float(array.std(ddof=1)) / math.sqrt(len(array))
+    return mean - half, mean + half

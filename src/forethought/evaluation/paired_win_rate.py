@@ -12,7 +12,9 @@ the instruction's difficulty, which are known for its own instructions only: the
 
 is fitted to the preferences, and its value at equal lengths, sigmoid(theta), is the figure. Ours:
 phi has a Gaussian prior of standard deviation 10, so that a data set in which the longer response
-always wins still has a fit. Swapping A and B turns every figure p into 1 - p.
+always wins still has a fit. Swapping A and B turns every figure p into 1 - p. Where one side's
+responses are longer on all but a few prompts, equal lengths lie outside what was seen and the model
+would be read off where it only guesses: there is no figure then (`LengthOverlap`).
 
 Shapes: P prompts, R resamples.
 """
@@ -31,6 +33,10 @@ from forethought.types import EvaluationResult
 RESAMPLES = 2000
 PRIOR_PRECISION = 0.01
 """Of phi: one over the square of the prior's standard deviation."""
+LEAST_SHARE = 0.1
+"""Share of the prompts on which each side's response has to be no longer than the other's."""
+LEAST_PROMPTS = 3
+"""And their number, where there are as many prompts."""
 NEWTON_STEPS = 40
 LARGEST_LOGIT = 12.0
 """Where a resample has one outcome only theta has no finite fit; the rate is 0 or 1 to 6e-6."""
@@ -51,6 +57,39 @@ class ComparedAnswers:
     """Length of A's response in characters."""
     second_length: float
     category: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthOverlap:
+    """On how many prompts each side's response is the longer one, of those with both responses.
+
+    Example: `LengthOverlap(first_longer=11, second_longer=1, equal=0)`
+    """
+
+    first_longer: int
+    second_longer: int
+    equal: int
+
+    @property
+    def suffices(self) -> bool:
+        """Whether equal lengths lie within the lengths that were seen."""
+        count = self.first_longer + self.second_longer + self.equal
+        needed = min(count, max(LEAST_PROMPTS, LEAST_SHARE * count))
+        return count > 0 and min(self.first_longer, self.second_longer) + self.equal >= needed
+
+
+def length_overlap(comparisons: Sequence[ComparedAnswers]) -> LengthOverlap:
+    """Count which side is longer; prompts on which a side has no response say nothing of it."""
+    apart = [
+        comparison.first_length - comparison.second_length
+        for comparison in comparisons
+        if comparison.first_length or comparison.second_length
+    ]
+    return LengthOverlap(
+        first_longer=sum(difference > 0 for difference in apart),
+        second_longer=sum(difference < 0 for difference in apart),
+        equal=sum(difference == 0 for difference in apart),
+    )
 
 
 def win_rate(
@@ -88,6 +127,8 @@ def length_controlled_win_rate(
     resamples: int = RESAMPLES,
 ) -> EvaluationResult:
     """A's win rate at equal response lengths, a share in [0, 1].
+
+    To be asked for where `length_overlap` suffices.
 
     Raises: ValueError if there is no comparison.
     """

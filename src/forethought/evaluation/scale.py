@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Figure(Protocol):
+    """A figure and what it rests on, such as an `EvaluationResult`."""
+
+    @property
+    def value(self) -> float:
+        """The figure itself."""
+        ...
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %; `None` where it cannot be told."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Prompts, or what else the interval is over."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +58,25 @@ class Scale:
         text = f"{value * self.factor:+.{self.digits}f}"
         zero = float(text) == 0
         return (text[1:] if zero else text).replace("-", "\N{MINUS SIGN}")
+
+    def with_interval(self, figure: Figure) -> str:
+        """A score with what it rests on: `61.2% (95 % interval 57.1% to 65.0%, n = 400)`."""
+        return f"{self.number(figure.value)} ({rests_on(self.number, figure)})"
+
+    def change_with_interval(self, figure: Figure) -> str:
+        """A difference with what it rests on: `+4.2 points (95 % interval +1.2 to …, n = 400)`."""
+        return f"{self.change(figure.value)} {self.points} ({rests_on(self.change, figure)})"
+
+
+def rests_on(write: Callable[[float], str], figure: Figure) -> str:
+    """The interval and the number of prompts behind a figure; `write` is how its ends are written.
+
+    Example: `rests_on(PERCENT.change, result) == "95 % interval +1.2 to +9.4, n = 400"`
+    """
+    if figure.interval is None:
+        return f"without an interval, n = {figure.count:,}"
+    low, high = map(write, figure.interval)
+    return f"95 % interval {low} to {high}, n = {figure.count:,}"
 
 
 PERCENT = Scale(factor=100.0, digits=1, unit="%", points="points")

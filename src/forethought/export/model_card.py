@@ -16,9 +16,10 @@ from forethought.export import run_facts
 from forethought.judging.describe import score_of
 from forethought.models.loading import MICROWORLD, load_tokenizer
 from forethought.models.rendering import marker_tokens
+from forethought.runs.comparison import claim_of
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which
-from forethought.runs.summary import difference_line, margin_kept, summarise
+from forethought.runs.summary import margin_kept
 from forethought.storage.sealed_stage import sha256_file
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,7 +34,7 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
     evaluated = run_facts.evaluations(recipe)
     here = [row for row in evaluated if row["arm"] == arm and row["policy"] == policy]
     form = chosen.thought_format
-    summary = summarise(recipe)
+    claim = claim_of(recipe)
     attempts = run_facts.attempts(recipe)
     return (
         environment()
@@ -56,7 +57,7 @@ def model_card(chosen: StageRef, which: Which, folder: Path) -> str:
             evaluated=evaluated,
             own=here[0] if here else None,
             kept=margin_kept(recipe, arm, policy),
-            difference=difference_line(summary) if summary["difference"] is not None else None,
+            difference=claim.line() if claim.difference is not None else None,
             measures=run_facts.measures(recipe, arm, policy),
             sources=run_facts.source_names(recipe),
             iterations=run_facts.iterations(recipe, arm, policy),

@@ -3,6 +3,7 @@ loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from forethought.config import JudgeConfig, LLMJudge, RatingJudge, Recipe
@@ -37,19 +38,23 @@ def refuse_missing_models(config: JudgeConfig) -> None:
         loading.resolve(source, field=field)
 
 
-def score_ends(config: JudgeConfig) -> Ends | None:
-    """The ends of a prompt's score, where the judge's scale is known to have two.
+def score_ends(config: JudgeConfig, scores: Iterable[float]) -> Ends | None:
+    """The ends of a prompt's score, where the judge's scale has two.
+
+    Nobody says what a verifier of the user's own may give; while all its `scores` lie within 0 and
+    1, they are taken for shares of right ones.
 
     Raises: ValueError if a prompt file cannot be read.
     """
     if isinstance(config, RatingJudge):
         return load_prompt(config.prompt, "rating").scale
-    return SHARE if config.gives_shares else None
+    shares = config.gives_shares or (config.grades and all(0 <= score <= 1 for score in scores))
+    return SHARE if shares else None
 
 
-def difference_ends(config: JudgeConfig) -> Ends | None:
+def difference_ends(config: JudgeConfig, scores: Iterable[float]) -> Ends | None:
     """The ends of the difference of two such scores."""
-    ends = score_ends(config)
+    ends = score_ends(config, scores)
     return None if ends is None else (ends[0] - ends[1], ends[1] - ends[0])
 
 

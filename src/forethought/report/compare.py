@@ -18,7 +18,6 @@ from forethought.report.charts.policy_lines import Quantity, Series, policy_char
 from forethought.report.charts.probe_charts import VARIANTS
 from forethought.report.charts.score_charts import (
     TEST_QUANTITIES,
-    scale_of,
     score_quantity,
     score_series,
     test_series,
@@ -155,7 +154,7 @@ def _baseline(run: RunData) -> str | None:
 
 
 def _common_scale(runs: Sequence[RunData]) -> Scale:
-    return PERCENT if all(scale_of(run) == PERCENT for run in runs) else RAW
+    return PERCENT if all(run.claim.scale == PERCENT for run in runs) else RAW
 
 
 def _chart(

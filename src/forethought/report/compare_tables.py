@@ -101,8 +101,8 @@ def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:
 
 def _last(arm: ArmData, run: RunData) -> PolicyScore | None:
     """The policy of the difference; the arm's last where there is none."""
-    if run.difference is not None:
-        return next(policy for policy in arm.policies if policy.policy == run.difference.policy)
+    if run.claim.difference is not None:
+        return next(policy for policy in arm.policies if policy.policy == run.claim.policy)
     return arm.policies[-1] if arm.policies else None
 
 
@@ -111,9 +111,9 @@ def _score(policy: PolicyScore | None, scale: Scale) -> Cell:
 
 
 def _difference_cells(run: RunData, scale: Scale) -> tuple[Cell, ...]:
-    if run.difference is None:
+    mean = run.claim.difference
+    if mean is None:
         return (None, None, None, None)
-    mean = run.difference.mean
     low, high = mean.interval or (None, None)
     ends = (None if end is None else end * scale.factor for end in (low, high))
     return (mean.value * scale.factor, *ends, mean.count)

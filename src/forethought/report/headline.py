@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forethought.evaluation.scale import PERCENT, Scale
+from forethought.evaluation.scale import PERCENT, Scale, rests_on
 from forethought.report.charts.figures import ARM_NAMES
 from forethought.report.charts.measure_charts import policy_words
 from forethought.report.charts.probe_charts import last_drop, probe_scale, probe_sentence
 from forethought.report.data.collect import ArmData, RunData
 from forethought.report.data.measure_figures import figures_of
-from forethought.report.data.scores import Difference, Mean, PolicyScore
+from forethought.report.data.scores import Mean, PolicyScore
+from forethought.runs.findings import findings
+from forethought.types import Arm, EvaluationResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,105 +51,43 @@ class Headline:
     """
 
     figure: str | None
-    """`None` where there is nothing to compare."""
+    """`None` where there is nothing to compare, or the difference is not one of thinking."""
     unit: str
     detail: str
     sentence: str
     findings: tuple[str, ...]
-    """What win rate and probe say, a sentence each."""
+    """What fell, where thinking hurts, what win rate and probe say, a sentence each."""
     strip: Strip | None
     tiles: tuple[Tile, ...]
 
 
-def headline(run: RunData, scale: Scale) -> Headline:
-    """The comparison of the arms, or what stands in its way."""
-    tiles = (*_tiles(run.arms, scale), *_measure_tiles(run, scale))
+def headline(run: RunData) -> Headline:
+    """The comparison of the arms, or what stands in its way.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
+    claim = run.claim
+    scale, difference = claim.scale, claim.difference
+    told = difference is not None and not claim.withheld
     sentences = (
+        *findings(run.recipe, claim),
         _win_rate_sentence(run),
         probe_sentence(run, scale),
         *(_unasked_sentence(arm) for arm in run.arms if arm.arm == "direct"),
     )
-    findings = tuple(sentence for sentence in sentences if sentence is not None)
-    difference = run.difference
-    if difference is None:
-        return Headline(
-            figure=None,
-            unit="",
-            detail="",
-            sentence=_nothing_to_compare(run, scale),
-            findings=findings,
-            strip=None,
-            tiles=tiles,
-        )
-    mean = difference.mean
-    detail = f"{mean.count} test prompts"
-    if mean.interval is not None:
-        low, high = (scale.change(bound) for bound in mean.interval)
-        detail = f"95 % interval {low} to {high}, {detail}"
     return Headline(
-        figure=scale.change(mean.value),
+        figure=scale.change(difference.value) if difference is not None and told else None,
         unit=scale.points,
-        detail=detail,
-        sentence=_sentence(run, difference),
-        findings=findings,
-        strip=_strip(difference),
-        tiles=tiles,
+        detail=f"{rests_on(scale.change, difference)} test prompts" if difference else "",
+        sentence=claim.sentence,
+        findings=tuple(sentence for sentence in sentences if sentence is not None),
+        strip=_strip(difference) if difference is not None and told else None,
+        tiles=(*_tiles(run.arms, scale), *_measure_tiles(run, scale)),
     )
 
 
-def _sentence(run: RunData, difference: Difference) -> str:
-    mean = difference.mean
-    at = _after(difference.policy)
-    if mean.interval is None:
-        text = f"{at.capitalize()}, one prompt alone cannot tell the arms apart."
-    elif mean.interval[0] > 0:
-        text = (
-            f"{at.capitalize()}, the thought arm scores higher than the direct arm; "
-            "the interval lies above zero."
-        )
-    elif mean.interval[1] < 0:
-        text = (
-            f"{at.capitalize()}, the thought arm scores lower than the direct arm: here thinking "
-            "did not pay; the interval lies below zero."
-        )
-    else:
-        text = (
-            f"{at.capitalize()}, the arms cannot be told apart: the interval contains zero. "
-            "More test prompts would narrow it."
-        )
-    if difference.policy < run.recipe.iterations:
-        done = f"{difference.policy} of {run.recipe.iterations} iterations"
-        text += f" This is an intermediate result: {done} are evaluated in both arms."
-    return text
-
-
-def _after(policy: int) -> str:
-    if policy == 0:
-        return "before any training"
-    return f"after {policy} iteration{'s' if policy > 1 else ''}"
-
-
-def _nothing_to_compare(run: RunData, scale: Scale) -> str:
-    if run.recipe.prompts.test is None:
-        return "The recipe has no test prompts, so this run makes no claim about quality."
-    if len(run.arms) == 1:
-        arm = run.arms[0]
-        other = "direct" if arm.arm == "thought" else "thought"
-        gain = ""
-        scored = [policy.score for policy in arm.policies if policy.score is not None]
-        if len(scored) > 1:
-            change = scored[-1].value - scored[0].value
-            gain = (
-                f" From the seed to policy {arm.policies[-1].policy} the test score changed by "
-                f"{scale.change(change)} {scale.points}."
-            )
-        alone = f"This run has no {other} arm, so it cannot tell what thinking itself contributes."
-        return alone + gain
-    return "Nothing is evaluated in both arms yet, so there is no comparison to show."
-
-
-def _strip(difference: Difference) -> Strip | None:
-    interval = difference.mean.interval
+def _strip(difference: EvaluationResult) -> Strip | None:
+    interval = difference.interval
     if interval is None:
         return None
     # Zero is in the middle; the least reach is for an interval of two zeros.
@@ -160,7 +100,7 @@ def _strip(difference: Difference) -> Strip | None:
         zero=50.0,
         low=place(interval[0]),
         high=place(interval[1]),
-        value=place(difference.mean.value),
+        value=place(difference.value),
     )
 
 
@@ -176,7 +116,9 @@ def _tiles(arms: Sequence[ArmData], scale: Scale) -> list[Tile]:
         value = _score_words(last.score, scale)
         tiles.append(Tile(label=ARM_NAMES[arm.arm], value=value, note=note, arm=arm.arm))
         if arm.arm == "thought":
-            tiles += [_thought_tile(seed, last), _failure_tile(seed, last)]
+            tiles.append(_thought_tile(seed, last))
+        if arm.arm == "thought" or last.parse_failures:
+            tiles.append(_failure_tile(arm.arm, seed, last))
     return sorted(tiles, key=lambda tile: tile.arm == "")
 
 
@@ -193,29 +135,23 @@ def _measure_tiles(run: RunData, scale: Scale) -> list[Tile]:
     ):
         points = figures_of(run.measures, name, "thought")
         if points:
-            mean = points[-1][1]
-            note = f"{_interval(mean)}{_count(mean)}"
+            policy, mean = points[-1]
+            note = _note(policy, PERCENT.number, mean)
             tiles.append(Tile(label=label, value=PERCENT.number(mean.value), note=note, arm=""))
     found = last_drop(run, "none")
     if found is not None:
         used = probe_scale(run, scale)
-        mean = found[1]
-        note = f"{used.points}, {_count(mean)}"
-        value = used.change(-mean.value)
+        policy, change = found[0], found[1].turned
+        value = f"{used.change(change.value)} {used.points}"
+        note = _note(policy, used.change, change)
         tiles.append(Tile(label="Without the thought", value=value, note=note, arm=""))
     return tiles
 
 
-def _count(mean: Mean) -> str:
-    """In one piece on a narrow tile."""
-    return f"n = {mean.count:,}".replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _interval(mean: Mean) -> str:
-    if mean.interval is None:
-        return ""
-    low, high = (PERCENT.number(end) for end in mean.interval)
-    return f"{low} to {high}, "
+def _note(policy: int, write: Callable[[float], str], mean: Mean) -> str:
+    """Whose the figure of a tile is, and what it rests on; the count in one piece when narrow."""
+    *interval, count = rests_on(write, mean).split(", ")
+    return ", ".join([policy_words(policy), *interval, count.replace(" ", "\N{NO-BREAK SPACE}")])
 
 
 def _win_rate_sentence(run: RunData) -> str | None:
@@ -225,14 +161,33 @@ def _win_rate_sentence(run: RunData) -> str | None:
     policy, mean = points[-1]
     start = (
         f"Head to head, {policy_words(policy)} of the thought arm wins "
-        f"{PERCENT.number(mean.value)} of the test prompts against the direct arm"
+        f"{PERCENT.number(mean.value)} of the test prompts against the direct arm "
+        f"({rests_on(PERCENT.number, mean)})"
     )
+    if run.claim.withheld:
+        return f"{start}; an output without a response loses, so this is of the format, too."
     if mean.interval is None:
-        return f"{start}; that is one prompt alone."
+        return f"{start}."
     low, high = mean.interval
-    if low <= 0.5 <= high:
-        return f"{start}; the interval includes 50%."
-    return f"{start}; the interval lies {'above' if low > 0.5 else 'below'} 50%."
+    side = "lies above" if low > 0.5 else "lies below" if high < 0.5 else "includes"
+    return f"{start}; the interval {side} 50%{_length_words(run, policy)}."
+
+
+def _length_words(run: RunData, policy: int) -> str:
+    """Why there is no win rate at equal lengths, where that is so."""
+    for measure in run.measures:
+        lengths = measure.lengths.get("second")
+        if measure.policy != policy or lengths is None:
+            continue
+        if figures_of([measure], "length_controlled_win_rate", "thought"):
+            return ""
+        count = sum(lengths.values())
+        return (
+            "; there is no figure at equal lengths, since the lengths hardly overlap: its "
+            f"response is the longer one on {lengths['first_longer']} of {count} prompts, the "
+            f"shorter one on {lengths['second_longer']}"
+        )
+    return ""
 
 
 def _unasked_sentence(arm: ArmData) -> str | None:
@@ -249,16 +204,16 @@ def _unasked_sentence(arm: ArmData) -> str | None:
 
 def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
     return Tile(
-        label="Thought length",
+        label=f"{ARM_NAMES['thought']}: thought length",
         value=f"{last.thought_tokens:.0f} tokens",
         note=f"{seed.thought_tokens:.0f} at the seed",
         arm="",
     )
 
 
-def _failure_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
+def _failure_tile(arm: Arm, seed: PolicyScore, last: PolicyScore) -> Tile:
     return Tile(
-        label="No response at first",
+        label=f"{ARM_NAMES[arm]}: no response at first",
         value=f"{last.parse_failures:.1%}",
         note=f"{seed.parse_failures:.1%} at the seed",
         arm="",

@@ -22,7 +22,7 @@ from forethought.report.charts.margin_charts import kept_chart, kept_warning
 from forethought.report.charts.measure_charts import measure_charts
 from forethought.report.charts.pair_charts import pair_charts
 from forethought.report.charts.probe_charts import probe_charts
-from forethought.report.charts.score_charts import scale_of, score_charts
+from forethought.report.charts.score_charts import score_charts
 from forethought.report.charts.training_charts import selection_chart, training_charts
 from forethought.report.compare import RunComparison, compare, run_labels
 from forethought.report.data.collect import RunData, collect
@@ -182,7 +182,7 @@ def render(runs: Sequence[RunData], labels: Sequence[str]) -> str:
 
 
 def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
-    scale = scale_of(run)
+    scale = run.claim.scale
     results = {chart.key: chart for chart in score_charts(run, scale)}
     # Beside the same failures in training, not among the scores.
     late = [results.pop("first-failures")] if "first-failures" in results else []
@@ -200,7 +200,7 @@ def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
     return RunPage(
         label=label,
         prefix=prefix,
-        headline=headline(run, scale),
+        headline=headline(run),
         facts=tuple(_facts(run)),
         missing=run.missing,
         left_out=tuple(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from forethought.config import Recipe
+from forethought.runs.comparison import FEW_PROMPTS, WITHOUT
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
 from forethought.storage.sealed_stage import read_manifest
@@ -20,12 +21,8 @@ FEW_PAIRS = 30
 """Pairs of an arm below which what it learned is mostly chance."""
 UNLIKE = 2.0
 """How many times more pairs one arm may have than the other."""
-FEW_PROMPTS = 100
-"""Test prompts below which a difference of several points cannot be seen."""
 POINTS = 0.03
 """Half an interval that is worth aiming at, of a score between 0 and 1."""
-WITHOUT = 0.1
-"""Share of outputs without a response from which on it is said."""
 
 
 def cautions(recipe: Recipe) -> list[str]:

@@ -10,10 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from forethought.config import Recipe
-from forethought.evaluation.intervals import paired_difference
-from forethought.judging.describe import BY_JUDGE, difference_ends, score_of
+from forethought.judging.describe import BY_JUDGE, score_of
+from forethought.runs.comparison import Claim, claim_of, evaluations
 from forethought.runs.layout import StageRef
-from forethought.share_interval import Ends
 from forethought.storage import left_out
 from forethought.storage.sealed_stage import read_json, read_manifest, write_json
 from forethought.training.results import LEAST_KEPT
@@ -28,7 +27,7 @@ def write_summary(recipe: Recipe) -> None:
 
 def summarise(recipe: Recipe) -> dict[str, Any]:
     """Figures of every evaluated policy; 0 is the seed."""
-    arms = {arm: _policies(recipe, arm) for arm in recipe.arms}
+    arms, claim = evaluations(recipe), claim_of(recipe)
     rows = {
         arm: [
             {"iteration": i, "with_thought": counts.get("with_thought", 0)}
@@ -42,7 +41,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         "seconds": _seconds(recipe.run),
         "arms": rows,
         "score_of": score_of(recipe),
-        "difference": _difference(arms, difference_ends(recipe.judge)),
+        "difference": _difference(claim),
         "left_out": {
             stage: {
                 "count": len(gone),
@@ -107,29 +106,6 @@ def _kept_line(summary: dict[str, Any]) -> str:
     return f"\nlearned margin that is left when sampled, at least: {words}{low}"
 
 
-def difference_line(summary: dict[str, Any]) -> str:
-    """What the comparison says, in one sentence."""
-    difference = summary["difference"]
-    if difference is None:
-        return "There are no two arms to compare."
-    scores = [row["test_score"] for rows in summary["arms"].values() for row in rows]
-    shares = all(score is not None and 0 <= score <= 1 for score in scores)
-    factor, digits, unit = (100, 1, "points") if shares else (1, 3, "of the judge's score")
-    value, low, high = (
-        f"{factor * figure:+.{digits}f}"
-        for figure in (difference["value"], *difference["interval"])
-    )
-    sure = (
-        "; the interval includes zero"
-        if difference["interval"][0] <= 0 <= difference["interval"][1]
-        else ""
-    )
-    return (
-        f"Thought arm minus direct arm at policy {difference['iteration']}: {value} {unit} "
-        f"(95 % interval {low} to {high}, n = {difference['count']}){sure}."
-    )
-
-
 def left_out_lines(summary: dict[str, Any]) -> list[str]:
     """How many prompts each stage goes without, and the first of them."""
     return [
@@ -142,10 +118,11 @@ def left_out_lines(summary: dict[str, Any]) -> list[str]:
 def _cells(row: dict[str, Any]) -> list[str]:
     score = ["unknown", ""]
     if row["test_score"] is not None:
-        low, high = row["interval"]
+        ends = row["interval"] or []
         # Scores in hundreds, too, leave room for the other columns.
-        digits = 3 if max(abs(low), abs(high)) < 10 else 1
-        score = [f"{row['test_score']:.{digits}f}", f"[{low:.{digits}f}, {high:.{digits}f}]"]
+        digits = 3 if max(map(abs, (row["test_score"], *ends))) < 10 else 1
+        bounds = ", ".join(f"{end:.{digits}f}" for end in ends)
+        score = [f"{row['test_score']:.{digits}f}", f"[{bounds}]" if ends else "unknown"]
     return [
         *score,
         f"{row['thought_tokens']:.1f}",
@@ -154,36 +131,16 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _policies(recipe: Recipe, arm: Any) -> dict[int, dict[str, Any]]:
-    found = {}
-    for policy in recipe.evaluated:
-        ref = StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
-        if not ref.sealed:
-            break
-        found[policy] = dict(read_manifest(ref.folder).counts)
-    return found
-
-
-def _difference(
-    arms: dict[Any, dict[int, dict[str, Any]]], ends: Ends | None
-) -> dict[str, Any] | None:
-    if set(arms) != {"thought", "direct"}:
+def _difference(claim: Claim) -> dict[str, Any] | None:
+    if claim.difference is None:
         return None
-    both = arms["thought"].keys() & arms["direct"].keys()
-    last = max(both, default=-1)
-    if last < 0 or not all(each[last]["scores"] for each in arms.values()):
-        return None
-    result = paired_difference(
-        "thought - direct",
-        arms["thought"][last]["scores"],
-        arms["direct"][last]["scores"],
-        ends=ends,
-    )
+    ends = claim.difference.interval
     return {
-        "iteration": last,
-        "value": result.value,
-        "interval": list(result.interval),
-        "count": result.count,
+        "iteration": claim.policy,
+        "value": claim.difference.value,
+        "interval": None if ends is None else list(ends),
+        "count": claim.difference.count,
+        "withheld": claim.withheld,
     }
 
 

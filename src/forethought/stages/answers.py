@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
+from forethought.evaluation.scale import RAW
 from forethought.judging.describe import identity, score_ends
 from forethought.models import loading
 from forethought.progress.reporter import Reporter
@@ -176,14 +177,14 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
-        ends = score_ends(ref.recipe.judge)
+        ends = score_ends(ref.recipe.judge, scores.values())
         result = mean_result("test_score", list(scores.values()), ends=ends) if scores else None
-        task.note = f"test score {_shown(result and result.value)}"
+        task.note = f"test score {RAW.with_interval(result) if result else 'unknown'}"
     left_out.say(stage, reporter)
     statuses = Counter(str(answer.parsed.status) for answer in answers)
     return {
         "test_score": result.value if result else None,
-        "interval": list(result.interval) if result else None,
+        "interval": list(result.interval) if result and result.interval else None,
         "count": len(scores),
         "scores": dict(scores),
         "statuses": dict(sorted(statuses.items())),

@@ -18,9 +18,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from forethought.config import Recipe
-from forethought.evaluation.intervals import paired_difference
-from forethought.judging.describe import difference_ends
 from forethought.pairs import OUTCOMES
+from forethought.runs.comparison import score_difference
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import (
     evaluation_refs,
@@ -98,9 +97,9 @@ def read_points(recipe: Recipe, known: Mapping[str, int]) -> Iterator[Point]:
     for source, points in _sources(recipe, known):
         for index, (axis, step, values) in enumerate(points):
             if index >= known.get(source, 0):
-                # The interval of a single value has no ends.
-                finite = {key: value for key, value in values.items() if math.isfinite(value)}
-                named = {f"{axis}/{key}": value for key, value in finite.items()}
+                named = {
+                    f"{axis}/{key}": value for key, value in values.items() if math.isfinite(value)
+                }
                 yield Point(source=source, index=index, axis=axis, step=step, values=named)
 
 
@@ -184,19 +183,23 @@ def _training(ref: StageRef) -> list[Figures]:
 
 def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     """Thought minus direct on the test prompts that both answered, once both are evaluated."""
-    thought = StageRef(recipe=recipe, stage="evaluation", arm="thought", index=policy)
-    direct = replace(thought, arm="direct")
-    if not (thought.sealed and direct.sealed):
+    refs = {
+        arm: StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
+        for arm in recipe.arms
+    }
+    if len(refs) < 2 or not all(ref.sealed for ref in refs.values()):
         return []
     ours, theirs = (
-        {**_mapping(read_manifest(ref.folder).counts["scores"])} for ref in (thought, direct)
+        {**_mapping(read_manifest(refs[arm].folder).counts["scores"])}
+        for arm in ("thought", "direct")
     )
-    if not ours.keys() & theirs.keys():
+    result = score_difference(recipe, ours, theirs)
+    if result is None:
         return []
-    result = paired_difference("test_score", ours, theirs, ends=difference_ends(recipe.judge))
-    low, high = result.interval
-    values = {"test_score": result.value, "test_score_low": low, "test_score_high": high}
-    return [("difference", policy, values | {"count": float(result.count)})]
+    values = {"test_score": result.value, "count": float(result.count)}
+    if result.interval is not None:
+        values["test_score_low"], values["test_score_high"] = result.interval
+    return [("difference", policy, values)]
 
 
 def _measured(ref: StageRef) -> Figures:
@@ -206,7 +209,8 @@ def _measured(ref: StageRef) -> Figures:
     for row in _rows(manifest.counts.get("results", [])):
         key = row["name"] if row["category"] is None else f"{row['name']}/{row['category']}"
         values[key] = float(row["value"])
-        values[f"{key}_low"], values[f"{key}_high"] = map(float, row["interval"])
+        if row["interval"] is not None:
+            values[f"{key}_low"], values[f"{key}_high"] = map(float, row["interval"])
     axis = f"{ref.arm}/measures/{ref.stage}"
     return axis, ref.index, values | {"seconds": manifest.seconds}
 

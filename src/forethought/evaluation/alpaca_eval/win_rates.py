@@ -39,6 +39,7 @@ from forethought.evaluation.alpaca_eval.length_control import (
     length_controlled,
 )
 from forethought.evaluation.intervals import mean_result
+from forethought.share_interval import interval_between
 from forethought.types import EvaluationResult
 
 PERCENT = (0.0, 100.0)
@@ -156,7 +157,7 @@ def score(
         baseline=annotations.baseline,
         win_rate=100 * float(valid_N.mean()),
         standard_error=100 * float(valid_N.std(ddof=1)) / float(np.sqrt(len(valid_N))),
-        win_rate_interval=mean_result("win_rate", (100 * valid_N).tolist(), ends=PERCENT).interval,
+        win_rate_interval=interval_between((100 * valid_N).tolist(), PERCENT),
         n_wins=wins,
         n_wins_base=losses,
         n_draws=draws,

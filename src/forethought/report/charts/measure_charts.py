@@ -46,7 +46,7 @@ KNOWN = {
     "length_controlled_win_rate": Known(
         title="Win rate at equal length",
         caption="Thought against direct, with the effect of the responses' lengths taken out by a "
-        "logistic model, as AlpacaEval 2 does.",
+        "logistic model, as AlpacaEval 2 does. Where the lengths hardly overlap there is none.",
         axis="win rate",
         scale=PERCENT,
         even=0.5,

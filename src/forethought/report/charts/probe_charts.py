@@ -6,7 +6,7 @@ after a half of its own, and lets the run's judge score all four.
 
 from __future__ import annotations
 
-from forethought.evaluation.scale import PERCENT, Scale
+from forethought.evaluation.scale import PERCENT, Scale, rests_on
 from forethought.report.charts.category_bars import Bars, category_chart
 from forethought.report.charts.figures import Chart
 from forethought.report.charts.measure_charts import policy_words
@@ -48,21 +48,26 @@ def probe_sentence(run: RunData, scale: Scale) -> str | None:
     if found is None:
         return None
     policy, drop = found
-    used = probe_scale(run, scale)
-    who = "the trained policy" if policy else "the seed"
+    used, who = probe_scale(run, scale), policy_words(policy)
     size = f"{used.size(drop.value)} {used.points}"
     if drop.interval is None:
-        return f"One prompt alone cannot tell whether {who} uses its thoughts."
-    low, high = (used.change(end) for end in drop.interval)
-    about = f"(95 % interval of the loss {low} to {high}, n = {drop.count:,})"
+        why = "there is one prompt" if drop.count == 1 else "its loss is the same on all prompts"
+        return f"The probe cannot tell whether {who} uses its thoughts: {why}."
     if drop.interval[0] > 0:
-        text = f"Responses lose {size} without their thought {about}: {who} uses it"
+        text = (
+            f"Responses of {who} lose {size} without their thought "
+            f"({rests_on(used.size, drop)}): it uses them"
+        )
     elif drop.interval[1] < 0:
-        text = f"Responses gain {size} without their thought {about}: here the thought does harm"
+        text = (
+            f"Responses of {who} gain {size} without their thought "
+            f"({rests_on(used.size, drop.turned)}): here the thought does harm"
+        )
     else:
         text = (
-            f"Without their thought responses change by {used.change(-drop.value)} {used.points} "
-            f"{about}; the interval includes zero: the thought may be decoration"
+            f"Without their thought responses of {who} change by "
+            f"{used.change_with_interval(drop.turned)}; the interval includes zero: the thought "
+            "may be decoration"
         )
     return f"{text}{_other_words(run, used)}."
 

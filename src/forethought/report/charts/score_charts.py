@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forethought.evaluation.scale import PERCENT, RAW, TOKENS, Scale
+from forethought.evaluation.scale import PERCENT, TOKENS, Scale
 from forethought.judging.describe import score_of
 from forethought.report.charts.category_bars import Bars, category_chart
 from forethought.report.charts.figures import ARM_NAMES, ARM_SYMBOLS, Chart
@@ -43,15 +43,6 @@ TEST_QUANTITIES = (
         intervals=False,
     ),
 )
-
-
-def scale_of(run: RunData) -> Scale:
-    """Per cent where scores are shares, of right answers or of wins; others stay as they are."""
-    if run.recipe.judge.is_relative:
-        return PERCENT
-    means = [policy.score for arm in run.arms for policy in arm.policies]
-    shares = all(0 <= mean.value <= 1 for mean in means if mean is not None)
-    return PERCENT if run.recipe.judge.grades and shares else RAW
 
 
 def score_charts(run: RunData, scale: Scale) -> list[Chart]:

@@ -19,8 +19,9 @@ from forethought.config import Recipe
 from forethought.config.recipe_files import load_run
 from forethought.report.data.columns import read_columns, read_rows
 from forethought.report.data.measure_figures import Measured, read_measures
-from forethought.report.data.scores import Difference, PolicyScore, read_difference, read_policies
+from forethought.report.data.scores import PolicyScore, read_policies
 from forethought.report.data.stage_costs import SpentOnStage, read_costs
+from forethought.runs.comparison import Claim, claim_of
 from forethought.runs.schedule import (
     evaluation_refs,
     iteration_refs,
@@ -132,13 +133,13 @@ class ArmData:
 class RunData:
     """All numbers of the page.
 
-    Example: `RunData(recipe=Recipe(…), arms=(…,), difference=None, measures=(), costs=(),
+    Example: `RunData(recipe=Recipe(…), arms=(…,), claim=Claim(…), measures=(), costs=(),
     seconds=None, provenance={}, missing=("direct/iteration_1/pairs",), left_out={})`
     """
 
     recipe: Recipe
     arms: tuple[ArmData, ...]
-    difference: Difference | None
+    claim: Claim
     measures: tuple[Measured, ...]
     costs: tuple[SpentOnStage, ...]
     """Of every sealed stage."""
@@ -172,7 +173,7 @@ def collect(folder: Path) -> RunData:
     return RunData(
         recipe=recipe,
         arms=arms,
-        difference=read_difference(policies, summary, recipe),
+        claim=claim_of(recipe),
         measures=read_measures(recipe),
         costs=tuple(read_costs(recipe)),
         seconds=summary.get("seconds"),

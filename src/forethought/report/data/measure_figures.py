@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from forethought.config import Recipe, explain
-from forethought.report.data.scores import Mean
+from forethought.report.data.scores import Mean, as_mean
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import sealed_measures
 from forethought.storage.sealed_stage import MANIFEST, StageError, read_manifest
@@ -31,7 +31,7 @@ class Measured:
     """One measure of one policy.
 
     Example: `Measured(measure="win_rate", arm="thought", policy=2, folder=Path("runs/…"),
-    results=(EvaluationResult(…),), tokens={"first": 84.0, "second": 31.5})`
+    results=(EvaluationResult(…),), tokens={"first": 84.0, "second": 31.5}, lengths={})`
     """
 
     measure: str
@@ -41,6 +41,8 @@ class Measured:
     results: tuple[EvaluationResult, ...]
     tokens: dict[str, float]
     """Tokens per prompt that each side of a comparison spent; empty for other measures."""
+    lengths: dict[str, dict[str, int]]
+    """Of a comparison, by rival: prompts by which side's response is longer."""
 
 
 def read_measures(recipe: Recipe) -> tuple[Measured, ...]:
@@ -91,13 +93,6 @@ def names_of(measured: Sequence[Measured]) -> list[str]:
     )
 
 
-def as_mean(result: EvaluationResult) -> Mean:
-    """The figure; an interval without ends, as of a single value, is none."""
-    ended = all(math.isfinite(end) for end in result.interval)
-    interval = result.interval if ended else None
-    return Mean(value=result.value, interval=interval, count=result.count)
-
-
 def _measured(ref: StageRef) -> Measured:
     name, folder = ref.stage, ref.folder
     counts: dict[str, Any] = read_manifest(folder).counts
@@ -112,6 +107,7 @@ def _measured(ref: StageRef) -> Measured:
         folder=folder,
         results=results,
         tokens=counts.get("tokens_per_prompt", {}),
+        lengths=counts.get("lengths", {}),
     )
 
 

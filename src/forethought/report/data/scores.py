@@ -1,28 +1,17 @@
-"""Test scores of every policy, what each category gained, and the difference between the arms.
-
-A policy's figures are those its evaluation sealed. The difference is the run's own summary; where
-that is older than the evaluations, it is computed here in the same way.
-"""
+"""Test scores of every policy, and what each category gained, as their evaluations sealed them."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from forethought.config import Recipe
-from forethought.judging.describe import difference_ends
-from forethought.runs.schedule import evaluation_refs, prompts_ref
-from forethought.share_interval import Ends, interval_between
-from forethought.storage.sealed_stage import read_manifest
-from forethought.types import Arm
+from forethought.runs.comparison import differences_by_category, evaluations
+from forethought.types import Arm, EvaluationResult
 
 Interval = tuple[float, float]
-
-UNCATEGORISED = "(none)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +23,14 @@ class Mean:
 
     value: float
     interval: Interval | None
-    """`None` where one value alone was averaged."""
+    """`None` where the values do not tell how sure the mean is."""
     count: int
+
+    @property
+    def turned(self) -> Mean:
+        """The same with the other sign, such as a loss as a change."""
+        ends = None if self.interval is None else (-self.interval[1], -self.interval[0])
+        return Mean(value=-self.value, interval=ends, count=self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,111 +57,41 @@ class PolicyScore:
     """Category to score minus the seed's, prompt by prompt; empty for the seed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Thought arm minus direct arm, on the same test prompts.
-
-    Example: `Difference(policy=2, mean=Mean(…))`
-    """
-
-    policy: int
-    """The last policy that both arms have."""
-    mean: Mean
-
-
 def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
     """Every evaluated policy of every arm, the seed first.
 
     Raises: StageError if a sealed stage is damaged.
     """
-    prompts = prompts_ref(recipe)
-    test = prompts.prompts("test") if prompts.sealed else []
-    categories = {prompt.prompt_id: prompt.category or UNCATEGORISED for prompt in test}
-    return {arm: tuple(_arm_policies(recipe, arm, categories)) for arm in recipe.arms}
+    return {
+        arm: tuple(_policies(recipe, evaluated)) for arm, evaluated in evaluations(recipe).items()
+    }
 
 
-def read_difference(
-    policies: Mapping[Arm, Sequence[PolicyScore]], summary: Mapping[str, Any], recipe: Recipe
-) -> Difference | None:
-    """The arms' difference at the last policy that both have; `None` where they share none."""
-    by_arm = {arm: {policy.policy: policy for policy in own} for arm, own in policies.items()}
-    common = by_arm.get("thought", {}).keys() & by_arm.get("direct", {}).keys()
-    if not common:
-        return None
-    last = max(common)
-    given = summary.get("difference")
-    if given is not None and given["iteration"] == last:
-        low, high = given["interval"]
-        mean = Mean(value=given["value"], interval=(low, high), count=given["count"])
-        return Difference(policy=last, mean=mean)
-    ours, theirs = by_arm["thought"][last].prompt_scores, by_arm["direct"][last].prompt_scores
-    values = [ours[our] - theirs[our] for our in sorted(ours.keys() & theirs.keys())]
-    if not values:
-        return None
-    return Difference(policy=last, mean=mean_of(values, difference_ends(recipe.judge)))
+def as_mean(result: EvaluationResult) -> Mean:
+    """The figure; an interval without ends, as an earlier version wrote of one value, is none."""
+    ended = result.interval is not None and all(map(math.isfinite, result.interval))
+    interval = result.interval if ended else None
+    return Mean(value=result.value, interval=interval, count=result.count)
 
 
-def mean_of(values: Sequence[float], ends: Ends | None) -> Mean:
-    """The mean with its 95 % interval; a single value has none.
-
-    Values that lie between `ends` have the exact interval of `share_interval`, others Student's.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    value = float(array.mean())
-    if len(array) < 2:
-        return Mean(value=value, interval=None, count=len(array))
-    if ends is not None:
-        return Mean(value=value, interval=interval_between(values, ends), count=len(array))
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
-    return Mean(value=value, interval=(value - half, value + half), count=len(array))
-
-
-def _arm_policies(recipe: Recipe, arm: Arm, categories: Mapping[str, str]) -> list[PolicyScore]:
-    ends = difference_ends(recipe.judge)
-    policies: list[PolicyScore] = []
-    seed: Mapping[str, float] = {}
-    for ref in evaluation_refs(recipe, arm):
-        if not ref.sealed:
-            continue
-        counts: dict[str, Any] = read_manifest(ref.folder).counts
-        scores: dict[str, float] = counts["scores"]
-        seed = scores if ref.index == 0 else seed
-        policies.append(
-            PolicyScore(
-                policy=ref.index,
-                score=_score(counts),
-                prompt_scores=scores,
-                thought_tokens=counts["thought_tokens"],
-                response_tokens=counts["response_tokens"],
-                parse_failures=counts["parse_failures"],
-                with_thought=counts.get("with_thought", 0),
-                gains=_gains(scores, seed, categories, ends) if ref.index else {},
-            )
+def _policies(recipe: Recipe, evaluated: Mapping[int, Mapping[str, Any]]) -> Iterator[PolicyScore]:
+    seed: Mapping[str, float] = evaluated[0]["scores"] if 0 in evaluated else {}
+    for policy, counts in evaluated.items():
+        gains = differences_by_category(recipe, counts["scores"], seed) if policy else {}
+        yield PolicyScore(
+            policy=policy,
+            score=_score(counts),
+            prompt_scores=counts["scores"],
+            thought_tokens=counts["thought_tokens"],
+            response_tokens=counts["response_tokens"],
+            parse_failures=counts["parse_failures"],
+            with_thought=counts.get("with_thought", 0),
+            gains={category: as_mean(gain) for category, gain in gains.items()},
         )
-    return policies
 
 
 def _score(counts: Mapping[str, Any]) -> Mean | None:
     if counts["test_score"] is None:
         return None
-    low, high = counts["interval"]
-    return Mean(
-        value=counts["test_score"],
-        interval=(low, high) if counts["count"] > 1 else None,
-        count=counts["count"],
-    )
-
-
-def _gains(
-    last: Mapping[str, float],
-    seed: Mapping[str, float],
-    categories: Mapping[str, str],
-    ends: Ends | None,
-) -> dict[str, Mean]:
-    differences: dict[str, list[float]] = defaultdict(list)
-    for prompt_id in sorted(last.keys() & seed.keys()):
-        category = categories.get(prompt_id, UNCATEGORISED)
-        differences[category].append(last[prompt_id] - seed[prompt_id])
-    return {category: mean_of(values, ends) for category, values in sorted(differences.items())}
+    interval = counts["interval"] and tuple(counts["interval"])
+    return Mean(value=counts["test_score"], interval=interval, count=counts["count"])

@@ -14,6 +14,7 @@ from functools import partial
 
 from forethought.config import AccuracyMeasure, VerifierJudge
 from forethought.evaluation.intervals import share_result
+from forethought.evaluation.scale import PERCENT
 from forethought.judging.base import checked
 from forethought.judging.open import open_judge
 from forethought.progress.reporter import Reporter
@@ -86,7 +87,9 @@ def measure(
             without_response[name] = sum(answer.parsed.response is None for answer in answers)
             tokens += sum(answer.spent_tokens for answer in answers)
         shown = [
-            f"{result.name} {result.value:.1%}" for result in results if result.category is None
+            f"{result.name} {PERCENT.with_interval(result)}"
+            for result in results
+            if result.category is None
         ]
         task.note = ", ".join(shown)
     counts: dict[str, Count] = {

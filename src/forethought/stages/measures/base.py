@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,8 @@ def _policy_identity(policy: Policy) -> dict[str, Any]:
 
 
 def as_counts(results: Sequence[EvaluationResult]) -> list[Count]:
-    """Results as a manifest keeps them; a figure of one prompt has no interval and is no result."""
+    """Results as a manifest keeps them."""
     return [
-        asdict(result) | {"interval": list(result.interval)}
+        asdict(result) | {"interval": list(result.interval) if result.interval else None}
         for result in results
-        if all(map(isfinite, result.interval))
     ]

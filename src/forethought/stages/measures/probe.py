@@ -16,6 +16,7 @@ from forethought.config import JudgeConfig, ProbeMeasure
 from forethought.decoding.request import SamplingParams
 from forethought.evaluation.intervals import mean_result, paired_difference, share_result
 from forethought.evaluation.probe_openings import VARIANTS, Variant, frame, habits
+from forethought.evaluation.scale import RAW, rests_on
 from forethought.judging.describe import difference_ends, score_ends
 from forethought.models.loading import load_tokenizer
 from forethought.models.rendering import decode
@@ -238,11 +239,12 @@ def _results(
     sides: Mapping[Variant, Sequence[Answer]],
     judge: JudgeConfig,
 ) -> list[EvaluationResult]:
-    ends, apart = score_ends(judge), difference_ends(judge)
     scores = {
         variant: {answer.prompt_id: answer.score for answer in each if answer.score is not None}
         for variant, each in sides.items()
     }
+    every = [score for each in scores.values() for score in each.values()]
+    ends, apart = score_ends(judge, every), difference_ends(judge, every)
     category = {prompt.prompt_id: prompt.category for prompt in prompts}
     results = [
         mean_result(f"probe_{variant}", list(each.values()), ends=ends)
@@ -275,5 +277,4 @@ def _note(results: Sequence[EvaluationResult]) -> str:
     drop = next((result for result in results if result.name == "probe_drop_none"), None)
     if drop is None:
         return "nothing could be judged"
-    low, high = drop.interval
-    return f"drop without the thought {drop.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"loss without the thought {RAW.change(drop.value)} ({rests_on(RAW.change, drop)})"

@@ -1,5 +1,7 @@
 """Measure `win_rate`: two contenders on the same prompts, raw, length-controlled, at equal tokens.
 
+There is no length-controlled figure where the lengths hardly overlap.
+
 The judge sees a prompt's responses of both, and nothing else. An output without a response was
 sampled again up to the limit and then loses; two of them tie.
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +25,10 @@ from forethought.evaluation.paired_win_rate import (
     ComparedAnswers,
     category_win_rates,
     length_controlled_win_rate,
+    length_overlap,
     win_rate,
 )
+from forethought.evaluation.scale import PERCENT
 from forethought.evaluation.win_share import win_shares
 from forethought.progress.reporter import Reporter, Task
 from forethought.stages.judged.joint_judging import JudgedSides, judge_sides
@@ -86,6 +90,7 @@ def compare(
     """
     results: list[EvaluationResult] = []
     tokens: dict[str, Count] = {}
+    lengths: dict[str, Count] = {}
     missing: list[Count] = []
     with reporter.task(f"{match.first.name} {stage.name}", 2, "sides") as task:
         sides = {
@@ -105,27 +110,40 @@ def compare(
                 )
             suffix = f"_{name}" if name else ""
             results.append(win_rate(comparisons, name=f"win_rate{suffix}"))
-            results.append(
-                length_controlled_win_rate(comparisons, name=f"length_controlled_win_rate{suffix}")
-            )
+            overlap = length_overlap(comparisons)
+            lengths[name or "second"] = asdict(overlap)
+            controlled = f"length_controlled_win_rate{suffix}"
+            if overlap.suffices:
+                results.append(length_controlled_win_rate(comparisons, name=controlled))
             if not name:
                 results += category_win_rates(comparisons)
             drawn = stage.read_records("drawn", Answer) if name == "best_of_n" else answers
             tokens[name or "second"] = _mean_tokens(drawn)
         tokens["first"] = _mean_tokens(sides["first"])
-        first, controlled = results[:2]
-        task.note = f"win rate {first.value:.1%}, at equal lengths {controlled.value:.1%}"
+        task.note = _note(results)
     return {
         "first": match.first.name,
         "second": match.second.name,
         "results": as_counts(results),
         "tokens_per_prompt": tokens,
+        "lengths": lengths,
         "draws": {side: sum(answer.attempts for answer in each) for side, each in sides.items()},
         "without_response": {side: _unparsed(each) for side, each in sides.items()},
         "unread_verdicts": sum(read_json(stage.folder / _unread(n or "plain")) for n in rivals),
         "missing": missing,
         **left_out.counts(stage.folder),
     }
+
+
+def _note(results: Sequence[EvaluationResult]) -> str:
+    shown = {result.name: result for result in results if result.category is None}
+    controlled = shown.get("length_controlled_win_rate")
+    at_equal = (
+        "lengths hardly overlap"
+        if controlled is None
+        else f"at equal lengths {PERCENT.with_interval(controlled)}"
+    )
+    return f"win rate {PERCENT.with_interval(shown['win_rate'])}, {at_equal}"
 
 
 def _answers(
