@@ -26,9 +26,11 @@ from forethought.config import (
 from forethought.config.recipe_files import load_recipe
 from forethought.decoding.request import SamplingParams
 from forethought.judging.base import checked
-from forethought.judging.llm.prompt_file import load_prompt
+from forethought.judging.llm.prompt_file import RatingPrompt, load_prompt
 from forethought.judging.open import open_judge
+from forethought.prompts import load_prompts
 from forethought.sampling.open import open_sampler
+from forethought.thoughts import load_format
 from forethought.types import (
     Judgement,
     Message,
@@ -40,8 +42,9 @@ from forethought.types import (
 
 DOCS = Path(__file__).parent.parent / "docs"
 FRAGMENT = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 MODULES = {
-    "my_checks": "def grade(prompt, response):\n    return float(len(response))\n",
+    "my_checks": CODE.findall((DOCS / "judges.md").read_text())[0],
     "my_judges": """
 from forethought.types import Judgement
 
@@ -117,6 +120,16 @@ def with_small_models(judge: Any, folder: Path) -> Any:
     return judge
 
 
+def question() -> Prompt:
+    return Prompt(
+        prompt_id="p",
+        messages=(Message(role="user", content="What is 2 + 2?"),),
+        category="code",
+        source="chat",
+        reference="4",
+    )
+
+
 @pytest.mark.parametrize("fragment", fragments("judges.md", "judge"))
 def test_a_judge_in_the_documents_scores(fragment, folder, tmp_path, monkeypatch):
     adapter = TypeAdapter[Any](JudgeConfig)
@@ -124,14 +137,7 @@ def test_a_judge_in_the_documents_scores(fragment, folder, tmp_path, monkeypatch
     for name, code in MODULES.items():
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    prompt = Prompt(
-        prompt_id="p",
-        messages=(Message(role="user", content="What is 2 + 2?"),),
-        category="code",
-        source="chat",
-        reference="4",
-    )
-    group = ResponseGroup(prompt=prompt, responses=("It is 4.", "5", "Perhaps 22?"))
+    group = ResponseGroup(prompt=question(), responses=("It is 4.", "5", "Perhaps 22?"))
     with open_judge(adapter.validate_python(with_small_models(fragment, folder))) as judge:
         [answer] = checked(judge, [group])
     assert isinstance(answer, Judgement), answer
@@ -198,8 +204,53 @@ def test_the_sections_of_the_scaling_page_are_valid():
     assert recipe["launch"].items() <= cluster["launch"].items()
 
 
+def test_the_format_in_the_documents_splits_as_they_say(tmp_path):
+    text, examples = FRAGMENT.findall((DOCS / "formats.md").read_text())
+    (tmp_path / "plan.yaml").write_text(text)
+    plan = load_format(str(tmp_path / "plan.yaml"))
+    [asked] = plan.apply([Message(role="user", content="What is 2 + 3?")])
+    assert asked.content.startswith('First write a short plan after "My plan:". Then')
+    assert asked.content.endswith('after "My answer:".\n\nUser query: What is 2 + 3?')
+    for example in yaml.safe_load(examples):
+        parsed = plan.parse(example["output"])
+        found = parsed.thought and parsed.thought.strip(), parsed.response
+        assert found == (example["thought"], example["response"]), example["output"]
+
+
+def test_the_rating_file_in_the_documents_is_one(tmp_path):
+    blocks = FRAGMENT.findall((DOCS / "judges.md").read_text())
+    [text] = [block for block in blocks if "scale: [" in block]
+    (tmp_path / "close.yaml").write_text(text)
+    prompt = load_prompt(str(tmp_path / "close.yaml"), "rating")
+    assert prompt.scale == (0, 4)
+    assert prompt.label == RatingPrompt.model_fields["label"].default
+    [asked] = prompt.messages(question(), ("It is 4.",))
+    assert "It is 4.\n[Reference solution]\n4\n" in asked.content
+
+
+def test_the_verifier_in_the_documents_reads_the_reference():
+    module: dict[str, Any] = {}
+    exec(MODULES["my_checks"], module)
+    assert module["grade"](question(), "It is 4.") == 1
+    assert module["grade"](question(), "Five.") == 0
+    assert 0 < module["grade"](question(), "4 " * 99) < 1
+
+
+def test_the_saved_folder_in_the_documents_is_read(tmp_path, monkeypatch):
+    page = (DOCS / "prompts.md").read_text()
+    _, fragment = FRAGMENT.findall(page)
+    monkeypatch.chdir(tmp_path)
+    exec(CODE.findall(page)[0], {})
+    config = PromptsConfig.model_validate(yaml.safe_load(fragment))
+    loaded = load_prompts(config.train, lambda text: text).prompts
+    assert [(prompt.reference, prompt.category) for prompt in loaded] == [
+        ("5", "sums"),
+        ("Warsaw", "facts"),
+    ]
+
+
 def test_the_prompts_page_is_a_section_of_a_recipe():
-    [text] = FRAGMENT.findall((DOCS / "prompts.md").read_text())
+    text, _ = FRAGMENT.findall((DOCS / "prompts.md").read_text())
     shown = PromptsConfig.model_validate(yaml.safe_load(text))
     assert (shown.max_tokens, len(shown.train)) == (1000, 4)
 
