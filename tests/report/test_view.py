@@ -313,6 +313,32 @@ def test_the_browser_follows_a_run_and_keeps_what_was_typed(
     assert problems == []
 
 
+def test_an_address_that_is_opened_meanwhile_wins_over_what_was_kept(
+    process: tuple[Any, str, Path], browser: Any
+):
+    from playwright.sync_api import expect
+
+    _, url, _ = process
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(url)
+    page.wait_for_selector("#cases .output")
+    page.locator("select[name=role]").select_option("neither")
+    page.evaluate("window.scrollTo({top: 0, behavior: 'instant'})")
+    links = page.locator(".output .link").evaluate_all("all => all.map(one => one.href)")
+    page.goto("about:blank")
+    page.goto(links[0])
+    page.locator(".output.linked").wait_for()
+    page.locator("#cases[data-ready]").wait_for()
+    assert page.evaluate("scrollY") > 0
+    assert page.locator("select[name=role]").input_value() == ""
+    # Where the address is the one that was left, the page stands as it was left.
+    page.locator("select[name=role]").select_option("neither")
+    page.reload()
+    page.locator(".output.linked").wait_for()
+    expect(page.locator("select[name=role]")).to_have_value("neither")
+    page.close()
+
+
 def _pass_time(page: Any, seconds: int) -> None:
     """Timers of the page run; its requests take their own time."""
     for _ in range(seconds):
