@@ -140,8 +140,8 @@ def test_tiles_say_whose_they_are(complete_run: Path):
         "policy 1, 95 % interval 46.0% to 62.0%, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}40"
     )
     loss = tiles["Without the thought"]
-    assert loss.value == "−12.0 points"
-    assert loss.note.startswith("policy 1, 95 % interval −18.0 to −6.0, n")
+    assert loss.value == "−12.0"
+    assert loss.note.startswith("points, policy 1, 95 % interval −18.0 to −6.0, n")
     assert any("Responses of policy 1 lose 12.0" in each for each in made(complete_run).findings)
 
 

@@ -142,8 +142,8 @@ def _measure_tiles(run: RunData, scale: Scale) -> list[Tile]:
     if found is not None:
         used = probe_scale(run, scale)
         policy, change = found[0], found[1].turned
-        value = f"{used.change(change.value)} {used.points}"
-        note = _note(policy, used.change, change)
+        value = used.change(change.value)
+        note = f"{used.points}, {_note(policy, used.change, change)}"
         tiles.append(Tile(label="Without the thought", value=value, note=note, arm=""))
     return tiles
 
@@ -165,7 +165,7 @@ def _win_rate_sentence(run: RunData) -> str | None:
         f"({rests_on(PERCENT.number, mean)})"
     )
     if run.claim.withheld:
-        return f"{start}; an output without a response loses, so this is of the format, too."
+        return f"{start}; an output without a response loses, so this, too, is one of giving one."
     if mean.interval is None:
         return f"{start}."
     low, high = mean.interval

@@ -2,7 +2,7 @@
 
 The end of a run, its page, its trackers and the card of an exported policy have it from here, so
 that all of them say the same with the same reservations. No claim about thinking is made where most
-first outputs of an arm had no response: the difference is then one of keeping a format.
+first outputs of an arm had no response: the difference is then one of giving one at all.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _withheld(difference: EvaluationResult, unparsed: Mapping[Arm, float], scale
     )
     return (
         f"nothing can be said of thinking: {most} first outputs had no response. The difference "
-        f"of {scale.change_with_interval(difference)} is one of keeping the format."
+        f"of {scale.change_with_interval(difference)} is one of giving a response at all."
     )
 
 
