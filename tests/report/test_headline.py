@@ -1,13 +1,16 @@
 """The headline claims no more than the figures bear, and the terminal says the same as the page."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from example_run import CATEGORIES, write_measures, write_run
 from page_reader import PageReader
+from rich.console import Console
 
+from forethought.cli.status import status_table
 from forethought.config.recipe_files import load_run
 from forethought.report.data.collect import collect
 from forethought.report.headline import Headline, headline
@@ -171,3 +174,10 @@ def test_scores_of_an_open_scale_that_are_all_equal_have_no_interval(tmp_path: P
     assert shown.detail == "without an interval, n = 40 test prompts"
     assert "nothing tells how sure the difference is: it is the same on all" in shown.sentence
     assert summarise(load_run(run))["difference"]["interval"] is None
+
+
+def test_the_status_of_a_run_gives_a_test_score_with_its_interval(complete_run: Path):
+    scored(complete_run, "direct", 2, everywhere(1.0), interval=[0.912, 1.0])
+    said = StringIO()
+    Console(file=said, width=200).print(status_table(load_run(complete_run)))
+    assert "test_score 1.000 (0.912 to 1.000, n = 40)" in said.getvalue()

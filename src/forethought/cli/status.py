@@ -14,7 +14,7 @@ from forethought.runs.layout import StageRef
 from forethought.runs.schedule import stage_refs
 from forethought.storage.sealed_stage import Count, read_manifest
 
-SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch", "test_score")
+SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch")
 """Counts worth a reader's glance, where a stage has them."""
 PAID = ("judge_calls", "sampling_calls")
 """The same, of calls that cost something."""
@@ -64,6 +64,8 @@ def _state(ref: StageRef) -> tuple[str, str, str]:
         counts = manifest.counts
         says = [f"{key} {_short(counts[key])}" for key in SHOWN if counts.get(key) is not None]
         says += [_paid(key, counts[key]) for key in PAID if counts.get(key) is not None]
+        if counts.get("test_score") is not None:
+            says.append(_figure({"name": "test_score", "value": counts["test_score"]} | counts))
         says += [_figure(result) for result in _main_results(counts)]
         gone: Any = manifest.counts.get("left_out")
         if gone and gone["count"]:
