@@ -147,6 +147,9 @@ def test_a_model_is_compared_with_itself_and_nothing_is_trained(tmp_path):
     again = compare(*words)
     assert again.exit_code == 0, again.output
     assert (run / "evaluation/thought/policy_0/manifest.json").stat().st_mtime_ns == sealed
+    exported = CliRunner().invoke(app, ["export", str(run), str(tmp_path / "policy")])
+    assert exported.exit_code == 1
+    assert "trains nothing (iterations: 0)" in " ".join(exported.output.split())
 
 
 @pytest.mark.parametrize(

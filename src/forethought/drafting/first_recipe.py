@@ -104,8 +104,8 @@ def _model(facts: Facts) -> list[str]:
     format_words = {
         "tags": "Its thoughts are what stands before </think>.",
         "generic": 'It is asked to write its thoughts after "Here is my thought process:" and its '
-        'response after "Here is my response:". If most outputs lack these at first, try specific, '
-        "or a file of your own.",
+        'response after "Here is my response:". `forethought compare` says how many of its outputs '
+        "lack these; if most do, try specific, or a file of your own.",
     }
     parts = [
         _part({"model": facts.sections["model"]}, model),

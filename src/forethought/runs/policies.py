@@ -105,6 +105,11 @@ def _policies(recipe: Recipe, arm: Arm) -> dict[int, StageRef]:
 def _absent(what: str, run: Path, there: dict[int, StageRef]) -> ValueError:
     names = ", ".join(f"{i} (the seed)" if i == 0 else str(i) for i in there)
     arm, recipe = there[0].arm, there[0].recipe
+    if recipe.iterations == 0:
+        return ValueError(
+            f"policy: {run} trains nothing (iterations: 0), so there is none but 0, which is "
+            f"{recipe.model.path} as it is; `forethought init` writes a recipe that trains it"
+        )
     return ValueError(
         f"policy: {run} has {what} in its {arm} arm; there: {names}, of "
         f"{recipe.iterations} iterations. `forethought run` with the same recipe goes on"
