@@ -97,7 +97,7 @@ def test_the_first_screen_holds_the_claim(page: Any):
     assert page.locator("#difference").is_visible()
     assert page.locator(".finding").count() >= 2
     box = page.locator(".claim").bounding_box()
-    assert box["y"] + box["height"] < 770
+    assert box["y"] + box["height"] < 680
     assert len({tile.bounding_box()["y"] for tile in page.locator(".tile").all()}) <= 2
     wide = (
         "all => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"
