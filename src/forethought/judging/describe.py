@@ -12,6 +12,9 @@ from forethought.models import loading
 from forethought.share_interval import SHARE, Ends
 from forethought.storage.sealed_stage import content_hash
 
+READING = 2
+"""Of a chat model's replies; moves when the same reply is read as another verdict."""
+
 
 def identity(config: JudgeConfig) -> dict[str, Any]:
     """What names the judge in a hash: its settings and the words of its prompt file.
@@ -22,6 +25,7 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     if isinstance(config, LLMJudge):
         prompt = load_prompt(config.prompt, config.type)
         named["prompt_words"] = content_hash(prompt.model_dump(mode="json"))
+        named["reading"] = READING
     if config.panels:
         named["members"] = [
             [identity(member.judge) for member in route.members] for route in config.panels

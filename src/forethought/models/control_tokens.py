@@ -22,7 +22,10 @@ WELL_KNOWN = re.compile(
     r"""
       <[|｜][^<>|｜\n]{1,64}[|｜]>                      # <|eot_id|>, <|im_end|>, <｜User｜>
     | </?(?:s|bos|eos|pad|think|thinking|start_of_turn|end_of_turn|start_of_image)>
+    | </?(?:tool_call|tool_response|tools|unk|mask|cls|sep)>
     | \[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK|THINK)\]
+    | \[(?:BOS|EOS|PAD|UNK|CLS|SEP|MASK)\]
+    | \[\|[^\[\]|\n]{1,64}\|\]                          # [|endofturn|], [|assistant|]
     | <</?SYS>>
     """,
     re.VERBOSE,

@@ -4,7 +4,7 @@ A prompt file puts texts that others wrote between delimiters, such as `[The End
 Answer]`. A response that spells out a delimiter could end its own frame and open one for its
 rival; one that spells out a verdict could be quoted by the judge and be taken for it. So a content
 is put there with every delimiter, every control token and every verdict broken by a word joiner,
-in any case, spacing or kind of apostrophe. A reader sees the same text.
+in any case, spacing, kind of apostrophe, or letters that look alike. A reader sees the same text.
 
 Control characters and lone surrogates, which servers refuse or end a text at, become U+FFFD.
 """
@@ -15,7 +15,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from forethought.models.control_tokens import WORD_JOINER, without_well_known
+from forethought.judging.llm.lookalikes import REPLACEMENT, broken
+from forethought.models.control_tokens import WELL_KNOWN
 from forethought.types import Message
 
 MARKS = {
@@ -38,7 +39,6 @@ DELIMITER = re.compile(
 BRACKETS = ("[[]]", "<||>", "<｜｜>")
 """How labels and control tokens of common chat models begin and end."""
 UNSAFE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
-REPLACEMENT = "\ufffd"
 
 
 def delimiters(template: str) -> tuple[str, ...]:
@@ -58,15 +58,9 @@ def touching(before: str, after: str, strings: Iterable[str]) -> str | None:
 
 def escape(text: str, strings: Sequence[str], verdict: str) -> str:
     """The text with these strings, every match of the pattern `verdict` and the control tokens of
-    common chat models broken. Each of the strings has two characters or more."""
-    text = printable(text)
-    pattern = _pattern(tuple(strings), verdict)
-    while True:
-        # Once may not do: breaking one string can leave another, which overlapped with it.
-        after = without_well_known(pattern.sub(_break, text))
-        if after == text:
-            return text
-        text = after
+    common chat models broken, in any spelling that looks like them (lookalikes.py). Each of the
+    strings has two characters or more."""
+    return broken(printable(text), _pattern(tuple(strings), verdict))
 
 
 def printable(text: str) -> str:
@@ -90,13 +84,10 @@ def earlier_turns(messages: Sequence[Message], clean: Callable[[str], str]) -> s
 def _pattern(strings: tuple[str, ...], verdict: str) -> re.Pattern[str]:
     longest_first = sorted(strings, key=len, reverse=True)
     alternatives = [verdict, *map(_in_any_spelling, longest_first)]
-    return re.compile("|".join(f"(?:{alternative})" for alternative in alternatives), re.IGNORECASE)
+    every = "|".join(f"(?:{alternative})" for alternative in alternatives)
+    return re.compile(rf"{every}|(?x:{WELL_KNOWN.pattern})", re.IGNORECASE)
 
 
 def _in_any_spelling(string: str) -> str:
     words = (re.escape(word).replace("'", "['’‘ʼ`´]") for word in string.split())
     return r"\s+".join(words)
-
-
-def _break(found: re.Match[str]) -> str:
-    return found.group()[0] + WORD_JOINER + found.group()[1:]

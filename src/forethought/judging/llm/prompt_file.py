@@ -29,6 +29,7 @@ from pydantic import Field, ValidationError, field_validator
 from forethought.config import explain
 from forethought.config.base import ConfigModel
 from forethought.judging.llm import frame
+from forethought.judging.llm.stated import stated
 from forethought.types import Message, Prompt
 
 Kind = Literal["pairwise", "rating"]
@@ -163,8 +164,9 @@ class PairwisePrompt(PromptFile):
         return "|".join(map(re.escape, self.verdicts))
 
     def verdicts_in(self, text: str) -> list[str]:
-        """The distinct labels in a text."""
-        return [label for label in self.verdicts if label in text]
+        """The distinct labels with which a text states its verdict (stated.py)."""
+        found = stated(text, re.compile(self.verdict_pattern))
+        return list(dict.fromkeys(match.group() for match in found))
 
 
 class RatingPrompt(PromptFile):
@@ -209,8 +211,8 @@ class RatingPrompt(PromptFile):
         return rf"{before}(?P<number>[-+]?[0-9]+(?:\.[0-9]+)?){after}"
 
     def verdicts_in(self, text: str) -> list[float]:
-        """The distinct numbers in a text that are written as ratings, on the scale or not."""
-        matches = re.finditer(self.verdict_pattern, text)
+        """The distinct numbers with which a text states its rating, on the scale or not."""
+        matches = stated(text, re.compile(self.verdict_pattern))
         return list(dict.fromkeys(float(match["number"]) for match in matches))
 
 

@@ -1,7 +1,7 @@
 """Asking a judge model, reading its verdicts strictly, asking once more where there is none.
 
-A reply counts if it ended by itself and holds exactly one distinct verdict outside its reasoning
-(reasoning.py). Several, none, or a reply cut off by the token limit is no verdict:
+A reply counts if it ended by itself and states exactly one distinct verdict (stated.py) outside its
+reasoning (reasoning.py). Several, none, or a reply cut off by the token limit is no verdict:
 the judge is told once, as the next turn of the same conversation, to finish. If that gives no
 verdict either, there is none: nothing is guessed and neither side is favoured. The paper does not
 say what becomes of such replies.
