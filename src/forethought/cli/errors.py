@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from forethought.progress.harmless import harmless
 from forethought.progress.reporter import Reporter
 
 
@@ -28,7 +29,7 @@ def clear_errors(reporter: Reporter) -> Iterator[None]:
     except (ValueError, OSError) as error:
         reporter.keep(traceback.format_exc())
         errors.print("[bold red]error:[/bold red] ", end="")
-        errors.print(_advice(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(harmless(_advice(error)), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

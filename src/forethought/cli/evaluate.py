@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from forethought.cli.errors import clear_errors
+from forethought.progress.harmless import harmless
 from forethought.progress.reporter import Reporter
 
 evaluate = typer.Typer(
@@ -155,12 +157,13 @@ def _show_models(scores: list[dict[str, Any]], reporter: Reporter, as_json: bool
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     for score in scores:
-        table = Table(title=score["model"], title_justify="left")
+        table = Table(title=_plain(score["model"]), title_justify="left")
         table.add_column("figure", overflow="fold")
         table.add_column("value", overflow="fold")
         for name, value in score.items():
             if name != "model" and value not in (None, {}):
-                table.add_row(name, f"{value:.4f}" if isinstance(value, float) else _brief(value))
+                shown = f"{value:.4f}" if isinstance(value, float) else _plain(_brief(value))
+                table.add_row(name, shown)
         reporter.console.print(table)
 
 
@@ -192,7 +195,7 @@ def _show(counts: dict[str, Any], reporter: Reporter, as_json: bool) -> None:
     reporter.console.print(results_table(counts["results"]))
     for name, value in counts.items():
         if name != "results" and value:
-            reporter.console.print(f"{name}: {_brief(value)}", highlight=False, soft_wrap=True)
+            reporter.say(f"{name}: {_brief(value)}")
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
@@ -206,8 +209,8 @@ def results_table(results: list[dict[str, Any]]) -> Table:
     for result in ordered:
         ends = result["interval"]
         table.add_row(
-            result["name"],
-            result["category"] or "",
+            _plain(result["name"]),
+            _plain(result["category"] or ""),
             f"{result['value']:.3f}",
             "unknown" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]",
             str(result["count"]),
@@ -217,6 +220,11 @@ def results_table(results: list[dict[str, Any]]) -> Table:
 
 def _first(results: list[dict[str, Any]], name: str) -> int:
     return next(index for index, result in enumerate(results) if result["name"] == name)
+
+
+def _plain(text: str) -> str:
+    """A name that others gave, as a cell of a table."""
+    return escape(harmless(text))
 
 
 def _brief(value: Any) -> str:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from forethought.progress.harmless import harmless
 from forethought.progress.under_way import Drawing, listening
 
 QUIET_SECONDS = 5.0
@@ -116,7 +117,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A line for the reader and the log."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
         self.keep(text)
 
     @contextmanager

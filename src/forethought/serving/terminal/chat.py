@@ -16,7 +16,6 @@ import asyncio
 import itertools
 import re
 import sys
-import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from forethought.progress.harmless import harmless
 from forethought.serving.terminal.chat_models import ChatError, ChatModel, ReplyDelta
 from forethought.types import Message
 
@@ -235,17 +235,8 @@ def _gather(answer: ShownAnswer, delta: ReplyDelta) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    console.out(_harmless(text), end="", highlight=False)
+    console.out(harmless(text), end="", highlight=False)
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(Text(_harmless(text)), style="dim", highlight=False)
-
-
-def _harmless(text: str) -> str:
-    """Text without control characters: what a model writes must not drive the terminal."""
-    return "".join(
-        character
-        for character in text
-        if character in "\n\t" or unicodedata.category(character) != "Cc"
-    )
+    console.print(Text(harmless(text)), style="dim", highlight=False)
