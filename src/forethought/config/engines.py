@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from forethought.config.base import ConfigModel, Operational, default_type
+from forethought.config.secrets import refuse_secrets
 from forethought.config.workers import OptionalWorkers, Pooled
 
 
@@ -164,6 +165,11 @@ class OpenAIEngine(EngineFacts):
     """To account for money beside tokens."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """More fields of the request body, such as `{"chat_template_kwargs": {…}}`."""
+
+    @model_validator(mode="after")
+    def _no_secret_is_written(self) -> Self:
+        refuse_secrets(self.base_url, self.extra_body)
+        return self
 
     @property
     def model_name(self) -> str:

@@ -29,6 +29,7 @@ from forethought.config.allowed import (
     tags_of,
     variant_of,
 )
+from forethought.config.secrets import HIDDEN, is_secret
 
 LONGEST = 80
 """Characters of what was given that a message repeats."""
@@ -136,6 +137,8 @@ def _line(traced: _Traced, at: str) -> str:
         return f"{path}: give one of {tags}{_given(value['type'])}"
     if kind == "extra_forbidden":
         message = f"there is no such field{_hint(traced)}"
+        if is_secret(traced.path[-1], value):
+            value = HIDDEN
     elif kind in ("value_error", "assertion_error"):
         # Of a section the message speaks for itself.
         message = mistake["msg"].partition(", ")[2]
@@ -178,7 +181,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {
+            str(key): HIDDEN if is_secret(str(key), item) else _plain(item)
+            for key, item in value.items()
+        }
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_plain(item) for item in value]
     return value

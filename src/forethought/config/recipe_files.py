@@ -104,7 +104,13 @@ def _validated(shape: type[Part], merged: dict[str, Any], arguments: Sequence[st
     try:
         return shape.model_validate(merged)
     except ValidationError as error:
-        raise ValueError(f"recipe {' + '.join(arguments)}:\n{explain(error, shape)}") from error
+        # Of an override the name: its value may be a secret, and the mistake shows what was given.
+        named = (f"{_name_of(each)}=…" if _is_override(each) else each for each in arguments)
+        raise ValueError(f"recipe {' + '.join(named)}:\n{explain(error, shape)}") from error
+
+
+def _name_of(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def _is_override(argument: str) -> bool:
