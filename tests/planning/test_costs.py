@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from forethought.cli.main import app
 from forethought.config import TrainingConfig
 from forethought.config.recipe_files import load_recipe
 from forethought.models.loading import load_model
+from forethought.planning.bounds import questions_asked
 from forethought.planning.costs import recipe_costs, stage_costs
 from forethought.planning.devices import DEVICES, find_device
 from forethought.planning.fitting import refuse_what_cannot_fit
 from forethought.planning.hardware import Cluster, Setting
+from forethought.planning.judging_cost import VERDICT
 from forethought.planning.lengths import expected_lengths
 from forethought.planning.memory import state_memory, training_memory
 from forethought.planning.model_shape import KNOWN, model_shape, shape_of
@@ -123,10 +126,7 @@ def test_the_counted_activations_are_what_a_forward_pass_saves():
             "num_key_value_heads": 1,
         },
     )
-    small, large = (
-        training_memory(shape, TrainingConfig(tokens_per_microbatch=n), 1, 0, cpu=False)
-        for n in (1000, 2000)
-    )
+    small, large = (training_memory(shape, TrainingConfig(), 1, n, cpu=False) for n in (1000, 2000))
     assert (large - small) / 1000 == pytest.approx((saved(4) - saved(2)) / 2, rel=0.03)
 
 
@@ -143,6 +143,123 @@ def test_costs_grow_with_the_work_and_shrink_with_the_devices():
     [rollouts] = [s for s in costs[8].stages if (s.stage, s.arm) == ("rollouts", "thought")]
     assert rollouts.effort.tokens == 5000 * 8 * 700
     assert rollouts.times == 4
+
+
+def test_memory_is_of_the_tokens_that_there_are():
+    """Sixteen prompts do not fill a microbatch of 16,384 tokens, nor a prefill's."""
+    words = ["prompts_per_iteration=16", "sampling.samples=4", "sampling.max_new_tokens=64"]
+    sizes = ["sampling={type: transformers}", "launch={type: local, processes: null}"]
+    few, many = (
+        memory_of(load_recipe([PAPER, *sizes, *more, "judge.workers=null"]))
+        for more in (words, words[1:])
+    )
+    for stage in ("rollouts", "training"):
+        assert few[stage] < many[stage], stage
+    tokens = TrainingConfig().tokens_per_microbatch
+    checkpointed = tokens * LLAMA.layers * 2 * LLAMA.hidden
+    assert many["training"] - few["training"] > 0.5 * checkpointed
+
+
+def memory_of(recipe):
+    found = recipe_costs(recipe, find_device("h200"), 1)
+    return {cost.stage: cost.effort.memory for cost in found.stages if cost.arm == "thought"}
+
+
+def test_what_is_frozen_and_what_is_of_eight_bits_takes_less():
+    lora = TrainingConfig.model_validate({"lora": {"rank": 16}})
+    exact = lora.model_copy(update={"dtype": "float32"})
+    halved = state_memory(LLAMA, exact, 8) - state_memory(LLAMA, lora, 8)
+    assert halved == pytest.approx(2 * 8.03e9 / 8, rel=1e-3)
+    words = [PAPER, "launch={type: local, processes: null}", "keep=last"]
+    scratch = {}
+    for optimizer in ("adamw", "adamw_8bit"):
+        recipe = load_recipe([*words, f"training.optimizer={optimizer}"])
+        costs = recipe_costs(recipe, find_device("h200"), 8)
+        [scratch[optimizer]] = [
+            cost.effort.scratch
+            for cost in costs.stages
+            if (cost.stage, cost.arm) == ("training", "thought")
+        ]
+    assert scratch["adamw"] - scratch["adamw_8bit"] == pytest.approx(2 * 6 * 8.03e9, rel=1e-3)
+
+
+def test_a_cpu_without_bfloat16_holds_float32(tmp_path):
+    shape = model_shape("microworld")
+    recipe = small_recipe(tmp_path / "run")
+    device = replace(DEVICES["cpu"], flops=2e11, memory=8e9)
+    rates = cpu_rates(shape, CpuSpeed(flops=2e11, dispatch=3e-6, threads=1))
+    memory = {}
+    for able in (True, False):
+        setting = Setting(
+            recipe=recipe,
+            shape=shape,
+            lengths=expected_lengths(recipe),
+            cluster=Cluster(device=replace(device, bfloat16=able), gpus=1, rates=rates),
+        )
+        memory[able] = {cost.stage: cost.effort.memory for cost in stage_costs(setting)}
+    for stage in ("rollouts", "training"):
+        assert memory[False][stage] > memory[True][stage], stage
+
+
+def test_given_tokens_go_before_those_of_an_earlier_run(tmp_path):
+    recipe = small_run(tmp_path / "run", "iterations=1", "prompts.test=null")
+    like = expected_lengths(recipe, like=recipe.run)
+    given = expected_lengths(recipe, like=recipe.run, prompt=500)
+    assert given["direct"].prompt == 500
+    assert given["thought"].prompt > 540
+    assert given["thought"].output == like["thought"].output
+
+
+def test_every_judging_of_a_measure_is_counted(tmp_path):
+    """Of a server's judge, what its calls cost tells how many there are."""
+    price = "price: {prompt: 0, completion: 1000000}"
+    server = f"{{type: openai, base_url: 'http://localhost:9/v1', model: m, {price}}}"
+    instructions = tmp_path / "instructions.json"
+    instructions.write_text(
+        json.dumps([{"instruction": f"{i}?", "dataset": "a"} for i in range(7)])
+    )
+    questions = tmp_path / "question.jsonl"
+    turns = [{"question_id": f"{i}", "turns": [{"content": f"{i}?"}]} for i in range(5)]
+    questions.write_text("\n".join(json.dumps(turn | {"category": "a"}) for turn in turns))
+    recipe = small_recipe(
+        tmp_path / "run",
+        f"judge={{type: pairwise, max_new_tokens: 1, engine: {server}}}",
+        f"measures.alpaca_eval={{instructions: {instructions}, baseline: b, annotator: {server}}}",
+        f"measures.arena_hard={{questions: {questions}, baseline: b, judge: {server}}}",
+        "measures.win_rate={}",
+    )
+    usd = {
+        cost.stage: cost.effort.usd
+        for cost in recipe_costs(recipe, find_device("h200"), 1).stages
+        if cost.arm == "thought"
+    }
+    assert usd["alpaca_eval"] == 7
+    assert usd["arena_hard"] == 5 * 2 * VERDICT
+    # Four direct answers cost what a thought does: 8 prompts x (3 x 2 + 4 x 3) calls.
+    assert usd["win_rate"] == 8 * (3 * 2 + 4 * 3)
+
+
+def test_a_source_that_does_not_tell_is_counted_beside_those_that_do(tmp_path):
+    sources = "[{type: microworld, split: test, count: 4}, {type: datasets, name: openai/gsm8k}]"
+    recipe = small_recipe(tmp_path / "run", f"measures.gsm8k={{sources: {sources}}}")
+    assert questions_asked(recipe, "gsm8k") == 4 + 1319
+    [cost] = [
+        cost
+        for cost in recipe_costs(recipe, find_device("h200"), 1).stages
+        if (cost.stage, cost.arm) == ("gsm8k", "direct")
+    ]
+    lengths = expected_lengths(recipe)["direct"]
+    assert cost.effort.tokens == pytest.approx(2 * 1323 * lengths.output)
+
+
+def test_the_table_fits_a_terminal_of_80_columns():
+    result = CliRunner().invoke(app, ["plan", PAPER, "--gpu", "h200"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    table = [line for line in result.output.splitlines() if line[:1] in "┏┃┡│├└"]
+    assert {len(line.rstrip()) for line in table} == {len(table[0].rstrip())}
+    assert len(table[0].rstrip()) <= 80
+    assert "…" not in result.output
+    assert "thought judgements" in result.output
 
 
 def test_a_plan_that_cannot_fit_names_settings_that_do():

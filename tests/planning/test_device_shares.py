@@ -94,9 +94,18 @@ def test_held_out_prompts_are_cut_for_many_workers_where_rollouts_are():
     assert [judged_part(epochs) for epochs in (1, 2, 10, 5000)] == [512, 512, 102, 1]
 
 
-def test_the_bounds_say_what_they_leave_out(tmp_path):
-    table = plan_table(plan(load_recipe([QUICKSTART, f"run={tmp_path}/run"])))
-    assert "without those of answers drawn again, up to 2 times" in str(table.caption)
+def test_the_bounds_have_answers_that_are_drawn_again(tmp_path):
+    words = [QUICKSTART, f"run={tmp_path}/run", "iterations=1"]
+    rows = plan(load_recipe(words))
+    tokens = {(row.ref.stage, row.ref.arm, row.ref.index): row.tokens for row in rows}
+    assert tokens["evaluation", "direct", 0] == 500 * 128 * 3
+    assert tokens["selection", "direct", 0] == 2 * 200 * 128 * 3
+    assert tokens["rollouts", "direct", 0] == 640 * 8 * 128
+    assert tokens["probe", "thought", 1] == 200 * (1 + 4 * 3) * 128
+    assert "answers drawn 3 times for want of a response" in str(plan_table(rows).caption)
+    greedy = plan(load_recipe([*words, "evaluation.temperature=0"]))
+    [first] = [row for row in greedy if row.ref.label == "direct policy 0 evaluation"]
+    assert first.tokens == 500 * 128
 
 
 def test_both_plans_count_the_same_checkpoints():

@@ -131,7 +131,7 @@ def plan(
         if as_json:
             typer.echo(json.dumps(cost_json(costs), indent=2))
         else:
-            reporter.console.print(cost_table(costs))
+            reporter.console.print(cost_table(costs, reporter.console.width))
 
 
 @app.command()

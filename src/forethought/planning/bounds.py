@@ -1,6 +1,7 @@
 """What a recipe will do, before it does it: prompts, outputs, tokens, steps and disk.
 
-Token figures are upper bounds: every output at its limit. Disk counts the checkpoints, which
+Token figures are upper bounds: every output at its limit, and drawn as often as it may be where it
+has no response. Disk counts the checkpoints, which
 outweigh all else; the size of one is known where the model lies in a folder, or where
 `planning/model_shape.py` has its shape.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Recipe
+from forethought.config import DrawConfig, FilePrompts, MicroworldPrompts, PromptSource, Recipe
 from forethought.evaluation.alpaca_eval.alpaca_outputs import read_instructions
 from forethought.evaluation.arena_hard.arena_files import read_questions
 from forethought.evaluation.probe_openings import VARIANTS
@@ -24,6 +25,8 @@ from forethought.runs.retention import policies_that_stay
 from forethought.runs.schedule import stage_refs
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 
+GSM8K_QUESTIONS = 1319
+"""Questions of its test split."""
 SEPARATE = 8
 """With more iterations than these, stages that do the same are one row of the table."""
 
@@ -63,8 +66,10 @@ def plan_table(rows: list[StagePlan]) -> Table:
     tokens = sum(row.tokens for row in rows)
     table.add_column("new tokens", justify="right", footer=f"{tokens:,}")
     calls = sum(row.calls for row in rows)
-    again = _more_attempts(rows[0].ref.recipe)
-    notes = [f"new tokens: without those of answers drawn again, up to {again} times"] * (again > 0)
+    tries = tries_of(rows[0].ref.recipe.selection)
+    notes = ["new tokens: every output at its limit"]
+    if tries > 1:
+        notes[0] += f", answers drawn {tries} times for want of a response"
     if calls:
         table.add_column("calls", justify="right", footer=f"{calls:,}")
         notes.append("calls: of the judge model, without retries")
@@ -81,10 +86,9 @@ def plan_table(rows: list[StagePlan]) -> Table:
     return table
 
 
-def _more_attempts(recipe: Recipe) -> int:
-    """How often an answer without a response may be drawn again."""
-    draws = (recipe.selection, recipe.evaluation)
-    return max(draw.attempts - 1 if draw.temperature > 0 else 0 for draw in draws)
+def tries_of(draw: DrawConfig) -> int:
+    """How often an answer is drawn at most: a greedy one says the same at every attempt."""
+    return draw.attempts if draw.temperature > 0 else 1
 
 
 def _alike(rows: list[StagePlan]) -> list[list[StagePlan]]:
@@ -136,11 +140,11 @@ def _stage_plan(ref: StageRef, checkpoint: int) -> StagePlan:
             work = f"{recipe.training.epochs} epochs x {count} answers"
             together = recipe.training.epochs * recipe.selection.samples
             calls = recipe.prompts.validation.count * recipe.judge.calls_per_group(together)
-            tokens = recipe.training.epochs * count * limit
+            tokens = recipe.training.epochs * count * limit * tries_of(recipe.selection)
         case "evaluation":
             assert held_out is not None
             count = held_out.count * recipe.evaluation.samples
-            work, tokens = f"{count} answers", count * limit
+            work, tokens = f"{count} answers", count * limit * tries_of(recipe.evaluation)
             sides = 2 if recipe.judge.is_relative else 1
             if sides == 1 or ref.folder != ref.baseline.folder:
                 together = sides * recipe.evaluation.samples
@@ -160,26 +164,41 @@ def _measure_plan(ref: StageRef) -> StagePlan:
         calls = test * recipe.judge.calls_per_group(2)
         if measures.win_rate.equal_tokens:
             work += ", at equal tokens too"
-            outputs = test * (MOST_ANSWERS + 1)
+            outputs = test * (MOST_ANSWERS + 1) * tries_of(measures.win_rate)
             calls = 3 * calls + test * recipe.judge.calls_per_group(MOST_ANSWERS)
     elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
         # A first answer, whose thought is then kept, left out, swapped or halved.
-        work, outputs = f"{count} prompts after {len(VARIANTS)} thoughts", 5 * count
+        work = f"{count} prompts after {len(VARIANTS)} thoughts"
+        outputs = count * (1 + len(VARIANTS) * measures.probe.attempts)
         calls = count * recipe.judge.calls_per_group(len(VARIANTS))
     elif ref.stage == "gsm8k" and measures.gsm8k is not None:
-        counts = [question_count(source) for source in measures.gsm8k.sources]
-        count = sum(number for number in counts if number is not None)
-        work = "every question, twice" if None in counts else f"{count} questions, twice"
-        outputs = 2 * count
+        count = questions_asked(recipe, ref.stage)
+        work = f"{count} questions, twice"
+        if None in map(question_count, measures.gsm8k.sources):
+            work = f"every question, twice ({count} assumed)"
+        outputs = 2 * count * tries_of(measures.gsm8k)
     elif ref.stage == "alpaca_eval" and measures.alpaca_eval is not None:
-        outputs = calls = len(read_instructions(measures.alpaca_eval.instructions))
-        work = f"{outputs} instructions"
+        calls = questions_asked(recipe, ref.stage)
+        work, outputs = f"{calls} instructions", calls * tries_of(measures.alpaca_eval)
     elif ref.stage == "arena_hard" and measures.arena_hard is not None:
-        outputs = len(read_questions(measures.arena_hard.questions))
-        work, calls = f"{outputs} questions, two games", 2 * outputs
+        count = questions_asked(recipe, ref.stage)
+        work, calls = f"{count} questions, two games", 2 * count
+        outputs = count * tries_of(measures.arena_hard)
     tokens = outputs * recipe.sampling.max_new_tokens
     return StagePlan(ref=ref, work=work, tokens=tokens, calls=calls, disk=0)
+
+
+def questions_asked(recipe: Recipe, stage: str) -> int:
+    """How many questions of its own a measure has; a source that does not tell is GSM8K's."""
+    measures = recipe.measures
+    if stage == "gsm8k" and measures.gsm8k is not None:
+        counts = [question_count(source) for source in measures.gsm8k.sources]
+        return sum(GSM8K_QUESTIONS if count is None else count for count in counts)
+    if stage == "alpaca_eval" and measures.alpaca_eval is not None:
+        return len(read_instructions(measures.alpaca_eval.instructions))
+    assert measures.arena_hard is not None
+    return len(read_questions(measures.arena_hard.questions))
 
 
 def question_count(source: PromptSource) -> int | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from forethought.config import Recipe
 from forethought.evaluation.probe_openings import VARIANTS
-from forethought.planning.bounds import plan, question_count
+from forethought.planning.bounds import question_count, questions_asked
 from forethought.planning.device_shares import (
     Share,
     devices_used,
@@ -23,7 +23,7 @@ from forethought.planning.device_shares import (
 )
 from forethought.planning.devices import Device
 from forethought.planning.hardware import Cluster, Effort, Setting
-from forethought.planning.judging_cost import judge_cost
+from forethought.planning.judging_cost import INSTRUCTION, VERDICT, judge_cost, server_cost
 from forethought.planning.lengths import Lengths, expected_lengths
 from forethought.planning.memory import shared_memory
 from forethought.planning.model_shape import ModelShape, model_shape
@@ -38,8 +38,6 @@ from forethought.stages.measures.win_rate import MOST_ANSWERS
 from forethought.stages.policies.sample_until_parsed import answers_part
 from forethought.types import Arm
 
-GSM8K_QUESTIONS = 1319
-"""Questions of its test split."""
 RECORD_BYTES = 5
 """Bytes of a sealed part per sampled token, ids and text compressed."""
 
@@ -314,9 +312,11 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
             return judged
         direct = setting.lengths["direct"]
         answers = min(MOST_ANSWERS, math.ceil(lengths.output / direct.output))
-        drawn = _drawn(setting, direct, test, answers)
+        drawn = _drawn(setting, direct, test, answers) + _drawn(setting, direct, test, 1)
         shown = Effort.of({"host": 2 * test * setting.cluster.rates.answer})
-        return drawn + _drawn(setting, direct, test, 1) + judged + shown
+        # The answers that thinking is compared with: one, the best of several, a longer one.
+        best = _judged(setting, direct, test, answers) if answers > 1 else Effort()
+        return drawn + judged + judged + judged + best + shown
     if stage == "probe" and recipe.measures.probe is not None:
         count = min(test, recipe.measures.probe.prompts)
         drawn = _drawn(setting, lengths, count, 1)
@@ -325,7 +325,19 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
         for _ in VARIANTS:
             drawn = drawn + _drawn(setting, rest, count, 1, part=count)
         return drawn + _judged(setting, lengths, count, len(VARIANTS))
-    [row] = [row for row in plan(recipe) if row.ref.label == ref.label]
-    # A source that does not tell its questions is taken to be GSM8K, asked twice.
-    outputs = row.tokens / recipe.sampling.max_new_tokens or 2 * GSM8K_QUESTIONS
-    return _drawn(setting, lengths, outputs, 1)
+    count = questions_asked(recipe, stage)
+    return _drawn(setting, lengths, 2 * count if stage == "gsm8k" else count, 1) + _benchmarked(
+        setting, stage, lengths, count
+    )
+
+
+def _benchmarked(setting: Setting, stage: str, lengths: Lengths, count: int) -> Effort:
+    """Calls of a benchmark's judge: of AlpacaEval one token for each instruction, of Arena-Hard two
+    games a question."""
+    measures = setting.recipe.measures
+    prompt = INSTRUCTION + lengths.prompt + 2 * lengths.response
+    if stage == "alpaca_eval" and measures.alpaca_eval is not None:
+        return server_cost(measures.alpaca_eval.annotator, count, prompt=prompt, verdict=1)
+    if stage == "arena_hard" and measures.arena_hard is not None:
+        return server_cost(measures.arena_hard.judge, 2 * count, prompt=prompt, verdict=VERDICT)
+    return Effort()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from forethought.config import DType
+
 NODE = 8
 """Devices of a machine; beyond it they speak over the network."""
 NETWORK = 400e9
@@ -34,6 +36,12 @@ class Device:
     """Bytes per second, one way, to the other devices of a machine."""
     price: float
     """USD per hour of one device."""
+    bfloat16: bool = True
+    """Whether it multiplies bfloat16; where it does not, such weights are held in float32."""
+
+    def held(self, dtype: DType) -> DType:
+        """The number type in which it holds weights of `dtype`."""
+        return dtype if self.bfloat16 else "float32"
 
     @property
     def is_cpu(self) -> bool:

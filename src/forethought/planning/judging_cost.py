@@ -70,6 +70,13 @@ def judge_cost(
     return Effort.of({"host": longest * responses * cluster.rates.verdict})
 
 
+def server_cost(engine: OpenAIEngine, calls: float, *, prompt: float, verdict: float) -> Effort:
+    """Cost of so many calls of a judge at a server, `prompt` and `verdict` tokens each."""
+    price = engine.price
+    usd = 0.0 if price is None else (price.prompt * prompt + price.completion * verdict) / 1e6
+    return Effort(usd=calls * usd, seconds=0.0, bound="server")
+
+
 def _reward_cost(
     judge: ScoringJudge,
     cluster: Cluster,
@@ -94,7 +101,8 @@ def _reward_cost(
         "storage": 2 * shape.parameters / rates.storage,
         "host": longest * responses * rates.output,
     }
-    memory = judge_memory(shape, judge.dtype, judge.tokens_per_batch)
+    batch = min(judge.tokens_per_batch, longest * read.read)
+    memory = judge_memory(shape, cluster.device.held(judge.dtype), batch)
     return Effort.of(parts, flops=prompts * per_prompt, memory=memory)
 
 
@@ -109,13 +117,7 @@ def _model_cost(
     prompt = INSTRUCTION + lengths.prompt + judge.shown * lengths.response
     verdict = min(VERDICT, judge.max_new_tokens)
     if isinstance(judge.engine, OpenAIEngine):
-        price = judge.engine.price
-        usd = (
-            0.0
-            if price is None
-            else calls * (price.prompt * prompt + price.completion * verdict) / 1e6
-        )
-        return Effort(usd=usd, seconds=0.0, bound="server")
+        return server_cost(judge.engine, calls, prompt=prompt, verdict=verdict)
     if judge.model is None:
         return Effort.of({"host": calls * cluster.rates.output})
     drawn = sample_cost(

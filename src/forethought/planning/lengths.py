@@ -73,7 +73,7 @@ def expected_lengths(
 ) -> dict[Arm, Lengths]:
     """Mean tokens of each arm: those of the run `like`, or assumed ones where it is `None`.
 
-    `output` goes before both, `prompt` (without a thought instruction) before assumed ones.
+    `output` and `prompt` (without a thought instruction) go before both.
 
     Raises: ValueError if `like` is no run or has no rollouts.
     """
@@ -107,16 +107,16 @@ def pair_share(mean: float, alike: float, samples: int) -> float:
 
 
 def _lengths(recipe: Recipe, arm: Arm, like: Path | None, prompt: float | None) -> Lengths:
-    if like is not None:
-        return _of_run(like, arm)
-    if recipe.model.path == MICROWORLD and prompt is None:
-        return replace(MEASURED[arm], pairs=pair_share(*RIGHT[arm], recipe.sampling.samples))
     thought_format = DIRECT if arm == "direct" else load_format(recipe.thought_format)
     instruction = len(thought_format.instruction or "") / LETTERS_PER_TOKEN
+    if like is not None:
+        found = _of_run(like, arm)
+        return found if prompt is None else replace(found, prompt=prompt + instruction)
+    if recipe.model.path == MICROWORLD and prompt is None:
+        return replace(MEASURED[arm], pairs=pair_share(*RIGHT[arm], recipe.sampling.samples))
     before = ASSUMED.prompt if prompt is None else prompt
-    if arm == "direct":
-        return replace(ASSUMED, prompt=before, output=ASSUMED.response)
-    return replace(ASSUMED, prompt=before + instruction)
+    output = ASSUMED.response if arm == "direct" else ASSUMED.output
+    return replace(ASSUMED, prompt=before + instruction, output=output)
 
 
 def _of_run(run: Path, arm: Arm) -> Lengths:

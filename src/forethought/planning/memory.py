@@ -62,7 +62,7 @@ def sampling_memory(
     times = WIDTH[dtype] / 2
     cached = rows * (prompt / k + SPREAD * output) * shape.cache_bytes
     logits = rows * shape.vocabulary * 4 * LOGIT_COPIES
-    work = inference_activations(shape, PREFILL_TOKENS)
+    work = inference_activations(shape, min(PREFILL_TOKENS, rows / k * prompt))
     return times * (2 * shape.parameters + cached + work) + logits
 
 
@@ -77,29 +77,33 @@ def vllm_least(shape: ModelShape, dtype: DType, rows: float, longest: float) -> 
     return WIDTH[dtype] / 2 * (2 * shape.parameters + cached) + work
 
 
-def judge_memory(shape: ModelShape, dtype: DType, tokens_per_batch: int) -> float:
-    """Bytes of a reward model: its weights and a batch's temporaries."""
-    work = inference_activations(shape, tokens_per_batch)
+def judge_memory(shape: ModelShape, dtype: DType, tokens: float) -> float:
+    """Bytes of a reward model: its weights and the temporaries of a batch of so many tokens."""
+    work = inference_activations(shape, tokens)
     return WIDTH[dtype] / 2 * (2 * shape.parameters + work)
 
 
-def reference_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
-    """Bytes of the starting policy on one of `processes` devices while it reads the pairs.
+def reference_memory(
+    shape: ModelShape, training: TrainingConfig, processes: int, tokens: float, *, cpu: bool
+) -> float:
+    """Bytes of the starting policy on one of `processes` devices while it reads the pairs,
+    `tokens` at a time.
 
-    A process alone loads it in float32 before it is rounded.
+    A process alone loads it in float32 before it is rounded, on CPU beside the file's own pages.
     """
-    tokens = training.tokens_per_microbatch
-    work = inference_activations(shape, tokens) + tokens * 2 * shape.hidden + CHUNK_BYTES
+    width = WIDTH[training.dtype]
+    work = inference_activations(shape, tokens) + tokens * 2 * shape.hidden
+    work = width / 2 * work + CHUNK_BYTES
     if processes == 1:
-        return max(4 * shape.parameters, 2 * shape.parameters + work)
-    return 4 * shape.parameters / processes + _gathered(shape) + work
+        loading = (6 if cpu else 4) * shape.parameters
+        return max(loading, width * shape.parameters + work)
+    return width * shape.parameters / processes + _gathered(shape) + work
 
 
 def training_memory(
-    shape: ModelShape, training: TrainingConfig, processes: int, longest: float, *, cpu: bool
+    shape: ModelShape, training: TrainingConfig, processes: int, tokens: float, *, cpu: bool
 ) -> float:
-    """Peak bytes of a step on one of `processes` devices; `longest` is a packed pair's tokens."""
-    tokens = max(training.tokens_per_microbatch, longest)
+    """Peak bytes of a step on one of `processes` devices, of so many tokens at a time."""
     keys = shape.key_heads * shape.head_size
     layer = tokens * (20 * shape.hidden + 4 * keys + 8 * shape.inner)
     kept = shape.layers * layer
@@ -114,19 +118,25 @@ def training_memory(
 def state_memory(shape: ModelShape, training: TrainingConfig, processes: int) -> float:
     """Bytes of weights, gradients and optimizer states on one of `processes` devices."""
     total, working = shape.parameters, 0 if training.dtype == "float32" else 2
-    # Adam's two moments, of 32 bits or of 8; the 8 bytes below are a float32 master and gradient.
-    moments = 8 if training.optimizer == "adamw" else 2
+    # The 8 bytes below are a float32 master and its gradient.
+    moments = moment_bytes(training)
     if training.lora is not None:
         adapters = shape.adapter_parameters(training.lora.rank)
         if processes == 1:
             # The base is loaded in float32 before it is rounded.
             frozen = WIDTH[training.dtype] * total
             return max(4 * total, frozen + (8 + moments + 2 * working) * adapters)
-        return (4 * total + (8 + moments) * adapters) / processes + _gathered(shape)
+        frozen = WIDTH[training.dtype] * total
+        return (frozen + (8 + moments) * adapters) / processes + _gathered(shape)
     if processes == 1:
         # The gradient of the head is added up in float32 beside the others.
         return (8 + moments + 2 * working) * total + 4 * shape.head_matrix
     return (8 + moments) * total / processes + _gathered(shape) + 4 * shape.head_matrix
+
+
+def moment_bytes(training: TrainingConfig) -> int:
+    """Bytes of Adam's two moments of a weight, of 32 bits or of 8."""
+    return 8 if training.optimizer == "adamw" else 2
 
 
 def trained_parameters(shape: ModelShape, training: TrainingConfig) -> int:

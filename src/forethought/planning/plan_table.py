@@ -10,16 +10,21 @@ from rich.table import Table
 from forethought.planning.costs import Costs, StageCost
 from forethought.planning.device_shares import devices_used, idle_devices
 
+WIDE = 106
+"""Columns of text that the whole table needs."""
 
-def cost_table(costs: Costs) -> Table:
-    """One row per kind of stage; sums over the times it runs."""
-    cluster = costs.setting.cluster
+
+def cost_table(costs: Costs, width: int) -> Table:
+    """One row per kind of stage; sums over the times it runs. Below a `width` of `WIDE` columns it
+    stands closer and goes without operations, which `cost_json` has."""
+    cluster, wide = costs.setting.cluster, width >= WIDE
     table = Table(
         title=f"Costs on {cluster.gpus} x {cluster.device.name}",
         title_justify="left",
         show_footer=True,
         caption=caption(costs),
         caption_justify="left",
+        padding=(0, 1 if wide else 0),
     )
     stages = costs.stages
     tokens = sum(stage.times * stage.effort.tokens for stage in stages)
@@ -31,7 +36,8 @@ def cost_table(costs: Costs) -> Table:
     table.add_column("time each", justify="right", footer=duration(costs.seconds))
     table.add_column("bound by")
     table.add_column("new tokens", justify="right", footer=_number(tokens))
-    table.add_column("FLOPs", justify="right", footer=f"{flops:.2g}")
+    if wide:
+        table.add_column("FLOPs", justify="right", footer=f"{flops:.2g}")
     table.add_column("disk", justify="right", footer=_gigabytes(costs.disk))
     table.add_column("USD", justify="right", footer=f"{costs.usd:,.2f}")
     for stage in stages:
@@ -43,7 +49,7 @@ def cost_table(costs: Costs) -> Table:
             duration(effort.seconds),
             effort.bound,
             _number(stage.times * effort.tokens) if effort.tokens else "",
-            f"{stage.times * effort.flops:.2g}" if effort.flops else "",
+            *([f"{stage.times * effort.flops:.2g}" if effort.flops else ""] if wide else []),
             _gigabytes(stage.disk) if stage.disk else "",
             f"{_usd(costs, stage):,.2f}",
         )

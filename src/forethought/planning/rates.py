@@ -143,14 +143,17 @@ def cpu_rates(shape: ModelShape, speed: CpuSpeed) -> Rates:
 def measure_cpu(shape: ModelShape, dtype: str, threads: int | None) -> CpuSpeed:
     """Time products and small operations, the best of many: neighbours only slow them down.
 
-    `dtype` is the number type of the products; `threads` of `None` leaves torch's number as it is.
+    `dtype` is the number type of the training, whose products are timed; `threads` of `None` leaves
+    torch's number as it is.
     """
     import torch
+
+    from forethought.models.number_types import product_type
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        kind = getattr(torch, dtype)
+        kind = product_type(getattr(torch, dtype), "cpu")
         left = torch.randn(4096, shape.hidden, dtype=kind)
         right = torch.randn(shape.hidden, shape.inner, dtype=kind)
         matrix = min(_seconds(left, right) for _ in range(40))
@@ -169,8 +172,10 @@ def measured_device(device: Device, speed: CpuSpeed) -> Device:
     """This machine in place of the table's row, with the memory that it has."""
     import os
 
+    from forethought.models.number_types import cpu_has_bfloat16
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return replace(device, flops=speed.flops, memory=float(memory))
+    return replace(device, flops=speed.flops, memory=float(memory), bfloat16=cpu_has_bfloat16())
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

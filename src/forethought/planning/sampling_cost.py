@@ -104,7 +104,7 @@ def _memory(
     k: int,
 ) -> float:
     if engine.reserved is None:
-        return sampling_memory(shape, dtype, rows, prompt, output, k)
+        return sampling_memory(shape, cluster.device.held(dtype), rows, prompt, output, k)
     # It does not start if its share is too little.
     taken = cluster.device.memory * engine.reserved
     longest = engine.context or shape.context or prompt + output

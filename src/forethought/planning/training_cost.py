@@ -16,6 +16,7 @@ from forethought.config import TrainingConfig
 from forethought.planning.hardware import Cluster, Effort, Setting
 from forethought.planning.lengths import Lengths
 from forethought.planning.memory import (
+    moment_bytes,
     reference_memory,
     shared_memory,
     trained_parameters,
@@ -24,14 +25,14 @@ from forethought.planning.memory import (
 from forethought.planning.model_shape import ModelShape
 from forethought.planning.work import forward_flops, pair
 
-OPTIMIZER_BYTES = 36
-"""Per trained weight and step: master, moments and gradient read, all but the gradient written, the
-working copy written, the gradient's norm read."""
+OPTIMIZER_BYTES = 20
+"""Per trained weight and step, besides the moments, which are read and written: master and gradient
+read, the master and the working copy written, the gradient's norm read."""
 
 
 def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
     """Cost of the log-probs of an iteration's pairs under the starting policy."""
-    shape, cluster, training = setting.shape, setting.cluster, setting.recipe.training
+    shape, cluster, training = setting.shape, setting.cluster, _held_training(setting)
     tokens = pair(lengths.prompt, lengths.output)
     count = setting.recipe.prompts_per_iteration * lengths.pairs
     flops = count * forward_flops(shape, tokens)
@@ -42,13 +43,19 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
         "start": cluster.rates.start + cluster.rates.stage,
         "storage": 2 * shape.parameters / cluster.rates.storage,
     }
-    memory = _on_device(setting, lambda processes: reference_memory(shape, training, processes))
+    cpu = cluster.device.is_cpu
+    memory = _on_device(
+        setting,
+        lambda n: reference_memory(
+            shape, training, n, _at_a_time(setting, lengths, count / n), cpu=cpu
+        ),
+    )
     return Effort.of(parts, flops=flops, memory=memory)
 
 
 def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     """Cost of all epochs over an iteration's pairs, checkpoints included."""
-    shape, cluster, training = setting.shape, setting.cluster, setting.recipe.training
+    shape, cluster, training = setting.shape, setting.cluster, _held_training(setting)
     rates = cluster.rates
     tokens = pair(lengths.prompt, lengths.output)
     count = max(1.0, setting.recipe.prompts_per_iteration * lengths.pairs)
@@ -60,14 +67,17 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     share = batch * tokens.read / cluster.gpus
     microbatches = steps * math.ceil(share / training.tokens_per_microbatch)
     trained = trained_parameters(shape, training)
-    moved = OPTIMIZER_BYTES * trained / cluster.gpus / cluster.device.bandwidth
+    moments = moment_bytes(training)
+    state = 4 + moments
+    carried = (OPTIMIZER_BYTES + 2 * moments) * trained
+    moved = carried / cluster.gpus / cluster.device.bandwidth
     saves = steps // training.save_every + training.epochs - 1
     stored = checkpoint_bytes(shape, training)
     # An adapter that is merged into its base reads it.
     merged = training.lora is not None and training.checkpoint_dtype != "masters"
     read = 2 * shape.parameters if merged else 0
     # A resumable state is a float32 master and two moments.
-    written = saves * 12 * trained + training.epochs * (read + stored)
+    written = saves * state * trained + training.epochs * (read + stored)
     waiting = 0 if setting.recipe.keep == "all" else training.epochs * stored
     # Bytes a weight: bfloat16 gathered forward and backward, and, if trained, a float32 gradient.
     exchanged = 8 if training.lora is None else 4
@@ -77,17 +87,36 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
         "start": rates.start + rates.stage,
         "storage": (2 * shape.parameters + written) / rates.storage,
     }
-    longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
     cpu = cluster.device.is_cpu
-    memory = _on_device(setting, lambda n: training_memory(shape, training, n, longest, cpu=cpu))
+    memory = _on_device(
+        setting,
+        lambda n: training_memory(
+            shape, training, n, _at_a_time(setting, lengths, batch / n), cpu=cpu
+        ),
+    )
     return Effort.of(
         parts,
         flops=flops,
         memory=memory,
         weights=training.epochs * stored,
         # The new state is whole before the old one goes; then the epochs wait for the choice.
-        scratch=2 * 12 * trained + waiting,
+        scratch=2 * state * trained + waiting,
     )
+
+
+def _held_training(setting: Setting) -> TrainingConfig:
+    """The settings with the number type in which the device holds what is trained."""
+    training = setting.recipe.training
+    held = setting.cluster.device.held(training.dtype)
+    return training.model_copy(update={"dtype": held})
+
+
+def _at_a_time(setting: Setting, lengths: Lengths, pairs: float) -> float:
+    """Tokens that go through the model together, of so many packed pairs: what the budget takes,
+    if there are as many, and at least the longest pair."""
+    longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
+    there = math.ceil(pairs) * pair(lengths.prompt, lengths.output).read
+    return max(longest, min(setting.recipe.training.tokens_per_microbatch, there))
 
 
 def _on_device(setting: Setting, memory_of: Callable[[int], float]) -> float:
