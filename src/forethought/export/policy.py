@@ -39,7 +39,7 @@ def export_policy(
     the policy does not match its seal.
     """
     chosen = choose(run, arm=arm, which=policy)
-    chosen.refuse_dropped_policy()
+    chosen.check_policy()
     with whole_target(target) as folder:
         if chosen.index == 0:
             _copy_seed(chosen.recipe.model, folder)

@@ -14,7 +14,7 @@ from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, P
 from forethought.models.loading import MICROWORLD
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import prompts_ref, sealed_measures
-from forethought.storage.sealed_stage import read_json, read_manifest
+from forethought.storage.sealed_stage import read_manifest, read_object
 from forethought.types import Arm
 
 PATH = re.compile(r"(?<![^\s(])(?:[~.]{0,2}/)(?:[^\s(),/]+/)*([^\s(),/]+)")
@@ -128,7 +128,7 @@ def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
 
 def attempts(recipe: Recipe) -> list[dict[str, Any]]:
     """Provenance of every attempt that took time, or of all where none did."""
-    found = read_json(recipe.run / "run.json")["attempts"]
+    found = read_object(recipe.run / "run.json")["attempts"]
     return [attempt for attempt in found if attempt["seconds"] > 0] or found
 
 

@@ -206,6 +206,7 @@ def load_model(model: Named, *, dtype: str, device: str, **options: Any) -> PreT
     Raises: ValueError if the folder holds no causal model.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quiet_loading()
@@ -215,7 +216,7 @@ def load_model(model: Named, *, dtype: str, device: str, **options: Any) -> PreT
         loaded: Any = pretrained(
             AutoModelForCausalLM, model, dtype=getattr(torch, dtype), **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"model: {_named(model)} could not be loaded: {error}") from error
     if dtype == "float32" and (rests := find_rests(model)) is not None:
         from forethought.models.masters import restore

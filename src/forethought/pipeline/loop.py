@@ -34,8 +34,8 @@ from forethought.storage.sealed_stage import (
     ArmStoppedError,
     StageError,
     is_sealed,
-    read_json,
     read_manifest,
+    read_object,
     refuse_changed_config,
     write_json,
 )
@@ -146,7 +146,7 @@ def _unpaid(refs: Sequence[StageRef]) -> Iterator[None]:
 def refuse_changed_recipe(recipe: Recipe) -> None:
     """Raises: StageError naming the first stage already begun with other settings."""
     for ref in stage_refs(recipe):
-        if ref.begun:
+        if ref.begun or ref.sealed:
             kind = STAGES[ref.stage]
             config = kind.configure(ref)
             refuse_changed_config(ref.folder, version=kind.version, config=config)
@@ -181,7 +181,7 @@ class _Attempt:
         """Whether the engines were opened for a trial."""
         self._path = run / "run.json"
         self._started = time.monotonic()
-        record = read_json(self._path) if self._path.is_file() else {"attempts": []}
+        record = read_object(self._path) if self._path.is_file() else {"attempts": []}
         self.number = len(record["attempts"]) + 1
         record["attempts"].append(_provenance())
         self._record = record

@@ -11,7 +11,7 @@ from forethought.report.charts.figures import Cell, Chart, Column, view
 from forethought.report.data.collect import RunData
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import prompts_ref
-from forethought.storage.sealed_stage import read_json, read_manifest
+from forethought.storage.sealed_stage import read_manifest, read_object
 
 
 def provenance_rows(run: RunData) -> list[tuple[str, str]]:
@@ -41,7 +41,7 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def recipe_text(run: RunData) -> str:
     """The resolved recipe as YAML, which `forethought run` reads."""
-    fields = read_json(run.recipe.run / "config.json")
+    fields = read_object(run.recipe.run / "config.json")
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=96)
 
 

@@ -35,7 +35,9 @@ from forethought.storage.sealed_stage import (
     Count,
     Stage,
     StageError,
+    check_files,
     read_json,
+    read_object,
     read_records,
     write_bytes,
     write_json,
@@ -77,7 +79,9 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         if not all(stage.has(f"epoch_{epoch}") for epoch in epochs):
             for epoch in epochs:
                 if not stage.has(f"{SCRATCH}/sampled_{epoch}"):
-                    epoch_policy = policy.at(ref.beside("training") / f"epoch_{epoch}")
+                    training = ref.beside("training")
+                    check_files(training, f"epoch_{epoch}/")
+                    epoch_policy = policy.at(training / f"epoch_{epoch}")
                     answers = answer_prompts(
                         stage,
                         epoch_policy,
@@ -213,11 +217,11 @@ class _Judged:
         """What an answer without a response is worth; `None` if the judge's scale has no end."""
         if self.relative:
             return 0.0
-        return read_json(self._stage.folder / "judge.json")["floor"]
+        return read_object(self._stage.folder / "judge.json")["floor"]
 
     def counts(self) -> dict[str, Count]:
         """Prompts that the judge could not score, and what it spent."""
-        noted = read_json(self._stage.folder / "judge.json")
+        noted = read_object(self._stage.folder / "judge.json")
         spent = read_json(self._stage.folder / "spent.jsonl")
         return {
             "missing": noted["missing"],
@@ -298,6 +302,7 @@ def _tokens(answers: Sequence[Answer]) -> int:
 
 def _keep_policy(checkpoint: Path, policy: Path) -> None:
     """The chosen checkpoint under a fixed name: hard links where the disk can, else copies."""
+    check_files(checkpoint.parent, f"{checkpoint.name}/")
     shutil.rmtree(policy, ignore_errors=True)
     policy.mkdir(parents=True)
     for source in sorted(path for path in checkpoint.rglob("*") if path.is_file()):

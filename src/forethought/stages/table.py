@@ -98,7 +98,7 @@ def run_stage(ref: StageRef, reporter: Reporter) -> None:
     """
     kind = STAGES[ref.stage]
     if "policy" in kind.reads:
-        ref.refuse_dropped_policy()
+        ref.check_policy()
     stage = Stage(
         ref.folder,
         name=ref.stage,

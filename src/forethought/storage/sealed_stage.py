@@ -176,7 +176,7 @@ class Stage:
         self.fingerprint = content_hash(intent)
         intent_file = folder / "intent.json"
         if is_begun(folder):
-            _refuse_other_work(folder, read_json(intent_file), intent)
+            _refuse_other_work(folder, read_object(intent_file), intent)
         elif is_sealed(folder):
             raise StageError(f"{folder} is sealed and has no intent.json; {_redo(folder)}")
         else:
@@ -365,24 +365,59 @@ def check_part(folder: Path, part: Part) -> None:
         raise StageError(f"{path} is damaged: it does not match its seal; {_redo(folder)}")
 
 
+def check_files(folder: Path, below: str = "") -> None:
+    """Check a sealed stage's files, or those below a folder of it, before they are used.
+
+    What was read once in this process is not read again while it looks the same on disk.
+
+    Raises: StageError if the stage is not sealed, or a file is missing or damaged.
+    """
+    for part in read_manifest(folder).parts:
+        if part.name.startswith(below):
+            path = folder / part.name
+            seen = _seen(path)
+            if seen is None or _digests.get(seen) != part.sha256:
+                check_part(folder, part)
+                _digests[_seen(path)] = part.sha256
+
+
+_Seen = tuple[int, int, int, int]
+_digests: dict[_Seen | None, str] = {}
+"""Digest of each file whose content this process has read, by what the disk says of it."""
+
+
+def _seen(path: Path) -> _Seen | None:
+    """What tells a file's content apart without reading it; `None` where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def refuse_changed_config(folder: Path, *, version: int, config: dict[str, Any]) -> None:
     """Check a stage that may have been begun, before any other stage is run.
 
-    Raises: StageError if the folder holds work of another config or version.
+    Raises: StageError if the folder holds work of another config or version, or is sealed and does
+    not say of what.
     """
+    if is_sealed(folder) and not is_begun(folder):
+        raise StageError(f"{folder} is sealed and has no intent.json; {_redo(folder)}")
     if is_begun(folder):
-        found = read_json(folder / "intent.json")
+        found = read_object(folder / "intent.json")
         wanted = {"version": version, "config": json.loads(json.dumps(config))}
         _refuse_other_work(folder, {key: found.get(key) for key in wanted}, wanted)
 
 
 def _part(folder: Path, path: Path) -> Part:
     rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    digest = sha256_file(path)
+    _digests[_seen(path)] = digest
     return Part(
         name=path.relative_to(folder).as_posix(),
         rows=rows,
         bytes=path.stat().st_size,
-        sha256=sha256_file(path),
+        sha256=digest,
     )
 
 
@@ -397,8 +432,45 @@ def read_json(path: Path) -> Any:
     """Raises: StageError if the file is not JSON."""
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StageError(f"{path} is damaged ({error}); {_redo(path.parent)}") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises: StageError if the file is no JSON object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise damaged(path, f"an object is wanted, found {value!r:.60}")
+    return value
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSON Lines file that may still be written; one begun is left out.
+
+    Raises: StageError naming the line that is no JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n") and line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise damaged(path, f"line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise damaged(path, f"line {number}: an object is wanted, found {row!r:.60}")
+            rows.append(row)
+    return rows
+
+
+def damaged(path: Path, why: str) -> StageError:
+    """The error for a file that cannot be what was written, with the smallest mend."""
+    if path.name == "seconds.json" or not is_begun(path.parent):
+        return StageError(
+            f"{path} is damaged ({why}); move it away (mv {path} {path}.damaged) and run the same "
+            "command: it is written anew"
+        )
+    return StageError(f"{path} is damaged ({why}); {_redo(path.parent)}")
 
 
 def _refuse_other_work(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -408,8 +480,8 @@ def _refuse_other_work(folder: Path, found: dict[str, Any], wanted: dict[str, An
     raise StageError(
         f"{folder} holds other work than this recipe asks for:\n"
         + "\n".join(f"  {line}" for line in differences)
-        + "\nWays out: give it a folder of its own (run=…, or --output), put the setting "
-        f"back, or remove what is to be made again (rm -r {folder})"
+        + "\nWays out: give it a folder of its own (run=…, or --output), move a whole run aside "
+        f"(run --fresh), put the setting back, or remove what is to be made again (rm -r {folder})"
     )
 
 

@@ -21,7 +21,15 @@ import torch
 
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named
-from forethought.storage.sealed_stage import content_hash, sync_folder, write_bytes, write_json
+from forethought.storage.sealed_stage import (
+    content_hash,
+    damaged,
+    read_log,
+    read_object,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
 from forethought.training.states import TrainingState, newest, save_sharded, save_whole
@@ -83,7 +91,7 @@ class TrainingDirectory:
         path = self.folder / "fingerprint.json"
         if not path.exists():
             write_json(path, {"fingerprint": self.fingerprint})
-        elif json.loads(path.read_text())["fingerprint"] != self.fingerprint:
+        elif read_object(path).get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"training: {self.folder} holds a training with other pairs, reference log-probs, "
                 "settings or seed; give another directory, or delete this one to train anew"
@@ -97,8 +105,7 @@ class TrainingDirectory:
         """What the log says of each epoch's checkpoint, in order."""
         found: dict[int, float | None] = {}
         if self.ranks.first:
-            for line in self.steps_path.read_text().splitlines():
-                log = json.loads(line)
+            for log in read_log(self.steps_path):
                 found[log["epoch"]] = log["margin_kept"]
         return self.ranks.from_first(tuple(found.values()))
 
@@ -201,9 +208,16 @@ class LogReader:
 
 
 def read_result(folder: Path) -> TrainingResult:
-    """What a finished training left in its folder."""
-    result = json.loads((folder / RESULT).read_text())
-    return TrainingResult(**result | {"margin_kept": tuple(result["margin_kept"])})
+    """What a finished training left in its folder.
+
+    Raises: StageError if it is damaged.
+    """
+    path = folder / RESULT
+    result: Any = read_object(path)
+    try:
+        return TrainingResult(**result | {"margin_kept": tuple(result["margin_kept"])})
+    except (TypeError, KeyError) as error:
+        raise damaged(path, f"no training result: {error}") from error
 
 
 def _sync_files(folder: Path) -> None:

@@ -6,7 +6,6 @@ A stage that is not sealed is not read; its place in the result is `None` and it
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from forethought.runs.schedule import (
     prompts_ref,
 )
 from forethought.storage import left_out
-from forethought.storage.sealed_stage import read_json
+from forethought.storage.sealed_stage import read_log, read_object
 from forethought.types import Arm, LeftOut, ParseStatus
 
 LogEntry = dict[str, Any]
@@ -184,7 +183,7 @@ def collect(folder: Path) -> RunData:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _missing(recipe: Recipe) -> Iterator[str]:
@@ -257,16 +256,11 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def _steps(path: Path) -> Iterator[LogEntry]:
-    """Whole lines only: a log that is being written may end within one."""
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and line.strip():
-            yield json.loads(line)
+    yield from read_log(path) if path.is_file() else ()
 
 
 def _selection(folder: Path) -> Selection:
-    choice = read_json(folder / "choice.json")
+    choice = read_object(folder / "choice.json")
     return Selection(
         chosen_epoch=choice["chosen_epoch"],
         scores=tuple(
