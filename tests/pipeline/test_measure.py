@@ -152,6 +152,17 @@ def test_a_measure_by_command_is_the_runs_own_stage(run):
     assert "prompts: there 12, asked for 5" in other.output
 
 
+def test_other_settings_make_another_result(run):
+    own = run / "measures/probe/thought/policy_1"
+    sealed = read_manifest(own).digest
+    again = evaluate("probe", f"{run}/thought/1", "measures.probe.prompts=6", "--json")
+    assert again.exit_code == 0, again.output
+    assert read_manifest(own).digest == sealed
+    [other] = run.glob("measures/probe/thought/policy_1-*")
+    assert len(by_prompt(other, "answers")) == 6
+    assert str(other) in again.stderr.replace("\n", "")
+
+
 def test_a_file_of_outputs_against_a_policy(run, tmp_path):
     prompts = StageRef(recipe=load_run(run), stage="evaluation", arm="direct", index=0).prompts(
         "test"

@@ -400,7 +400,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="absent is not a folder"):
         _serve(tmp_path / "absent", None)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"holds no config\.json, so it is not a run directory"):
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.json"):
         _serve(tmp_path, None)
 
 

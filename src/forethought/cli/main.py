@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,9 +13,9 @@ from rich.console import Console
 from forethought.cli.drafts import compare, init
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
-from forethought.cli.running import run_and_show
+from forethought.cli.running import move_all_aside, run_and_show, run_seeds
 from forethought.cli.serve import chat, new_key, serve, vllm_plugin
-from forethought.config import JudgePart, SamplePart, path_or_url
+from forethought.config import JudgePart, Recipe, SamplePart, path_or_url
 from forethought.config.recipe_files import dump, load_part, load_recipe, load_run
 from forethought.progress.reporter import Reporter
 
@@ -44,12 +45,25 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory"
 
 
 @app.command()
-def run(words: Words) -> None:
+def run(
+    words: Words,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Move an older run of this name aside, to RUN.1")
+    ] = False,
+) -> None:
     """Start a run, or resume it: the same command again goes on where it stopped."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        recipe = load_recipe(words)
-        run_and_show(recipe, reporter)
+        recipe = _recipe(words)
+        from forethought.runs.seeds import seed_recipes
+
+        recipes = seed_recipes(recipe)
+        if fresh:
+            move_all_aside(recipes, reporter)
+        if recipe.seeds:
+            run_seeds(recipe, recipes, reporter)
+        else:
+            run_and_show(recipe, reporter)
 
 
 @app.command()
@@ -58,8 +72,24 @@ def status(run: RunFolder) -> None:
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.cli.status import status_table
+        from forethought.runs.seeds import runs_below
 
-        reporter.console.print(status_table(load_run(run)))
+        for each in runs_below(run):
+            reporter.console.print(status_table(load_run(each)))
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where your runs are")] = Path(
+        "runs"
+    ),
+) -> None:
+    """List the runs in a folder: how far each is, and its last scores."""
+    reporter = Reporter(Console())
+    with clear_errors(reporter):
+        from forethought.cli.runs import find_runs, runs_table
+
+        reporter.console.print(runs_table(folder, find_runs(folder)))
 
 
 @app.command()
@@ -100,7 +130,7 @@ def plan(
     """Show what a recipe will do, and with --gpu what it will cost; runs nothing."""
     reporter = Reporter(Console())
     with clear_errors(reporter):
-        recipe = load_recipe(words)
+        recipe = _recipe(words)
         from forethought.planning.bounds import plan as make_plan
         from forethought.planning.bounds import plan_table
         from forethought.planning.costs import recipe_costs
@@ -157,7 +187,7 @@ def config(
             return
         import yaml
 
-        text = yaml.safe_dump(dump(load_recipe(words or ())), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(dump(_recipe(words or ())), sort_keys=False, allow_unicode=True)
         typer.echo(text, nl=False)
 
 
@@ -173,8 +203,12 @@ def report(
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.report.page import write_report
+        from forethought.runs.seeds import runs_below
 
-        reporter.say(f"report: {write_report(runs, output)}")
+        folders = [below for folder in runs for below in runs_below(folder)]
+        if output is None and len(runs) == 1 and len(folders) > 1:
+            output = runs[0] / "report.html"
+        reporter.say(f"report: {write_report(folders, output)}")
 
 
 @app.command()
@@ -253,7 +287,10 @@ def sample(prompts: Source, output: Target, words: Parts) -> None:
     with clear_errors(reporter):
         part = load_part(SamplePart, words)
         from forethought.pipeline.on_files import sample_file
+        from forethought.runs.policies import at_run_policy
 
+        if part.model is not None:
+            part = part.model_copy(update={"model": at_run_policy(part.model)})
         sample_file(part, prompts, output, reporter)
 
 
@@ -273,6 +310,14 @@ def judge(
         from forethought.pipeline.on_files import judge_file
 
         judge_file(part, responses, output, reporter, explain=explain)
+
+
+def _recipe(words: Sequence[str]) -> Recipe:
+    """The recipe of a command line, its model looked up where it is a run's policy."""
+    recipe = load_recipe(words)
+    from forethought.runs.policies import at_run_policy
+
+    return recipe.model_copy(update={"model": at_run_policy(recipe.model)})
 
 
 for command in (init, compare, serve, chat, vllm_plugin, new_key):

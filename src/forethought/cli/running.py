@@ -1,6 +1,8 @@
-"""A run on the terminal: from its recipe to the table at the end."""
+"""A run on the terminal: from its recipe to the table at the end; several, seed by seed."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from forethought.config import Recipe
 from forethought.progress.reporter import Reporter
@@ -22,10 +24,10 @@ def run_and_show(recipe: Recipe, reporter: Reporter) -> None:
         summary_table,
         write_summary,
     )
-    from forethought.storage.sealed_stage import ArmStoppedError, read_json
+    from forethought.storage.sealed_stage import ArmStoppedError, read_object
 
     def show() -> None:
-        summary = read_json(recipe.run / "summary.json")
+        summary = read_object(recipe.run / "summary.json")
         if any(summary["arms"].values()):
             reporter.console.print(summary_table(summary))
             claim = claim_of(recipe)
@@ -45,3 +47,42 @@ def run_and_show(recipe: Recipe, reporter: Reporter) -> None:
         show()
         raise
     show()
+
+
+def run_seeds(recipe: Recipe, recipes: Sequence[Recipe], reporter: Reporter) -> None:
+    """Run a recipe's seeds one after the other, then print and write what they came to.
+
+    Raises: ArmStoppedError after all seeds, if an arm of one had nothing more to learn from;
+    ValueError as `run_and_show` does.
+    """
+    from forethought.report.page import write_report
+    from forethought.runs.seeds import over_seeds, seeds_table
+    from forethought.storage.sealed_stage import ArmStoppedError
+
+    stopped: list[ArmStoppedError] = []
+    for each in recipes:
+        reporter.say(f"seed {each.seed}: {each.run}")
+        try:
+            run_and_show(each, reporter)
+        except ArmStoppedError as error:
+            reporter.say(f"error: {error}")
+            stopped.append(error)
+    if (found := over_seeds(recipes)) is not None:
+        reporter.console.print(seeds_table(found))
+    if len(recipes) > 1:
+        page = write_report([each.run for each in recipes], recipe.run / "report.html")
+        reporter.say(f"report of all seeds: {page}")
+    if stopped:
+        raise stopped[0]
+
+
+def move_all_aside(recipes: Sequence[Recipe], reporter: Reporter) -> None:
+    """Rename the runs of these recipes where there are some, and say so.
+
+    Raises: StageError if a process works on one; ValueError if a folder is no run.
+    """
+    from forethought.runs.aside import move_aside
+
+    for recipe in recipes:
+        if (moved := move_aside(recipe.run)) is not None:
+            reporter.say(f"moved {recipe.run} aside, to {moved}")

@@ -35,12 +35,14 @@ from forethought.cli.serve_options import (
     UpstreamKeyEnv,
     UpstreamModel,
     UpstreamSplits,
+    WeightsType,
     WithoutResponse,
 )
 from forethought.progress.reporter import Reporter
 
 if TYPE_CHECKING:
-    from forethought.config import ModelSource
+    from forethought.config import ModelConfig, ModelSource
+    from forethought.config.base import DType
     from forethought.runs.layout import StageRef
     from forethought.serving.backends.base import Backend
     from forethought.thoughts import ThoughtFormat
@@ -60,6 +62,7 @@ def serve(
     name: Name = None,
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    dtype: WeightsType = None,
     thought_format: Format = "direct",
     thought_budget: Budget = None,
     attempts: Attempts = 3,
@@ -108,9 +111,10 @@ def serve(
             "body": upstream_body,
         }
         template = _template(model, source)
+        _refuse_what_is_of_the_other(upstream, of_a_server, dtype)
         if upstream is None:
-            _refuse_any(of_a_server)
-            backend = _embedded(source, slots, called, own_format, template)
+            held = _model(model, source, template, dtype)
+            backend = _embedded(held, slots, called, own_format)
         else:
             backend = _at_server(upstream, template=template, **of_a_server)
         run_server(
@@ -130,6 +134,7 @@ def chat(
     ],
     revision: Revision = None,
     trust_remote_code: TrustRemoteCode = False,
+    dtype: WeightsType = None,
     thought_format: Format = "direct",
     thought_budget: Budget = None,
     model: Annotated[
@@ -156,7 +161,8 @@ def chat(
             talk(ServedModel(word, api_key=key, model=model), reporter.console, history=history)
             return
         source, own_format = _policy(word, revision, trust_remote_code, thought_format)
-        backend = _embedded(source, 1, word, own_format, _template(word, source))
+        held = _model(word, source, _template(word, source), dtype)
+        backend = _embedded(held, 1, word, own_format)
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
@@ -270,17 +276,21 @@ def _draws(word: str) -> tuple[float, float]:
     return draw.temperature, draw.top_p
 
 
-def _embedded(
-    source: ModelSource,
-    slots: int,
-    name: str,
-    own_format: ThoughtFormat,
-    template: dict[str, Any],
-) -> Backend:
+def _model(
+    word: str, source: ModelSource, template: dict[str, Any], dtype: DType | None
+) -> ModelConfig:
+    """How the weights are held here: of a run's policy in the number type it was sampled in."""
     from forethought.config import ModelConfig
+
+    model = ModelConfig.of(source)
+    found = _run_policy(word)
+    own = model.dtype if found is None else found.recipe.model.dtype
+    return model.model_copy(update={"template": template, "dtype": dtype or own})
+
+
+def _embedded(model: ModelConfig, slots: int, name: str, own_format: ThoughtFormat) -> Backend:
     from forethought.serving.backends.embedded import EmbeddedBackend
 
-    model = ModelConfig.of(source).model_copy(update={"template": template})
     return EmbeddedBackend(model, slots=slots, name=name, markers=own_format.markers)
 
 
@@ -319,9 +329,14 @@ def _at_server(
     )
 
 
-def _refuse_any(of_a_server: dict[str, Any]) -> None:
+def _refuse_what_is_of_the_other(
+    upstream: str | None, of_a_server: dict[str, Any], dtype: DType | None
+) -> None:
+    """Raises: ValueError for an option about a server where there is none, or the other way."""
+    if upstream is not None and dtype is not None:
+        raise ValueError(f"--dtype: the server at {upstream} loads the weights; leave it out")
     for option, value in of_a_server.items():
-        if value:
+        if value and upstream is None:
             raise ValueError(
                 f"--upstream-{option.replace('_', '-')}: it is about a server; give its address, "
                 "too (--upstream http://localhost:8001/v1), or leave this out"

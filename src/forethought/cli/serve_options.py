@@ -16,6 +16,10 @@ Revision = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the model's own code (a run's recipe says)")
 ]
+WeightsType = Annotated[
+    Literal["bfloat16", "float32"] | None,
+    typer.Option("--dtype", help="Number type of the weights; by default the run's, or bfloat16"),
+]
 Format = Annotated[
     str, typer.Option("--thought-format", help="Of a model that does not bring its own")
 ]

@@ -201,8 +201,8 @@ EngineConfig = Annotated[
 class SamplingFacts(Pooled):
     """What all samplers share."""
 
-    samples: int = Field(default=8, ge=2)
-    """K, outputs per prompt. A pair needs two."""
+    samples: int = Field(default=8, ge=1)
+    """K, outputs per prompt. A run needs two for a pair."""
     temperature: float = Field(default=0.8, ge=0)
     """0 is greedy."""
     top_p: float = Field(default=0.95, gt=0, le=1)

@@ -87,6 +87,9 @@ class Recipe(ConfigModel):
     """The run directory."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of slices, samples and batches."""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = ()
+    """Several in place of `seed`: each is a run of its own, `RUN/seed_0` and so on, one after the
+    other; the report sets them side by side, with an interval over seeds."""
     model: ModelConfig
     arms: tuple[Arm, ...] = Field(default=("thought", "direct"), min_length=1)
     """`direct` is the matched baseline without thoughts."""
@@ -151,6 +154,15 @@ class Recipe(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _a_pair_needs_two(self) -> Recipe:
+        if self.sampling.samples < 2:
+            raise ValueError(
+                "sampling.samples: give a whole number of at least 2, since one output of a "
+                f"prompt makes no pair (given: {self.sampling.samples})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_has_a_score(self) -> Recipe:
         if self.keep == "best" and self.selection.by != "judge":
             raise ValueError(
@@ -175,6 +187,8 @@ class Recipe(ConfigModel):
     def _arms_are_distinct(self) -> Recipe:
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms: {list(self.arms)} names an arm twice")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} names a seed twice")
         types = [tracker.type for tracker in self.trackers]
         if len(set(types)) != len(types):
             raise ValueError(f"trackers: {types} names a tracker twice")

@@ -63,6 +63,9 @@ def load_run(run: Path, arguments: Sequence[str] = ()) -> Recipe:
     path = run / "config.json"
     if not path.is_file():
         what = "it has no config.json" if run.is_dir() else "there is no such folder"
+        inside = sorted(str(config.parent) for config in run.glob("*/config.json"))
+        if inside:
+            what += f", and {', '.join(inside[:5])} in it have one; name one of them"
         raise ValueError(
             f"run: {run} is not a run directory: {what}. A run directory is what `forethought run` "
             "writes: it holds config.json, run.json, prompts/, and a folder per arm"

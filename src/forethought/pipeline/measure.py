@@ -9,7 +9,7 @@ was stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,16 @@ from forethought.stages.measured import measure_policy
 from forethought.stages.measures.base import Subject, settings_identity
 from forethought.stages.measures.win_rate import Contender, WinRateSetup, compare
 from forethought.stages.policies.sampled_policy import Policy
-from forethought.stages.table import run_stage
-from forethought.storage.sealed_stage import Count, Stage, content_hash, read_manifest, sha256_file
+from forethought.stages.table import STAGES, run_stage
+from forethought.storage.sealed_stage import (
+    Count,
+    Stage,
+    StageError,
+    content_hash,
+    read_manifest,
+    refuse_changed_config,
+    sha256_file,
+)
 from forethought.thoughts import DIRECT
 from forethought.types import Answer, Completion, ParsedOutput, ParseStatus, Prompt
 from forethought.workers.threads import use_threads
@@ -140,8 +148,25 @@ def _in_its_run(
     ref = StageRef(recipe=recipe, stage=name, arm=found.arm, index=found.index)
     use_threads(recipe.launch.threads)
     with run_lock(recipe.run):
-        run_stage(ref, reporter)
-    return read_manifest(ref.folder).counts
+        own = _by_setting(ref)
+        run_stage(own, reporter)
+    if own != ref:
+        reporter.say(
+            f"kept in {own.folder}: its settings are not those of {ref.folder}, which the report "
+            "shows"
+        )
+    return read_manifest(own.folder).counts
+
+
+def _by_setting(ref: StageRef) -> StageRef:
+    """The measure's own place, or one beside it where that holds another setting's result."""
+    kind = STAGES[ref.stage]
+    config = kind.configure(ref)
+    try:
+        refuse_changed_config(ref.folder, version=kind.version, config=config)
+    except StageError:
+        return replace(ref, setting=content_hash([kind.version, config])[:8])
+    return ref
 
 
 def _with_default(measures: MeasuresConfig, name: str) -> MeasuresConfig:

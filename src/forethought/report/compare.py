@@ -25,9 +25,11 @@ from forethought.report.charts.score_charts import (
 from forethought.report.compare_tables import differences_table, runs_table
 from forethought.report.data.collect import RunData
 from forethought.report.data.measure_figures import Measured, names_of
+from forethought.report.seeds_table import over_seeds_table
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
-from forethought.storage.sealed_stage import read_json, read_manifest
+from forethought.runs.seeds import differ_by_seed, over_seeds
+from forethought.storage.sealed_stage import read_manifest, read_object
 
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -76,6 +78,7 @@ def compare(runs: Sequence[RunData], labels: Sequence[str]) -> RunComparison:
     notices += _warnings(runs, labels)
     scale = _common_scale(runs)
     charts = [
+        *_over_seeds(runs, scale),
         runs_table(runs, labels, scale if comparable else None),
         differences_table(runs, labels),
     ]
@@ -88,6 +91,13 @@ def compare(runs: Sequence[RunData], labels: Sequence[str]) -> RunComparison:
     measured, excluded = _measure_charts(runs, labels, comparable, scale)
     charts += measured
     return RunComparison(notices=(*notices, *excluded), charts=arranged(charts))
+
+
+def _over_seeds(runs: Sequence[RunData], scale: Scale) -> list[Chart]:
+    """What the seeds came to, where the runs are one recipe's with several."""
+    recipes = [run.recipe for run in runs]
+    found = over_seeds(recipes) if differ_by_seed(recipes) else None
+    return [] if found is None else [over_seeds_table(found, scale)]
 
 
 def run_style(index: int) -> tuple[str, str]:
@@ -142,7 +152,7 @@ def _judge(run: RunData) -> Any:
     for arm in run.recipe.arms:
         for ref in evaluation_refs(run.recipe, arm):
             if ref.begun:
-                judge = read_json(ref.folder / "intent.json")["config"].get("judge")
+                judge = read_object(ref.folder / "intent.json")["config"].get("judge")
                 if judge is not None:
                     return judge
     return run.recipe.judge.identity()
@@ -233,5 +243,5 @@ def _quantities(measured: Sequence[Measured], measure: str, scale: Scale) -> lis
 
 def _setup(measured: Measured) -> dict[str, Any]:
     """What a measure was asked to do and who judged, the policy apart."""
-    config = read_json(measured.folder / "intent.json")["config"]
+    config = read_object(measured.folder / "intent.json")["config"]
     return {key: config.get(key) for key in ("measure", "judge")}

@@ -34,6 +34,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from forethought.config.recipe_files import load_run
 from forethought.progress.reporter import Reporter
 from forethought.report.compare import run_labels
 from forethought.report.data.collect import collect
@@ -100,10 +101,8 @@ def _refuse_other_folders(run: Path) -> None:
         )
     others = [path.name for path in run.iterdir() if path.name not in {"lock", "log"}]
     if others and not (run / "config.json").is_file():
-        raise ValueError(
-            f"run: {run} holds no config.json, so it is not a run directory; give the one that "
-            "`forethought run` writes, or start the run first"
-        )
+        # It raises, and names the runs inside.
+        load_run(run)
 
 
 def _listen(port: int | None) -> socket.socket:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forethought.config import MeasuresConfig, ModelConfig, Recipe
-from forethought.storage.sealed_stage import StageError, is_begun, is_sealed, read_records
+from forethought.storage.sealed_stage import (
+    StageError,
+    check_files,
+    is_begun,
+    is_sealed,
+    read_records,
+)
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace
 
@@ -29,6 +35,8 @@ class StageRef:
     """The `prompts` stage serves both arms and names any."""
     index: int
     """The iteration; for `evaluation` and measures the policy, 0 being the seed."""
+    setting: str = ""
+    """Of a measure that was taken again with other settings: what tells its folder apart."""
 
     @property
     def name(self) -> str:
@@ -39,7 +47,8 @@ class StageRef:
             return f"evaluation/{self.arm}/policy_{self.index}"
         if self.stage in ITERATION_STAGES:
             return f"{self.arm}/iteration_{self.index}/{self.stage}"
-        return f"measures/{self.stage}/{self.arm}/policy_{self.index}"
+        again = f"-{self.setting}" if self.setting else ""
+        return f"measures/{self.stage}/{self.arm}/policy_{self.index}{again}"
 
     @property
     def folder(self) -> Path:
@@ -94,12 +103,17 @@ class StageRef:
         seed, selection = self.recipe.model.of_arm(self.arm), self.policy_stage
         return seed if selection is None else seed.at(str(selection / "policy"))
 
-    def refuse_dropped_policy(self) -> None:
-        """Raises: StageError if the weights that this stage samples are not kept."""
+    def check_policy(self) -> None:
+        """See that the weights which this stage samples are there, and as they were sealed.
+
+        Raises: StageError if they are not kept, or a file of them is damaged.
+        """
         selection = self.policy_stage
-        if selection is None or (selection / "policy").is_dir():
+        if selection is None or not is_sealed(selection):
             return
-        if is_sealed(selection):
+        if (selection / "policy").is_dir():
+            check_files(selection, "policy/")
+        else:
             raise StageError(
                 f"the weights of {self.arm} policy {self.index} were dropped (keep: "
                 f"{self.recipe.keep}); ask for one that is there, or make them again: remove "

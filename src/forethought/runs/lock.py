@@ -26,13 +26,28 @@ def run_lock(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
             raise StageError(
-                f"run: {run} is in use by {holder}; wait for it, stop it, or give this one a "
+                f"run: {run} is in use by {_named(run)}; wait for it, stop it, or give this one a "
                 "directory of its own (run=…)"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n")
         file.flush()
         yield
+
+
+def holder(run: Path) -> str | None:
+    """The process that holds a run directory, as it named itself; `None` where none does."""
+    if not (run / "lock").is_file():
+        return None
+    with (run / "lock").open() as file:
+        try:
+            # Shared: two that look do not find each other.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _named(run)
+    return None
+
+
+def _named(run: Path) -> str:
+    return (run / "lock").read_text(encoding="utf-8").strip() or "another process"

@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
-from forethought.config import ModelSource, Recipe
+from forethought.config import ModelConfig, ModelSource, Recipe
 from forethought.config.recipe_files import load_run
 from forethought.models import loading
 from forethought.runs.layout import StageRef
@@ -30,7 +30,7 @@ def is_run(path: Path) -> bool:
     if not config.is_file():
         return False
     # A model's folder has a config.json, too.
-    return "prompts_per_iteration" in config.read_text(encoding="utf-8")
+    return b"prompts_per_iteration" in config.read_bytes()
 
 
 def find_run_policy(word: str) -> StageRef | None:
@@ -77,6 +77,28 @@ def choose(run: Path, *, arm: Arm, which: Which) -> StageRef:
     return trained[-1] if which == "last" else _best(trained)
 
 
+def at_run_policy(model: ModelConfig) -> ModelConfig:
+    """A recipe's model; where its path names a run's policy, the weights of that one.
+
+    Raises: ValueError if it names a run but no policy of it; StageError if its weights were
+    dropped.
+    """
+    try:
+        found = find_run_policy(model.path)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from None
+    if found is None:
+        return model
+    found.check_policy()
+    source = found.policy.source
+    own = {
+        "revision": source.revision,
+        "trust_remote_code": source.trust_remote_code,
+        "long_context": source.long_context,
+    }
+    return model.model_copy(update={"path": source.path} | own)
+
+
 def weights_and_format(
     model: ModelSource, found: StageRef | None, otherwise: str
 ) -> tuple[ModelSource, ThoughtFormat]:
@@ -87,7 +109,7 @@ def weights_and_format(
     Raises: ValueError if a format cannot be read.
     """
     if found is not None:
-        found.refuse_dropped_policy()
+        found.check_policy()
         return found.policy.source, found.thought_format
     own = Path(loading.resolve(model)) / FORMAT_FILE
     return model, load_format(str(own) if own.is_file() else otherwise)

@@ -14,8 +14,9 @@ from forethought.judging.describe import BY_JUDGE, score_of
 from forethought.runs.comparison import Claim, claim_of, evaluations
 from forethought.runs.layout import StageRef
 from forethought.storage import left_out
-from forethought.storage.sealed_stage import read_json, read_manifest, write_json
+from forethought.storage.sealed_stage import read_manifest, read_object, write_json
 from forethought.training.results import LEAST_KEPT
+from forethought.types import Arm
 
 FIELDS = ("test_score", "interval", "count", "thought_tokens", "response_tokens", "parse_failures")
 
@@ -106,6 +107,19 @@ def _kept_line(summary: dict[str, Any]) -> str:
     return f"\nlearned margin that is left when sampled, at least: {words}{low}"
 
 
+def last_in_all_arms(summary: dict[str, Any]) -> tuple[int, dict[Arm, float | None]] | None:
+    """The last policy that all arms have, and its scores; `None` before there is one."""
+    by_arm: dict[Arm, dict[int, float | None]] = {
+        arm: {row["iteration"]: row["test_score"] for row in rows}
+        for arm, rows in summary["arms"].items()
+    }
+    common = set.intersection(*(set(own) for own in by_arm.values()))
+    if not common:
+        return None
+    last = max(common)
+    return last, {arm: own[last] for arm, own in by_arm.items()}
+
+
 def left_out_lines(summary: dict[str, Any]) -> list[str]:
     """How many prompts each stage goes without, and the first of them."""
     return [
@@ -148,4 +162,4 @@ def _seconds(run: Path) -> float:
     path = run / "run.json"
     if not path.is_file():
         return 0.0
-    return round(sum(attempt["seconds"] for attempt in read_json(path)["attempts"]), 1)
+    return round(sum(attempt["seconds"] for attempt in read_object(path)["attempts"]), 1)
