@@ -22,12 +22,12 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from forethought.progress.reporter import Reporter
 from forethought.serving.backends.base import Answerer, Backend
 from forethought.serving.http.application import LOCAL, Application, Parts
 from forethought.serving.http.completions import ChatEndpoint
+from forethought.serving.http.connection import connection
 from forethought.serving.http.failures import WithoutValues, where
 from forethought.serving.http.private_log import PrivateLog
 from forethought.serving.http.settings import ServerSettings
@@ -35,8 +35,6 @@ from forethought.serving.http.settings import ServerSettings
 WITHOUT_VALUES = WithoutValues()
 LAST_WORDS = 2
 """Seconds for ended answers to say so."""
-BUFFERED = 16 * 1024
-"""Bytes that may wait in this process for one client before its answer waits."""
 
 
 def run_server(
@@ -133,7 +131,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         config = uvicorn.Config(
             application,
-            http=_connection(settings),
+            http=connection(settings),
             ws="none",
             lifespan="off",
             # Its access log would hold query strings; ours does not.
@@ -182,64 +180,3 @@ class _Server(uvicorn.Server):
         """An exception that nobody waited for; its message may hold anything, so it is not said."""
         error = context.get("exception")
         self._say(f"unexpected: {where(error) if error else 'an error of the event loop'}")
-
-
-def _connection(settings: ServerSettings) -> type[asyncio.Protocol]:
-    """uvicorn's connection, bounded in its buffer and in its patience.
-
-    Cut off is who does not bring the headers of a request to their end in time, who takes nothing
-    of what waits for it, and who comes when there are too many. uvicorn alone would wait for ever
-    for the first two and take all that come.
-    """
-    base: Any = AutoHTTPProtocol
-
-    class Connection(base):
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > settings.connections:
-                transport.abort()
-            transport.set_write_buffer_limits(high=BUFFERED)
-            self._headers_due: asyncio.TimerHandle | None = None
-            self._taking_due: asyncio.TimerHandle | None = None
-            self._watch_headers()
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch_headers()
-
-        def _watch_headers(self) -> None:
-            between = self.cycle is None or self.cycle.response_complete
-            if not between and self._headers_due is not None:
-                self._headers_due.cancel()
-                self._headers_due = None
-            elif between and self._headers_due is None:
-                self._headers_due = self._abort_after(settings.read_seconds)
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._taking_due = self._abort_after(settings.write_seconds)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._taking_due is not None:
-                self._taking_due.cancel()
-
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if self.transport.is_closing():
-                self._abort_after(settings.write_seconds)
-
-        def timeout_keep_alive_handler(self) -> None:
-            super().timeout_keep_alive_handler()
-            self._abort_after(settings.write_seconds)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            for due in (self._headers_due, self._taking_due):
-                if due is not None:
-                    due.cancel()
-            super().connection_lost(exc)
-
-        def _abort_after(self, seconds: float) -> asyncio.TimerHandle:
-            return asyncio.get_running_loop().call_later(seconds, self.transport.abort)
-
-    return Connection
