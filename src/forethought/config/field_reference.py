@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -26,6 +25,7 @@ from forethought.config.allowed import (
     spot_of,
     tag_of,
 )
+from forethought.config.hints import did_you_mean
 from forethought.config.recipe import Recipe
 
 TITLE = """# The recipe, field by field
@@ -90,9 +90,8 @@ def field_reference(places: Sequence[str] = ()) -> str:
     known = {line.place for group in groups for line in group.lines}
     for place in places:
         if place not in known:
-            close = get_close_matches(place, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"--fields: a recipe has no field {place}{hint}")
+            meant = did_you_mean(place, known)
+            raise ValueError(f"--fields: a recipe has no field {place}{meant}")
     shown = [
         part for place in places for group in groups if (part := _part(group, place)) is not None
     ]

@@ -9,9 +9,9 @@ that every field says it by itself.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -29,8 +29,11 @@ from forethought.config.allowed import (
     tags_of,
     variant_of,
 )
+from forethought.config.hints import did_you_mean
 from forethought.config.secrets import HIDDEN, is_secret
 
+QUOTED = re.compile(r"'([^']*)'")
+"""The words that pydantic expected."""
 LONGEST = 80
 """Characters of what was given that a message repeats."""
 
@@ -134,7 +137,8 @@ def _line(traced: _Traced, at: str) -> str:
         tags = ", ".join(tags_of(spot))
         if "type" not in value:
             return f"{path} is missing; give one of {tags}"
-        return f"{path}: give one of {tags}{_given(value['type'])}"
+        meant = did_you_mean(value["type"], tags_of(spot))
+        return f"{path}: give one of {tags}{meant}{_given(value['type'])}"
     if kind == "extra_forbidden":
         message = f"there is no such field{_hint(traced)}"
         if is_secret(traced.path[-1], value):
@@ -152,6 +156,8 @@ def _line(traced: _Traced, at: str) -> str:
         if kind == "finite_number":
             wanted = wanted.replace("a number", "a finite number")
         message = f"give {wanted}"
+        if kind == "literal_error":
+            message += did_you_mean(value, QUOTED.findall(mistake["ctx"]["expected"]))
     return f"{path}: {message}{_given(value)}".removeprefix(": ")
 
 
@@ -159,8 +165,8 @@ def _hint(traced: _Traced) -> str:
     """The field that was probably meant, or all there are."""
     section, name = traced.parent, traced.path[-1]
     fields = () if section is None else fields_of(section)
-    if close := get_close_matches(name, fields, n=1):
-        return f"; did you mean {close[0]}?"
+    if meant := did_you_mean(name, fields):
+        return meant
     if section is None or not fields:
         return ""
     others = [sibling for sibling in section.siblings if name in fields_of(sibling)]

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from forethought.config import ConfigModel, Recipe, explain
+from forethought.config.hints import did_you_mean, yaml_mistake
 
 Part = TypeVar("Part", bound=ConfigModel)
 
@@ -122,11 +123,12 @@ def _is_override(argument: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"recipe {path} does not exist")
+        beside = [str(other) for other in path.parent.glob("*.y*ml")]
+        raise ValueError(f"recipe {path} does not exist{did_you_mean(path, beside)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not readable YAML: {error}") from error
+        raise ValueError(f"recipe {path} is not readable YAML: {yaml_mistake(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"recipe {path} must be a mapping of fields, found {content!r:.80}")
     return content

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from forethought.config import ConfigModel, explain
+from forethought.config.hints import did_you_mean, yaml_mistake
 from forethought.thoughts.markers import Markers
 from forethought.thoughts.splitter import Splitter
 from forethought.types import FinishReason, Message, ParsedOutput, ParseStatus
@@ -187,11 +188,14 @@ def load_format(name: str) -> ThoughtFormat:
     if not path.is_file():
         raise ValueError(
             f"thought_format: {name!r} is neither a file nor one of {', '.join(THOUGHT_FORMATS)}"
+            f"{did_you_mean(name, THOUGHT_FORMATS)}"
         )
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"thought_format: {path} is not readable YAML: {error}") from error
+        raise ValueError(
+            f"thought_format: {path} is not readable YAML: {yaml_mistake(error)}"
+        ) from error
     try:
         return ThoughtFormat.model_validate(fields)
     except ValidationError as error:

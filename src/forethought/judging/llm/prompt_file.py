@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from forethought.config import explain
 from forethought.config.base import ConfigModel
+from forethought.config.hints import did_you_mean, yaml_mistake
 from forethought.judging.llm import frame
 from forethought.judging.llm.stated import stated
 from forethought.types import Message, Prompt
@@ -229,13 +230,13 @@ def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
     if not path.is_file():
         raise ValueError(
             f"judge.prompt: {name} is neither a file nor a {kind} prompt of the package; give a "
-            f"YAML file or one of {', '.join(BUILT_IN[kind])}"
+            f"YAML file or one of {', '.join(BUILT_IN[kind])}{did_you_mean(name, BUILT_IN[kind])}"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is not YAML: {error}; labels such as [[A]] need quotes"
+            f"{path} is not YAML: {yaml_mistake(error)}; labels such as [[A]] need quotes"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} has no fields; write user, finish and so on (see {FOLDER})")

@@ -14,6 +14,8 @@ from inspect import signature
 from typing import Self
 
 from forethought.config import VerifierJudge
+from forethought.config.hints import did_you_mean
+from forethought.config.judges import GRADERS
 from forethought.judging.import_path import import_attribute
 from forethought.judging.verifier.final_number import final_number
 from forethought.types import Judgement, Prompt, ResponseGroup, Unjudged
@@ -93,7 +95,8 @@ def grade_microworld(prompt: Prompt, response: str) -> float:
 def _users_function(path: str) -> Grade:
     if ":" not in path:
         raise ValueError(
-            f"judge.function: {path!r} is no verifier; use 'microworld', 'gsm8k', or "
+            f"judge.function: {path!r} is no verifier{did_you_mean(path, GRADERS)}; use "
+            "'microworld', 'gsm8k', or "
             "package.module:function for one of your own"
         )
     function = import_attribute(path, "judge.function")
