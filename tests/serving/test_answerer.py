@@ -108,7 +108,7 @@ def test_a_conversation_without_a_question_is_refused(messages, think):
 
 def test_a_direct_answer_streams_at_once_and_counts_no_thought():
     backend = ScriptedBackend(script("abc", cut=1))
-    deltas, end = answered(backend, SPECIFIC, think=False, max_tokens=3)
+    deltas, end = answered(backend, GENERIC, think=False, max_tokens=3)
     assert [delta.response for delta in deltas] == ["a", "b", "c"]
     assert (end.finish_reason, end.completion_tokens, end.reasoning_tokens) == ("length", 3, 0)
     assert backend.draws[0].max_tokens == 3
@@ -121,6 +121,58 @@ def test_a_model_that_thinks_unasked_shows_no_thought():
     assert end.reasoning_tokens == 14
     deltas, _ = answered(ScriptedBackend(script("Here is", cut=1)), GENERIC, think=False)
     assert response(deltas) == "Here is"
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Sure. Here is my thought process: secret", "Sure."),
+        ("Sure. here's my thought process: secret Here is my response: 5", "Sure.  5"),
+        ("# HERE IS MY THOUGHT PROCESS: secret\nHERE IS MY RESPONSE: 5", "5"),
+        ("Yes.\n\n**Here is my thought process:**\nsecret", "Yes."),
+        ("Yes <Think>secret</THINK> it is", "Yes  it is"),
+        ("It says `<think>` there.", "It says `<think>` there."),
+    ],
+)
+def test_an_answer_without_thinking_is_watched_for_thoughts(text, shown, cut):
+    for finish in ("stop", "length"):
+        backend = ScriptedBackend(script(text, cut=cut, finish=finish))
+        deltas, end = answered(backend, GENERIC, think=False)
+        assert (response(deltas), end.finish_reason, end.attempts) == (shown, finish, 1)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 100])
+def test_an_answer_without_thinking_is_held_back_where_no_marker_begins_a_thought(cut):
+    def direct(text, thought_format=SPECIFIC, **fields):
+        backend = ScriptedBackend(script(text, cut=cut, **fields))
+        return answered(backend, thought_format, think=False)
+
+    deltas, end = direct("secret <R> It is 5.")
+    assert (response(deltas), thought(deltas)) == ("It is 5.", "secret")
+    # A piece across the border counts as response.
+    assert (end.reasoning_tokens > 0) == (cut < 100)
+    deltas, end = direct("secret <r>\n\nIt is 5.")
+    assert (response(deltas), thought(deltas)) == ("It is 5.", "secret")
+    deltas, end = direct("It is 5.")
+    assert (response(deltas), end.reasoning_tokens) == ("It is 5.", 0)
+    deltas, _ = direct("<think>secret</think>It is 5.")
+    assert response(deltas) == "It is 5."
+    with pytest.raises(NoResponseError):
+        direct("secret that goes on", finish="length")
+    optional = TAGS.model_copy(update={"instruction": "Think."})
+    deltas, _ = direct("secret</think>It is 5.", optional)
+    assert (response(deltas), thought(deltas)) == ("It is 5.", "secret")
+
+
+def test_an_answer_without_thinking_that_may_be_a_thought_is_not_cut_off_into_a_response():
+    backend = ScriptedBackend(script("secret that goes on", cut=1))
+    with pytest.raises(NoResponseError):
+        answered(backend, SPECIFIC, think=False, max_tokens=5)
+    with_entries = ScriptedBackend(script("ab <R>yes", cut=["ab ", "<R>", "yes"], logprobs=True))
+    deltas, end = answered(with_entries, SPECIFIC, think=False, max_tokens=4, top_logprobs=0)
+    assert [entry.token for delta in deltas for entry in delta.logprobs] == ["yes"]
+    assert (end.reasoning_tokens, end.completion_tokens) == (2, 4)
 
 
 def test_a_model_that_always_thinks_cannot_be_asked_not_to():
@@ -532,8 +584,8 @@ def reasoned(reasoning, text, *, certain=False, finish_reason=None) -> Piece:
     [
         (TAGS, {}, False, "</think> yes"),
         (GENERIC, {}, True, "Here is my response: yes"),
-        (SPECIFIC, {"think": False}, False, "a <R> yes"),
-        (DIRECT, {}, False, "<think>yes"),
+        (DIRECT, {}, False, "</think> yes"),
+        (DIRECT, {}, True, "<think> yes"),
     ],
 )
 def test_reasoning_that_a_server_took_out_never_is_response(thought_format, fields, certain, text):
@@ -561,3 +613,34 @@ def test_reasoning_of_a_server_that_does_not_know_the_format_is_thought_beside_i
     backend = ScriptedBackend(Script(pieces=pieces))
     deltas, _ = answered(backend, SPECIFIC)
     assert (response(deltas), thought(deltas)) == ("yes", "secret <R> secretdraft")
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "text", "shown"),
+    [
+        # Nothing but white space says nothing about the text.
+        ([" \n"], "secret</think>yes", "yes"),
+        # Text that comes first is split as ever.
+        (["", "secret"], "secret</think>yes", "yes"),
+        # What the server left in the text is still watched.
+        (["secret"], "yes <think>secret</think>it is", "yes it is"),
+        (["secret"], "<think>secret</think>yes", "yes"),
+    ],
+)
+def test_when_reasoning_says_that_the_text_is_the_response(reasoning, text, shown):
+    half = len(text) // 2 - 4
+    pieces = [reasoned(words, "") for words in reasoning[:1] if words]
+    pieces += [reasoned("", text[:half]), *(reasoned(words, "") for words in reasoning[1:])]
+    pieces += [reasoned("", text[half:]), reasoned("", "", finish_reason="stop")]
+    deltas, _ = answered(ScriptedBackend(Script(pieces=tuple(pieces))), TAGS)
+    assert response(deltas).replace("  ", " ") == shown
+    assert "".join(reasoning).strip() in thought(deltas)
+
+
+def test_a_server_that_begins_its_output_anew_gives_no_response():
+    first = "The user wants to know what two and three are, so I add them. And on and on"
+    again = ScriptedBackend(
+        script(first, delay=0.001, cut=62), script(first, cut=5), can_continue=True
+    )
+    with pytest.raises(NoResponseError):
+        answered(again, SPECIFIC, settings(thought_budget=1, attempts=1), max_tokens=9)

@@ -190,6 +190,63 @@ def test_a_thought_cut_by_its_budget_does_not_leak(output, data, budget):
         assert response(deltas) == served(thought_format, begun + after).response
 
 
+@st.composite
+def direct_outputs(draw):
+    """An output that was to have no thought and has a secret one, its markers in any spelling."""
+    thought_format = draw(st.sampled_from([GENERIC, SPECIFIC, OWN]))
+    spelled = st.sampled_from([str, str.lower, str.upper, str.title])
+    lead = draw(st.sampled_from(["", "Sure. ", "yes\n\n", "**", "# ", "é🙂\n"]))
+    opening = draw(st.sampled_from(thought_format.thought_starts_after or ("",)))
+    closing = draw(st.sampled_from(thought_format.response_starts_after))
+    secret = draw(SECRET.filter(str.strip))
+    if thought_format is OWN:
+        # Its marker is a line's end, too; what follows one is no thought.
+        secret = secret.replace("\n", " ")
+    ended = draw(st.booleans())
+    text = lead + draw(spelled)(opening) + f" {secret} "
+    # Without a marker and without an end a thought cannot be told from a response.
+    cut_off = not opening and not ended
+    text += f"\n{draw(spelled)(closing)} yes" if ended else ""
+    return thought_format, text, "length" if cut_off else draw(st.sampled_from(["stop", "length"]))
+
+
+@MANY
+@given(direct_outputs(), st.data())
+def test_no_character_of_a_thought_is_in_an_answer_without_thinking(output, data):
+    thought_format, text, finish = output
+    limit = data.draw(st.none() | st.integers(1, 5))
+    backend = ScriptedBackend(script(text, cut=data.draw(cuts(text)), finish=finish, logprobs=True))
+    deltas, _ = answered(backend, thought_format, think=False, max_tokens=limit)
+    assert_nothing_leaked(deltas)
+    if limit is None and text.endswith(" yes"):
+        assert response(deltas).endswith("yes")
+
+
+@MANY
+@given(st.data())
+def test_no_field_of_an_upstream_makes_a_thought_a_response(data):
+    """A thought in the text ends with its marker, whatever stands in the other fields."""
+    secret = data.draw(SECRET.filter(str.strip))
+    text = f"{data.draw(st.sampled_from(['', '<think>']))}{secret}</think>yes"
+    chunks = [chunk for chunk in data.draw(cuts(text)) if chunk]
+    noise = st.sampled_from(
+        [{"reasoning": " "}, {"reasoning_content": "\n\n"}, {"content": ""}, {"role": "assistant"}]
+    )
+    stream = b"".join(map(event, data.draw(st.lists(noise, max_size=3))))
+    sent = ""
+    for chunk in chunks:
+        stream += event({"content": chunk})
+        sent += chunk
+        if sent.strip() and data.draw(st.booleans()):
+            field = data.draw(st.sampled_from(["reasoning", "reasoning_content"]))
+            stream += event({field: SECRETS})
+        other = {"index": 1, "delta": {"content": SECRETS}, "finish_reason": None}
+        stream += b"data: " + json.dumps({"choices": [other]}).encode() + b"\n\n"
+    deltas, _ = answered(ScriptedBackend(read(stream + event({}, "stop"), [])), TAGS)
+    assert_nothing_leaked(deltas)
+    assert response(deltas) == "yes"
+
+
 @MANY
 @given(outputs(), st.data())
 def test_stop_strings_do_not_depend_on_the_chunks(output, data):
@@ -266,8 +323,10 @@ def test_reasoning_that_an_upstream_took_out_does_not_leak(thought_format, reaso
     deltas, _ = answered(ScriptedBackend(pieces), thought_format)
     assert_nothing_leaked(deltas)
     split = thought_format
-    if certain or (thought_format is TAGS and "".join(reasoning)):
+    if certain:
         split = PLAIN
+    elif thought_format is TAGS and "".join(reasoning).strip():
+        split = TAGS.unasked()
     assert response(deltas) == served(split, text).response
     shown = "".join(delta.thought for delta in deltas)
     assert "".join(reasoning) in shown

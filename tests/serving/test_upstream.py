@@ -264,6 +264,29 @@ def test_reasoning_that_was_taken_out_travels_beside_the_text(field):
     assert first.reasoning == "a"
 
 
+def test_of_several_reasoning_fields_the_first_with_words_counts():
+    fields = {"content": [{"type": "thinking", "thinking": "\n"}], "reasoning": " "}
+    stream = [event({**fields, "reasoning_content": "hm"}), *STOP]
+    assert pieces_of(chunked(*stream))[0].reasoning == "hm"
+
+
+def test_other_choices_than_the_one_asked_for_are_passed_over():
+    other = {"index": 1, "delta": {"content": "other"}, "finish_reason": "stop"}
+    mine = {"index": 0, "delta": {"content": "mine"}}
+    stream = [
+        b"data: " + json.dumps({"choices": choices}).encode() + b"\n\n"
+        for choices in ([other], [other, mine], [{**other, "index": "0"}])
+    ]
+    pieces = pieces_of(chunked(*stream, *STOP))
+    assert [(piece.text, piece.finish_reason) for piece in pieces] == [("mine", None), ("", "stop")]
+    choices = [
+        {"index": index, "message": {"content": text}, "finish_reason": "stop"}
+        for index, text in ((1, "other"), (0, "mine"))
+    ]
+    assert text_of(pieces_of(plain("200 OK", {"choices": choices}))) == "mine"
+    assert isinstance(failure_of(plain("200 OK", {"choices": choices[:1]})), BackendError)
+
+
 def whole(message: dict, total: int, **choice) -> list[bytes]:
     choices = [{"index": 0, "message": message, "finish_reason": "stop", **choice}]
     return plain("200 OK", {"choices": choices, **usage(5, total)})

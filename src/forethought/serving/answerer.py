@@ -4,8 +4,8 @@ This is where raw text ends. What goes on is response, and thought in a field of
 that leaves here carries anything else, whatever the backend raised.
 
 - The conversation gets the format's instruction before its last turn; assistant turns of its
-  history lose their thoughts. With `think=False` there is no instruction and all is response (but
-  see thought_filter.py for a model that thinks unasked). A format without instruction cannot be
+  history lose their thoughts. With `think=False` there is no instruction (thought_filter.py has
+  what becomes of a model that thinks unasked). A format without instruction cannot be
   told not to think, so there it is refused.
 - The backend is asked for thought budget and `max_tokens` together, or for no limit where one of
   them has none; the limit of the response alone is kept here, by closing the draw. How tokens are

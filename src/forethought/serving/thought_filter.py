@@ -13,7 +13,18 @@ join to its text (a character made of several), they are treated as one.
 
 Behind a response marker that was forced a weak model may go on thinking. What it writes there is
 held back until it writes a response marker itself, and then was thought; if the output ends, or has
-all the tokens that the response may have, and none has come, it was the response.
+all the tokens that the response may have, and none has come, it was the response, unless it begins
+as the output did: then the thought was begun anew.
+
+An output that was to have no thought is watched all the same. In a format whose thoughts have a
+marker, one in any case of its letters begins a thought anywhere, and a thought that is open at the
+end is never shown. In a format whose thoughts have none the whole output is held back: if a
+response marker comes, what stands before it was thought; if the output ends, it was the response;
+if a limit cuts it off, nobody knows, and none of it is shown.
+
+A server's reasoning is thought wherever it comes. In a format without instruction, reasoning of
+more than white space that comes before any text says that the text is the response; it is watched
+as an output that nobody asked to think. Any other reasoning changes nothing about the text.
 
 A thought marker inside the response may begin a further thought. All from there on is held back
 until the thought has ended, and then was thought; if the output ends first, it was text. From the
@@ -24,17 +35,16 @@ other. Log-probabilities end before it.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterator
 
-from forethought.serving.backends.base import AnswerDelta, AnswerRequest, Piece, TokenLogprob
+from forethought.serving.backends.base import AnswerDelta, AnswerRequest, Piece
+from forethought.serving.response_logprobs import ResponseLogprobs
 from forethought.serving.stop_strings import StopStrings
-from forethought.thoughts import PLAIN, Delta, ThoughtFormat
+from forethought.thoughts import PLAIN, Delta, Splitter, ThoughtFormat
 from forethought.types import FinishReason, ParseStatus
 
-REPLACEMENT = "\ufffd"
-"""What a token that is no whole character decodes to."""
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)|\n")
+REPEATED = 40
+"""Characters that a response does not share with the beginning of its output by chance."""
 NOTHING = AnswerDelta(response="", thought="", logprobs=())
 
 
@@ -51,9 +61,15 @@ class ThoughtFilter:
         self._format = thought_format
         self._thinking = question.think and thought_format.thinks
         self._budget = budget if self._thinking else None
-        self._sides = _Sides(thought_format, thinks=self._thinking)
+        self._undecided = not question.think and thought_format.thinks_unmarked
+        """Nobody asked for a thought, and only what comes can tell whether there is one."""
+        self._sides = _Sides(
+            thought_format,
+            thinks=self._thinking,
+            strict=thought_format.thinks and not question.think,
+        )
         self._stops = StopStrings(question.stop)
-        self._entries = _Entries(keep_early=not self._thinking)
+        self._entries = ResponseLogprobs(keep_early=not self._thinking)
         self._written: list[tuple[str, str]] = []
         """Reasoning and text so far, kept while they may have to be gone on from."""
         self._marked = False
@@ -61,10 +77,11 @@ class ThoughtFilter:
         self._forced = ""
         """The markers that were put there, while it is open what comes behind them."""
         self._held: list[Piece] = []
-        """What came behind them."""
+        """What is held back until it is known what it is."""
         self._held_tokens = 0
-        self._own_marker = PLAIN.stream()
-        """Watches for a marker that the model writes itself behind them."""
+        self._own_marker = _response_marker(thought_format) if self._undecided else PLAIN.stream()
+        """Watches for a marker that the model writes itself in what is held back."""
+        self._text_began = False
         self.begun = ""
         """What the backend is to go on from."""
         self.answered = False
@@ -95,7 +112,7 @@ class ThoughtFilter:
         self._forced = self._ending(kept, "".join(text for _, text in self._written))
         self.begun = kept + self._forced
         if not self._sides.all_is_response:
-            self._own_marker = self._format.model_copy(update={"thought_starts_after": ()}).stream()
+            self._own_marker = _response_marker(self._format)
         self._marked, self.spent = True, False
         self._written.clear()
 
@@ -125,17 +142,43 @@ class ThoughtFilter:
 
         Sets `finish_reason` when the answer is complete, `spent` when the thought is to be ended.
         """
-        if not self._forced:
+        if not self._forced and (not self._undecided or piece.text_is_response):
             return self._read(piece)
         self._held.append(piece)
         self._held_tokens += piece.tokens
         self._own_marker.feed(piece.text, end=piece.finish_reason)
-        limit = self._question.max_tokens
+        if self._undecided and self._own_marker.met_response:
+            return self._release_thought()
         if self._own_marker.met_response and not self._sides.all_is_response:
             return self._release(self._before_own_marker())
-        if piece.finish_reason is not None or (limit is not None and self._held_tokens >= limit):
-            return self._release(self._forced)
-        return NOTHING
+        limit, ended = self._question.max_tokens, piece.finish_reason
+        if ended is None and limit is not None and self._held_tokens >= limit:
+            ended = "length"
+        if ended is None:
+            return NOTHING
+        if self._undecided:
+            return self._release("") if ended == "stop" else self._withhold(ended)
+        return self._withhold(ended) if self._begins_anew() else self._release(self._forced)
+
+    def _release_thought(self) -> AnswerDelta:
+        """Read what was held back, which has proved to begin with a thought."""
+        self._thinking = self._marked = True
+        self._sides = _Sides(self._format, thinks=True, strict=True)
+        self._entries = ResponseLogprobs(keep_early=False)
+        return self._release("")
+
+    def _withhold(self, ended: FinishReason) -> AnswerDelta:
+        """End the output with what was held back as thought."""
+        thought = "".join(piece.reasoning + piece.text for piece in self._held)
+        self.reasoning_tokens += self._held_tokens
+        self._held.clear()
+        self.finish_reason = ended
+        return AnswerDelta(response="", thought=thought, logprobs=())
+
+    def _begins_anew(self) -> bool:
+        """Whether what was held back begins as the output did that it was to go on from."""
+        again = "".join(piece.text for piece in self._held).lstrip()[:REPEATED]
+        return len(again) == REPEATED and self.begun.lstrip().startswith(again)
 
     def _before_own_marker(self) -> str:
         """What stands between a thought cut off and one that goes on: no marker may grow there."""
@@ -144,7 +187,7 @@ class ThoughtFilter:
 
     def _release(self, between: str) -> AnswerDelta:
         """Read what was held back, behind this text."""
-        self._forced = ""
+        self._forced, self._undecided = "", False
         self._entries.pass_over(between)
         deltas = [AnswerDelta(response="", thought=self._sides.add(between), logprobs=())]
         for piece in self._held:
@@ -176,11 +219,13 @@ class ThoughtFilter:
         return AnswerDelta(response=shown, thought=thought, logprobs=logprobs)
 
     def _reasoning_of(self, piece: Piece) -> str:
-        # A format without instruction has its reasoning taken out by the server that knows it. With
-        # one, the text still has the markers that the instruction asked for.
-        split = bool(piece.reasoning) and self._format.instruction is None
-        if split or piece.text_is_response:
-            self._sides.rest_is_response()
+        if piece.text_is_response:
+            self._sides.go_on_with(PLAIN)
+        elif not self._text_began and self._format.instruction is None and piece.reasoning.strip():
+            # A format without instruction has its reasoning taken out by the server that knows it.
+            # With one, the text still has the markers that the instruction asked for.
+            self._sides.go_on_with(self._format.unasked())
+        self._text_began = self._text_began or bool(piece.text.strip())
         return piece.reasoning
 
     def _at_the_end(self, piece: Piece) -> bool:
@@ -236,6 +281,11 @@ class ThoughtFilter:
         self.spent = not self._marked
 
 
+def _response_marker(thought_format: ThoughtFormat) -> Splitter:
+    """Says whether a response marker has come, whether or not a thought marker came before it."""
+    return thought_format.model_copy(update={"thought_starts_after": ()}).stream(strict=True)
+
+
 def _whole_sentences(text: str) -> str:
     """The text without a last sentence that is not complete, if that costs less than half of it.
 
@@ -253,11 +303,11 @@ class _Sides:
     Places are characters of the output from its beginning.
     """
 
-    def __init__(self, thought_format: ThoughtFormat, *, thinks: bool) -> None:
+    def __init__(self, thought_format: ThoughtFormat, *, thinks: bool, strict: bool) -> None:
         self._format = thought_format
         self._asked = thinks
         rules = thought_format if thinks else thought_format.unasked()
-        self._splitter = rules.stream(served=True)
+        self._splitter = rules.stream(served=True, strict=strict)
         self._start = 0
         """Where the splitter's text begins."""
         self._read = 0
@@ -306,11 +356,11 @@ class _Sides:
         before, self._cuts_seen = self._cuts_seen, self._splitter.cuts
         return self._cuts_seen > before
 
-    def rest_is_response(self) -> None:
-        """What comes from here on has no thought and no marker."""
+    def go_on_with(self, rules: ThoughtFormat) -> None:
+        """What comes from here on was split by the server: it has no thought that was asked for."""
         if self._asked or not self._read:
             self._asked = False
-            self._splitter = PLAIN.stream()
+            self._splitter = rules.stream(served=True)
             self._start = self._read
 
     def add(self, text: str) -> str:
@@ -325,83 +375,3 @@ class _Sides:
         """What a chunk made certain; the last one has the output's end."""
         self._read += len(text)
         return self._splitter.feed(text, end=end)
-
-
-class _Entries:
-    """Log-probabilities of the response's tokens, waiting until their text is shown.
-
-    Places are characters of the output from its beginning.
-    """
-
-    def __init__(self, *, keep_early: bool) -> None:
-        self._keep_early = keep_early
-        """Whether what comes before the response is known to begin may belong to it."""
-        self._at = 0
-        self._start: int | None = None
-        self._shown = 0
-        self._waiting: deque[tuple[int, str, TokenLogprob]] = deque()
-        self._ended = False
-
-    def begin(self, at: int) -> None:
-        """The response begins at this place."""
-        self._start = self._shown = at
-        self._waiting = deque(entry for entry in self._waiting if self._inside(*entry[:2]))
-
-    def end(self) -> None:
-        """No more entries go out, waiting ones neither."""
-        self._ended = True
-        self._waiting.clear()
-
-    def add(self, piece: Piece) -> None:
-        """The tokens of the piece that begins here."""
-        if self._ended:
-            return
-        if self._start is None and not self._keep_early:
-            return
-        for start, text, entry in _places(piece, self._at):
-            if self._start is None or self._inside(start, text):
-                self._waiting.append((start, text, entry))
-
-    def pass_over(self, text: str) -> None:
-        """Go on behind this text."""
-        self._at += len(text)
-
-    def up_to(self, count: int) -> Iterator[TokenLogprob]:
-        """The entries that so many more shown characters complete."""
-        self._shown += count
-        while self._waiting:
-            start, text, entry = self._waiting[0]
-            if start + len(text.rstrip() or text) > self._shown:
-                return
-            self._waiting.popleft()
-            yield entry
-
-    def _inside(self, start: int, text: str) -> bool:
-        """Whether a token has nothing but white space before the response, and ends in it."""
-        assert self._start is not None
-        before = max(self._start - start, 0)
-        return not before or (before < len(text) and not text[:before].strip())
-
-
-def _places(piece: Piece, at: int) -> Iterator[tuple[int, str, TokenLogprob]]:
-    """Where each token stands and what text it covers; those without a text of theirs are out."""
-    rest, exact = piece.text, True
-    for entry in piece.logprobs:
-        exact = exact and rest.startswith(entry.token)
-        rest = rest[len(entry.token) :] if exact else rest
-    # An end token has no text: all that the others cover is there.
-    if piece.text and not rest and (exact or piece.finish_reason is not None):
-        end = at + len(piece.text)
-        for entry in piece.logprobs:
-            if at + len(entry.token) > end:
-                return
-            yield at, entry.token, entry
-            at += len(entry.token)
-    elif piece.text and all(_part_of(piece.text, entry.token) for entry in piece.logprobs):
-        for entry in piece.logprobs:
-            yield at, piece.text, entry
-
-
-def _part_of(text: str, token: str) -> bool:
-    """Whether a token is in the text or is a fragment of one of its characters."""
-    return REPLACEMENT in token or token in text

@@ -64,6 +64,16 @@ class ThoughtFormat(ConfigModel):
         return bool(self.response_starts_after) and not self.thought_must_open
 
     @property
+    def can_answer_directly(self) -> bool:
+        """Whether an output can be asked for without a thought: by leaving the instruction out."""
+        return not self.thinks or self.instruction is not None
+
+    @property
+    def thinks_unmarked(self) -> bool:
+        """Whether a thought may begin without a marker that says so."""
+        return self.thinks and (not self.thought_starts_after or self.thought_marker_optional)
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """All spellings of both markers."""
         return (*self.thought_starts_after, *self.response_starts_after)
@@ -81,9 +91,12 @@ class ThoughtFormat(ConfigModel):
         content = f"{self.instruction}\n\nUser query: {last.content}"
         return (*messages[:-1], replace(last, content=content))
 
-    def stream(self, *, served: bool = False) -> Splitter:
-        """A splitter for an output in chunks; with `served` its response is watched to the end."""
-        return Splitter(self, served=served)
+    def stream(self, *, served: bool = False, strict: bool = False) -> Splitter:
+        """A splitter for an output in chunks; with `served` its response is watched to the end.
+
+        `strict` is for an output that was to have no thought, see `Splitter`.
+        """
+        return Splitter(self, served=served, strict=strict)
 
     def parse(
         self, text: str, finish_reason: FinishReason = "stop", *, served: bool = False

@@ -1,6 +1,7 @@
 """Where a marker stands free in a text, and which end of a text could still become one.
 
-Spellings: either case of a marker's first letter, and straight and curly apostrophes, are the same.
+Spellings: either case of a marker's first letter, and straight and curly apostrophes, are the same;
+with `any_case` either case of each letter.
 Markdown around it belongs to it: a heading's `#`, emphasis before it and the same emphasis behind
 it, also before a colon at its end (`**Here is my response**:`).
 
@@ -77,12 +78,14 @@ class Markers:
     Example: `Markers(("<R>",)).search("so <R> 5", Surroundings(), ended=True)`
     """
 
-    def __init__(self, spellings: Sequence[str]) -> None:
-        self._patterns = [(re.compile(_pattern(spelling)), spelling) for spelling in spellings]
+    def __init__(self, spellings: Sequence[str], *, any_case: bool = False) -> None:
+        self._patterns = [
+            (re.compile(_pattern(spelling, any_case=any_case)), spelling) for spelling in spellings
+        ]
         self._fold = {ord("’"): "'"}
         for spelling in spellings:
-            letter = _first_letter(spelling)
-            self._fold |= {ord(letter.upper()): letter.lower()} if letter else {}
+            for letter in _letters(spelling, any_case=any_case):
+                self._fold[ord(letter.upper())] = letter.lower()
         self._folded = [self.fold(spelling) for spelling in spellings]
 
     def fold(self, text: str) -> str:
@@ -144,19 +147,24 @@ def possible_start(text: str, markers: Sequence[str]) -> int:
     return longest
 
 
-def _first_letter(marker: str) -> str:
-    """The one that may have either case; empty where there is none with two cases."""
-    letter = next((character for character in marker if character.isalpha()), "")
+def _letters(marker: str, *, any_case: bool) -> str:
+    """Those that may have either case: the first one or all, where they have two cases."""
+    letters = "".join(character for character in marker if character.isalpha())
     # One whose cases differ in length would shift places in a folded text.
-    return letter if len(letter.lower()) == len(letter.upper()) == 1 else ""
+    return "".join(
+        letter
+        for letter in (letters if any_case else letters[:1])
+        if len(letter.lower()) == len(letter.upper()) == 1
+    )
 
 
-def _pattern(marker: str) -> str:
-    letter = _first_letter(marker)
-    at = marker.index(letter) if letter else -1
+def _pattern(marker: str, *, any_case: bool) -> str:
     parts = [re.escape(character) if character not in "'’" else "['’]" for character in marker]
-    if letter:
+    at = 0
+    for letter in _letters(marker, any_case=any_case):
+        at = marker.index(letter, at)
         parts[at] = f"[{re.escape(letter.lower())}{re.escape(letter.upper())}]"
+        at += 1
     if marker.endswith(":"):
         parts[-1] = r"([*_]{1,3})?:"
     return "".join(parts)

@@ -64,14 +64,18 @@ class Splitter:
     the response, so from a thought marker on all is held back until its end has come. If the output
     ends before that, it was text; if the token limit cut it off, it is never shown.
 
+    With `strict`, for an output that was to have no thought, markers count in any case of their
+    letters, and a thought that is still open at the end is never shown.
+
     Where a format has a required thought marker, a response marker before it does not count. Text
     before the thought marker belongs to neither side. White space around both sides is dropped.
     """
 
-    def __init__(self, rules: SplitRules, *, served: bool = False) -> None:
+    def __init__(self, rules: SplitRules, *, served: bool = False, strict: bool = False) -> None:
         self._rules = rules
-        self._opening = Markers(rules.thought_starts_after)
-        self._closing = Markers(rules.response_starts_after)
+        self._opening = Markers(rules.thought_starts_after, any_case=strict)
+        self._closing = Markers(rules.response_starts_after, any_case=strict)
+        self._strict = strict
         self._served = served and bool(rules.thought_starts_after)
         self._buffer = ""
         self._before = Surroundings()
@@ -239,7 +243,7 @@ class Splitter:
             self._state = self._in_response
             return Delta(thought=self._thought.push("\n\n" + thought))
         # Still open, or cut off by the token limit: the rest stays hidden.
-        if self._end != "stop":
+        if self._end != "stop" or self._strict:
             return Delta()
         # Nothing can follow, so the rest is not read again.
         return Delta(response=self._response.push(self._border + self._take(len(self._buffer))))

@@ -6,10 +6,9 @@ servers then stop at once. Connections are kept and used again.
 - Contents go to the upstream as they are. Control tokens spelled out in them are for the upstream's
   tokenizer to see to.
 - Reasoning that the upstream has taken out itself is not put back into the text: it travels beside
-  it and stays thought whatever it holds and wherever in the output it comes. The rest
-  is split by the format as ever, since the instruction has asked for its markers; a format without
-  instruction has no markers left in the rest, all of which then is response. The same holds for a
-  format with one where the upstream's parser knows it (`text_is_response`).
+  it and stays thought whatever it holds and wherever in the output it comes. What it says about the
+  text stands in thought_filter.py. Where the upstream's parser knows the format
+  (`text_is_response`), the text is response.
 - `max_tokens` becomes `max_completion_tokens`, and `continuous_usage_stats` or `stream_options` are
   left out, for good, once a refusal names them.
 - An upstream that cannot be reached, or closes before a byte of its answer, is tried again a

@@ -6,7 +6,9 @@ piece. A reply that came whole is cut into as many pieces as it has tokens, of e
 limits in tokens hold for it too, about.
 
 Reasoning that the server has taken out of the output (`reasoning`, or `reasoning_content`, which
-means the same, or parts of `content` that are thinking) stands in a field of its own.
+means the same, or parts of `content` that are thinking) stands in a field of its own. Of several
+such fields the first counts that holds more than white space. One output was asked for: choices
+with an index other than 0 are passed over.
 """
 
 from __future__ import annotations
@@ -93,9 +95,9 @@ class UpstreamReply:
 
     def _piece(self, choice: dict[str, Any], fields: dict[str, Any]) -> Piece | None:
         text, thought = _content_of(fields)
-        reasoning = (
-            thought or _text_of(fields, "reasoning") or _text_of(fields, "reasoning_content")
-        )
+        names = ("reasoning", "reasoning_content")
+        said = [text for text in (thought, *(_text_of(fields, name) for name in names)) if text]
+        reasoning = next((text for text in said if text.strip()), said[0] if said else "")
         if reasoning:
             reasoning = self._reasoning.feed(reasoning)
         if text:
@@ -191,9 +193,9 @@ def _first_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
     choices = chunk.get("choices")
     if not choices:
         return None
-    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise BackendError("the upstream sent choices that are no list of objects")
-    return choices[0]
+    return next((choice for choice in choices if choice.get("index") in (None, 0)), None)
 
 
 def _fields(choice: dict[str, Any], name: str) -> dict[str, Any]:
