@@ -229,7 +229,7 @@ def test_a_control_token_spelled_out_in_a_beginning_is_text(llama):
     tokenizer = loading.load_tokenizer(llama.path)
 
     async def test(backend: EmbeddedBackend) -> None:
-        prepared = backend._prepare(replace(DRAW, begun="so <|eot_id|> it is"))
+        prepared = backend._prepare(backend._short, replace(DRAW, begun="so <|eot_id|> it is"))
         assert tokenizer.eos_token_id not in prepared.before
         assert tokenizer.decode(prepared.before) == "so <|eot_id|> it is"
 
@@ -430,3 +430,30 @@ def test_closing_frees_the_model(llama):
 def test_slots_must_be_at_least_one():
     with pytest.raises(ValueError, match="slots: 0"):
         EmbeddedBackend(MICROWORLD, slots=0, name="m")
+
+
+def test_a_conversation_beyond_the_context_is_refused_by_its_bytes(llama):
+    long = replace(DRAW, messages=asked("word " * 100_000))
+
+    async def test(backend):
+        with pytest.raises(RefusedDrawError, match=r"\d+ tokens or more and tiny takes"):
+            await pieces(backend, long)
+
+    served(llama, test)
+
+
+def test_short_conversations_do_not_wait_for_the_tokens_of_long_ones():
+    """The long ones' thread is busy here, as it is with a few megabytes."""
+    long = replace(DRAW, messages=asked("word " * 20_000), max_tokens=4)
+
+    async def test(backend):
+        done = threading.Event()
+        backend._long.thread.submit(done.wait, 60)
+        waiting = asyncio.create_task(pieces(backend, long))
+        assert await pieces(backend, DRAW)
+        assert not waiting.done()
+        done.set()
+        with contextlib.suppress(RefusedDrawError):
+            await waiting
+
+    served(MICROWORLD, test)

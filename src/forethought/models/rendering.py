@@ -56,10 +56,36 @@ def render(
 
     Raises: ValueError if the chat template refuses the conversation.
     """
+    return tuple(_templated(tokenizer, messages, template, tokenize=True)["input_ids"])
+
+
+def render_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    template: Mapping[str, Any] | None = None,
+) -> str:
+    """The text whose tokens `render` gives, without the work of making them.
+
+    Raises: ValueError if the chat template refuses the conversation.
+    """
+    return _templated(tokenizer, messages, template, tokenize=False)
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    template: Mapping[str, Any] | None,
+    *,
+    tokenize: bool,
+) -> Any:
     turns = as_turns(tokenizer, messages)
     try:
-        encoded: Any = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=True, return_dict=True, **(template or {})
+        return tokenizer.apply_chat_template(
+            turns,
+            add_generation_prompt=True,
+            tokenize=tokenize,
+            return_dict=tokenize,
+            **(template or {}),
         )
     # A template is a program of its maker's; it may raise anything.
     except Exception as error:
@@ -69,7 +95,6 @@ def render(
             f"{template_error(error)}; the conversation begins "
             f"{messages[0].content!r:.120}; drop or rewrite such prompts, or use another template"
         ) from error
-    return tuple(encoded["input_ids"])
 
 
 def template_error(error: Exception) -> str:

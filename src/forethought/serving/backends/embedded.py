@@ -1,9 +1,10 @@
 """The embedded backend: a model in this process, shared by all clients, batched continuously.
 
-One thread owns the model. A request is rendered elsewhere, waits until one of `slots` is free,
-joins the running batch at the next step (decoding/continuous_batch.py) and leaves it when it is
-done or when its iterator is closed. Tokens come back to the request's event loop, which turns them
-into text (detokenize.py) while the model takes the next step.
+One thread owns the model. A request is rendered elsewhere, a long conversation apart from the
+others, which need not wait for its tokens then. It waits until one of `slots` is free, joins the
+running batch at the next step (decoding/continuous_batch.py) and leaves it when it is done or when
+its iterator is closed. Tokens come back to the request's event loop, which turns them into text
+(detokenize.py) while the model takes the next step.
 
     backend = EmbeddedBackend(ModelConfig(path="microworld"), slots=64, name="microworld")
     async for piece in backend.draw(draw): ...
@@ -26,7 +27,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from forethought.config import ModelConfig
 from forethought.decoding import self_check
@@ -35,11 +36,14 @@ from forethought.decoding.expanded import ExpandedBatches
 from forethought.decoding.request import SamplingParams
 from forethought.decoding.shared_prefix import SharedPrefixDecoder, attached
 from forethought.models import loading, rendering
+from forethought.models.token_bytes import token_bytes
 from forethought.serving.backends.base import BackendError, Draw, Piece, RefusedDrawError
 from forethought.serving.backends.detokenize import PieceWriter, Vocabulary
 
 LONGEST_OUTPUT = 65_536
 """New tokens where neither the client nor the model's config sets a limit."""
+LONG = 64 * 1024
+"""Characters of a conversation from which on it is encoded among the long ones."""
 FAILURES = 3
 """Failures of the model in a row after which the backend says it is unhealthy."""
 CLOSED = "the server is closing"
@@ -64,6 +68,14 @@ class _Request:
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
 
+class _Encoder:
+    """A thread with a tokenizer of its own: two may not use one, whose settings encoding changes."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.tokenizer = tokenizer
+        self.thread = ThreadPoolExecutor(1, f"forethought-encoder-{name}")
+
+
 class EmbeddedBackend:
     """A `Backend`; at most `slots` outputs are in the making, the others wait in order.
 
@@ -78,13 +90,15 @@ class EmbeddedBackend:
             raise ValueError(f"slots: {slots}; at least one output must be in the making")
         self._name, self._slots, self._markers = name, slots, tuple(markers)
         self._template = rendering.template_variables(model)
-        self._tokenizer = loading.load_tokenizer(model.source)
-        # Two threads use a tokenizer at a time, and encoding may change its settings.
-        self._decoding = copy.deepcopy(self._tokenizer)
+        tokenizer = loading.load_tokenizer(model.source)
+        self._decoding = copy.deepcopy(tokenizer)
+        self._short = _Encoder(tokenizer, "short")
+        self._long = _Encoder(copy.deepcopy(tokenizer), "long")
         self._vocabulary = Vocabulary(self._decoding)
         loaded = loading.load_runnable(model.source, dtype=model.dtype, device=model.device)
         self._context = loading.context_of(loaded)
-        self._end_ids = loading.end_token_ids(self._tokenizer, loaded.generation_config)
+        self._token_bytes = token_bytes(tokenizer)
+        self._end_ids = loading.end_token_ids(tokenizer, loaded.generation_config)
         with torch.no_grad():
             self.slow_reason = self_check.unsupported(loaded)
             """Why this architecture is decoded slowly; `None` where it is not."""
@@ -95,7 +109,6 @@ class EmbeddedBackend:
         self._ended: str | None = None
         """Why nothing can be drawn any more."""
         self._failing = False
-        self._encoder = ThreadPoolExecutor(1, "forethought-encoder")
         self._worker = threading.Thread(
             target=self._work, args=(loaded,), name="forethought-model", daemon=True
         )
@@ -128,14 +141,17 @@ class EmbeddedBackend:
             self._ended = CLOSED
             self._changed.notify()
         await asyncio.to_thread(self._worker.join)
-        self._encoder.shutdown(wait=False)
+        for encoder in (self._short, self._long):
+            encoder.thread.shutdown(wait=False, cancel_futures=True)
         loading.free_memory()
 
     async def draw(self, draw: Draw) -> AsyncGenerator[Piece, None]:
         loop = asyncio.get_running_loop()
         if self._ended is not None:
             raise BackendError(self._ended)
-        prepared = await loop.run_in_executor(self._encoder, self._prepare, draw)
+        size = len(draw.begun) + sum(len(message.content) for message in draw.messages)
+        encoder = self._short if size < LONG else self._long
+        prepared = await loop.run_in_executor(encoder.thread, self._prepare, encoder, draw)
         pen = PieceWriter(
             self._decoding,
             self._vocabulary,
@@ -162,7 +178,7 @@ class EmbeddedBackend:
 
     # Requests
 
-    def _prepare(self, draw: Draw) -> _Prepared:
+    def _prepare(self, encoder: _Encoder, draw: Draw) -> _Prepared:
         """Raises: RefusedDrawError."""
         try:
             SamplingParams(
@@ -172,8 +188,8 @@ class EmbeddedBackend:
             )
         except ValueError as error:
             raise RefusedDrawError(str(error)) from None
-        prompt = self._render(draw)
-        before = self._encode(draw.begun)
+        prompt = self._render(encoder, draw)
+        before = rendering.encode_output(encoder.tokenizer, draw.begun, self._markers)
         ids = (*prompt, *before)
         limit = LONGEST_OUTPUT if draw.max_tokens is None else draw.max_tokens
         if self._context is not None:
@@ -195,9 +211,11 @@ class EmbeddedBackend:
         )
         return _Prepared(generation, before, len(prompt))
 
-    def _render(self, draw: Draw) -> tuple[int, ...]:
+    def _render(self, encoder: _Encoder, draw: Draw) -> tuple[int, ...]:
         try:
-            prompt = rendering.render(self._tokenizer, draw.messages, self._template)
+            if encoder is self._long:
+                self._refuse_what_is_too_long(encoder, draw)
+            prompt = rendering.render(encoder.tokenizer, draw.messages, self._template)
         except ValueError as error:
             roles = ", ".join(message.role for message in draw.messages)
             raise RefusedDrawError(
@@ -207,8 +225,17 @@ class EmbeddedBackend:
             raise RefusedDrawError("the conversation is empty once the chat template is applied")
         return prompt
 
-    def _encode(self, begun: str) -> list[int]:
-        return rendering.encode_output(self._tokenizer, begun, self._markers)
+    def _refuse_what_is_too_long(self, encoder: _Encoder, draw: Draw) -> None:
+        """Before the tokens are made, which takes a second for each megabyte or so."""
+        if self._context is None or self._token_bytes is None:
+            return
+        text = rendering.render_text(encoder.tokenizer, draw.messages, self._template)
+        fewest = self._token_bytes.fewest_tokens(text)
+        if fewest >= self._context:
+            raise RefusedDrawError(
+                f"the conversation has {fewest} tokens or more and {self._name} takes "
+                f"{self._context}, the answer included; shorten it"
+            )
 
     def _enter(self, request: _Request) -> None:
         with self._changed:
