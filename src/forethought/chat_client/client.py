@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from forethought.chat_client.bounds import bound, bound_async
 from forethought.types import Message
 
 PASSING = frozenset({408, 409, 425, 429})
@@ -56,7 +57,10 @@ class ChatClient:
             self.without_key = lambda text: text.replace(key, "[key]")
         # Over HTTP/1.1 a closed connection is how a server learns that nobody listens any more.
         self.http = httpx.AsyncClient(
-            headers=_headers(key), timeout=timeout, limits=limits or httpx.Limits()
+            headers=_headers(key),
+            timeout=timeout,
+            limits=limits or httpx.Limits(),
+            event_hooks={"response": [bound_async]},
         )
 
     async def begin(self, body: Mapping[str, Any]) -> httpx.Response:
@@ -65,8 +69,6 @@ class ChatClient:
             "POST",
             f"{self.base_url}/chat/completions",
             content=encoded(body),
-            # Compression would hold back what is streamed.
-            headers={"Accept-Encoding": "identity"},
         )
         return await self.http.send(request, stream=True)
 
@@ -91,7 +93,9 @@ def get_models(base_url: str, key: str | None, seconds: float) -> httpx.Response
 
     Raises: httpx.HTTPError.
     """
-    return httpx.get(f"{base_url}/models", headers=_headers(key), timeout=seconds)
+    hooks = {"response": [bound]}
+    with httpx.Client(headers=_headers(key), timeout=seconds, event_hooks=hooks) as client:
+        return client.get(f"{base_url}/models")
 
 
 def checked_address(base_url: str, field: str = "base_url") -> str:
@@ -186,7 +190,8 @@ def shortened(text: str) -> str:
 
 
 def _headers(key: str | None) -> httpx.Headers:
-    headers = httpx.Headers({"Content-Type": "application/json"})
+    # Compression would hold back what is streamed.
+    headers = httpx.Headers({"Content-Type": "application/json", "Accept-Encoding": "identity"})
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     return headers

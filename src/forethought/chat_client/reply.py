@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from forethought.chat_client.client import encoded
 
@@ -36,6 +36,8 @@ REFUSED = frozenset(
 TEXTS = frozenset({"text", "output_text", "input_text", None})
 THOUGHTS = ("thinking", "reasoning", "thought", "summary", "text", "content")
 """Fields in which a part that thinks holds its words."""
+MOST_TOKENS = 2**31 - 1
+"""Of one reply; a server that says more has not counted."""
 
 
 class _Message(BaseModel):
@@ -51,14 +53,27 @@ class _Choice(BaseModel):
     prompt_token_ids: list[int] | None = None
 
 
+def counted(value: Any) -> int | None:
+    """A number of tokens as a server says it; `None` where it is none that there can be.
+
+    Example: `counted(12) == 12`, `counted(-1) is None`, `counted(10**30) is None`
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value <= MOST_TOKENS and value == int(value) else None
+
+
+_Count = Annotated[int | None, BeforeValidator(counted)]
+
+
 class Usage(BaseModel):
     """Tokens that a server counted.
 
     Example: `Usage(prompt_tokens=10, completion_tokens=3)`
     """
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
 
 
 class ChatReply(BaseModel):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
-LONGEST = 16 * 1024 * 1024
+LONGEST = 4 * 1024 * 1024
 """Bytes of one event; a stream with more is no event stream of ours."""
+LINE = 64
+"""Bytes that a line of an event counts for beside its own: without them empty ones had no end."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -26,7 +28,7 @@ class EventReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[bytes] = []
         self._size = 0
         self._begun = False
@@ -42,20 +44,28 @@ class EventReader:
         if not chunk:
             return []
         self._after_cr = chunk.endswith(b"\r")
-        text = self._rest + chunk
+        if self._begun and not (b"\n" in chunk or b"\r" in chunk):
+            self._rest += chunk
+            self._check()
+            return []
+        text = bytes(self._rest) + chunk
         if not self._begun:
             if len(text) < len(BOM) and BOM.startswith(text):
-                self._rest = text
+                self._rest = bytearray(text)
                 return []
             text, self._begun = text.removeprefix(BOM), True
         lines = text.splitlines()
-        self._rest = b"" if text.endswith((b"\n", b"\r")) else lines.pop() if lines else b""
+        whole = not lines or text.endswith((b"\n", b"\r"))
+        self._rest = bytearray() if whole else bytearray(lines.pop())
         events: list[bytes] = []
         for line in lines:
             self._take(line, events)
+        self._check()
+        return events
+
+    def _check(self) -> None:
         if len(self._rest) + self._size > LONGEST:
             raise EventTooLongError(f"an event has more than {LONGEST} bytes")
-        return events
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
         if not line:
@@ -67,7 +77,7 @@ class EventReader:
         name, _, value = line.partition(b":")
         if name == b"data":
             self._data.append(value.removeprefix(b" "))
-            self._size += len(value)
+            self._size += len(value) + LINE
 
 
 async def payloads(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -69,7 +69,7 @@ class _Request:
 
 
 class _Encoder:
-    """A thread with a tokenizer of its own: two may not use one, whose settings encoding changes."""
+    """A thread with a tokenizer of its own: encoding may change the settings of one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.tokenizer = tokenizer

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from forethought.chat_client.reply import how_it_ended, said_and_thought
+from forethought.chat_client.reply import counted, how_it_ended, said_and_thought
 from forethought.serving.backends.base import BackendError, Piece, TokenLogprob
 from forethought.types import FinishReason
 
@@ -136,10 +136,10 @@ class UpstreamReply:
         if not isinstance(usage, dict):
             return
         prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt, int):
-            self._prompt_tokens = prompt
-        if isinstance(completion, int):
-            self._total = completion
+        if (count := counted(prompt)) is not None:
+            self._prompt_tokens = count
+        if (count := counted(completion)) is not None:
+            self._total = count
 
     def _read_finish(self, reason: Any) -> None:
         match how_it_ended(reason):
@@ -237,7 +237,7 @@ def _read_logprobs(value: Any) -> tuple[TokenLogprob, ...]:
             )
             for entry in content
         )
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, OverflowError):
         pass
     raise BackendError("the upstream sent log-probabilities that cannot be read")
 
