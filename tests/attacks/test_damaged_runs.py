@@ -136,3 +136,29 @@ def test_weights_that_are_cut_off_are_one_message(run, tmp_path):
     )
     assert done.exit_code == 1
     assert f"{model} could not be loaded" in said
+
+
+def test_all_seals_are_checked_and_damage_is_moved_aside(run):
+    done, said = forethought("check", run)
+    assert done.exit_code == 0, said
+    assert "are as sealed" in said
+    policy = run / "thought/iteration_0/selection/policy/model.safetensors"
+    flip(policy)
+    pairs = run / "direct/iteration_0/pairs/pairs.parquet"
+    pairs.unlink()
+    (run / "evaluation/thought/policy_0/intent.json").unlink()
+    (run / "run.json").write_text("[]")
+    before = {path.name: path.read_bytes() for path in policy.parent.iterdir() if path.is_file()}
+    done, said = forethought("check", run)
+    assert done.exit_code == 1
+    for name in ("policy/model.safetensors", "pairs.parquet", "intent.json", "run.json"):
+        assert name in said
+    assert "4 of" in said
+    done, said = forethought("check", run, "--repair")
+    assert done.exit_code == 0, said
+    aside = run / "damaged/thought_iteration_0_selection.1/policy"
+    assert {path.name: path.read_bytes() for path in aside.iterdir() if path.is_file()} == before
+    done, said = again(run)
+    assert done.exit_code == 0, said
+    done, said = forethought("check", run)
+    assert done.exit_code == 0, said

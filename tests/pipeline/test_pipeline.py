@@ -101,7 +101,7 @@ def test_a_deleted_part_is_named(tmp_path):
     (stage / "rollouts" / "part_00001.parquet").unlink()
     for name in ("judgements", "pairs", "reference", "training", "selection"):
         (stage / name / "manifest.json").unlink()
-    with pytest.raises(StageError, match=r"part_00001\.parquet is missing.*rm -r"):
+    with pytest.raises(StageError, match=r"part_00001\.parquet is missing.*--repair"):
         run(recipe_path, "arms=[direct]")
 
 

@@ -119,7 +119,7 @@ def test_damage_in_a_sealed_stage_is_named_with_the_way_out(tmp_path, damage):
         part.write_bytes(content)
     else:
         part.write_bytes(content[:-3])
-    with pytest.raises(StageError, match=r"part_00001\.parquet is (missing|damaged).*rm -r"):
+    with pytest.raises(StageError, match=r"part_00001\.parquet is (missing|damaged).*--repair"):
         read_records(tmp_path / "a", Prompt)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from forethought.cli.check import check
 from forethought.cli.drafts import compare, init
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
@@ -320,7 +321,7 @@ def _recipe(words: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"model": at_run_policy(recipe.model)})
 
 
-for command in (init, compare, serve, chat, vllm_plugin, new_key):
+for command in (check, init, compare, serve, chat, vllm_plugin, new_key):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 

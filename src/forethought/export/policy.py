@@ -18,6 +18,7 @@ from forethought.config import ModelConfig, ModelSource
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import model_card
 from forethought.models import loading, rendering
+from forethought.models.model_files import model_files
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which, choose
 from forethought.storage.sealed_stage import check_part, read_manifest, write_json
@@ -121,9 +122,8 @@ def _copy_seed(seed: ModelConfig, folder: Path) -> None:
     """The files of a local seed, or those of a hub's model as transformers writes them."""
     original = Path(loading.resolve(seed.source))
     if original.is_dir():
-        for path in sorted(original.iterdir()):
-            if path.is_file() and path.name != "README.md":
-                shutil.copyfile(path, folder / path.name)
+        for path in model_files(original):
+            shutil.copyfile(path, folder / path.name)
         return
     dtype = loading.stored_dtype(seed.source)
     loading.load_model(seed.source, dtype=dtype, device="cpu").save_pretrained(folder)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from forethought.storage.sealed_stage import StageError
 
@@ -22,7 +23,7 @@ def run_lock(run: Path) -> Iterator[None]:
     Raises: StageError that names the process that holds it.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("a+") as file:
+    with _opened(run / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -34,6 +35,17 @@ def run_lock(run: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}\n")
         file.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    """The lock's file, made if it is not there; what a link leads to is not written over."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if path.is_symlink():
+            raise StageError(f"{path} is a symbolic link, not a lock; remove it") from error
+        raise
+    return os.fdopen(descriptor, "r+", encoding="utf-8")
 
 
 def holder(run: Path) -> str | None:

@@ -85,11 +85,15 @@ def margin_kept(recipe: Recipe, arm: Any, policy: int) -> float | None:
     if policy == 0:
         return None
     trained = StageRef(recipe=recipe, stage="training", arm=arm, index=policy - 1)
+    selection = StageRef(recipe=recipe, stage="selection", arm=arm, index=policy - 1)
+    if not (trained.sealed and selection.sealed):
+        # One of them is being made again, below a policy that was evaluated.
+        return None
     shares: Any = read_manifest(trained.folder).counts.get("margin_kept")
     if shares is None:
         # Trained before it was measured.
         return None
-    chosen: Any = read_manifest(trained.beside("selection")).counts["chosen_epoch"]
+    chosen: Any = read_manifest(selection.folder).counts["chosen_epoch"]
     return shares[chosen - 1]
 
 

@@ -423,8 +423,9 @@ def _part(folder: Path, path: Path) -> Part:
 
 def _redo(folder: Path) -> str:
     return (
-        f"to make it again, remove the folder (rm -r {folder}) and run the same command; "
-        "what was made from other content will then be refused and named in the same way"
+        "to make it again, move the folder away (forethought check RUN --repair does it, or "
+        f"mv {folder} {folder}.damaged) and run the same command; what was made from other "
+        "content will then be refused and named in the same way"
     )
 
 

@@ -33,6 +33,7 @@ from forethought.models.loading import (
     stored_dtype,
 )
 from forethought.models.masters import rounded, split, write_rests
+from forethought.models.model_files import model_files
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -154,8 +155,8 @@ def _copy_rest(source: Named, folder: Path) -> None:
     if not original.is_dir():
         load_tokenizer(source, chat=False).save_pretrained(folder)
         return
-    for file in original.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHT_FILES):
+    for file in model_files(original):
+        if not file.name.endswith(WEIGHT_FILES):
             target = folder / file.name
             if not target.exists():
                 shutil.copyfile(file, target)
