@@ -70,12 +70,14 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/" and self.words.page:
             from forethought.serving.http.chat_page import chat_page
 
-            page = chat_page("policy", may_show_thoughts=True).encode()
+            page = chat_page("policy", may_show_thoughts=True, offers_direct=True).encode()
             self.send(200, page, "text/html; charset=utf-8")
         elif not self.allowed():
             self.fail(401, "no such key")
         elif self.path == "/v1/models":
             models = [{"id": name, "object": "model"} for name in self.words.model or ["policy"]]
+            if self.words.keeps_thinking:
+                models = [model | {"think_off": False} for model in models]
             self.send(200, json.dumps({"object": "list", "data": models}).encode())
         else:
             self.fail(404, "there is nothing")
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--log", default="/dev/null")
     parser.add_argument("--api-key")
     parser.add_argument("--model", action="append")
+    parser.add_argument("--keeps-thinking", action="store_true", help="as a server of ours says")
     parser.add_argument("--page", action="store_true", help="serve the web page at /")
     Handler.words = parser.parse_args()
     listener = ThreadingHTTPServer(("127.0.0.1", Handler.words.port), Handler)

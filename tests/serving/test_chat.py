@@ -180,7 +180,7 @@ def test_a_conversation(server, open_chat):
     terminal.wait("There is no /nonsense; /help")
     terminal.ready(after="There is no /nonsense; /help")
     terminal.type("/help\r")
-    terminal.wait("Ctrl-C stops an answer.")
+    assert "/direct" in terminal.wait("Ctrl-C stops an answer.")
     terminal.ready(after="Ctrl-C stops an answer.")
     terminal.type("/usr/bin is what?\r")
     terminal.wait("1 messages; you said: é /usr/bin is what?")
@@ -194,6 +194,23 @@ def test_a_conversation(server, open_chat):
     assert [len(one) for one in said] == [1, 3, 5, 1]
     assert said[2][3] == ("a", "It is 42.")
     assert [body.get("think") for body in server.asked()] == [None, None, False, None]
+
+
+def test_thinking_is_not_turned_off_where_the_server_forbids_it(tmp_path, open_chat):
+    server = Server(tmp_path, "--keeps-thinking")
+    terminal = open_chat(server.url)
+    terminal.ready()
+    terminal.type("/help\r")
+    assert "/direct" not in terminal.wait("Ctrl-C stops an answer.")
+    terminal.ready(after="new line")
+    terminal.type("/direct\r")
+    terminal.wait("Thinking cannot be turned off here")
+    terminal.ready(after="turned off here")
+    assert "direct>" not in terminal.shown()
+    terminal.type("Tea?\r")
+    terminal.wait("you said: é Tea?")
+    assert [body.get("think") for body in server.asked()] == [None]
+    server.stop()
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(server, open_chat):
@@ -367,7 +384,7 @@ async def spoken(model, think):
 def test_our_own_server_is_understood_with_and_without_its_thoughts():
     for shown in (False, True):
         backend = ScriptedBackend(script("a thought <R> an answer"))
-        with served(backend, show_thoughts=shown) as server:
+        with served(backend, show_thoughts=shown, allow_think_off=True) as server:
             said = asyncio.run(spoken(ServedModel(server.url, api_key=None), True))
             assert "".join(one.response for one in said) == "an answer"
             assert "".join(one.thought for one in said) == ("a thought" if shown else "")
@@ -401,7 +418,15 @@ def local(answerer):
     async def close():
         answerer.given = ()
 
-    return LocalModel(answerer, name="local", temperature=0.5, top_p=0.9, max_tokens=7, close=close)
+    return LocalModel(
+        answerer,
+        name="local",
+        can_answer_directly=True,
+        temperature=0.5,
+        top_p=0.9,
+        max_tokens=7,
+        close=close,
+    )
 
 
 def delta(response="", thought=""):
@@ -459,6 +484,7 @@ def test_a_local_model_of_ours_is_split_and_closed():
     model = LocalModel(
         SplittingAnswerer(backend, FORMAT, settings),
         name="local",
+        can_answer_directly=True,
         temperature=1.0,
         top_p=1.0,
         max_tokens=None,

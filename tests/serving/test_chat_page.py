@@ -329,7 +329,7 @@ def contrast(page: Any, name: str) -> float:
 
 def test_without_the_right_there_is_no_fold_whatever_is_sent(browser: Any, server: Server):
     page = browser.new_page()
-    html = chat_page("policy", may_show_thoughts=False)
+    html = chat_page("policy", may_show_thoughts=False, offers_direct=False)
     page.route(f"{server.url}/", lambda route: route.fulfill(body=html, content_type="text/html"))
     page.goto(server.url)
     ask(page, "think")
@@ -342,11 +342,23 @@ def test_without_the_right_there_is_no_fold_whatever_is_sent(browser: Any, serve
     page.close()
 
 
+def test_thinking_cannot_be_turned_off_where_the_server_forbids_it(browser: Any, server: Server):
+    page = browser.new_page()
+    html = chat_page("policy", may_show_thoughts=False, offers_direct=False)
+    page.route(f"{server.url}/", lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.goto(server.url)
+    assert page.locator("#direct").count() == 0
+    ask(page, "Tea?")
+    wait_for(page, "you said: é Tea?")
+    assert [body.get("think") for body in server.asked()] == [None]
+    page.close()
+
+
 @pytest.mark.parametrize("shown", [False, True])
 def test_our_own_server_is_understood(browser: Any, shown: bool):
-    backend = ScriptedBackend(script("a thought <R> an answer"))
-    html = chat_page(MODEL, may_show_thoughts=shown)
-    with served(backend, page=html, show_thoughts=shown) as server:
+    backend = ScriptedBackend(script("a thought <R> an answer"), script("an answer"))
+    html = chat_page(MODEL, may_show_thoughts=shown, offers_direct=True)
+    with served(backend, page=html, show_thoughts=shown, allow_think_off=True) as server:
         page = browser.new_page()
         page.goto(server.url)
         ask(page, "Hi")
@@ -365,7 +377,7 @@ def test_our_own_server_is_understood(browser: Any, shown: bool):
 
 def test_a_models_name_is_text_wherever_it_stands():
     name = "\"><script>alert(1)</script>\u2028'"
-    html = chat_page(name, may_show_thoughts=False)
+    html = chat_page(name, may_show_thoughts=False, offers_direct=False)
     assert "<script>alert" not in html
     found = re.search(r'data-settings="([^"]*)"', html)
     assert found is not None
@@ -373,7 +385,7 @@ def test_a_models_name_is_text_wherever_it_stands():
 
 
 def test_the_page_is_whole_and_lets_nothing_else_run():
-    html = chat_page("policy", may_show_thoughts=True)
+    html = chat_page("policy", may_show_thoughts=True, offers_direct=False)
     policy = re.search(r'Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     assert "default-src 'none'" in policy[1]

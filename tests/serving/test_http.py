@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 
 import httpx
+import pytest
 from scripted_backend import ScriptedBackend, script
 from served import FORMAT, MODEL, events, impatient, metrics, refused, served, until
 
@@ -106,7 +107,8 @@ def test_several_answers_have_their_own_seeds_and_places():
 
 def test_what_is_asked_reaches_the_model():
     backend = ScriptedBackend(SIMPLE)
-    with served(backend, temperature=0.8, top_p=0.95, max_tokens=100) as server:
+    limits = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 100}
+    with served(backend, **limits, allow_think_off=True) as server:
         server.chat()
         server.chat(temperature=0, top_p=0.5, max_completion_tokens=7, seed=3)
         server.chat(max_tokens=5000)
@@ -339,3 +341,22 @@ def test_the_metrics_add_up():
     assert line is not None
     datetime.strptime(line[1], "%Y-%m-%dT%H:%M:%SZ")
     assert "hidden" not in server.log()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_to_turn_thinking_off_is_offered_only_where_it_is_allowed(allowed):
+    soon, late = script("secret"), script("secret", cut=9, delay=0.6)
+    with served(ScriptedBackend(soon, soon, late, soon), allow_think_off=allowed) as server:
+        whole = refused(server.chat(), 502, code="no_response")["message"]
+        streamed = events(server.chat(stream=True).text)[0][-1]["error"]["message"]
+        (card,) = httpx.get(server.url + "/v1/models").json()["data"]
+        alone = httpx.get(f"{server.url}/v1/models/{card['id']}").json()
+        direct = server.chat(think=False)
+    assert whole == streamed
+    assert ("with think set to false" in whole) == allowed
+    assert card["think_off"] == alone["think_off"] == allowed
+    if allowed:
+        assert direct.json()["choices"][0]["message"]["content"] == "secret"
+    else:
+        said = refused(direct, 400, "think", "unsupported_value")["message"]
+        assert said == "think: this server does not let thinking be turned off; leave it out"

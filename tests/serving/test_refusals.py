@@ -75,6 +75,12 @@ def after(turn):
             "stream_options.include_usage",
         ),
         ({"think": "no"}, 400, "think"),
+        ({"think": False}, 400, "think"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            400,
+            "chat_template_kwargs.enable_thinking",
+        ),
         ({"user": 3}, 400, "user"),
         ({"tools": [{"type": "function"}]}, 400, "tools"),
         ({"tool_choice": "required"}, 400, "tool_choice"),

@@ -145,6 +145,9 @@ def test_the_page_and_the_models_are_there(server: str):
     assert "<html" in httpx.get(f"{server}/").text
     models = httpx.get(f"{server}/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["runs/quickstart"]
+    # Nobody may ask a policy that thinks not to, unless the operator says so.
+    assert models["data"][0]["think_off"] is False
+    assert 'id="direct"' not in httpx.get(f"{server}/").text
 
 
 def test_a_dead_upstream_is_one_message(tmp_path: Path):
@@ -163,6 +166,10 @@ def test_a_dead_upstream_is_one_message(tmp_path: Path):
         (["serve", "no/such/folder"], "no/such/folder"),
         (["serve", "microworld", "--upstream-body", "{}"], "--upstream-body: it is about a server"),
         (["serve", "microworld", "--upstream-splits"], "--upstream-splits: it is about a server"),
+        (
+            ["serve", "microworld", "--thought-format", "tags", "--allow-think-off"],
+            "--allow-think-off: a policy of the format 'tags' thinks without being asked to",
+        ),
         (["serve", "microworld", "--upstream", "localhost:8001"], "upstream: 'localhost:8001'"),
         (["vllm-plugin", "microworld", "hide.py"], "has no thoughts"),
         (["chat", "http://127.0.0.1:9"], "127.0.0.1:9"),

@@ -93,6 +93,8 @@ class ModelCard(BaseModel):
     id: str
     root: str | None = None
     """Where the server has loaded it from, as vLLM and SGLang say."""
+    think_off: bool | None = None
+    """Whether it may be asked not to think, as our own server says."""
 
 
 class _ModelCards(BaseModel):

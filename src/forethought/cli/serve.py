@@ -12,6 +12,7 @@ from rich.console import Console
 
 from forethought.cli.errors import clear_errors
 from forethought.cli.serve_options import (
+    AllowThinkOff,
     ApiKeys,
     Attempts,
     Budget,
@@ -72,6 +73,7 @@ def serve(
     max_tokens: MaxTokens = None,
     seconds: Seconds = 600.0,
     shutdown_seconds: ShutdownSeconds = 30.0,
+    allow_think_off: AllowThinkOff = False,
     private_log: PrivateLog = None,
     show_thoughts: ShowThoughts = False,
 ) -> None:
@@ -85,18 +87,18 @@ def serve(
         from forethought.serving.http.settings import ServerSettings
 
         source, own_format = _policy(model, revision, trust_remote_code, thought_format)
-        called = name or model
-        temperature, top_p = _draws(model)
+        offers_direct = _offers_direct(own_format, allow_think_off)
+        called, may_show = name or model, show_thoughts or api_keys is not None
         settings = ServerSettings(
             model=called,
-            temperature=temperature,
-            top_p=top_p,
+            **_draws(model),
             slots=slots,
             queue=queue,
             max_tokens=max_tokens,
             seconds=seconds,
             shutdown_seconds=shutdown_seconds,
             api_keys=api_keys,
+            allow_think_off=allow_think_off or not own_format.thinks,
             show_thoughts=show_thoughts,
             private_log=private_log,
         )
@@ -124,7 +126,7 @@ def serve(
             port=port,
             settings=settings,
             reporter=reporter,
-            page=chat_page(called, may_show_thoughts=show_thoughts or api_keys is not None),
+            page=chat_page(called, may_show_thoughts=may_show, offers_direct=offers_direct),
         )
 
 
@@ -169,6 +171,7 @@ def chat(
         local = LocalModel(
             SplittingAnswerer(backend, own_format, answers),
             name=word,
+            can_answer_directly=own_format.thinks and own_format.can_answer_directly,
             temperature=0.8,
             top_p=0.95,
             max_tokens=None,
@@ -257,6 +260,19 @@ def _policy(
     return weights_and_format(given, found, otherwise)
 
 
+def _offers_direct(own_format: ThoughtFormat, allow_think_off: bool) -> bool:
+    """Whether clients are offered to turn thinking off.
+
+    Raises: ValueError if it is to be allowed and cannot be done.
+    """
+    if allow_think_off and not own_format.can_answer_directly:
+        raise ValueError(
+            f"--allow-think-off: a policy of the format {own_format.name!r} thinks without being "
+            "asked to, so no client can ask it not to; leave the option out"
+        )
+    return allow_think_off and own_format.thinks
+
+
 def _run_policy(word: str) -> StageRef | None:
     """The policy of a run that is named; of a run alone, its last thinking policy.
 
@@ -267,13 +283,13 @@ def _run_policy(word: str) -> StageRef | None:
     return find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
 
 
-def _draws(word: str) -> tuple[float, float]:
+def _draws(word: str) -> dict[str, Any]:
     """Temperature and top_p where a client names none: of a run's policy, as it was evaluated."""
     found = _run_policy(word)
     if found is None:
-        return 1.0, 1.0
+        return {}
     draw = found.recipe.evaluation
-    return draw.temperature, draw.top_p
+    return {"temperature": draw.temperature, "top_p": draw.top_p}
 
 
 def _model(

@@ -73,6 +73,9 @@ Seconds = Annotated[
 ShutdownSeconds = Annotated[
     float, typer.Option("--shutdown-seconds", min=0.1, help="For running answers to end")
 ]
+AllowThinkOff = Annotated[
+    bool, typer.Option("--allow-think-off", help="Clients may ask for answers without a thought")
+]
 PrivateLog = Annotated[
     Path | None, typer.Option("--private-log", help="Keep answers with their thoughts here")
 ]

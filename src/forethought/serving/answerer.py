@@ -106,8 +106,7 @@ class SplittingAnswerer:
         yield cost.end("length", attempts)
 
     def _conversation(self, question: AnswerRequest) -> tuple[Message, ...]:
-        thinks = self._format.thinks
-        if thinks and not question.think and self._format.instruction is None:
+        if not question.think and not self._format.can_answer_directly:
             raise RefusedDrawError(
                 "this model thinks without being asked to, so it cannot be asked not to think"
             )

@@ -15,6 +15,7 @@ import time
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -164,7 +165,9 @@ class Application:
                 headers=dict(error.headers or {}),
             )
         else:
-            told = as_api_error(error, visit.request_id)
+            told = as_api_error(
+                error, visit.request_id, allow_think_off=self._parts.settings.allow_think_off
+            )
             for line in note(error):
                 self._parts.say(f"{visit.request_id} {line}")
         if visit.status:
@@ -193,8 +196,7 @@ class Application:
         return HTMLResponse(self._parts.page)
 
     async def _models(self, request: Request) -> Response:
-        card = model_card(self._parts.settings.model, self._created)
-        return JSONResponse({"object": "list", "data": [card]})
+        return JSONResponse({"object": "list", "data": [self._card()]})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["id"]
@@ -202,7 +204,11 @@ class Application:
             raise ApiError(
                 404, "there is no such model here", param="model", code="model_not_found"
             )
-        return JSONResponse(model_card(name, self._created))
+        return JSONResponse(self._card())
+
+    def _card(self) -> dict[str, Any]:
+        settings = self._parts.settings
+        return model_card(settings.model, self._created, think_off=settings.allow_think_off)
 
     async def _health(self, request: Request) -> Response:
         if self.chat.draining:

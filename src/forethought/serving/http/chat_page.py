@@ -6,7 +6,7 @@ the page connect to its own origin and nowhere else. That the model thought, and
 said below an answer. A thought is shown behind a fold, and only where the server sends one; the key
 is kept until the tab is closed.
 
-    html = chat_page("policy", may_show_thoughts=False)
+    html = chat_page("policy", may_show_thoughts=False, offers_direct=False)
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 
-def chat_page(model: str, *, may_show_thoughts: bool) -> str:
+def chat_page(model: str, *, may_show_thoughts: bool, offers_direct: bool) -> str:
     """The page. `may_show_thoughts` is whether any caller of this server is shown thoughts.
 
     Without it the page has no fold at all; with it a fold comes with each thought that is sent.
+    `offers_direct` is whether thinking can be turned off; without it there is no switch for it.
     """
     environment = Environment(
         loader=ChoiceLoader(
@@ -37,6 +38,7 @@ def chat_page(model: str, *, may_show_thoughts: bool) -> str:
     return environment.get_template("chat.html").render(
         model=model,
         settings=settings,
+        offers_direct=offers_direct,
         scripts=[Markup(script) for script in scripts],
         allowed=" ".join(f"'{_digest(script)}'" for script in scripts),
     )

@@ -124,7 +124,9 @@ class ChatEndpoint:
                 error = _stopping() if self.draining else _time_is_up(self._settings.seconds)
             if not visit.status:
                 raise error from None
-            told = as_api_error(error, visit.request_id)
+            told = as_api_error(
+                error, visit.request_id, allow_think_off=self._settings.allow_think_off
+            )
             visit.status = told.status
             for line in note(error):
                 self._say(f"{visit.request_id} {line}")

@@ -20,8 +20,8 @@ CLIENT_LEFT = 499
 """Status in log and metrics where the client left before its answer; nginx's number."""
 
 
-def as_api_error(error: Exception, request_id: str) -> ApiError:
-    """What the client is told."""
+def as_api_error(error: Exception, request_id: str, *, allow_think_off: bool) -> ApiError:
+    """What the client is told; to ask without a thought is advised only where it is allowed."""
     match error:
         case ApiError():
             return error
@@ -37,13 +37,9 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             message = f"the model cannot take this conversation: {error}"
             return ApiError(400, message, param="messages", code="conversation_refused")
         case NoResponseError():
-            return ApiError(
-                502,
-                "the model gave no response after all attempts; ask again, or with think set to "
-                "false",
-                kind=SERVER,
-                code="no_response",
-            )
+            advice = ", or with think set to false" if allow_think_off else ""
+            message = f"the model gave no response after all attempts; ask again{advice}"
+            return ApiError(502, message, kind=SERVER, code="no_response")
         case BackendError():
             message = f"the model behind this server failed (request {request_id})"
             return ApiError(502, message, kind=SERVER, code="backend_failed")

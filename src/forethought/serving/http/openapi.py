@@ -120,7 +120,6 @@ def _examples(model: str) -> Json:
         "stop": ["\n\n"],
         "logprobs": True,
         "top_logprobs": 2,
-        "think": False,
     }
     return {"plain": {"value": plain}, "full": {"value": full}}
 
@@ -167,7 +166,13 @@ def _schemas(settings: ServerSettings) -> Json:
             choices={"type": "array", "items": choice, "minItems": 1},
             usage=cost,
         ),
-        "Model": _object(id=TEXT, object={"const": "model"}, created=NUMBER, owned_by=TEXT),
+        "Model": _object(
+            id=TEXT,
+            object={"const": "model"},
+            created=NUMBER,
+            owned_by=TEXT,
+            think_off={"type": "boolean"},
+        ),
         "Health": _object(status={"enum": ["ok", "failing", "stopping"]}),
         "Error": _object(error=error),
     }

@@ -3,7 +3,8 @@
 The body is OpenAI's. Departures: fields that are not known are ignored; what would change the
 answer and cannot be done (tools, images, penalties, …: `REFUSED`) is refused; `max_tokens` and
 `max_completion_tokens` both count the response alone, the thought has a budget of its own; `think`
-(or `chat_template_kwargs.enable_thinking`) set to false asks without a thought. Numbers are not
+(or `chat_template_kwargs.enable_thinking`) set to false asks without a thought, where the server
+allows that (`ServerSettings.allow_think_off`). Numbers are not
 read out of strings. Thoughts of earlier turns (`reasoning`, `reasoning_content`) are ignored.
 
     chat = read_chat(body, settings)    # raises ApiError
@@ -135,7 +136,7 @@ class ChatRequest(_Asked):
     user: str | None = None
     """Not used and not kept."""
     think: bool | None = None
-    """`false`: without a thought."""
+    """`false`: without a thought; refused where the server does not allow it."""
     chat_template_kwargs: TemplateOptions | None = None
 
 
@@ -183,6 +184,7 @@ def read_chat(body: bytes, settings: ServerSettings) -> Chat:
     stops = _stops(asked)
     messages = _messages(asked, settings)
     limit = _limit(asked, settings)
+    think = _thinks(asked, settings)
     count = asked.n or 1
     if count > settings.answers:
         raise _wrong("n", f"{count} answers at once; this server gives at most {settings.answers}")
@@ -193,7 +195,7 @@ def read_chat(body: bytes, settings: ServerSettings) -> Chat:
     questions = tuple(
         AnswerRequest(
             messages=messages,
-            think=_thinks(asked),
+            think=think,
             temperature=_given(asked.temperature, settings.temperature),
             top_p=_given(asked.top_p, settings.top_p),
             seed=choice_seed(asked.seed, index),
@@ -285,11 +287,14 @@ def _limit(asked: ChatRequest, settings: ServerSettings) -> int | None:
     return min(limits, default=None)
 
 
-def _thinks(asked: ChatRequest) -> bool:
-    if asked.think is not None:
-        return asked.think
-    options = asked.chat_template_kwargs
-    return options is None or options.enable_thinking is not False
+def _thinks(asked: ChatRequest, settings: ServerSettings) -> bool:
+    field, think = "think", asked.think
+    if think is None and asked.chat_template_kwargs is not None:
+        field = "chat_template_kwargs.enable_thinking"
+        think = asked.chat_template_kwargs.enable_thinking
+    if think is False and not settings.allow_think_off:
+        raise _unsupported(field, "this server does not let thinking be turned off; leave it out")
+    return think is not False
 
 
 def _messages(asked: ChatRequest, settings: ServerSettings) -> tuple[Message, ...]:

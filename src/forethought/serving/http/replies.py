@@ -158,9 +158,10 @@ def usage(ends: Sequence[AnswerEnd]) -> Json:
     }
 
 
-def model_card(model: str, created: int) -> Json:
-    """An entry of `/v1/models`."""
-    return {"id": model, "object": "model", "created": created, "owned_by": "forethought"}
+def model_card(model: str, created: int, *, think_off: bool) -> Json:
+    """An entry of `/v1/models`; `think_off` is whether it may be asked not to think."""
+    card = {"id": model, "object": "model", "created": created, "owned_by": "forethought"}
+    return {**card, "think_off": think_off}
 
 
 def _token(token: str, logprob: float) -> Json:

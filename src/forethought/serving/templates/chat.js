@@ -190,7 +190,8 @@
   }
 
   async function reply(text, item) {
-    const think = !find("direct").checked;
+    const direct = find("direct"); // only where the server lets thinking be turned off
+    const think = !(direct && direct.checked);
     const view = new AnswerView(think);
     scrollTo(0, document.documentElement.scrollHeight);
     const asked = { role: "user", content: text };

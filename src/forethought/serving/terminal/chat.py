@@ -33,10 +33,11 @@ from forethought.progress.harmless import harmless
 from forethought.serving.terminal.chat_models import ChatError, ChatModel, ReplyDelta
 from forethought.types import Message
 
+DIRECT_HELP = "/direct    turn thinking off, or on again\n"
+"""Where that is possible."""
 HELP = """\
 /thought   show the thought behind the last answer
-/direct    turn thinking off, or on again
-/clear     forget the conversation
+{direct}/clear     forget the conversation
 /help      these lines
 /quit      end, as Ctrl-D does
 Ctrl-C stops an answer. Alt-Enter begins a new line; pasted text is one message."""
@@ -68,7 +69,7 @@ def chat(model: ChatModel, console: Console, *, history: Path | None = None) -> 
                 session = _session(history)
                 _note(console, f"{model.name} · /help for help")
                 while (typed := _typed(session, conversation)) is not None:
-                    if not _obey(typed, conversation, console):
+                    if not _obey(typed, model, conversation, console):
                         break
                     if not COMMAND.fullmatch(typed):
                         _converse(runner, model, conversation, typed, console)
@@ -123,17 +124,19 @@ def _typed(session: PromptSession[str], conversation: Conversation) -> str | Non
             return typed
 
 
-def _obey(typed: str, conversation: Conversation, console: Console) -> bool:
+def _obey(typed: str, model: ChatModel, conversation: Conversation, console: Console) -> bool:
     """Do what a command says; `False` where the chat is to end. A message is none."""
     match typed:
         case "/quit" | "/exit":
             return False
         case "/help":
-            _note(console, HELP)
+            _note(console, HELP.format(direct=DIRECT_HELP if model.can_answer_directly else ""))
         case "/clear":
             conversation.turns.clear()
             conversation.thought = ""
             _note(console, "The conversation is forgotten.")
+        case "/direct" if not model.can_answer_directly:
+            _note(console, "Thinking cannot be turned off here.")
         case "/direct":
             conversation.think = not conversation.think
             _note(console, f"Thinking is {'on' if conversation.think else 'off'}.")

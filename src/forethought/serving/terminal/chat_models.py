@@ -22,7 +22,7 @@ from forethought.chat_client.client import (
     get_models,
     shortened,
 )
-from forethought.chat_client.reply import read_models
+from forethought.chat_client.reply import ModelCard, read_models
 from forethought.chat_client.sse import payloads
 from forethought.serving.backends.base import (
     AnswerEnd,
@@ -64,6 +64,11 @@ class ChatModel(Protocol):
         """Shown when the chat begins."""
         ...
 
+    @property
+    def can_answer_directly(self) -> bool:
+        """Whether thinking can be turned off."""
+        ...
+
     def reply(self, turns: Sequence[Message], think: bool) -> AsyncGenerator[ReplyDelta, None]:
         """The next turn, piece by piece; closing it early stops the other side.
 
@@ -92,9 +97,10 @@ class ServedModel:
             raise ValueError("api_key: a key is one line of plain ASCII; this one is not")
         self._client = ChatClient(self._base, key=api_key, timeout=TIMEOUT)
         try:
-            models = _listed(get_models(self._base, api_key, LOOK), self._base)
+            cards = _listed(get_models(self._base, api_key, LOOK), self._base)
         except httpx.HTTPError as error:
             raise ValueError(_unreached(self._base, error)) from None
+        models = [card.id for card in cards]
         if model is None and len(models) != 1:
             raise ValueError(
                 f"model: {self._base} serves {', '.join(models) or 'no model'}; name the one to "
@@ -103,11 +109,19 @@ class ServedModel:
         self._model = model or models[0]
         if models and self._model not in models:
             raise ValueError(f"model: {self._base} serves {', '.join(models)}, not {model}")
+        self._think_off = all(
+            card.think_off is not False for card in cards if card.id == self._model
+        )
 
     @property
     def name(self) -> str:
         """The model and where it is."""
         return f"{self._model} at {self._base}"
+
+    @property
+    def can_answer_directly(self) -> bool:
+        """As `ChatModel` says; a server that says nothing of it is asked, and may refuse."""
+        return self._think_off
 
     async def reply(
         self, turns: Sequence[Message], think: bool
@@ -134,8 +148,8 @@ class ServedModel:
 class LocalModel:
     """A model of this process, through its answerer.
 
-    Example: `LocalModel(answerer, name="runs/a/policy", temperature=0.8, top_p=0.95,
-    max_tokens=512, close=backend.close)`
+    Example: `LocalModel(answerer, name="runs/a/policy", can_answer_directly=True,
+    temperature=0.8, top_p=0.95, max_tokens=512, close=backend.close)`
     """
 
     def __init__(
@@ -143,6 +157,7 @@ class LocalModel:
         answerer: Answerer,
         *,
         name: str,
+        can_answer_directly: bool,
         temperature: float,
         top_p: float,
         max_tokens: int | None,
@@ -150,6 +165,7 @@ class LocalModel:
     ) -> None:
         self._answerer = answerer
         self._name = name
+        self._think_off = can_answer_directly
         self._temperature = temperature
         self._top_p = top_p
         self._max_tokens = max_tokens
@@ -159,6 +175,11 @@ class LocalModel:
     def name(self) -> str:
         """The model's."""
         return self._name
+
+    @property
+    def can_answer_directly(self) -> bool:
+        """As `ChatModel` says."""
+        return self._think_off
 
     async def reply(
         self, turns: Sequence[Message], think: bool
@@ -243,8 +264,8 @@ def _delta(event: dict[str, Any]) -> ReplyDelta:
     raise ChatError("The server sent a chunk without choices; is it an OpenAI one?")
 
 
-def _listed(reply: httpx.Response, base: str) -> list[str]:
-    """Names of the models that an endpoint lists.
+def _listed(reply: httpx.Response, base: str) -> list[ModelCard]:
+    """The models that an endpoint lists.
 
     Raises: ValueError if it is none.
     """
@@ -252,7 +273,7 @@ def _listed(reply: httpx.Response, base: str) -> list[str]:
         raise ValueError(f"api_key: {_refused(reply.status_code, reply.content)}")
     if reply.is_success:
         with suppress(ValueError):
-            return [card.id for card in read_models(reply.content)]
+            return read_models(reply.content)
     raise ValueError(
         f"url: {base}/models answers with status {reply.status_code} and lists no models, so "
         "there is no OpenAI-compatible endpoint; is a part of the address missing, such as /v1?"
