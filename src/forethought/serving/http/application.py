@@ -4,9 +4,7 @@
     GET /health  /metrics       numbers only     GET /openapi.json, /
 
 It is a plain ASGI application around Starlette's router, so that nothing stands between a chunk
-and the socket. With keys, all but `/`, `/health` and `/openapi.json` demand one. Without, the
-server answers to the names of this machine alone, and not to pages of other origins, so that no
-web page can reach it through a browser.
+and the socket. With keys, all but `/`, `/health` and `/openapi.json` demand one (gate.py).
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 from forethought.serving.backends.base import Answerer
 from forethought.serving.http.completions import ChatEndpoint
 from forethought.serving.http.failures import as_api_error, note
-from forethought.serving.http.keys import REASONING, Caller, Keys
+from forethought.serving.http.gate import Gate
 from forethought.serving.http.metrics import CONTENT_TYPE, Metrics
 from forethought.serving.http.openapi import (
     CHAT,
@@ -43,9 +41,6 @@ from forethought.serving.http.replies import encoded, model_card, new_id
 from forethought.serving.http.request_context import RequestContext
 from forethought.serving.http.settings import ServerSettings
 
-LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
-"""Hosts of this machine alone: where an open server may listen, and names it answers to."""
-OPEN_PATHS = frozenset({"/", HEALTH, OPENAPI})
 ROUTES = frozenset({"/", CHAT, MODELS, MODEL, HEALTH, METRICS, OPENAPI})
 HEADERS = [
     (b"cache-control", b"no-store"),
@@ -84,10 +79,9 @@ class Application:
     def __init__(self, parts: Parts) -> None:
         """Raises: ValueError if the file of keys cannot be used."""
         self._parts = parts
-        path = parts.settings.api_keys
-        self._keys = None if path is None else Keys(path, parts.say)
+        self._gate = Gate(parts.settings, parts.say)
         self._created = int(time.time())
-        self._description = description(parts.settings, keys=path is not None)
+        self._description = description(parts.settings, keys=parts.settings.api_keys is not None)
         self.chat = ChatEndpoint(
             parts.answerer,
             settings=parts.settings,
@@ -123,34 +117,12 @@ class Application:
             await send(message)
 
         try:
-            visit.caller = self._admitted(scope)
+            visit.caller = self._gate.admit(scope)
             await self._router(scope, receive, sending)
         except Exception as error:
             await self._fail(error, visit, scope, receive, sending)
         finally:
             self._note(visit, scope)
-
-    def _admitted(self, scope: Scope) -> Caller:
-        """Who asks.
-
-        Raises: ApiError if nobody who may.
-        """
-        headers = dict(scope["headers"])
-        if self._keys is None:
-            _refuse_strangers(headers)
-            shown = frozenset({REASONING}) if self._parts.settings.show_thoughts else frozenset()
-            return Caller(name="-", rights=shown)
-        caller = self._keys.caller(headers.get(b"authorization", b"").decode("latin-1"))
-        if caller is not None:
-            return caller
-        if scope["path"] in OPEN_PATHS:
-            return Caller(name="-", rights=frozenset())
-        raise ApiError(
-            401,
-            "a key of this server is needed: Authorization: Bearer KEY",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
 
     async def _fail(
         self, error: Exception, visit: RequestContext, scope: Scope, receive: Receive, send: Send
@@ -223,22 +195,3 @@ class Application:
 
     async def _openapi(self, request: Request) -> Response:
         return Response(encoded(self._description), media_type="application/json")
-
-
-def _refuse_strangers(headers: dict[bytes, bytes]) -> None:
-    """Raises: ApiError if the request is for another name, or comes from a page elsewhere."""
-    host = _host("//" + headers.get(b"host", b"").decode("latin-1"))
-    if host not in LOCAL:
-        raise ApiError(
-            403, "an open server answers to 127.0.0.1 and localhost only", code="wrong_host"
-        )
-    origin = headers.get(b"origin")
-    if origin is not None and _host(origin.decode("latin-1")) not in LOCAL:
-        raise ApiError(403, "an open server serves no page of another origin", code="wrong_origin")
-
-
-def _host(url: str) -> str | None:
-    try:
-        return urllib.parse.urlsplit(url).hostname
-    except ValueError:
-        return None

@@ -25,10 +25,11 @@ import uvicorn
 
 from forethought.progress.reporter import Reporter
 from forethought.serving.backends.base import Answerer, Backend
-from forethought.serving.http.application import LOCAL, Application, Parts
+from forethought.serving.http.application import Application, Parts
 from forethought.serving.http.completions import ChatEndpoint
 from forethought.serving.http.connection import connection
 from forethought.serving.http.failures import WithoutValues, where
+from forethought.serving.http.gate import LOCAL
 from forethought.serving.http.private_log import PrivateLog
 from forethought.serving.http.settings import ServerSettings
 
