@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from microworld_judges import correct, microworld_prompts
+from streaming_server import Server
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
@@ -155,6 +156,17 @@ def test_a_dead_upstream_is_one_message(tmp_path: Path):
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1
     assert "127.0.0.1:9" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_an_upstream_that_does_not_go_on_from_a_text_is_one_message(tmp_path: Path):
+    upstream = Server(tmp_path)
+    words = ["serve", "microworld", "--upstream", f"{upstream.url}/v1", "--upstream-continues"]
+    done = CliRunner().invoke(app, words)
+    upstream.stop()
+    assert done.exit_code == 1
+    assert "--upstream-continues: " in done.output
+    assert "leave the option out" in done.output
     assert "Traceback" not in done.output
 
 

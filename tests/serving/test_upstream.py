@@ -26,7 +26,11 @@ from forethought.serving.backends.base import (
     Piece,
     RefusedDrawError,
 )
-from forethought.serving.backends.upstream import UpstreamBackend, upstream_model
+from forethought.serving.backends.upstream import (
+    UpstreamBackend,
+    check_continues,
+    upstream_model,
+)
 from forethought.thoughts import SPECIFIC
 from forethought.types import Message
 
@@ -643,3 +647,40 @@ def test_log_probabilities_beyond_any_number_are_an_error():
     choice = {"delta": {"content": "It"}, "logprobs": huge}
     data = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
     assert "log-probabilities" in str(failure_of(chunked(data, *STOP)))
+
+
+def counted(tokens: object, status: str = "200 OK") -> list[bytes]:
+    choices = [{"index": 0, "message": {"content": "x"}, "finish_reason": "length"}]
+    return plain(status, {"choices": choices, "usage": {"prompt_tokens": tokens}})
+
+
+@pytest.mark.parametrize(
+    ("scripts", "why"),
+    [
+        ([counted(12), counted(16)], None),
+        ([counted(16), counted(16)], "it begins a new turn behind the text"),
+        ([counted(17), counted(16)], "it begins a new turn behind the text"),
+        ([counted(None)], "it does not say how long a prompt is"),
+        ([plain("200 OK", "<html>")], "it does not say how long a prompt is"),
+        ([counted(12, "400 Bad Request")], "status 400"),
+        ([[None]], "RemoteProtocolError"),
+    ],
+)
+def test_an_upstream_has_to_show_that_it_goes_on_from_a_text(scripts, why):
+    async def ask(upstream, _):
+        def check():
+            extra = {"top_k": -1}
+            check_continues(upstream.url, model="m", api_key_env=None, extra_body=extra)
+
+        await asyncio.to_thread(check)
+        return upstream.bodies
+
+    if why is not None:
+        with pytest.raises(ValueError, match=rf"--upstream-continues: .*\({why}\)"):
+            with_upstream(ask, *scripts)
+        return
+    going_on, anew = with_upstream(ask, *scripts)
+    assert going_on["messages"][-1]["role"] == "assistant"
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    assert going_on == anew | fields
+    assert anew["top_k"] == -1

@@ -93,9 +93,19 @@ def get_models(base_url: str, key: str | None, seconds: float) -> httpx.Response
 
     Raises: httpx.HTTPError.
     """
-    hooks = {"response": [bound]}
-    with httpx.Client(headers=_headers(key), timeout=seconds, event_hooks=hooks) as client:
+    with _plain_client(key, seconds) as client:
         return client.get(f"{base_url}/models")
+
+
+def post_chat(
+    base_url: str, key: str | None, body: Mapping[str, Any], seconds: float
+) -> httpx.Response:
+    """The whole answer to a chat request, without an event loop.
+
+    Raises: httpx.HTTPError.
+    """
+    with _plain_client(key, seconds) as client:
+        return client.post(f"{base_url}/chat/completions", content=encoded(body))
 
 
 def checked_address(base_url: str, field: str = "base_url") -> str:
@@ -187,6 +197,10 @@ def shortened(text: str) -> str:
     """On one line, and of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= WORDS else line[:WORDS] + "…"
+
+
+def _plain_client(key: str | None, seconds: float) -> httpx.Client:
+    return httpx.Client(headers=_headers(key), timeout=seconds, event_hooks={"response": [bound]})
 
 
 def _headers(key: str | None) -> httpx.Headers:

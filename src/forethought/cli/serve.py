@@ -330,14 +330,21 @@ def _at_server(
     splits: bool,
     body: str | None,
 ) -> Backend:
-    from forethought.serving.backends.upstream import UpstreamBackend, upstream_model
+    from forethought.serving.backends.upstream import (
+        UpstreamBackend,
+        check_continues,
+        upstream_model,
+    )
 
     extra_body = _json_object(body)
     if template:
         extra_body = {"chat_template_kwargs": template} | extra_body
+    there = upstream_model(address, model=model, api_key_env=key_env)
+    if continues:
+        check_continues(address, model=there, api_key_env=key_env, extra_body=extra_body)
     return UpstreamBackend(
         address,
-        model=upstream_model(address, model=model, api_key_env=key_env),
+        model=there,
         api_key_env=key_env,
         can_continue=continues,
         text_is_response=splits,

@@ -41,19 +41,25 @@ from forethought.chat_client.client import (
     get_models,
     key_of,
     laid_over,
+    post_chat,
 )
-from forethought.chat_client.reply import meant_model, read_models
+from forethought.chat_client.reply import meant_model, read_chat_reply, read_models
 from forethought.chat_client.sse import EventTooLongError, payloads
 from forethought.serving.backends.base import BackendError, Draw, Piece, RefusedDrawError
 from forethought.serving.backends.upstream_reply import UpstreamReply
+from forethought.types import Message
 
 OURS = ("model", "messages", "n", "stream")
+GOING_ON = {"continue_final_message": True, "add_generation_prompt": False}
+"""Fields that ask for the rest of the last turn, which is the model's own."""
 PAUSES = (0.1, 0.4, None)
 """Seconds after each try that did not reach the upstream."""
 CONNECT = 10.0
 """Seconds to reach the upstream at all."""
 LOOK = 5.0
 """Seconds for a question about its health or its models."""
+CONTINUES = 120.0
+"""Seconds to write the one token that shows whether it goes on from a text."""
 AFTER_FINISH = 5.0
 """Seconds for the usage that follows the end of an output."""
 AFTER_DONE = 0.05
@@ -88,7 +94,7 @@ class UpstreamBackend:
         """`model` is its name at the upstream, see `upstream_model`.
 
         `api_key_env` names the environment variable that holds the key. `can_continue`: the
-        upstream knows `continue_final_message`, as vLLM and SGLang do. `text_is_response`: its
+        upstream knows `continue_final_message`, see `check_continues`. `text_is_response`: its
         reasoning parser splits by the policy's own format. `extra_body` is laid over the body, a
         null in it takes a field out.
 
@@ -220,7 +226,7 @@ class UpstreamBackend:
             body |= {"logprobs": True, "top_logprobs": draw.top_logprobs}
         if draw.begun:
             turns.append({"role": "assistant", "content": draw.begun})
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
+            body |= GOING_ON
         return laid_over(body, self._extra)
 
     def _leave_out_what_is_named_in(self, words: str) -> None:
@@ -249,6 +255,57 @@ def upstream_model(base_url: str, *, model: str | None, api_key_env: str | None)
     raise ValueError(
         f"upstream: {base}/models cannot be asked ({failure}); see that the server runs, that the "
         "address is right (it mostly ends in /v1) and that the key is its key"
+    )
+
+
+def check_continues(
+    base_url: str, *, model: str, api_key_env: str | None, extra_body: Mapping[str, Any]
+) -> None:
+    """See that the upstream goes on from a text, as vLLM and SGLang do, and does not begin anew.
+
+    Asked to go on from it, a server leaves out what closes the last turn and opens the next, so the
+    conversation has fewer tokens than without being asked to.
+
+    Raises: ValueError if it has not, or if the upstream does not say how many it has.
+    """
+    base = checked_address(base_url, field="upstream")
+    key = key_of(api_key_env, field="upstream key")
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": as_turns(
+            [Message(role="user", content="Hello"), Message(role="assistant", content="Yes")]
+        ),
+        "max_tokens": 1,
+    }
+    lengths: list[int] = []
+    for fields in (GOING_ON, {}):
+        try:
+            response = post_chat(base, key, laid_over(body | fields, extra_body), CONTINUES)
+        except httpx.HTTPError as error:
+            raise ValueError(_does_not_continue(base, type(error).__name__)) from None
+        if not response.is_success:
+            raise ValueError(_does_not_continue(base, f"status {response.status_code}"))
+        lengths.append(_prompt_tokens(response, base))
+    going_on, anew = lengths
+    if going_on >= anew:
+        raise ValueError(_does_not_continue(base, "it begins a new turn behind the text"))
+
+
+def _prompt_tokens(response: httpx.Response, base: str) -> int:
+    try:
+        usage = read_chat_reply(response.content).usage
+    except ValueError:
+        usage = None
+    if usage is None or usage.prompt_tokens is None:
+        raise ValueError(_does_not_continue(base, "it does not say how long a prompt is"))
+    return usage.prompt_tokens
+
+
+def _does_not_continue(base: str, why: str) -> str:
+    return (
+        f"--upstream-continues: {base} was asked to go on from a text, and nothing shows that it "
+        f"does ({why}); what it writes behind a thought that was cut off may be another thought, "
+        "so leave the option out"
     )
 
 
