@@ -352,11 +352,14 @@ def test_to_turn_thinking_off_is_offered_only_where_it_is_allowed(allowed):
         (card,) = httpx.get(server.url + "/v1/models").json()["data"]
         alone = httpx.get(f"{server.url}/v1/models/{card['id']}").json()
         direct = server.chat(think=False)
+        cut = server.chat(think=False, max_tokens=1)
     assert whole == streamed
     assert ("with think set to false" in whole) == allowed
     assert card["think_off"] == alone["think_off"] == allowed
     if allowed:
         assert direct.json()["choices"][0]["message"]["content"] == "secret"
+        said = refused(cut, 502, code="no_response")["message"]
+        assert "ask again, with a larger max_tokens or without think set to false" in said
     else:
         said = refused(direct, 400, "think", "unsupported_value")["message"]
         assert said == "think: this server does not let thinking be turned off; leave it out"

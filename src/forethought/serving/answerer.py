@@ -102,7 +102,7 @@ class SplittingAnswerer:
         attempts = self._settings.attempts
         if self._settings.without_response == "error":
             outputs = f"{attempts} outputs" if attempts > 1 else "one output"
-            raise NoResponseError(f"the model gave no response in {outputs}")
+            raise NoResponseError(f"the model gave no response in {outputs}", think=question.think)
         yield cost.end("length", attempts)
 
     def _conversation(self, question: AnswerRequest) -> tuple[Message, ...]:

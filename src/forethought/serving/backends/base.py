@@ -109,7 +109,11 @@ class RefusedDrawError(Exception):
 
 
 class NoResponseError(Exception):
-    """No output had a response after all attempts."""
+    """No output had a response after all attempts; `think` is whether a thought was asked for."""
+
+    def __init__(self, message: str = "", *, think: bool = True) -> None:
+        super().__init__(message)
+        self.think = think
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

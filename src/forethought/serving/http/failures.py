@@ -38,6 +38,8 @@ def as_api_error(error: Exception, request_id: str, *, allow_think_off: bool) ->
             return ApiError(400, message, param="messages", code="conversation_refused")
         case NoResponseError():
             advice = ", or with think set to false" if allow_think_off else ""
+            if not error.think:
+                advice = ", with a larger max_tokens or without think set to false"
             message = f"the model gave no response after all attempts; ask again{advice}"
             return ApiError(502, message, kind=SERVER, code="no_response")
         case BackendError():
