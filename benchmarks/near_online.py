@@ -13,6 +13,7 @@ overhead.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import statistics
 import tempfile
@@ -81,8 +82,9 @@ def _difference(what: str, ours: list[dict[str, float]], theirs: list[dict[str, 
         "seeds", [sum(by_prompt.values()) / len(by_prompt) for by_prompt in by_seed]
     )
     shown = "; ".join(
-        f"over {result.name} {100 * result.interval[0]:+.1f} to {100 * result.interval[1]:+.1f}"
+        f"over {result.name} {100 * low:+.1f} to {100 * high:+.1f}"
         for result in (prompts, seeds)
+        for low, high in [result.interval or (math.nan, math.nan)]
     )
     return f"{what}: {100 * prompts.value:+.1f} points (95 % {shown})"
 

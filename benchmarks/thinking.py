@@ -10,6 +10,7 @@ prompt and its 95 % interval is Student's t over prompts; the same over seeds st
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 import time
@@ -68,7 +69,7 @@ def show_difference(runs: list[list[str]], policy: int) -> None:
         "over seeds", [sum(by_prompt.values()) / len(by_prompt) for by_prompt in by_seed]
     )
     for result in (over_prompts, over_seeds):
-        low, high = (100 * bound for bound in result.interval)
+        low, high = (100 * bound for bound in result.interval or (math.nan, math.nan))
         print(
             f"policy {policy}: thought - direct {100 * result.value:+.1f} points, 95 % interval "
             f"{result.name} {low:+.1f} to {high:+.1f}, n = {result.count}"

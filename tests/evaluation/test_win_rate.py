@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from interval_ends import ends_of
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -59,7 +60,8 @@ def test_a_tie_counts_half():
     result = win_rate(comparisons([1, 1, 0.5, 0]))
     assert result.value == 0.625
     assert result.count == 4
-    assert result.interval[0] < 0.625 < result.interval[1]
+    low, high = ends_of(result)
+    assert low < 0.625 < high
 
 
 def test_categories_are_rated_apart():
@@ -153,7 +155,7 @@ def test_winning_everything_is_not_certain(count):
     rows = comparisons(np.ones(count), lengths)
     for found in (win_rate(rows), length_controlled_win_rate(rows)):
         assert found.value == pytest.approx(1, abs=1e-4)
-        low, high = found.interval
+        low, high = ends_of(found)
         assert 0.2 < low < 0.85
         assert high == pytest.approx(1, abs=1e-4)
     named = comparisons(np.ones(count), lengths, ["maths"] * count)
@@ -165,7 +167,7 @@ def test_length_controlled_rates_of_few_prompts_hold(count, theta):
     held, worlds = 0, 150
     for world in range(worlds):
         rows = comparisons(*drawn(count, theta, 1.0, seed=2000 + world))
-        low, high = length_controlled_win_rate(rows, resamples=200).interval
+        low, high = ends_of(length_controlled_win_rate(rows, resamples=200))
         held += low <= expit(theta) <= high
     assert held / worlds >= 0.93
 
@@ -182,6 +184,7 @@ def test_intervals_hold_as_often_as_they_say():
     for world in range(worlds):
         rows = comparisons(*drawn(300, 0.4, phi, seed=1000 + world))
         for found in (win_rate(rows), length_controlled_win_rate(rows, resamples=400)):
-            held[found.name] += found.interval[0] <= truth[found.name] <= found.interval[1]
+            low, high = ends_of(found)
+            held[found.name] += low <= truth[found.name] <= high
     for name, times in held.items():
         assert 0.93 <= times / worlds <= 0.985, (name, times)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from interval_ends import ends_of
 from whole_pairs import build_pairs
 
 from forethought.config import PairsConfig, Recipe
@@ -288,7 +289,7 @@ def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:
     stage.seal(
         {
             "test_score": result.value,
-            "interval": list(result.interval),
+            "interval": list(ends_of(result)),
             "count": result.count,
             "scores": dict(scores),
             "statuses": dict(Counter(str(answer.parsed.status) for answer in answers)),
@@ -367,7 +368,7 @@ def _measure(run: Path, name: str, arm: Arm, policy: int, figures: list[Evaluati
     folder = run / "measures" / name / arm / f"policy_{policy}"
     stage = Stage(folder, name=name, version=1, config={"measure": {"attempts": 3}})
     counts: dict[str, Any] = {
-        "results": [asdict(figure) | {"interval": list(figure.interval)} for figure in figures]
+        "results": [asdict(figure) | {"interval": list(ends_of(figure))} for figure in figures]
     }
     if name == "win_rate":
         counts["tokens_per_prompt"] = {"first": 80.0, "second": 30.0, "best_of_n": 90.0}
