@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NAMES = {
-    *("run", "init", "compare", "status", "plan", "config", "report", "view"),
+    *("run", "check", "runs", "init", "compare", "status", "plan", "config", "report", "view"),
     *("sample", "judge", "evaluate", "export"),
     *("serve", "chat", "vllm-plugin", "new-key"),
 }

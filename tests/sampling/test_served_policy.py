@@ -71,7 +71,7 @@ def test_a_server_is_started_for_every_policy(tmp_path):
 
 def test_a_server_that_does_not_start_says_why(tmp_path):
     for words, problem in [
-        ("no-such-command --port {port} {model}", "no-such-command cannot be started"),
+        ("no-such-command --port {port} {model}", "no program 'no-such-command'"),
         (f"{sys.executable} -c exit(3) {{port}} {{model}}", "ended with status 3"),
         (f"{sys.executable} -c oops {{port}} {{model}}", "name 'oops' is not defined"),
     ]:
