@@ -30,7 +30,10 @@ def look_at_engine(
         case OpenAISampling(command=str(command)):
             program = (shlex.split(command) or [""])[0]
             if shutil.which(program) is None:
-                yield f"sampling.command: there is no program {program!r}; install it, or name another"
+                yield (
+                    f"sampling.command: there is no program {program!r}; install it, or name "
+                    "another"
+                )
         case OpenAIEngine():
             yield from look_at_server(engine)
         case ScriptedEngine():
