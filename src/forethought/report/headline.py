@@ -206,15 +206,20 @@ def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
     return Tile(
         label=f"{ARM_NAMES['thought']}: thought length",
         value=f"{last.thought_tokens:.0f} tokens",
-        note=f"{seed.thought_tokens:.0f} at the seed",
+        note=_seed_words(last, f"{seed.thought_tokens:.0f}"),
         arm="",
     )
+
+
+def _seed_words(last: PolicyScore, figure: str) -> str:
+    """The seed's figure beside a later policy's; beside its own there is nothing to compare."""
+    return f"{figure} at the seed" if last.policy else policy_words(0)
 
 
 def _failure_tile(arm: Arm, seed: PolicyScore, last: PolicyScore) -> Tile:
     return Tile(
         label=f"{ARM_NAMES[arm]}: no response at first",
         value=f"{last.parse_failures:.1%}",
-        note=f"{seed.parse_failures:.1%} at the seed",
+        note=_seed_words(last, f"{seed.parse_failures:.1%}"),
         arm="",
     )
