@@ -126,6 +126,17 @@ def test_csv_is_downloaded(page: Any):
     assert len(text.splitlines()) == 7
 
 
+def test_a_name_in_the_csv_is_no_formula(browser: Any, report: Path, tmp_path: Path):
+    page_file = tmp_path / "named.html"
+    named = report.read_text(encoding="utf-8").replace('"Thought arm"', '"=HYPERLINK(1,2)"')
+    page_file.write_text(named, encoding="utf-8")
+    with opened(browser, page_file, "#chart-score .main-svg") as page:
+        with page.expect_download() as download:
+            page.locator("#chart-score").get_by_role("button", name="Download CSV").click()
+        lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[1].startswith('"\'=HYPERLINK(1,2)",0')
+
+
 def test_theme_recolours_the_plots(page: Any):
     colour = "document.getElementById('chart-score').querySelector('.plot').data[1].line.color"
     assert page.evaluate(colour) == "#0072b2"

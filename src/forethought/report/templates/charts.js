@@ -200,7 +200,9 @@
 
   function csv(view) {
     const quoted = (value) => {
-      const text = value === null ? "" : String(value);
+      let text = value === null ? "" : String(value);
+      // A spreadsheet would run a name that begins like a formula; a number may begin with "-".
+      if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = "'" + text;
       return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
     };
     const lines = [view.columns.map((column) => column.name), ...view.rows];
