@@ -95,9 +95,8 @@ def grade_microworld(prompt: Prompt, response: str) -> float:
 def _users_function(path: str) -> Grade:
     if ":" not in path:
         raise ValueError(
-            f"judge.function: {path!r} is no verifier{did_you_mean(path, GRADERS)}; use "
-            "'microworld', 'gsm8k', or "
-            "package.module:function for one of your own"
+            f"judge.function: {path!r} is no verifier; use 'microworld', 'gsm8k', or "
+            f"package.module:function for one of your own{did_you_mean(path, GRADERS)}"
         )
     function = import_attribute(path, "judge.function")
     try:
