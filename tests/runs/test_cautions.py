@@ -67,6 +67,11 @@ def test_answers_without_a_response_are_said(recipe):
     assert [each[:60] for each in said if "first answers" in each] == [
         "Of the thought arm's first answers to the test prompts 25% h"
     ]
+    assert any("were answered again" in each for each in said)
+    once = recipe.evaluation.model_copy(update={"attempts": 1})
+    said_once = cautions(recipe.model_copy(update={"evaluation": once}))
+    assert any("these prompts count as lost" in each for each in said_once)
+    assert not any("answered again" in each for each in said_once)
     assert any("25% were cut off inside the response" in each for each in said)
     assert not any("rests on" in each for each in said)
 

@@ -94,10 +94,12 @@ def _few_prompts(recipe: Recipe) -> Iterator[str]:
 def _without_response(recipe: Recipe) -> Iterator[str]:
     for arm, counts in _last_evaluations(recipe).items():
         if (share := counts.get("parse_failures", 0.0)) > WITHOUT:
+            again = "were answered again, and count as lost where no try had one"
+            if recipe.evaluation.attempts == 1 or recipe.evaluation.temperature == 0:
+                again = "count as lost"
             yield (
                 f"Of the {arm} arm's first answers to the test prompts {share:.0%} have no "
-                "response; these prompts were answered again, and count as lost where no try had "
-                "one (thought_format, sampling.max_new_tokens)."
+                f"response; these prompts {again} (thought_format, sampling.max_new_tokens)."
             )
     for arm in recipe.arms:
         for counts in list(_sealed(recipe, arm, "rollouts"))[-1:]:
