@@ -83,6 +83,7 @@ def test_status_and_report_know_the_folder_of_seeds(seeds):
     assert status.exit_code == 0, status.output
     assert status.output.count("evaluation") == 8
     assert forethought("report", folder).exit_code == 0
+    assert forethought("check", folder).output.count("are as sealed") == 2
     view = forethought("view", folder)
     assert view.exit_code == 1
     assert "seed_3" in view.output.replace("\n", "")
