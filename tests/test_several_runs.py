@@ -171,6 +171,22 @@ def test_one_output_is_drawn_where_one_is_asked_for(tmp_path):
     assert len(json.loads(line)["outputs"]) == 1
 
 
+def test_a_plan_says_how_often_it_is_done(tmp_path):
+    words = ("plan", QUICKSTART, f"run={tmp_path / 'x'}", *SHORT)
+    assert "one seed's run" not in forethought(*words).output
+    assert "all 3 together take 3 times as much" in forethought(*words, "seeds=[0, 1, 2]").output
+    planned = forethought(*words, "seeds=[0, 1, 2]", "--gpu", "h100", "--json")
+    assert json.loads(planned.stdout)["seeds"] == 3
+
+
+def test_seeds_do_not_stand_inside_a_run_of_one(seeds):
+    folder, _ = seeds
+    done = forethought("run", QUICKSTART, f"run={folder / 'seed_3'}", *SHORT, "seeds=[0, 1]")
+    assert done.exit_code == 1
+    assert "is a run of one seed" in done.output
+    assert not (folder / "seed_3" / "seed_0").exists()
+
+
 def test_seeds_are_distinct(tmp_path):
     with pytest.raises(ValueError, match=r"seeds: \[1, 1\] names a seed twice"):
         small_recipe(tmp_path, "seeds=[1, 1]")

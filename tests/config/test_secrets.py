@@ -31,6 +31,6 @@ def test_its_place_is_named_and_it_is_not(words, place):
 
 
 def test_what_only_sounds_like_one_may_stand(tmp_path):
-    body = "judge.engine.extra_body={max_tokens: 8, key_count: 2, stop_token: 7}"
+    body = "judge.engine.extra_body={max_tokens: 8, stop_token: x, prompt_cache_key: y}"
     recipe = load_recipe([QUICKSTART, *SERVER, URL, body, "judge.engine.api_key_env=KEY"])
     assert recipe.judge.identity()["engine"]["extra_body"]["max_tokens"] == 8

@@ -110,7 +110,10 @@ def test_where_thinking_hurts_is_said(complete_run: Path):
     scored(complete_run, "direct", 2, everywhere(1.0))
     scored(complete_run, "thought", 2, everywhere(1.0) | {"arithmetic": 0.0})
     [hurts] = [finding for finding in made(complete_run).findings if "Thinking hurts" in finding]
-    assert hurts.startswith("Thinking hurts in 1 of 5 categories: arithmetic −100.0 points (95 %")
+    assert hurts.startswith(
+        "Thinking hurts in 1 of 5 categories (by chance alone 0.1 would lie below zero): "
+        "arithmetic −100.0 points (95 %"
+    )
     assert hurts.endswith("n = 8).")
     assert hurts in terminal(complete_run)
     # Not enough to be sure of, and still the first thing to look at.
@@ -132,6 +135,10 @@ def test_one_arm_alone_says_what_its_change_rests_on(tmp_path: Path):
     assert "its test score changed by 0.0 points (95 % interval −" in sentence
     assert sentence.endswith("97.5% had no response and were drawn again.")
     assert claim_of(load_run(run)).line() == sentence
+    recipe = load_run(run)
+    once = recipe.evaluation.model_copy(update={"attempts": 1})
+    told = claim_of(recipe.model_copy(update={"evaluation": once})).line()
+    assert told.endswith("97.5% had no response and count as lost.")
 
 
 def test_tiles_say_whose_they_are(complete_run: Path):

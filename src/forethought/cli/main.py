@@ -148,6 +148,7 @@ def plan(
             reporter.console.print(plan_table(make_plan(recipe)))
             for reason in lacking:
                 reporter.say(f"not here yet: {reason}")
+            _say_seeds(recipe, reporter)
             return
         costs = recipe_costs(
             recipe,
@@ -163,6 +164,7 @@ def plan(
             typer.echo(json.dumps(cost_json(costs), indent=2))
         else:
             reporter.console.print(cost_table(costs, reporter.console.width))
+            _say_seeds(recipe, reporter)
 
 
 @app.command()
@@ -311,6 +313,12 @@ def judge(
         from forethought.pipeline.on_files import judge_file
 
         judge_file(part, responses, output, reporter, explain=explain)
+
+
+def _say_seeds(recipe: Recipe, reporter: Reporter) -> None:
+    """A plan is of one seed; say so where a run has several."""
+    if (count := len(recipe.seeds)) > 1:
+        reporter.say(f"This is one seed's run; all {count} together take {count} times as much.")
 
 
 def _recipe(words: Sequence[str]) -> Recipe:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from forethought.config.base import ARMS
@@ -14,7 +15,8 @@ from forethought.config.recipe_files import load_run
 from forethought.runs.lock import holder
 from forethought.runs.policies import is_run
 from forethought.runs.schedule import stage_refs
-from forethought.runs.summary import last_in_all_arms, summarise
+from forethought.runs.summary import last_in_all_arms
+from forethought.storage.sealed_stage import read_object
 
 DEPTH = 3
 """Folders below the one that is named in which runs are looked for."""
@@ -33,13 +35,14 @@ def find_runs(folder: Path) -> list[Path]:
         depth = len(inside.relative_to(folder).parts)
         if is_run(inside):
             found.append(inside)
-        if is_run(inside) or depth == DEPTH:
+            folders.clear()
+        elif depth == DEPTH:
             folders.clear()
     return sorted(found, key=_touched, reverse=True)
 
 
 def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
-    """A row for each run; one that cannot be read says why."""
+    """A row for each run; `forethought check` says what is wrong with one that is damaged."""
     table = Table(title=f"Runs in {folder}", title_justify="left")
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
@@ -48,7 +51,7 @@ def runs_table(folder: Path, runs: Sequence[Path]) -> Table:
     for run in runs:
         when = time.strftime("%m-%d %H:%M", time.localtime(_touched(run)))
         name = str(run.relative_to(folder)) if run != folder else run.name
-        table.add_row(name, *_cells(run), when)
+        table.add_row(escape(name), *_cells(run), when)
     table.caption = "state: stages that are done; scores: of the last policy that all arms have"
     table.caption_justify = "left"
     return table
@@ -59,7 +62,8 @@ def _cells(run: Path) -> list[str]:
         recipe = load_run(run)
         refs = list(stage_refs(recipe))
         done = sum(ref.sealed for ref in refs)
-        summary = summarise(recipe)
+        written = run / "summary.json"
+        last = last_in_all_arms(read_object(written)) if written.is_file() else None
     except ValueError:
         return ["[red]damaged[/red]", "", "", ""]
     state = f"{done}/{len(refs)}"
@@ -67,7 +71,6 @@ def _cells(run: Path) -> list[str]:
         state = f"[yellow]at work {state}[/yellow]"
     elif done == len(refs):
         state = "[green]done[/green]"
-    last = last_in_all_arms(summary)
     if last is None:
         return [state, "", "", ""]
     scores = (last[1].get(arm) for arm in ARMS)

@@ -22,6 +22,11 @@ class DrawConfig(ConfigModel):
     attempts: int = Field(default=3, ge=1)
     """Outputs without a response are sampled again up to so many times, then lose."""
 
+    @property
+    def tries(self) -> int:
+        """Outputs that may be drawn for an answer; a greedy one would only be repeated."""
+        return self.attempts if self.temperature > 0 else 1
+
 
 class AnswersConfig(DrawConfig):
     """How a policy answers held-out prompts."""

@@ -8,9 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 NAME = re.compile(
-    r"(?:^|[_-])(?:api[_-]?key|key|token|secret|passw(?:or)?d|authorization|bearer)$", re.IGNORECASE
+    r"^(?:key|token)$"
+    r"|(?:^|[_-])(?:api[_-]?key|(?:access|auth|private|secret)[_-]?(?:key|token)|secret"
+    r"|passw(?:or)?d|authorization|bearer)$",
+    re.IGNORECASE,
 )
-"""How fields that hold a secret are called; `api_key_env` and `max_tokens` are not."""
+"""How fields that hold a secret are called; `api_key_env`, `stop_token` and `prompt_cache_key` are
+not."""
 HIDDEN = "…"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from forethought.config import DrawConfig, FilePrompts, MicroworldPrompts, PromptSource, Recipe
+from forethought.config import FilePrompts, MicroworldPrompts, PromptSource, Recipe
 from forethought.evaluation.alpaca_eval.alpaca_outputs import read_instructions
 from forethought.evaluation.arena_hard.arena_files import read_questions
 from forethought.evaluation.probe_openings import VARIANTS
@@ -66,7 +66,7 @@ def plan_table(rows: list[StagePlan]) -> Table:
     tokens = sum(row.tokens for row in rows)
     table.add_column("new tokens", justify="right", footer=f"{tokens:,}")
     calls = sum(row.calls for row in rows)
-    tries = tries_of(rows[0].ref.recipe.selection)
+    tries = rows[0].ref.recipe.selection.tries
     notes = ["new tokens: every output at its limit"]
     if tries > 1:
         notes[0] += f", answers drawn {tries} times for want of a response"
@@ -84,11 +84,6 @@ def plan_table(rows: list[StagePlan]) -> Table:
         times = f"{len(alike)} x " if len(alike) > 1 else ""
         table.add_row(_label(alike), times + alike[0].work, *shown, _size(disk) if disk else "")
     return table
-
-
-def tries_of(draw: DrawConfig) -> int:
-    """How often an answer is drawn at most: a greedy one says the same at every attempt."""
-    return draw.attempts if draw.temperature > 0 else 1
 
 
 def _alike(rows: list[StagePlan]) -> list[list[StagePlan]]:
@@ -140,11 +135,11 @@ def _stage_plan(ref: StageRef, checkpoint: int) -> StagePlan:
             work = f"{recipe.training.epochs} epochs x {count} answers"
             together = recipe.training.epochs * recipe.selection.samples
             calls = recipe.prompts.validation.count * recipe.judge.calls_per_group(together)
-            tokens = recipe.training.epochs * count * limit * tries_of(recipe.selection)
+            tokens = recipe.training.epochs * count * limit * recipe.selection.tries
         case "evaluation":
             assert held_out is not None
             count = held_out.count * recipe.evaluation.samples
-            work, tokens = f"{count} answers", count * limit * tries_of(recipe.evaluation)
+            work, tokens = f"{count} answers", count * limit * recipe.evaluation.tries
             sides = 2 if recipe.judge.is_relative else 1
             if sides == 1 or ref.folder != ref.baseline.folder:
                 together = sides * recipe.evaluation.samples
@@ -164,7 +159,7 @@ def _measure_plan(ref: StageRef) -> StagePlan:
         calls = test * recipe.judge.calls_per_group(2)
         if measures.win_rate.equal_tokens:
             work += ", at equal tokens too"
-            outputs = test * (MOST_ANSWERS + 1) * tries_of(measures.win_rate)
+            outputs = test * (MOST_ANSWERS + 1) * measures.win_rate.tries
             calls = 3 * calls + test * recipe.judge.calls_per_group(MOST_ANSWERS)
     elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
@@ -177,14 +172,14 @@ def _measure_plan(ref: StageRef) -> StagePlan:
         work = f"{count} questions, twice"
         if None in map(question_count, measures.gsm8k.sources):
             work = f"every question, twice ({count} assumed)"
-        outputs = 2 * count * tries_of(measures.gsm8k)
+        outputs = 2 * count * measures.gsm8k.tries
     elif ref.stage == "alpaca_eval" and measures.alpaca_eval is not None:
         calls = questions_asked(recipe, ref.stage)
-        work, outputs = f"{calls} instructions", calls * tries_of(measures.alpaca_eval)
+        work, outputs = f"{calls} instructions", calls * measures.alpaca_eval.tries
     elif ref.stage == "arena_hard" and measures.arena_hard is not None:
         count = questions_asked(recipe, ref.stage)
         work, calls = f"{count} questions, two games", 2 * count
-        outputs = count * tries_of(measures.arena_hard)
+        outputs = count * measures.arena_hard.tries
     tokens = outputs * recipe.sampling.max_new_tokens
     return StagePlan(ref=ref, work=work, tokens=tokens, calls=calls, disk=0)
 

@@ -80,9 +80,11 @@ def caption(costs: Costs) -> str:
 
 
 def cost_json(costs: Costs) -> dict[str, Any]:
-    """All figures, in seconds, bytes, operations and USD; of a stage, of each time it runs."""
+    """All figures of one seed's run, in seconds, bytes, operations and USD; of a stage, of each
+    time it runs."""
     cluster = costs.setting.cluster
     return {
+        "seeds": max(len(costs.setting.recipe.seeds), 1),
         "device": asdict(cluster.device),
         "gpus": cluster.gpus,
         "used": devices_used(costs.setting.recipe),

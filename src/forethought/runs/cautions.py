@@ -95,7 +95,7 @@ def _without_response(recipe: Recipe) -> Iterator[str]:
     for arm, counts in _last_evaluations(recipe).items():
         if (share := counts.get("parse_failures", 0.0)) > WITHOUT:
             again = "were answered again, and count as lost where no try had one"
-            if recipe.evaluation.attempts == 1 or recipe.evaluation.temperature == 0:
+            if recipe.evaluation.tries == 1:
                 again = "count as lost"
             yield (
                 f"Of the {arm} arm's first answers to the test prompts {share:.0%} have no "

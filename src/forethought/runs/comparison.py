@@ -85,7 +85,11 @@ def claim_of(recipe: Recipe) -> Claim:
         arm: evaluated[arm][policy]["parse_failures"] for arm in recipe.arms
     }
     withheld = any(share > MOSTLY for share in unparsed.values())
-    said = _withheld(difference, unparsed, scale) if withheld else _sentence(difference, unparsed)
+    said = (
+        _withheld(difference, unparsed, scale)
+        if withheld
+        else _sentence(recipe, difference, unparsed)
+    )
     return Claim(
         policy=policy,
         difference=difference,
@@ -168,7 +172,7 @@ def _after(policy: int) -> str:
     return f"after {policy} iteration{'s' if policy > 1 else ''}"
 
 
-def _sentence(difference: EvaluationResult, unparsed: Mapping[Arm, float]) -> str:
+def _sentence(recipe: Recipe, difference: EvaluationResult, unparsed: Mapping[Arm, float]) -> str:
     few = difference.count < FEW_PROMPTS
     here = f"on these {difference.count} test prompts" if few else "here"
     if difference.interval is None:
@@ -191,13 +195,13 @@ def _sentence(difference: EvaluationResult, unparsed: Mapping[Arm, float]) -> st
             "the arms cannot be told apart: the interval contains zero. "
             f"More test prompts than {difference.count:,} would narrow it."
         )
-    return text + _drawn_again(unparsed)
+    return text + _unparsed(recipe, unparsed)
 
 
-def _drawn_again(unparsed: Mapping[Arm, float]) -> str:
+def _unparsed(recipe: Recipe, unparsed: Mapping[Arm, float]) -> str:
+    then = "were drawn again" if recipe.evaluation.tries > 1 else "count as lost"
     return "".join(
-        f" Of the {arm} arm's first outputs {PERCENT.number(share)} had no response and were "
-        "drawn again."
+        f" Of the {arm} arm's first outputs {PERCENT.number(share)} had no response and {then}."
         for arm, share in unparsed.items()
         if share > WITHOUT
     )
@@ -243,5 +247,5 @@ def _gain(recipe: Recipe, arm: Arm, evaluated: Mapping[int, dict[str, Any]], sca
     unparsed: dict[Arm, float] = {arm: evaluated[last]["parse_failures"]}
     return (
         f" From the seed to policy {last} its test score changed by "
-        f"{scale.change_with_interval(change)}.{_drawn_again(unparsed)}"
+        f"{scale.change_with_interval(change)}.{_unparsed(recipe, unparsed)}"
     )

@@ -13,6 +13,8 @@ from forethought.types import EvaluationResult
 
 SHOWN = 3
 """Categories that a sentence names."""
+BY_CHANCE = 0.025
+"""Of 95 % intervals around nothing, the share that lies below zero."""
 CLEARLY = 3.0
 """How many times farther below zero than above it the worst category's interval reaches at least,
 where none lies below it."""
@@ -59,7 +61,8 @@ def _hurts(claim: Claim) -> Iterator[str]:
             f"{name} {claim.scale.change_with_interval(each)}" for name, each in below[:SHOWN]
         )
         more = f"; and {len(below) - SHOWN} more" if len(below) > SHOWN else ""
-        yield f"Thinking hurts in {len(below)} of {whole} categories: {named}{more}."
+        chance = f"by chance alone {BY_CHANCE * whole:.1f} would lie below zero"
+        yield f"Thinking hurts in {len(below)} of {whole} categories ({chance}): {named}{more}."
         return
     name, worst = ordered[0]
     if worst.interval and worst.value < 0 and -worst.interval[0] >= CLEARLY * worst.interval[1]:

@@ -81,7 +81,7 @@ def at_run_policy(model: ModelConfig) -> ModelConfig:
     """A recipe's model; where its path names a run's policy, the weights of that one.
 
     Raises: ValueError if it names a run but no policy of it; StageError if its weights were
-    dropped.
+    dropped, or are not as they were sealed.
     """
     try:
         found = find_run_policy(model.path)

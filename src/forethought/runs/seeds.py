@@ -55,9 +55,17 @@ class OverSeeds:
 
 
 def seed_recipes(recipe: Recipe) -> list[Recipe]:
-    """A recipe for each of its `seeds`; the recipe itself where it names none."""
+    """A recipe for each of its `seeds`; the recipe itself where it names none.
+
+    Raises: ValueError if the folder of several seeds is already a run of one.
+    """
     if not recipe.seeds:
         return [recipe]
+    if is_run(recipe.run):
+        raise ValueError(
+            f"run: {recipe.run} is a run of one seed, and the runs of {len(recipe.seeds)} would "
+            "stand in it; name another folder (run=…)"
+        )
     return [
         recipe.model_copy(update={"run": recipe.run / f"{FOLDER}{seed}", "seed": seed, "seeds": ()})
         for seed in recipe.seeds

@@ -375,23 +375,19 @@ def check_files(folder: Path, below: str = "") -> None:
     for part in read_manifest(folder).parts:
         if part.name.startswith(below):
             path = folder / part.name
-            seen = _seen(path)
-            if seen is None or _digests.get(seen) != part.sha256:
+            if not path.is_file() or _digests.get(_seen(path)) != part.sha256:
                 check_part(folder, part)
                 _digests[_seen(path)] = part.sha256
 
 
 _Seen = tuple[int, int, int, int]
-_digests: dict[_Seen | None, str] = {}
+_digests: dict[_Seen, str] = {}
 """Digest of each file whose content this process has read, by what the disk says of it."""
 
 
-def _seen(path: Path) -> _Seen | None:
-    """What tells a file's content apart without reading it; `None` where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
+def _seen(path: Path) -> _Seen:
+    """What tells a file's content apart without reading it."""
+    stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 

@@ -62,7 +62,7 @@ def answer_prompts(
     owed = {prompt.prompt_id: tuple(range(samples)) for prompt in prompts}
     with policy_executor(stage, policy, params) as executor:
         # Greedy, another attempt would be the same output.
-        for attempt in range(draw.attempts if draw.temperature > 0 else 1):
+        for attempt in range(draw.tries):
             new, unsampled = _sample(policy, executor, prompts, owed, attempt)
             refused |= {refusal.prompt_id: refusal for refusal in unsampled}
             latest |= {
