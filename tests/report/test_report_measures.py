@@ -286,4 +286,4 @@ def test_results_that_cannot_be_read_are_refused_with_a_way_out(
     with pytest.raises(StageError, match=words) as caught:
         write_report(changeable)
     assert str(folder) in str(caught.value)
-    assert "remove the folder" in str(caught.value)
+    assert "move the folder away" in str(caught.value)

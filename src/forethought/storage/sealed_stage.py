@@ -478,7 +478,8 @@ def _refuse_other_work(folder: Path, found: dict[str, Any], wanted: dict[str, An
         f"{folder} holds other work than this recipe asks for:\n"
         + "\n".join(f"  {line}" for line in differences)
         + "\nWays out: give it a folder of its own (run=…, or --output), move a whole run aside "
-        f"(run --fresh), put the setting back, or remove what is to be made again (rm -r {folder})"
+        "(run --fresh), put the setting back, or move away what is to be made again "
+        f"(mv {folder} {folder}.old)"
     )
 
 

@@ -112,7 +112,10 @@ def _measured(ref: StageRef) -> Measured:
 
 
 def _results(folder: Path, counts: Mapping[str, Any]) -> list[EvaluationResult]:
-    redo = f"to measure again, remove the folder (rm -r {folder}) and run the same command"
+    redo = (
+        f"to measure again, move the folder away (mv {folder} {folder}.old) and run the same "
+        "command"
+    )
     if "results" not in counts:
         raise StageError(f"{folder / MANIFEST}: counts has no results; {redo}")
     try:
