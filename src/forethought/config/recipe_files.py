@@ -9,16 +9,17 @@ inheritance.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from forethought.config import ConfigModel, Recipe, explain
-from forethought.config.hints import did_you_mean, yaml_mistake
+from forethought.config.hints import did_you_mean
+from forethought.config.yaml_text import parse_yaml, read_yaml
 
 Part = TypeVar("Part", bound=ConfigModel)
 
@@ -118,7 +119,8 @@ def _name_of(override: str) -> str:
 
 
 def _is_override(argument: str) -> bool:
-    return OVERRIDE.match(argument) is not None and not Path(argument).is_file()
+    # Not Path.is_file, which raises for a value that is too long for a name.
+    return OVERRIDE.match(argument) is not None and not os.path.isfile(argument)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -126,9 +128,9 @@ def _read(path: Path) -> dict[str, Any]:
         beside = [str(other) for other in path.parent.glob("*.y*ml")]
         raise ValueError(f"recipe {path} does not exist{did_you_mean(path, beside)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not readable YAML: {yaml_mistake(error)}") from error
+        content = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"recipe {path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"recipe {path} must be a mapping of fields, found {content!r:.80}")
     return content
@@ -137,9 +139,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _override(argument: str) -> dict[str, Any]:
     name, _, text = argument.partition("=")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {argument!r}: the value is not readable YAML") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"override {argument!r:.80}: the value is not readable YAML") from error
     # YAML 1.1 reads 1e-4 as a string.
     if isinstance(value, str) and EXPONENT.fullmatch(value):
         value = float(value)

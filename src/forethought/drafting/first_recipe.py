@@ -10,6 +10,7 @@ import yaml
 
 from forethought.config import Recipe
 from forethought.config.recipe_files import load_part
+from forethought.config.yaml_text import parse_yaml
 from forethought.drafting.facts import Facts, gather_facts
 from forethought.drafting.judge_word import judge_section
 from forethought.drafting.prompt_file import graded_by_number
@@ -74,7 +75,7 @@ def _text(facts: Facts, judge: dict[str, Any] | None, target: Path) -> tuple[str
     ]
     text = "\n".join(parts)
     # Nothing is handed over that could not be run.
-    load_part(Recipe, (), {"judge": PLACEHOLDER} | yaml.safe_load(text))
+    load_part(Recipe, (), {"judge": PLACEHOLDER} | parse_yaml(text))
     return text, judge is not None
 
 

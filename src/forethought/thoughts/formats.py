@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from forethought.config import ConfigModel, explain
-from forethought.config.hints import did_you_mean, yaml_mistake
+from forethought.config.hints import did_you_mean
+from forethought.config.yaml_text import read_yaml
 from forethought.thoughts.markers import Markers
 from forethought.thoughts.splitter import Splitter
 from forethought.types import FinishReason, Message, ParsedOutput, ParseStatus
@@ -204,11 +204,9 @@ def load_format(name: str) -> ThoughtFormat:
             f"{did_you_mean(name, THOUGHT_FORMATS)}"
         )
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"thought_format: {path} is not readable YAML: {yaml_mistake(error)}"
-        ) from error
+        fields = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"thought_format: {path} is not readable YAML: {error}") from error
     try:
         return ThoughtFormat.model_validate(fields)
     except ValidationError as error:

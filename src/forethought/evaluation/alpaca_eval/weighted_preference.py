@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from forethought.config.yaml_text import read_yaml
 from forethought.judging.llm.frame import printable
 from forethought.models.control_tokens import without_well_known
 
@@ -86,4 +85,4 @@ def judge_messages(comparison: OutputPair) -> list[dict[str, str]]:
 @cache
 def _prompt() -> dict[str, str]:
     """The text of each turn."""
-    return yaml.safe_load(PROMPT_FILE.read_text(encoding="utf-8"))
+    return read_yaml(PROMPT_FILE)

@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, overload
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from forethought.config import explain
 from forethought.config.base import ConfigModel
-from forethought.config.hints import did_you_mean, yaml_mistake
+from forethought.config.hints import did_you_mean
+from forethought.config.yaml_text import read_yaml
 from forethought.judging.llm import frame
 from forethought.judging.llm.stated import stated
 from forethought.types import Message, Prompt
@@ -233,10 +233,10 @@ def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
             f"YAML file or one of {', '.join(BUILT_IN[kind])}{did_you_mean(name, BUILT_IN[kind])}"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is not YAML: {yaml_mistake(error)}; labels such as [[A]] need quotes"
+            f"{path} is not YAML: {error}; labels such as [[A]] need quotes"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} has no fields; write user, finish and so on (see {FOLDER})")
