@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from judge_models import JudgeModel, Messages, answers, group, pairwise, rating, reason, shown
 from tiny import FAMILIES, save_tokenizer
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from forethought.cli.main import app
 from forethought.judging.llm import frame
 from forethought.judging.llm.prompt_file import PairwisePrompt, RatingPrompt, load_prompt
 from forethought.models import rendering
@@ -272,3 +274,34 @@ def test_any_text_can_be_judged(text: str) -> None:
 def test_an_honest_mix_of_both_labels_is_never_half_read() -> None:
     model = JudgeModel(lambda messages, seed: "[[A]] for style, [[B]] for facts")
     assert "several verdicts" in reason(pairwise(model), group("a", "b"))
+
+
+ACTS = "[bold]markup[/bold] [link=file:///x]y[/link] \x1b[2Jcleared"
+
+
+def test_what_a_judge_says_is_text_on_the_terminal(tmp_path: Path) -> None:
+    """Its reasons by `--explain`, and by `evaluate judge` those for which it refused."""
+    said = {"match": "", "replies": [f"{ACTS} [[7]]"]}
+    (tmp_path / "replies.jsonl").write_text(json.dumps(said) + "\n")
+    row = {"prompt": "Hi", "responses": ["Hello.", ACTS]}
+    (tmp_path / "responses.jsonl").write_text(json.dumps(row) + "\n")
+    engine = ["judge.engine.type=scripted", f"judge.engine.path={tmp_path}/replies.jsonl"]
+    words = ["judge", "responses.jsonl", "scores.jsonl", "judge.type=rating", *engine, "--explain"]
+    words[1:3] = [str(tmp_path / name) for name in words[1:3]]
+    explained = CliRunner().invoke(app, words, env={"COLUMNS": "1000"})
+    assert explained.exit_code == 0, explained.output
+    assert "[bold]markup[/bold] [link=file:///x]y[/link]" in explained.output
+    assert "\x1b" not in explained.output
+    # The last turn is what a script matches: of `rating_1_to_10` the question, or "End with …".
+    silent = [{"match": text, "replies": [ACTS]} for text in ("harsh words", "End with the rating")]
+    lines = [*silent, {"match": "", "replies": ["[[7]]"]}]
+    rows = [row, row | {"prompt": "harsh words"}]
+    for name, of_file in (("replies", lines), ("responses", rows)):
+        text = "".join(json.dumps(one) + "\n" for one in of_file)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    words = ["evaluate", "judge", "judge.type=rating", *engine, "--output", str(tmp_path / "out")]
+    words += ["--responses", str(tmp_path / "responses.jsonl")]
+    measured = CliRunner().invoke(app, words, env={"COLUMNS": "1000"})
+    assert measured.exit_code == 0, measured.output
+    assert "[bold]markup[/bold] [link=file:///x]y[/link]" in measured.output
+    assert "\x1b" not in measured.output
