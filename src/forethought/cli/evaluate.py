@@ -1,4 +1,4 @@
-"""`forethought evaluate win-rate | alpaca-eval | arena-hard | gsm8k | probe`."""
+"""`forethought evaluate win-rate | alpaca-eval | arena-hard | gsm8k | probe | judge`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from forethought.progress.harmless import harmless
 from forethought.progress.reporter import Reporter
 
 evaluate = typer.Typer(
-    help="Measure policies: every figure with its interval and n.", no_args_is_help=True
+    help="Measure policies, and judges: every figure with its interval and n.", no_args_is_help=True
 )
 POLICY = "RUN/ARM/NUMBER, a model folder or hub name"
 PolicyWord = Annotated[str, typer.Argument(metavar="POLICY", help=POLICY)]
@@ -142,6 +142,38 @@ def arena_hard(
 
         scored = score_file(labels, interval=interval)
         _show_models([score.as_json() for score in scored], reporter, as_json)
+
+
+@evaluate.command("judge")
+def judge(
+    words: Words = None,
+    output: Output = None,
+    responses: Annotated[
+        Path | None,
+        typer.Option(
+            "--responses", help="JSONL of prompts and responses, in place of the package's"
+        ),
+    ] = None,
+    preferences: Annotated[
+        Path | None,
+        typer.Option("--preferences", help="JSONL of prompts, each with chosen and rejected"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How far a judge can be trusted: place, length, repetition, persuasion, agreement."""
+    reporter = _reporter(as_json)
+    with clear_errors(reporter):
+        from forethought.cli.judge_table import show_judge
+        from forethought.pipeline.measure_judge import JudgeRequest, evaluate_judge
+
+        request = JudgeRequest(
+            words=tuple(words or ()), output=output, responses=responses, preferences=preferences
+        )
+        counts = evaluate_judge(request, reporter)
+        if as_json:
+            typer.echo(json.dumps(counts, indent=2, ensure_ascii=False))
+        else:
+            show_judge(counts, reporter)
 
 
 def _given(policy: str | None, option: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from forethought.config.base import ModelSource
 from forethought.config.workers import Pooled
@@ -66,6 +66,11 @@ class JudgeFacts(Pooled):
     def panels(self) -> tuple[Route, ...]:
         """Judges that it is made of; empty where it judges by itself."""
         return ()
+
+    @property
+    def asked_again(self) -> Self:
+        """The same judge, whose replies are drawn anew where they are drawn by chance."""
+        return self
 
     def calls_per_group(self, responses: int) -> int:
         """Calls of a chat model for one prompt with so many responses, at most, without retries."""

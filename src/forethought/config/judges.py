@@ -173,9 +173,27 @@ class LLMJudge(JudgeFacts):
     min_read: float = Field(default=0.5, gt=0, le=1)
     """Share of a response's verdicts that must be readable (1: all of them). A prompt with fewer
     stays owed; else it is scored from those there are, and the others are counted as missing."""
+    seed: Annotated[int, Later] = Field(default=0, ge=0, lt=2**31)
+    """Of the first reply to a question; the others have the next ones. Another seed is another
+    draw where `temperature` is above 0."""
     type: Any
     prompt: str
     """A prompt file of the package, or a YAML file of your own."""
+
+    @property
+    def replies(self) -> int:
+        """Replies to each question, by the seeds from `seed` on."""
+        return 1
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One for each reply to a question."""
+        return tuple(range(self.seed, self.seed + self.replies))
+
+    @property
+    def asked_again(self) -> Self:
+        """By the next seeds."""
+        return self.model_copy(update={"seed": self.seed + self.replies})
 
     @property
     def model_name(self) -> str:
@@ -266,6 +284,11 @@ class RatingJudge(LLMJudge):
     votes: int = Field(default=1, ge=1)
     """Ratings per response, averaged."""
 
+    @property
+    def replies(self) -> int:
+        """One for each vote."""
+        return self.votes
+
     def calls_per_group(self, responses: int) -> int:
         """One for each vote on each response."""
         return responses * self.votes
@@ -317,6 +340,11 @@ class Member(ConfigModel):
     """A judge of any type but `mixture`."""
     weight: float = Field(default=1, gt=0)
     """Its share in the average."""
+
+    @property
+    def asked_again(self) -> Member:
+        """With its judge asked again."""
+        return self.model_copy(update={"judge": self.judge.asked_again})
 
 
 class Route(ConfigModel):
@@ -374,6 +402,15 @@ class MixtureJudge(JudgeFacts):
     def sources(self) -> tuple[tuple[str, ModelSource], ...]:
         """Those of all members."""
         return tuple(source for judge in self.judges for source in judge.sources)
+
+    @property
+    def asked_again(self) -> Self:
+        """All its members."""
+        routes = [
+            route.model_copy(update={"members": tuple(one.asked_again for one in route.members)})
+            for route in self.routes
+        ]
+        return self.model_copy(update={"routes": tuple(routes)})
 
     @property
     def devices(self) -> int:

@@ -92,7 +92,8 @@ def evaluate_policy(
         )
         return measure_policy(name, stage, subject, config, reporter)
 
-    return _in_a_folder(name, request, identity, prompts, work)
+    identity["prompts"] = _named(prompts)
+    return in_a_folder(name, request.output, identity, work)
 
 
 def compare_two(
@@ -136,7 +137,8 @@ def compare_two(
         )
         return compare(stage, match, config, reporter)
 
-    return _in_a_folder("win_rate", request, identity, prompts, work)
+    identity["prompts"] = _named(prompts)
+    return in_a_folder("win_rate", request.output, identity, work)
 
 
 def _in_its_run(
@@ -278,19 +280,26 @@ def _weights(policy: Policy) -> Any:
     return named.get("files", policy.model.path)
 
 
-def _in_a_folder(
+def _named(prompts: Sequence[Prompt]) -> str:
+    return content_hash([prompt.prompt_id for prompt in prompts])
+
+
+def in_a_folder(
     name: str,
-    request: MeasureRequest,
+    output: Path | None,
     identity: dict[str, Any],
-    prompts: Sequence[Prompt],
     work: Callable[[Stage], dict[str, Count]],
 ) -> dict[str, Count]:
-    output = request.output
+    """Do a measurement in a folder of its own, or find it done there; returns the sealed counts.
+
+    `identity` names the work besides `name`.
+
+    Raises: ValueError if there is no folder, or it holds something else.
+    """
     if output is None:
         raise ValueError("--output: name a folder for the answers and the figures")
     if output.is_file() or (output.is_dir() and _is_foreign(output)):
         raise ValueError(f"--output: {output} holds something else; name a new folder")
-    identity["prompts"] = content_hash([prompt.prompt_id for prompt in prompts])
     with run_lock(output):
         stage = Stage(output, name=name, version=VERSION, config=identity)
         stage.complete(lambda: work(stage))

@@ -169,7 +169,7 @@ class Pairwise:
             )
         self._config = config
         self._prompt = load_prompt(config.prompt, "pairwise")
-        self.name = f"pairwise:{Path(config.prompt).stem}:{config.model_name}"
+        self.name = judge_name(config)
         self._sampler = open_model(config, cache) if sampler is None else sampler
 
     def __enter__(self) -> Self:
@@ -230,7 +230,9 @@ class Pairwise:
         prompt = contest.group.prompt
         shown = (contest.texts[first], contest.texts[second])
         return SampleRequest(
-            prompt_id=prompt.prompt_id, messages=self._prompt.messages(prompt, shown), seeds=(0,)
+            prompt_id=prompt.prompt_id,
+            messages=self._prompt.messages(prompt, shown),
+            seeds=self._config.seeds,
         )
 
     def _read(self, said: str) -> str | NoVerdict:
@@ -253,6 +255,11 @@ class Pairwise:
             evidence=contest.evidence(),
             missing=contest.missing,
         )
+
+
+def judge_name(config: PairwiseJudge) -> str:
+    """What stands in every judgement of a judge with these settings."""
+    return f"pairwise:{Path(config.prompt).stem}:{config.model_name}"
 
 
 def _meetings_of_each(meetings: Iterable[Meeting]) -> Counter[int]:

@@ -53,7 +53,7 @@ class Rating:
         Raises: ValueError if the prompt file or the model cannot be used.
         """
         self._prompt = load_prompt(config.prompt, "rating")
-        self._seeds = tuple(range(config.votes))
+        self._seeds = config.seeds
         self._min_read = config.min_read
         self.name = f"rating:{Path(config.prompt).stem}:{config.model_name}"
         self.floor: float | None = self._prompt.scale[0]
