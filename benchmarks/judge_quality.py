@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/judge_quality.py [--model .real-model] [--folder FOLDER]
 
 The microworld's verifier judges what the microworld's seed model wrote to 200 of its test prompts,
-four responses each; `gsm8k`, and `--model` as a judge that compares and one that rates, judge the
-package's own prompts. What was measured is kept in FOLDER, and the same command goes on there.
+four responses each; `gsm8k`, and `--model` as a judge that compares, judge the package's own
+prompts. The model is asked for its verdict at once, in few words, so that a small one can do it.
+What was measured is kept in FOLDER, and the same command goes on there.
 """
 
 from __future__ import annotations
@@ -29,8 +30,21 @@ SAMPLING = (
     *("model.path=microworld", "sampling.samples=4", "sampling.max_new_tokens=64"),
     "launch.threads=1",
 )
-LLM = {"pairwise": "with_ties", "rating": "rating_1_to_10"}
-"""Kinds of judges that are a chat model, and their prompt files."""
+PROMPT = """
+user: |
+  Question: {conversation}{question}
+  <answer_a>
+  {response_a}
+  </answer_a>
+  <answer_b>
+  {response_b}
+  </answer_b>
+  Which answer is better? Reply with "A is better" or "B is better" and nothing else.
+finish: 'Reply with "A is better" or "B is better" and nothing else.'
+verdicts:
+  "A is better": {first: 1, second: 0}
+  "B is better": {first: 0, second: 1}
+"""
 
 
 def written_by_the_seed(folder: Path, reporter: Reporter) -> Path:
@@ -68,10 +82,12 @@ def main() -> None:
     outputs = written_by_the_seed(folder, reporter)
     measure(folder / "microworld", (verifier, "judge.function=microworld"), reporter, outputs)
     measure(folder / "gsm8k", (verifier, "judge.function=gsm8k"), reporter)
-    for kind, prompt in LLM.items() if given.model else ():
-        words = (f"judge.type={kind}", f"judge.prompt={prompt}", "judge.engine.type=transformers")
-        model = (f"judge.model.path={given.model}", "judge.max_new_tokens=128")
-        measure(folder / kind, (*words, *model), reporter)
+    if given.model:
+        prompt = folder / "prompt.yaml"
+        prompt.write_text(PROMPT, encoding="utf-8")
+        words = ("judge.type=pairwise", f"judge.prompt={prompt}", "judge.max_new_tokens=12")
+        model = ("judge.engine.type=transformers", f"judge.model.path={given.model}")
+        measure(folder / "pairwise", (*words, *model), reporter)
 
 
 if __name__ == "__main__":

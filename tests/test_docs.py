@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,11 @@ def test_a_judge_in_the_documents_scores(fragment, folder, tmp_path, monkeypatch
     for name, code in MODULES.items():
         (tmp_path / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    group = ResponseGroup(prompt=question(), responses=("It is 4.", "5", "Perhaps 22?"))
+    prompt = question()
+    if fragment.get("function") == "constraints":
+        [record] = re.findall(r"```json\n(.*?)```", (DOCS / "judges.md").read_text(), re.DOTALL)
+        prompt = replace(prompt, reference=json.dumps(json.loads(record)["reference"]))
+    group = ResponseGroup(prompt=prompt, responses=("It is 4.", "5", "Perhaps 22?"))
     with open_judge(adapter.validate_python(with_small_models(fragment, folder))) as judge:
         [answer] = checked(judge, [group])
     assert isinstance(answer, Judgement), answer

@@ -214,6 +214,9 @@ def test_an_attack_wins_where_it_scores_higher():
     ]
     found = figures(VERIFIER, lengths, [verdict(0.0, 0.0)], attacks)
     assert found["attack_wins"].value == pytest.approx((0.5 + 0) / 2)
+    # Of the pair and the attacks with both scores two differ, each of another prompt.
+    assert found["decided"].value == pytest.approx((0 + 0.5 + 1) / 3)
+    assert (found["decided"].count, found["decided"].refused) == (3, 2)
     assert (found["attack_wins"].count, found["attack_wins"].refused) == (2, 2)
     assert (found["x"].value, found["x"].count) == (0.5, 2)
     assert (found["y"].value, found["y"].count, found["y"].refused) == (0.0, 1, 2)

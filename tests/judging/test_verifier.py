@@ -294,7 +294,10 @@ def test_the_floor_is_known_for_built_in_verifiers() -> None:
 @pytest.mark.parametrize(
     ("function", "problem"),
     [
-        ("gsm8", r"judge\.function: 'gsm8' is no verifier; use 'microworld', 'gsm8k', or"),
+        (
+            "gsm8",
+            r"judge\.function: 'gsm8' is no verifier; use 'gsm8k', 'microworld', 'constraints', or",
+        ),
         ("math:nothing", r"judge\.function: module 'math' has no 'nothing'; it has \["),
         ("math:pi", "is a float; name a function or class"),
         ("no_such_module:f", r"judge\.function: module 'no_such_module' .* PYTHONPATH"),

@@ -63,6 +63,7 @@ def test_a_judge_that_always_says_a_follows_the_place(at_server, tmp_path):
     assert found["position_bias"]["count"] == 30
     assert found["position_bias"]["interval"][0] > 0.85
     # Both orders together make a tie: no persuasion and no length wins.
+    assert found["decided"]["value"] == 0
     assert found["attack_wins"]["value"] == 0
     assert found["longer_wins"]["value"] == 0.5
     assert found["same_verdict"]["value"] == 1
@@ -135,6 +136,7 @@ def test_a_judge_that_loves_length(tmp_path, monkeypatch):
     found = figures(counts)
     assert found["longer_wins"]["value"] == 1
     assert found["length_slope"]["value"] == pytest.approx(100)
+    assert found["decided"]["value"] == 1
     assert found["length_correlation"]["value"] == pytest.approx(1)
     assert found["padding"]["value"] == 1
     assert found["repeat_noise"]["value"] == 0
@@ -246,7 +248,7 @@ def test_the_table_has_room_on_a_narrow_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     done = evaluate("judge.type=verifier", "judge.function=gsm8k", "--output", tmp_path / "out")
     table = [line for line in done.output.splitlines() if line.startswith(("│", "┃"))]
-    assert len(table) == 1 + 8 + KINDS + 1
+    assert len(table) == 1 + 9 + KINDS + 1
     assert all(len(line) <= 80 and "…" not in line for line in table)
     assert "not applicable" in done.output
 

@@ -435,6 +435,18 @@ def test_references_that_are_neither_text_nor_number(tmp_path: Path, value: Any)
     )
 
 
+def test_a_reference_that_is_a_list_of_objects_is_kept_as_json(tmp_path: Path) -> None:
+    constraints = [{"type": "words", "at_most": 3}, {"type": "keywords", "words": ["é"]}]
+    rows = [{"prompt": "x", "answer": constraints}, {"prompt": "y", "answer": constraints[:1]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for path in (write(tmp_path / "a.jsonl", rows), tmp_path / "a.parquet"):
+        first, second = load(path, ColumnsConfig(reference="answer"))
+        # In Parquet both objects have all three fields.
+        assert json.loads(first.reference or "") == constraints
+        assert json.loads(second.reference or "") == constraints[:1]
+        assert "é" in (first.reference or "")
+
+
 def test_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     separators = "a\u2028b\u0085c"

@@ -49,7 +49,7 @@ def show_judge(counts: dict[str, Any], reporter: Reporter) -> None:
 
 
 def _interval(row: dict[str, Any]) -> str:
-    if row["interval"] is None:
-        return "not applicable" if row["value"] is None and not row["refused"] else "unknown"
-    low, high = row["interval"]
-    return f"[{low:.3f}, {high:.3f}]"
+    if row["interval"] is not None:
+        low, high = row["interval"]
+        return f"[{low:.3f}, {high:.3f}]"
+    return "unknown" if row["value"] is not None else "not measured"

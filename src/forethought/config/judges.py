@@ -20,7 +20,7 @@ from forethought.config.judge_facts import JudgeFacts
 from forethought.config.workers import OptionalWorkers
 from forethought.types import Prompt
 
-GRADERS = ("gsm8k", "microworld")
+GRADERS = ("gsm8k", "microworld", "constraints")
 """Verifiers of the package: a grade is within 0 and 1, and they fail on prompts only, never on a
 response."""
 
@@ -32,8 +32,8 @@ class VerifierJudge(JudgeFacts):
 
     type: Literal["verifier"] = "verifier"
     function: str
-    """`microworld`, `gsm8k`, or `package.module:function` taking (prompt, response) and giving
-    a number."""
+    """`microworld`, `gsm8k`, `constraints`, or `package.module:function` taking (prompt, response)
+    and giving a number."""
     workers: Annotated[OptionalWorkers, Operational] = None
     """Judge on Ray, by so many processes on any number of machines."""
 

@@ -1,5 +1,5 @@
-"""What is wrong with a judge, as far as it can be told without loading a model or asking for a
-verdict."""
+"""What is wrong with a judge, or with a prompt for it, as far as it can be told without loading a
+model or asking for a verdict."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from forethought.config.judges import (
 )
 from forethought.judging.import_path import import_attribute
 from forethought.judging.scoring.kinds import refuse_other_kinds
+from forethought.judging.verifier.constraints import constraints_of
 from forethought.judging.verifier.verifier_judge import Verifier
 from forethought.models.hub import UnreachableError
 from forethought.sampling.look import look_at_engine
+from forethought.types import Prompt
 
 
 def look_at_judge(judge: JudgeConfig) -> Iterator[str]:
@@ -40,3 +42,18 @@ def look_at_judge(judge: JudgeConfig) -> Iterator[str]:
             yield from look_at_engine(judge.engine, judge.model, field="judge.model.path")
         case _:
             pass
+
+
+def mistake_in(prompt: Prompt, judge: JudgeConfig) -> str | None:
+    """Why the judge could score no response to this prompt; `None` where nothing is known to be
+    wrong with it.
+    """
+    if isinstance(judge, VerifierJudge) and judge.function == "constraints":
+        try:
+            constraints_of(prompt.reference)
+        except ValueError as error:
+            return str(error)
+    route = next((route for route in judge.panels if route.fits(prompt)), None)
+    members = () if route is None else route.members
+    mistakes = (mistake_in(prompt, member.judge) for member in members)
+    return next((mistake for mistake in mistakes if mistake is not None), None)

@@ -31,11 +31,10 @@ from forethought.evaluation.judge_quality.figures import Judged, JudgeFigure, ju
 from forethought.judging.describe import identity, refuse_missing_models
 from forethought.judging.executor import JudgingExecutor, judging_executor
 from forethought.pipeline.measure import in_a_folder
-from forethought.pipeline.on_files import GROUPS, InputLine, read_lines, responses_of
+from forethought.pipeline.on_files import GROUPS, InputLine, judged_lines, responses_of
 from forethought.progress.reporter import Reporter, Task
 from forethought.storage.reply_cache import Cache
 from forethought.storage.sealed_stage import SCRATCH, Count, Stage, sha256_file
-from forethought.thoughts import DIRECT
 from forethought.types import Judgement, ResponseGroup, Unjudged
 from forethought.workers.executor import in_order
 from forethought.workers.threads import use_threads
@@ -70,7 +69,7 @@ def evaluate_judge(request: JudgeRequest, reporter: Reporter) -> dict[str, Count
     part = load_part(JudgePart, request.words)
     refuse_missing_models(part.judge)
     use_threads(part.launch.threads)
-    sets, without = _sets(request)
+    sets, without = _sets(request, part.judge)
     named = {
         "measure": VERSION,
         "judge": identity(part.judge),
@@ -98,13 +97,13 @@ def evaluate_judge(request: JudgeRequest, reporter: Reporter) -> dict[str, Count
     return in_a_folder("judge", request.output, named, work)
 
 
-def _sets(request: JudgeRequest) -> tuple[dict[str, list[Case]], int]:
+def _sets(request: JudgeRequest, judge: JudgeConfig) -> tuple[dict[str, list[Case]], int]:
     """The cases of each set, and how many lines of a file have no response."""
     without = 0
     if request.responses is None:
         lengths, attacks = length_cases(), attack_cases()
     else:
-        lines = read_lines(request.responses, DIRECT)
+        lines = judged_lines(request.responses, judge)
         lengths = list(_given(lines))
         without = len(lines) - len(lengths)
         if not lengths:
@@ -113,7 +112,7 @@ def _sets(request: JudgeRequest) -> tuple[dict[str, list[Case]], int]:
     again = [case.turned for case in reversed(lengths)]
     sets = {"lengths": lengths, "attacks": attacks, "again": again}
     if request.preferences is not None:
-        sets["preferences"] = _preferences(request.preferences)
+        sets["preferences"] = _preferences(request.preferences, judge)
     return sets, without
 
 
@@ -124,10 +123,10 @@ def _given(lines: Sequence[InputLine]) -> Iterator[Case]:
             yield Case(prompt=line.prompt, responses=tuple(dict.fromkeys(texts)))
 
 
-def _preferences(path: Path) -> list[Case]:
+def _preferences(path: Path, judge: JudgeConfig) -> list[Case]:
     """Raises: ValueError that names file, line and field."""
     cases = []
-    for line in read_lines(path, DIRECT):
+    for line in judged_lines(path, judge):
         chosen, rejected = (_text(line, field) for field in ("chosen", "rejected"))
         if chosen == rejected:
             raise ValueError(
@@ -198,7 +197,8 @@ def _refuse_nothing_judged(judge: JudgeConfig, judged: Mapping[str, Sequence[Cas
     if all(reason is not None for reason in reasons):
         raise ValueError(
             f"judge {judge.title} scored none of {len(reasons)} cases; the first: {reasons[0]}. "
-            "Give prompts that it can judge, with responses, by --responses"
+            "Name another judge or prompt file, or give prompts that it can judge, with responses, "
+            "by --responses"
         )
 
 

@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from forethought.config import ColumnsConfig, JudgePart, SamplePart
+from forethought.config import ColumnsConfig, JudgeConfig, JudgePart, SamplePart
 from forethought.decoding.request import SamplingParams
 from forethought.judging.describe import identity, refuse_missing_models
 from forethought.judging.executor import Verdicts, judging_executor
+from forethought.judging.look import mistake_in
 from forethought.models import loading
 from forethought.models.control_tokens import without_well_known
 from forethought.progress.reporter import Reporter
@@ -140,7 +141,7 @@ def judge_file(
     Raises: ValueError for a bad line, an output that exists, or other settings than before.
     """
     refuse_missing_models(part.judge)
-    lines = read_lines(source, DIRECT)
+    lines = judged_lines(source, part.judge)
     responses = [responses_of(line) for line in lines]
     output = OutputFile(target, source, {"judge": identity(part.judge)})
     with reporter.task("judge", len(lines), "prompts") as task, output:
@@ -180,6 +181,19 @@ def read_lines(source: Path, thought_format: ThoughtFormat) -> list[InputLine]:
     lines = [_line(record, source, thought_format) for record in text_records(source)]
     if not lines:
         raise ValueError(f"{source} holds no records; give a JSONL file with prompts")
+    return lines
+
+
+def judged_lines(source: Path, judge: JudgeConfig) -> list[InputLine]:
+    """The lines of a file whose responses a judge is to score.
+
+    Raises: ValueError that names file, line and field, also where the judge could score no response
+    to a prompt.
+    """
+    lines = read_lines(source, DIRECT)
+    for line in lines:
+        if (mistake := mistake_in(line.prompt, judge)) is not None:
+            raise ValueError(f"{line.where}: {mistake}")
     return lines
 
 

@@ -125,7 +125,7 @@ def prompt_of(
         messages=messages,
         category=_label(record, columns.category),
         source=source,
-        reference=_label(record, columns.reference),
+        reference=_reference(record, columns.reference),
     )
 
 
@@ -222,6 +222,16 @@ def _text(record: PromptRecord, column: str, value: Any, name: str) -> str:
         shown = value[error.start : error.start + 20]
         raise record.wrong(column, problem, shown, "repair or remove the character") from error
     return value
+
+
+def _reference(record: PromptRecord, column: str | None) -> str | None:
+    """As a label; a list of objects, such as constraints, is kept as JSON. Tables give every object
+    of a list all fields, and those that it has not are null."""
+    value = None if column is None else record.row.get(column)
+    if not (isinstance(value, list) and value and all(isinstance(one, dict) for one in value)):
+        return _label(record, column)
+    given = [{key: field for key, field in one.items() if field is not None} for one in value]
+    return json.dumps(given, ensure_ascii=False)
 
 
 def _label(record: PromptRecord, column: str | None) -> str | None:

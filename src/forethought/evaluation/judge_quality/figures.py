@@ -1,5 +1,6 @@
 """Figures about a judge, each with its interval, its count, and what the judge refused.
 
+- `decided`: share of two responses, those below, that score differently at all.
 - `position_bias`: share of comparisons that the same place won in both orders. Of judges that show
   two responses; `position_first` and `position_second` say which place.
 - `longer_wins`: share of response pairs of one prompt in which the longer one scores higher, ties
@@ -35,7 +36,7 @@ from forethought.evaluation.judge_quality.comparisons import (
 from forethought.share_interval import LEVEL, SHARE
 from forethought.types import EvaluationResult
 
-NO_PLACES = "not applicable: no two responses are shown side by side"
+NO_PLACES = "not applicable, since no two responses are shown side by side"
 ALL_EQUAL = "all scores are equal"
 HUNDRED = 100.0
 """Characters that the slope is for."""
@@ -91,7 +92,8 @@ def judge_figures(
     """
     reader = ComparisonReader(config)
     shown = [each for each in (lengths, attacks, preferences) if each is not None]
-    found = [*_position(reader, shown), *_length(lengths)]
+    found = [_shares("decided", _together(shown), _differ), *_position(reader, shown)]
+    found += _length(lengths)
     found += _repetition(reader, lengths, again, [*lengths.verdicts, *attacks.verdicts])
     if preferences is not None:
         found.append(_shares("agreement", preferences, _prefers_first))
@@ -105,12 +107,22 @@ def judge_figures(
     return found
 
 
+def _differ(first: float, second: float) -> float:
+    return float(first != second)
+
+
 def _prefers_first(first: float, second: float) -> float:
     return float(first > second) + 0.5 * float(first == second)
 
 
 def _prefers_second(first: float, second: float) -> float:
     return float(second > first)
+
+
+def _together(shown: Sequence[Judged]) -> Judged:
+    """All of two responses."""
+    pairs = [pair for each in shown for pair in each if len(pair[0].responses) == 2]
+    return Judged([case for case, _ in pairs], [verdict for _, verdict in pairs])
 
 
 def _where(judged: Judged, wanted: Callable[[Case], bool]) -> Judged:

@@ -1,9 +1,10 @@
 """A judge that is a Python function: it grades one response at a time, usually against a reference.
 
 The paper judges with models only; a verifier makes prompts with a known answer usable, at no cost
-and without a model's taste. Built in: `microworld`, the embedded world's own grader, and `gsm8k`,
-1 where the final number of the response is the reference's, else 0. Any other function is named as
-`package.module:function` and called as `f(prompt, response) -> float`. If it raises on a response,
+and without a model's taste. Built in: `microworld`, the embedded world's own grader, `gsm8k`, 1
+where the final number of the response is the reference's, else 0, and `constraints`, the share of
+checkable constraints that are met. Any other function is named as `package.module:function` and
+called as `f(prompt, response) -> float`. If it raises on a response,
 the whole group is `Unjudged` with the error as its reason.
 """
 
@@ -17,6 +18,7 @@ from forethought.config import VerifierJudge
 from forethought.config.hints import did_you_mean
 from forethought.config.judges import GRADERS
 from forethought.judging.import_path import import_attribute
+from forethought.judging.verifier.constraints import grade_constraints
 from forethought.judging.verifier.final_number import final_number
 from forethought.types import Judgement, Prompt, ResponseGroup, Unjudged
 
@@ -38,6 +40,8 @@ class Verifier:
                 self._grade = grade_gsm8k
             case "microworld":
                 self._grade = grade_microworld
+            case "constraints":
+                self._grade = grade_constraints
             case path:
                 self._grade = _users_function(path)
                 self.floor = None
@@ -95,7 +99,7 @@ def grade_microworld(prompt: Prompt, response: str) -> float:
 def _users_function(path: str) -> Grade:
     if ":" not in path:
         raise ValueError(
-            f"judge.function: {path!r} is no verifier; use 'microworld', 'gsm8k', or "
+            f"judge.function: {path!r} is no verifier; use {', '.join(map(repr, GRADERS))}, or "
             f"package.module:function for one of your own{did_you_mean(path, GRADERS)}"
         )
     function = import_attribute(path, "judge.function")

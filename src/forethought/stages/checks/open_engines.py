@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 
 from forethought.config import (
     JudgeConfig,
@@ -31,6 +32,7 @@ from forethought.config import (
 from forethought.decoding.request import SamplingParams
 from forethought.judging.executor import judging_executor
 from forethought.judging.llm.verdicts import open_model
+from forethought.judging.look import mistake_in
 from forethought.judging.open import open_judge
 from forethought.models.model_cache import no_model_cache
 from forethought.progress.under_way import listening
@@ -113,6 +115,7 @@ def _open(recipe: Recipe, name: str) -> None:
             thought_format = load_format(recipe.thought_format)
             accuracy.questions(measures.gsm8k, thought_format.strip_thought)
         case "judge":
+            _refuse_mistaken_prompts(recipe)
             prompts = _some_prompts(recipe)
             for field, judge, mine in judges_of(recipe.judge, prompts):
                 with named(field, title_of(judge)):
@@ -155,6 +158,19 @@ def _some_prompts(recipe: Recipe) -> list[Prompt]:
     prompts = _ref(recipe).prompts("train" if recipe.iterations else "test")
     spread = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
     return sorted(spread, key=lambda prompt: sum(len(turn.content) for turn in prompt.messages))
+
+
+def _refuse_mistaken_prompts(recipe: Recipe) -> None:
+    """Raises: ValueError for the first that the judge could not score whatever the response."""
+    first = _ref(recipe)
+    slices = (replace(first, index=index).prompts("train") for index in range(recipe.iterations))
+    held_out = (first.prompts(kind) for kind in ("validation", "test"))
+    for prompt in chain.from_iterable((*slices, *held_out)):
+        if (mistake := mistake_in(prompt, recipe.judge)) is not None:
+            raise ValueError(
+                f"judge ({title_of(recipe.judge)}) cannot score a prompt: "
+                f"{first.prompt_places()[prompt.prompt_id]}: {mistake}"
+            )
 
 
 def _try_sampling(recipe: Recipe) -> None:
