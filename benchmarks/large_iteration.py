@@ -30,7 +30,8 @@ from forethought.pipeline.launch import launch
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.table import STAGES, inputs
-from forethought.storage.sealed_stage import Stage, read_records
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_records
 from forethought.types import (
     Completion,
     Message,

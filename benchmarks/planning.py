@@ -34,7 +34,7 @@ from forethought.planning.costs import Costs, recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress.reporter import Reporter
 from forethought.runs.schedule import stage_refs
-from forethought.storage.sealed_stage import write_json
+from forethought.storage.files import write_json
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 NEAR = 0.25

@@ -21,7 +21,8 @@ from playwright.sync_api import Page, sync_playwright
 from forethought.config import PairsConfig, Recipe
 from forethought.pairs import chosen_pairs, decide, outcomes, pair_counts, possible_pairs
 from forethought.report.page import write_report
-from forethought.storage.sealed_stage import Stage, write_json
+from forethought.storage.files import write_json
+from forethought.storage.open_stage import Stage
 from forethought.thoughts import DIRECT, GENERIC
 from forethought.types import (
     Answer,

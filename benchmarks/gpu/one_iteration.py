@@ -27,7 +27,8 @@ from forethought.planning.costs import recipe_costs
 from forethought.planning.devices import find_device
 from forethought.progress.reporter import Reporter
 from forethought.runs.schedule import stage_refs
-from forethought.storage.sealed_stage import read_manifest, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import read_manifest
 
 
 def make_recipe(bench: Bench) -> Recipe:

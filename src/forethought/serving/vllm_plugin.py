@@ -30,7 +30,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from forethought.models import loading
 from forethought.models.loading import Named, source_of
-from forethought.storage.sealed_stage import write_bytes
+from forethought.storage.files import write_bytes
 from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format, markers, splitter
 from forethought.types import Message, ParsedOutput, ParseStatus
 

@@ -3,18 +3,26 @@
 uvicorn reads headers on httptools without any limit: it keeps each line, and httptools the parts of
 an unfinished one, before the application, and so a key, is asked. Only its slower parser in Python
 has a limit. It also waits for ever for headers and for a client that takes nothing, and takes all
-connections that come.
+connections that come. Where a client has sent several requests at once and leaves, uvicorn tells
+the last of them, not the one that is being answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from forethought.serving.http.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 BUFFERED = 16 * 1024
 """Bytes that may wait in this process for one client before its answer waits."""
@@ -45,6 +53,12 @@ class _Connection(HttpToolsProtocol):
         self._open_bytes = 0
         """That came since the parser last reached the end of headers or a piece of a body."""
         self._too_large = False
+        self._answering: RequestResponseCycle | None = None
+        """The request that is being answered; `cycle` is the last of those that wait behind it."""
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -117,6 +131,9 @@ class _Connection(HttpToolsProtocol):
         for due in (self._headers_due, self._taking_due):
             if due is not None:
                 due.cancel()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     @property
