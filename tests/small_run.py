@@ -9,6 +9,8 @@ from forethought.config import Recipe
 from forethought.config.recipe_files import load_recipe
 from forethought.pipeline.loop import run_recipe
 from forethought.progress.reporter import Reporter
+from forethought.storage.sealed_stage import Manifest, read_manifest
+from forethought.storage.written import Written
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -38,3 +40,11 @@ def small_run(run: Path, *overrides: str, console: Any = None) -> Recipe:
     recipe = small_recipe(run, *overrides)
     run_recipe(recipe, Reporter(console or Console(quiet=True)))
     return recipe
+
+
+def unseal(folder: Path) -> Manifest:
+    """What a kill right before the seal leaves; returns the seal."""
+    manifest = read_manifest(folder)
+    (folder / "manifest.json").unlink()
+    Written(folder).note("intent.json", *(part.name for part in manifest.parts))
+    return manifest

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, fsum, isinf, sqrt
 
-from forethought.storage.sealed_stage import content_hash
+from forethought.storage.files import content_hash
 from forethought.types import (
     PairDecision,
     PairKind,

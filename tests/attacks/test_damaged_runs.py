@@ -105,17 +105,6 @@ def test_a_record_of_the_run_is_moved_away_and_nothing_else(run, name, content):
     assert done.exit_code == 0, said
 
 
-@pytest.mark.parametrize("content", ["", "[]", "null", "{}"])
-def test_a_damaged_record_of_training_is_named(run, content):
-    training = run / "thought/iteration_0/training"
-    for folder in (training, run / "thought/iteration_0/selection"):
-        (folder / "manifest.json").unlink()
-    (training / "result.json").write_text(content)
-    done, said = again(run)
-    assert done.exit_code == 1
-    assert f"{training / 'result.json'} is damaged" in said
-
-
 def test_a_damaged_log_of_training_is_named_by_line(run):
     log = run / "thought/iteration_0/training/steps.jsonl"
     lines = log.read_text().splitlines(keepends=True)

@@ -16,7 +16,7 @@ from forethought.config import (
     explain,
 )
 from forethought.config.recipe_files import dump, load_part, load_recipe, load_run
-from forethought.storage.sealed_stage import write_json
+from forethought.storage.files import write_json
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")

@@ -24,7 +24,8 @@ from forethought.progress.reporter import Reporter
 from forethought.stages.measures.arena_hard import measure
 from forethought.stages.measures.base import Subject
 from forethought.stages.policies.sampled_policy import Policy
-from forethought.storage.sealed_stage import Stage, read_records
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_records
 from forethought.thoughts import GENERIC
 from forethought.types import Answer
 

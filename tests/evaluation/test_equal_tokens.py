@@ -18,7 +18,7 @@ from forethought.progress.reporter import Reporter
 from forethought.sampling.scripted import ScriptedSampler
 from forethought.stages.measures.win_rate import Contender, WinRateSetup, compare
 from forethought.stages.policies.sampled_policy import Policy
-from forethought.storage.sealed_stage import Stage
+from forethought.storage.open_stage import Stage
 from forethought.thoughts import DIRECT, GENERIC, ThoughtFormat
 from forethought.types import Answer, Message, Prompt, SampledPrompt, SampleRequest
 

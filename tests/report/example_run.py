@@ -13,7 +13,9 @@ from forethought.config import PairsConfig, Recipe
 from forethought.evaluation.intervals import mean_result
 from forethought.pairs import pair_counts
 from forethought.runs.summary import write_summary
-from forethought.storage.sealed_stage import Stage, read_json, write_bytes, write_json
+from forethought.storage.files import write_bytes, write_json
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_json
 from forethought.thoughts import DIRECT, GENERIC
 from forethought.types import (
     Answer,

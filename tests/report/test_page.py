@@ -15,7 +15,9 @@ from page_reader import PageReader
 
 from forethought.pairs import pair_counts
 from forethought.report.page import write_report
-from forethought.storage.sealed_stage import Stage, read_records, write_bytes, write_json
+from forethought.storage.files import write_bytes, write_json
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_records
 from forethought.types import Answer, PairDecision, ParseStatus, PreferencePair, Rollout
 
 

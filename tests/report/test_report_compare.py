@@ -14,7 +14,8 @@ from forethought.report.charts.figures import Chart
 from forethought.report.compare import run_labels, run_style
 from forethought.report.data.collect import collect
 from forethought.report.page import write_report
-from forethought.storage.sealed_stage import read_json, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import read_json
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from forethought.report.data.samples import (
     samples_json_of_runs,
 )
 from forethought.report.embed import script_json
-from forethought.storage.sealed_stage import Stage, read_records
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_records
 from forethought.types import (
     Answer,
     Message,

@@ -14,7 +14,7 @@ from forethought.config.recipe_files import load_run
 from forethought.report.page import write_report
 from forethought.runs.cautions import cautions
 from forethought.runs.summary import summary_table
-from forethought.storage.sealed_stage import write_json
+from forethought.storage.files import write_json
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from small_run import small_recipe
 
 from forethought.runs.layout import ITERATION_STAGES, StageRef
 from forethought.runs.schedule import sealed_measures, stage_refs
-from forethought.storage.sealed_stage import Stage
+from forethought.storage.open_stage import Stage
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from forethought.cli.main import app
 from forethought.config.recipe_files import dump
 from forethought.runs.schedule import stage_refs
 from forethought.stages.checks.first_look import look_first
-from forethought.storage.sealed_stage import write_json
+from forethought.storage.files import write_json
 
 SERVER = "{base_url: 'http://localhost:9/v1', model: m, backoff: 0.01}"
 RATING = "judge={type: rating, engine: {type: openai, " + SERVER[1:] + "}"

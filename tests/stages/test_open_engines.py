@@ -174,7 +174,7 @@ def prepared(folder: Path, *overrides: str):
     from forethought.config.recipe_files import dump
     from forethought.runs.layout import StageRef
     from forethought.stages.table import run_stage
-    from forethought.storage.sealed_stage import write_json
+    from forethought.storage.files import write_json
 
     recipe = small_recipe(folder / "run", *overrides)
     recipe.run.mkdir()

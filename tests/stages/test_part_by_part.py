@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from small_run import small_recipe
+from small_run import small_recipe, unseal
 from whole_pairs import build_pairs
 
 from forethought.config import Recipe
@@ -16,13 +16,8 @@ from forethought.pairs import LengthSums, pair_counts
 from forethought.pipeline.launch import launch
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
-from forethought.storage.sealed_stage import (
-    ROW_GROUP,
-    Stage,
-    StageError,
-    read_manifest,
-    read_records,
-)
+from forethought.storage.open_stage import ROW_GROUP, Stage
+from forethought.storage.sealed_stage import StageError, read_manifest, read_records
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup, Unjudged
 
 PARTS, PART, SAMPLES = 5, 5, 4
@@ -96,8 +91,7 @@ def test_pairs_are_those_of_the_whole_iteration(recipe):
 
 def test_a_resumed_stage_counts_the_parts_that_are_there(recipe):
     rollouts = ref(recipe, "rollouts")
-    before = read_manifest(rollouts.folder)
-    (rollouts.folder / "manifest.json").unlink()
+    before = unseal(rollouts.folder)
     (rollouts.folder / "part_00001.parquet").unlink()
     watching = Watching()
     launch(rollouts, watching)
@@ -131,4 +125,5 @@ def test_a_piece_that_cannot_be_made_leaves_nothing(tmp_path):
 
     with pytest.raises(StageError, match="damaged"):
         open_stage(tmp_path).write_pieces("pieces", pieces(), Unjudged)
-    assert [path.name for path in tmp_path.iterdir()] == ["intent.json"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["intent.json", "written.jsonl"]

@@ -27,8 +27,8 @@ from forethought.runs.layout import StageRef
 from forethought.stages.prompts import changed_sources
 from forethought.stages.table import STAGES, run_stage
 from forethought.storage import left_out
+from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
-    Stage,
     StageError,
     read_json,
     read_manifest,

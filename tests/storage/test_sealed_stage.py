@@ -5,14 +5,10 @@ import signal
 
 import pytest
 
+from forethought.storage.files import write_bytes
+from forethought.storage.open_stage import Stage
 from forethought.storage.records import from_table, to_table
-from forethought.storage.sealed_stage import (
-    Stage,
-    StageError,
-    read_manifest,
-    read_records,
-    write_bytes,
-)
+from forethought.storage.sealed_stage import StageError, read_manifest, read_records
 from forethought.types import (
     Completion,
     Judgement,

@@ -15,7 +15,7 @@ import torch
 from tiny_training import make_pairs, settings, tiny_model
 
 from forethought.config import ModelSource
-from forethought.storage.sealed_stage import Stage
+from forethought.storage.open_stage import Stage
 from forethought.training.distributed.job import Job, take_part
 from forethought.training.distributed.ranks import leave
 from forethought.training.reference import reference_logprobs

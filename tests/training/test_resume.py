@@ -70,7 +70,10 @@ def assert_same(one: Path, other: Path) -> None:
 
 def child(model: str, directory: Path, options: dict[str, Any]) -> subprocess.Popen[str]:
     code = CHILD.format(
-        tests=str(Path(__file__).parent), model=model, options=options, directory=str(directory)
+        tests=str(Path(__file__).parent.parent),
+        model=model,
+        options=options,
+        directory=str(directory),
     )
     started = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -154,7 +157,7 @@ def test_a_torn_last_line_of_the_log_is_cut(llama: str, tmp_path: Path):
     folder.steps_path.parent.mkdir()
     folder.steps_path.write_text('{"step": 0}\n{"step": 1}\n{"st')
     folder.save_state(checkpoint.TrainingState(step=1, tokens=0, masters={}, optimizer={}))
-    path = folder.newest_state()
+    path = folder.newest_state(2)
     assert path is not None
     folder.cut_log(states.load_whole(path).step)
     assert folder.steps_path.read_text() == '{"step": 0}\n'

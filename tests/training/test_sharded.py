@@ -19,7 +19,8 @@ from sharded_cases import CASES, prepare
 from tiny_training import make_pairs, plain_token_logps
 
 from forethought.models.loading import load_model
-from forethought.storage.sealed_stage import Stage, read_records
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_records
 from forethought.training.distributed import ranks
 from forethought.training.distributed.job import Job, read_part
 from forethought.training.reference import reference_logprobs

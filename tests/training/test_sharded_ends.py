@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from sharded_cases import Case, prepare
 from test_sharded import assert_alike, train_alone
 
-from forethought.storage.sealed_stage import Stage, read_records
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import read_records
 from forethought.training.distributed.job import Job
 from forethought.training.distributed.processes import ProcessesError, run_processes
 from forethought.training.results import ReferenceLogprobs

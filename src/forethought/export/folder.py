@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeVar
 
+from forethought.storage.files import sync_folder
 from forethought.storage.remote_files import refuse_existing, write_folder
-from forethought.storage.sealed_stage import sync_folder
 
 Target = TypeVar("Target", bound=Path | str)
 """A folder, or an address such as `s3://bucket/folder`."""

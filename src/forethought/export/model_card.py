@@ -20,7 +20,7 @@ from forethought.runs.comparison import claim_of
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which
 from forethought.runs.summary import margin_kept
-from forethought.storage.sealed_stage import sha256_file
+from forethought.storage.files import sha256_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -21,7 +21,8 @@ from forethought.models import loading, rendering
 from forethought.models.model_files import model_files
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which, choose
-from forethought.storage.sealed_stage import check_part, read_manifest, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import check_part, read_manifest
 from forethought.thoughts import save_format
 from forethought.types import Arm
 

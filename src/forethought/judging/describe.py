@@ -10,7 +10,7 @@ from forethought.config import JudgeConfig, LLMJudge, RatingJudge, Recipe
 from forethought.judging.llm.prompt_file import load_prompt
 from forethought.models import loading
 from forethought.share_interval import SHARE, Ends
-from forethought.storage.sealed_stage import content_hash
+from forethought.storage.files import content_hash
 
 READING = 2
 """Of a chat model's replies; moves when the same reply is read as another verdict."""

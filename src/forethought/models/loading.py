@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from forethought.config import ModelSource
 from forethought.models.model_cache import cached, caches_models
 from forethought.models.positions import fix_positions, original_length, reads_long
-from forethought.storage.sealed_stage import content_hash, sha256_file
+from forethought.storage.files import content_hash, sha256_file
 
 if TYPE_CHECKING:
     import torch

@@ -30,14 +30,14 @@ from forethought.stages.checks.first_look import look_first
 from forethought.stages.checks.open_engines import ONLY_LOOKED_AT, owed_engines
 from forethought.stages.prompts import changed_sources
 from forethought.stages.table import STAGES, inputs
+from forethought.storage.files import write_json
+from forethought.storage.open_stage import refuse_changed_config
 from forethought.storage.sealed_stage import (
     ArmStoppedError,
     StageError,
     is_sealed,
     read_manifest,
     read_object,
-    refuse_changed_config,
-    write_json,
 )
 from forethought.trackers.follow import Trackers
 from forethought.types import Arm

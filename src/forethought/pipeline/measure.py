@@ -34,15 +34,9 @@ from forethought.stages.measures.base import Subject, settings_identity
 from forethought.stages.measures.win_rate import Contender, WinRateSetup, compare
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.stages.table import STAGES, run_stage
-from forethought.storage.sealed_stage import (
-    Count,
-    Stage,
-    StageError,
-    content_hash,
-    read_manifest,
-    refuse_changed_config,
-    sha256_file,
-)
+from forethought.storage.files import content_hash, sha256_file
+from forethought.storage.open_stage import Stage, refuse_changed_config
+from forethought.storage.sealed_stage import Count, StageError, read_manifest
 from forethought.thoughts import DIRECT
 from forethought.types import Answer, Completion, ParsedOutput, ParseStatus, Prompt
 from forethought.workers.threads import use_threads

@@ -33,8 +33,10 @@ from forethought.judging.executor import JudgingExecutor, judging_executor
 from forethought.pipeline.measure import in_a_folder
 from forethought.pipeline.on_files import GROUPS, InputLine, judged_lines, responses_of
 from forethought.progress.reporter import Reporter, Task
+from forethought.storage.files import sha256_file
+from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import SCRATCH, Count, Stage, sha256_file
+from forethought.storage.sealed_stage import SCRATCH, Count
 from forethought.types import Judgement, ResponseGroup, Unjudged
 from forethought.workers.executor import in_order
 from forethought.workers.threads import use_threads

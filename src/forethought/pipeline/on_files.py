@@ -29,8 +29,9 @@ from forethought.progress.reporter import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import stable_seed
 from forethought.sampling.executor import SamplingExecutor, sampling_executor
+from forethought.storage.files import sha256_file, write_json
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import read_json, sha256_file, write_json
+from forethought.storage.sealed_stage import read_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import (
     Completion,

@@ -28,7 +28,7 @@ from math import isfinite
 from typing import Any, cast
 
 from forethought.config import ColumnsConfig
-from forethought.storage.sealed_stage import content_hash
+from forethought.storage.files import content_hash
 from forethought.types import Message, Prompt, Role
 
 StripThought = Callable[[str], str]

@@ -18,11 +18,17 @@ import pyarrow.parquet as pq
 
 from forethought.config import ColumnsConfig
 from forethought.prompts.conversations import PromptRecord, columns_wanted
+from forethought.storage.expansion import bounded, refuse_larger, text_columns, unpacked
 from forethought.storage.remote_files import read_bytes
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """Endings that may stand behind those of `FORMATS`, and what pyarrow calls them."""
+LARGEST = 2 * 2**30
+"""Bytes that a packed or a Parquet file may stand for. One that is not packed shows its size."""
+CUT = "cut it into several files, or leave out what is no prompt"
+ROWS = 256
+"""Of a Parquet file, decoded at a time."""
 LONGEST_CELL = 2**31 - 1
 """The csv module's own limit of 128 KiB is less than a prompt may have."""
 
@@ -95,7 +101,9 @@ def _content(path: Path | str, packed: str, field: str) -> bytes:
         return content
     try:
         with pa.input_stream(pa.py_buffer(content), compression=PACKED[packed]) as stream:
-            return stream.read()
+            return unpacked(stream, LARGEST)
+    except ValueError as error:
+        raise ValueError(f"{field}: {path}: {error}; {CUT}") from error
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{field}: {path} cannot be unpacked ({error}); is it a whole {packed} file?"
@@ -168,7 +176,7 @@ def _parquet_records(
     with _parquet(path, packed, field) as file:
         wanted = columns_wanted(columns, file.schema_arrow.names, str(path))
         number = 0
-        for batch in file.iter_batches(columns=wanted):
+        for batch in bounded(file.iter_batches(batch_size=ROWS, columns=wanted), LARGEST):
             for row in batch.to_pylist():
                 number += 1
                 yield PromptRecord(f"{path}, row {number}", row)
@@ -180,6 +188,11 @@ def _parquet(path: Path | str, packed: str, field: str) -> Iterator[pq.ParquetFi
     content = path if local else pa.BufferReader(_content(path, packed, field))
     try:
         with pq.ParquetFile(content) as file:
+            refuse_larger(file.metadata, LARGEST)
+            texts = text_columns(file.metadata)
+        with pq.ParquetFile(content, read_dictionary=texts) as file:
             yield file
+    except ValueError as error:
+        raise ValueError(f"{field}: {path}: {error}; {CUT}") from error
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{field}: {path} is no readable Parquet file: {error}") from error

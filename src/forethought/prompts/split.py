@@ -34,7 +34,7 @@ from forethought.prompts.conversations import (
 )
 from forethought.prompts.data_sets import dataset_records, folder_of
 from forethought.prompts.files import file_records, stem
-from forethought.storage.sealed_stage import content_hash, sha256_file
+from forethought.storage.files import content_hash, sha256_file
 from forethought.types import LeftOut, Message, Prompt
 
 Refuse = Callable[[Prompt], str | None]

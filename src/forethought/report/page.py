@@ -42,7 +42,7 @@ from forethought.report.provenance import (
     recipe_text,
 )
 from forethought.runs.cautions import cautions
-from forethought.storage.sealed_stage import write_bytes
+from forethought.storage.files import write_bytes
 from forethought.types import LeftOut
 
 LEFT_OUT_SHOWN = 20

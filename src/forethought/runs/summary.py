@@ -14,7 +14,8 @@ from forethought.judging.describe import BY_JUDGE, score_of
 from forethought.runs.comparison import Claim, claim_of, evaluations
 from forethought.runs.layout import StageRef
 from forethought.storage import left_out
-from forethought.storage.sealed_stage import read_manifest, read_object, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import read_manifest, read_object
 from forethought.training.results import LEAST_KEPT
 from forethought.types import Arm
 

@@ -13,8 +13,8 @@ from itertools import chain
 from typing import Any, Self
 
 from forethought.sampling.base import Sampler
+from forethought.storage.files import content_hash
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import content_hash
 from forethought.types import Completion, SampledPrompt, SampleRequest, Unsampled
 
 SLICE = 256

@@ -52,8 +52,8 @@ from forethought.progress.under_way import Tally
 from forethought.sampling.base import refuse_openings
 from forethought.sampling.cached import to_answer, to_completion
 from forethought.sampling.served_policy import ONLY_NUCLEUS, ServedPolicy, no_token_ids
+from forethought.storage.files import content_hash
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import content_hash
 from forethought.types import Completion, FinishReason, SampledPrompt, SampleRequest, Unsampled
 
 OURS = ("model", "messages", "n", "stream", "return_token_ids")

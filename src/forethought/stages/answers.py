@@ -30,21 +30,23 @@ from forethought.stages.judged.verdict_cache import verdict_cache
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import Policy, server_counts
 from forethought.storage import left_out
+from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
     SCRATCH,
     Count,
-    Stage,
     StageError,
     check_files,
     read_json,
+    read_manifest,
     read_object,
     read_records,
-    write_bytes,
-    write_json,
 )
 from forethought.types import Answer, Prompt
 
 Key = TypeVar("Key", int, str)
+POLICY = "policy"
+JUDGED = ("judge.json", "spent.jsonl")
+"""What goes with scored answers: the judge's floor and what it left out; what it spent."""
 
 
 def configure_selection(ref: StageRef) -> dict[str, Any]:
@@ -76,9 +78,10 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     policy, draw = Policy.of(ref), ref.recipe.selection
     with reporter.task(ref.label, len(epochs), "epochs") as task:
         judged = _Judged(stage, ref)
-        if not all(stage.has(f"epoch_{epoch}") for epoch in epochs):
+        lists = {epoch: left_out.file_of(f"epoch_{epoch}") for epoch in epochs}
+        if not all(stage.has(f"epoch_{epoch}", lists[epoch], *JUDGED) for epoch in epochs):
             for epoch in epochs:
-                if not stage.has(f"{SCRATCH}/sampled_{epoch}"):
+                if not stage.has(f"{SCRATCH}/sampled_{epoch}", lists[epoch]):
                     training = ref.beside("training")
                     check_files(training, f"epoch_{epoch}/")
                     epoch_policy = policy.at(training / f"epoch_{epoch}")
@@ -104,7 +107,7 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         asked = len({answer.prompt_id for answer in answers[epochs[0]]})
         best = max(scores, key=lambda epoch: (_rank(scores[epoch]), -epoch))
         task.note = f"epoch {best} of {len(epochs)}, score {_shown(scores[best])}"
-    _keep_policy(ref.beside("training") / f"epoch_{best}", stage.folder / "policy")
+    _keep_policy(stage, ref.beside("training"), best)
     rows = [
         {"epoch": k, "score": scores[k], "parse_failures": _failures(answers[k])} for k in scores
     ]
@@ -114,7 +117,7 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         f"; epoch {', '.join(map(str, tied))} ties and is later" if tied else ""
     )
     choice: dict[str, Count] = {"chosen_epoch": best, "scores": rows, "reason": reason}
-    write_json(stage.folder / "choice.json", choice)
+    stage.write_json("choice.json", choice)
     tokens = sum(map(_tokens, answers.values()))
     left_out.say(stage, reporter)
     counts: dict[str, Count] = {"new_tokens": tokens, **left_out.counts(stage.folder)}
@@ -131,10 +134,10 @@ def _of_all(sides: dict[Key, list[Answer]]) -> dict[Key, list[Answer]]:
 
 
 def _take_last(stage: Stage, ref: StageRef, epoch: int) -> dict[str, Count]:
-    _keep_policy(ref.beside("training") / f"epoch_{epoch}", stage.folder / "policy")
+    _keep_policy(stage, ref.beside("training"), epoch)
     reason = "the last epoch, without a comparison (selection.by: last)"
     choice: dict[str, Count] = {"chosen_epoch": epoch, "scores": [], "reason": reason}
-    write_json(stage.folder / "choice.json", choice)
+    stage.write_json("choice.json", choice)
     return choice
 
 
@@ -150,8 +153,9 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
     policy, draw = Policy.of(ref), ref.recipe.evaluation
     with reporter.task(ref.label, len(prompts), "prompts") as task:
         judged = _Judged(stage, ref)
-        if not stage.has("answers"):
-            if not stage.has(f"{SCRATCH}/sampled"):
+        gone = left_out.file_of("answers")
+        if not stage.has("answers", gone, *JUDGED):
+            if not stage.has(f"{SCRATCH}/sampled", gone):
                 answers = answer_prompts(
                     stage,
                     policy,
@@ -217,12 +221,12 @@ class _Judged:
         """What an answer without a response is worth; `None` if the judge's scale has no end."""
         if self.relative:
             return 0.0
-        return read_object(self._stage.folder / "judge.json")["floor"]
+        return read_object(self._stage.folder / JUDGED[0])["floor"]
 
     def counts(self) -> dict[str, Count]:
         """Prompts that the judge could not score, and what it spent."""
-        noted = read_object(self._stage.folder / "judge.json")
-        spent = read_json(self._stage.folder / "spent.jsonl")
+        noted = read_object(self._stage.folder / JUDGED[0])
+        spent = read_json(self._stage.folder / JUDGED[1])
         return {
             "missing": noted["missing"],
             "unread_verdicts": noted["unread"],
@@ -245,8 +249,8 @@ class _Judged:
         spent: dict[str, Any] | None,
     ) -> None:
         noted = {"floor": floor, "missing": missing, "unread": unread}
-        write_json(self._stage.folder / "judge.json", noted)
-        write_bytes(self._stage.folder / "spent.jsonl", f"{json.dumps(spent)}\n".encode())
+        self._stage.write_json(JUDGED[0], noted)
+        self._stage.write_bytes(JUDGED[1], f"{json.dumps(spent)}\n".encode())
 
     def scored(
         self, sampled: Mapping[Key, Sequence[Answer]], prompts: Sequence[Prompt]
@@ -300,15 +304,19 @@ def _tokens(answers: Sequence[Answer]) -> int:
     return sum(answer.spent_tokens for answer in answers)
 
 
-def _keep_policy(checkpoint: Path, policy: Path) -> None:
+def _keep_policy(stage: Stage, training: Path, epoch: int) -> None:
     """The chosen checkpoint under a fixed name: hard links where the disk can, else copies."""
-    check_files(checkpoint.parent, f"{checkpoint.name}/")
-    shutil.rmtree(policy, ignore_errors=True)
-    policy.mkdir(parents=True)
-    for source in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
-        target = policy / source.relative_to(checkpoint)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
+    below = f"epoch_{epoch}/"
+    check_files(training, below)
+    stage.remove(POLICY)
+    kept: list[str] = []
+    for part in read_manifest(training).parts:
+        if part.name.startswith(below):
+            kept.append(f"{POLICY}/{part.name.removeprefix(below)}")
+            target = stage.folder / kept[-1]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(training / part.name, target)
+            except OSError:
+                shutil.copy2(training / part.name, target)
+    stage.note(*kept)

@@ -16,10 +16,10 @@ from forethought.runs.layout import StageRef
 from forethought.stages.judged.judge_inputs import JudgeInputs
 from forethought.stages.judged.no_pairs import why_nothing_parses
 from forethought.stages.judged.verdict_cache import verdict_cache
+from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
     ArmStoppedError,
     Count,
-    Stage,
     StageError,
     read_manifest,
     read_part,
@@ -44,7 +44,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     rollouts = ref.beside("rollouts")
     _refuse_if_nothing_parses(ref)
     parts = sealed_parts(rollouts)
-    owed = [i for i in range(len(parts)) if not stage.has(f"unjudged_{i:05d}")]
+    owed = [i for i in range(len(parts)) if not _has(stage, i)]
     groups = unread = incomplete = 0
     scores = array("d")
     missing: list[Unjudged] = []
@@ -89,6 +89,10 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         "groups_with_unread": incomplete,
         "missing": [{"prompt_id": group.prompt_id, "reason": group.reason} for group in missing],
     }
+
+
+def _has(stage: Stage, index: int) -> bool:
+    return stage.has(f"unjudged_{index:05d}", f"scored_{index:05d}.parquet")
 
 
 def _refuse_if_nothing_parses(ref: StageRef) -> None:

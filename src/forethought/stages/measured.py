@@ -17,7 +17,8 @@ from forethought.stages.judged.verdict_cache import verdict_cache_file
 from forethought.stages.measures import win_rate
 from forethought.stages.measures.base import Subject, settings_identity
 from forethought.stages.policies.sampled_policy import Policy
-from forethought.storage.sealed_stage import Count, Stage, read_records
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import Count, read_records
 from forethought.types import Answer, Prompt
 
 READS = {

@@ -20,7 +20,13 @@ from forethought.pairs import (
 )
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
-from forethought.storage.sealed_stage import SCRATCH, Count, Stage, read_part, sealed_parts
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import (
+    SCRATCH,
+    Count,
+    read_part,
+    sealed_parts,
+)
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 
 

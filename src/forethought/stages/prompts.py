@@ -15,7 +15,8 @@ from forethought.progress.reporter import Reporter
 from forethought.prompts import Refuse, load_prompts, source_digests, split_prompts
 from forethought.runs.layout import StageRef
 from forethought.storage import left_out
-from forethought.storage.sealed_stage import Count, Stage, StageError, read_json, write_json
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import Count, StageError, read_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
 from forethought.types import Arm, Prompt, PromptPlace
 
@@ -62,7 +63,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         kept = [prompt.prompt_id for prompt in (*split.test, *split.validation, *split.train)]
         places = [PromptPlace(prompt_id=key, where=split.places[key]) for key in kept]
         stage.write_records("places", places, PromptPlace)
-        write_json(stage.folder / SOURCES, digests)
+        stage.write_json(SOURCES, digests)
         left_out.note(stage, "prompts", split.left_out)
         note = f"{len(split.train)} to train on, {split.duplicates} duplicates dropped"
         task.advance(note=note)

@@ -19,7 +19,8 @@ from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.policies.sampled_policy import Drawn, Policy, policy_executor, server_counts
 from forethought.storage import left_out
-from forethought.storage.sealed_stage import Count, Stage
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import Count
 from forethought.types import Prompt, Rollout, SampleRequest, Unsampled
 
 
@@ -51,7 +52,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         prompts[start : start + sampling.part_size]
         for start in range(0, len(prompts), sampling.part_size)
     ]
-    owed = [index for index in range(len(parts)) if not stage.has(f"part_{index:05d}")]
+    owed = [index for index in range(len(parts)) if not _has(stage, index)]
     params = SamplingParams.of(sampling)
     counts = _Counts()
     for index in range(len(parts)):
@@ -70,11 +71,14 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     gone = left_out.noted(stage.folder)
     if len(gone) == len(prompts):
         # Owed again, in case that the server or the template is mended.
-        for index in range(len(parts)):
-            (stage.folder / f"part_{index:05d}.parquet").unlink()
+        stage.remove(*(f"part_{index:05d}.parquet" for index in range(len(parts))))
         raise left_out.none_sampled(ref.label, gone)
     left_out.say(stage, reporter)
     return counts.summary() | left_out.counts(stage.folder) | server_counts(stage, policy)
+
+
+def _has(stage: Stage, index: int) -> bool:
+    return stage.has(f"part_{index:05d}", left_out.file_of(f"{index:05d}"))
 
 
 def _kept(

@@ -10,7 +10,8 @@ from typing import Any
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import MEASURES, StageRef
 from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
-from forethought.storage.sealed_stage import Count, Stage
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,14 @@ from forethought.models.loading import pick_device
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
 from forethought.stages.judged.no_pairs import why_no_pairs
+from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
     SCRATCH,
     ArmStoppedError,
     Count,
-    Stage,
     read_records,
 )
-from forethought.thoughts import save_format
+from forethought.thoughts import FORMAT_FILE, save_format
 from forethought.training.results import LEAST_KEPT, ReferenceLogprobs, StepLog
 from forethought.types import PreferencePair
 
@@ -156,9 +156,11 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
             job = _job(ref, "training", stage.folder)
             _run_job(ref, job, _scratch(stage), lambda: log.read(on_step))
             result = read_result(stage.folder)
-    for folder in sorted(stage.folder.glob("epoch_*")):
-        save_format(ref.thought_format, folder)
-        rendering.save_template_variables(ref.policy.template, folder)
+    for epoch in range(1, training.epochs + 1):
+        folder = f"epoch_{epoch}"
+        save_format(ref.thought_format, stage.folder / folder)
+        rendering.save_template_variables(ref.policy.template, stage.folder / folder)
+        stage.note(f"{folder}/{FORMAT_FILE}", f"{folder}/{rendering.TEMPLATE_FILE}")
     if (warning := loss_warning(ref, result.margin_kept)) is not None:
         reporter.say(f"warning: {warning}")
     return {

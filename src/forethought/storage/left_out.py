@@ -12,13 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from forethought.progress.reporter import Reporter
+from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
     Count,
-    Stage,
     StageError,
     is_sealed,
     read_json,
-    write_json,
 )
 from forethought.types import LeftOut, Prompt, Unsampled
 
@@ -30,11 +29,15 @@ Places = Callable[[], Mapping[str, str]]
 
 def note(stage: Stage, part: str, left_out: Sequence[LeftOut]) -> None:
     """Keep what a part of a stage goes without; an earlier attempt's list of it is replaced."""
-    path = stage.folder / f"left_out_{part}.json"
     if left_out:
-        write_json(path, [asdict(omission) for omission in left_out])
+        stage.write_json(file_of(part), [asdict(omission) for omission in left_out])
     else:
-        path.unlink(missing_ok=True)
+        stage.remove(file_of(part))
+
+
+def file_of(part: str) -> str:
+    """Name of the list that goes with a part."""
+    return f"left_out_{part}.json"
 
 
 def noted(folder: Path) -> list[LeftOut]:

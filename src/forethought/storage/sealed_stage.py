@@ -8,30 +8,30 @@ hold the work of another recipe.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from forethought.storage.records import from_table, table_schema, to_table
+from forethought.storage.expansion import refuse_larger
+from forethought.storage.files import (
+    sha256_file,
+    sha256_once,
+)
+from forethought.storage.records import from_table
 
 Record = TypeVar("Record")
 MANIFEST = "manifest.json"
 """File that seals a stage."""
-ROW_GROUP = 8192
-"""Rows that `Stage.write_pieces` holds before it writes them."""
 SCRATCH = "scratch"
 """Folder in an unsealed stage for what a resumed attempt may use; the seal removes it."""
+INTENT = "intent.json"
+LARGEST_PART = 64 * 2**30
+"""Bytes that a part may stand for by its own word."""
 Count = int | float | str | None | list[Any] | dict[str, Any]
 
 
@@ -75,218 +75,9 @@ class ArmStoppedError(StageError):
     """An arm has nothing more to learn from. What does not build on it can still be done."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file so that after a crash either the old or the new content is there, whole.
-
-    Raises: OSError if the disk is full; the target is then as it was.
-    """
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """The file to write a path's new content to, which takes its place when the block ends; where
-    that raises, the target is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` of indented JSON."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """`write_bytes` of Parquet whose damage would be noticed."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256_file(path: Path) -> str:
-    """Content hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content_hash(value: Any) -> str:
-    """Hash of a JSON value, whatever the order of its keys."""
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class Stage:
-    """A stage folder opened for writing.
-
-    Example::
-
-        stage = Stage(folder, name="pairs", version=1, config={"rho": 0.2}, inputs=[rollouts])
-        if not stage.sealed:
-            stage.write_records("part_00000", pairs, PreferencePair)
-            stage.seal(counts={"pairs": 120})
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        version: int,
-        config: dict[str, Any],
-        inputs: Sequence[Path] = (),
-    ) -> None:
-        """Claim the folder for this work, or find the same work begun or done there.
-
-        Raises: StageError if an input is not sealed, or the folder holds other work.
-        """
-        self.folder = folder
-        self.name = name
-        self._version = version
-        self._inputs = {
-            os.path.relpath(path, folder): read_manifest(path).digest for path in inputs
-        }
-        intent = {
-            "stage": name,
-            "version": version,
-            # As it will be read back: tuples are lists there, keys are strings.
-            "config": json.loads(json.dumps(config)),
-            "inputs": self._inputs,
-        }
-        self.fingerprint = content_hash(intent)
-        intent_file = folder / "intent.json"
-        if is_begun(folder):
-            _refuse_other_work(folder, read_object(intent_file), intent)
-        elif is_sealed(folder):
-            raise StageError(f"{folder} is sealed and has no intent.json; {_redo(folder)}")
-        else:
-            write_json(intent_file, intent)
-        self._started = time.monotonic()
-
-    @property
-    def sealed(self) -> bool:
-        """Whether all is done and the manifest written."""
-        return is_sealed(self.folder)
-
-    def has(self, part: str) -> bool:
-        """Whether a part of an unsealed stage is there and whole; a damaged one is set aside."""
-        path = self.folder / f"{part}.parquet"
-        if not path.is_file():
-            return False
-        try:
-            pq.read_table(path, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
-            damaged = path.with_suffix(".damaged")
-            os.replace(path, damaged)
-            print(
-                f"{path} is damaged ({error}); kept as {damaged.name}, made again", file=sys.stderr
-            )
-            return False
-        return True
-
-    def write_records(self, part: str, records: Iterable[Any], record_type: type) -> None:
-        """Write a Parquet part of one record type, whole or not at all."""
-        self.write_table(part, to_table(records, record_type))
-
-    def write_table(self, part: str, table: pa.Table) -> None:
-        """Write a Parquet part, whole or not at all."""
-        write_table(self.folder / f"{part}.parquet", table)
-
-    def write_pieces(self, part: str, pieces: Iterable[Iterable[Any]], record_type: type) -> None:
-        """Write a Parquet part of one record type whose rows come piece by piece, whole or not at
-        all. Up to `ROW_GROUP` rows it has the bytes that `write_records` gives it.
-        """
-        schema = table_schema(record_type)
-        with (
-            replacing(self.folder / f"{part}.parquet") as file,
-            pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
-        ):
-            held = [schema.empty_table()]
-            for piece in pieces:
-                held.append(to_table(piece, record_type))
-                if sum(table.num_rows for table in held) >= ROW_GROUP:
-                    writer.write_table(pa.concat_tables(held).combine_chunks())
-                    held = []
-            if held:
-                writer.write_table(pa.concat_tables(held).combine_chunks())
-
-    def read_records(self, part: str, record_type: type[Record]) -> list[Record]:
-        """A part of this stage, before it is sealed."""
-        return from_table(pq.read_table(self.folder / f"{part}.parquet"), record_type)
-
-    def add_seconds(self) -> float:
-        """Wall-clock seconds of this stage over all attempts, kept beside the parts."""
-        clock = self.folder / "seconds.json"
-        before = float(read_json(clock)) if clock.is_file() else 0.0
-        now = time.monotonic()
-        total = before + now - self._started
-        self._started = now
-        write_json(clock, total)
-        return total
-
-    def complete(self, work: Callable[[], dict[str, Count]]) -> None:
-        """Do the work and seal its counts; a sealed stage is left as it is."""
-        if self.sealed:
-            return
-        try:
-            counts = work()
-        except BaseException:
-            self.add_seconds()
-            raise
-        self.seal(counts)
-
-    def seal(self, counts: dict[str, Count]) -> Manifest:
-        """Write the manifest over every file in the folder. After this nothing changes."""
-        seconds = self.add_seconds()
-        shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
-        skipped = {"intent.json", MANIFEST, "seconds.json", "lock"}
-        paths = [
-            path
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.suffix != ".damaged" and path.name not in skipped
-        ]
-        parts = tuple(_part(self.folder, path) for path in paths)
-        # Logs carry clock times; the same work done twice must have the same digest.
-        content = [(part.name, part.sha256) for part in parts if not part.name.endswith(".jsonl")]
-        digest = content_hash([self.fingerprint, content])
-        manifest = Manifest(
-            stage=self.name,
-            version=self._version,
-            fingerprint=self.fingerprint,
-            digest=digest,
-            parts=parts,
-            inputs=self._inputs,
-            counts=counts,
-            seconds=round(seconds, 3),
-        )
-        write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
-        (self.folder / "seconds.json").unlink(missing_ok=True)
-        return manifest
-
-
 def is_begun(folder: Path) -> bool:
     """Whether a stage has been claimed for some work, which may be done."""
-    return (folder / "intent.json").is_file()
+    return (folder / INTENT).is_file()
 
 
 def is_sealed(folder: Path) -> bool:
@@ -305,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise StageError(f"{path} is damaged; {_redo(folder)}") from error
+        raise StageError(f"{path} is damaged; {redo(folder)}") from error
 
 
 def read_records(
@@ -340,7 +131,8 @@ def read_part(
     Raises: StageError if the part is missing or damaged.
     """
     check_part(folder, part)
-    table = pq.read_table(folder / part.name)
+    with _opened(folder / part.name) as file:
+        table = file.read()
     if rows is not None:
         table = table.slice(rows.start, rows.stop - rows.start)
     return from_table(table, record_type)
@@ -352,17 +144,28 @@ def read_columns(folder: Path, part: Part, columns: Sequence[str]) -> pa.Table:
     Raises: StageError if the part is missing or damaged.
     """
     check_part(folder, part)
-    with pq.ParquetFile(folder / part.name) as file:
+    with _opened(folder / part.name) as file:
         return file.read(columns=list(columns))
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    """Raises: StageError if it stands for more than any part of ours does."""
+    file = pq.ParquetFile(path)
+    try:
+        refuse_larger(file.metadata, LARGEST_PART)
+    except ValueError as error:
+        file.close()
+        raise StageError(f"{path}: {error}; it was not written by forethought") from error
+    return file
 
 
 def check_part(folder: Path, part: Part) -> None:
     """Raises: StageError if the part is missing or does not match its seal."""
     path = folder / part.name
     if not path.is_file():
-        raise StageError(f"{path} is missing though the stage is sealed; {_redo(folder)}")
+        raise StageError(f"{path} is missing though the stage is sealed; {redo(folder)}")
     if path.stat().st_size != part.bytes or sha256_file(path) != part.sha256:
-        raise StageError(f"{path} is damaged: it does not match its seal; {_redo(folder)}")
+        raise StageError(f"{path} is damaged: it does not match its seal; {redo(folder)}")
 
 
 def check_files(folder: Path, below: str = "") -> None:
@@ -375,49 +178,12 @@ def check_files(folder: Path, below: str = "") -> None:
     for part in read_manifest(folder).parts:
         if part.name.startswith(below):
             path = folder / part.name
-            if not path.is_file() or _digests.get(_seen(path)) != part.sha256:
+            if not path.is_file() or sha256_once(path) != part.sha256:
                 check_part(folder, part)
-                _digests[_seen(path)] = part.sha256
 
 
-_Seen = tuple[int, int, int, int]
-_digests: dict[_Seen, str] = {}
-"""Digest of each file whose content this process has read, by what the disk says of it."""
-
-
-def _seen(path: Path) -> _Seen:
-    """What tells a file's content apart without reading it."""
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def refuse_changed_config(folder: Path, *, version: int, config: dict[str, Any]) -> None:
-    """Check a stage that may have been begun, before any other stage is run.
-
-    Raises: StageError if the folder holds work of another config or version, or is sealed and does
-    not say of what.
-    """
-    if is_sealed(folder) and not is_begun(folder):
-        raise StageError(f"{folder} is sealed and has no intent.json; {_redo(folder)}")
-    if is_begun(folder):
-        found = read_object(folder / "intent.json")
-        wanted = {"version": version, "config": json.loads(json.dumps(config))}
-        _refuse_other_work(folder, {key: found.get(key) for key in wanted}, wanted)
-
-
-def _part(folder: Path, path: Path) -> Part:
-    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    digest = sha256_file(path)
-    _digests[_seen(path)] = digest
-    return Part(
-        name=path.relative_to(folder).as_posix(),
-        rows=rows,
-        bytes=path.stat().st_size,
-        sha256=digest,
-    )
-
-
-def _redo(folder: Path) -> str:
+def redo(folder: Path) -> str:
+    """The way out where a sealed stage is damaged."""
     return (
         "to make it again, move the folder away (forethought check RUN --repair does it, or "
         f"mv {folder} {folder}.damaged) and run the same command; what was made from other "
@@ -467,27 +233,4 @@ def damaged(path: Path, why: str) -> StageError:
             f"{path} is damaged ({why}); move it away (mv {path} {path}.damaged) and run the same "
             "command: it is written anew"
         )
-    return StageError(f"{path} is damaged ({why}); {_redo(path.parent)}")
-
-
-def _refuse_other_work(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    if found == wanted:
-        return
-    differences = list(_differences(found, wanted))
-    raise StageError(
-        f"{folder} holds other work than this recipe asks for:\n"
-        + "\n".join(f"  {line}" for line in differences)
-        + "\nWays out: give it a folder of its own (run=…, or --output), move a whole run aside "
-        "(run --fresh), put the setting back, or move away what is to be made again "
-        f"(mv {folder} {folder}.old)"
-    )
-
-
-def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """One line per differing field, with both values."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            name = f"{place}.{key}" if place else key
-            yield from _differences(found.get(key, "absent"), wanted.get(key, "absent"), name)
-    elif found != wanted:
-        yield f"{place}: there {found!r:.120}, asked for {wanted!r:.120}"
+    return StageError(f"{path} is damaged ({why}); {redo(path.parent)}")

@@ -20,7 +20,8 @@ from typing import Any
 from forethought.config import Recipe, TrackerConfig
 from forethought.config.recipe_files import dump
 from forethought.progress.reporter import Reporter
-from forethought.storage.sealed_stage import read_json, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import read_json
 from forethought.trackers.points import read_points
 from forethought.trackers.stores import Logged, Store, open_store
 

@@ -10,6 +10,7 @@ everything but its fellows' parts of the state.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -21,24 +22,33 @@ import torch
 
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named
-from forethought.storage.sealed_stage import (
+from forethought.storage.files import (
     content_hash,
-    damaged,
-    read_log,
-    read_object,
+    naming,
+    sha256_once,
     sync_folder,
     write_bytes,
     write_json,
 )
+from forethought.storage.sealed_stage import damaged, read_log, read_object
+from forethought.storage.written import Written, set_aside
 from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
-from forethought.training.states import TrainingState, newest, save_sharded, save_whole
+from forethought.training.states import (
+    TrainingState,
+    log_of_whole,
+    newest,
+    save_sharded,
+    save_whole,
+    step_of,
+)
 from forethought.training.stored import Stored, write_model
 from forethought.types import PairSide, PreferencePair
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+FINGERPRINT = "fingerprint.json"
 STEPS = "steps.jsonl"
 RESULT = "result.json"
 
@@ -77,29 +87,66 @@ class TrainingDirectory:
         self.steps_path = folder / STEPS
         self.state_folder = folder / "state"
         self.result_path = folder / RESULT
+        self._written = Written(folder)
 
     def claim(self) -> TrainingResult | None:
         """Write down whose folder this is; the result if the training is done.
 
-        What is left of the state of a finished training is dropped.
+        What is left of the state of a finished training is dropped. What is not as it was written
+        is set aside, and what leads to it is done again.
 
         Raises: ValueError if it holds another training.
         """
         return self.ranks.from_first(self._claim() if self.ranks.first else None)
 
     def _claim(self) -> TrainingResult | None:
-        path = self.folder / "fingerprint.json"
-        if not path.exists():
+        path = self.folder / FINGERPRINT
+        if not self._written.whole(FINGERPRINT):
             write_json(path, {"fingerprint": self.fingerprint})
+            self._begin_anew()
+            self._written.note(FINGERPRINT, durable=True)
         elif read_object(path).get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"training: {self.folder} holds a training with other pairs, reference log-probs, "
-                "settings or seed; give another directory, or delete this one to train anew"
+                "settings or seed; give another directory, or move this one away to train anew"
             )
-        if not self.result_path.exists():
+        self._set_epochs_aside()
+        if not self._written.whole(RESULT):
             return None
+        result = read_result(self.folder)
+        if self._has_epochs(result.epochs) and self._written.whole(STEPS):
+            shutil.rmtree(self.state_folder, ignore_errors=True)
+            return result
+        self.result_path.unlink()
+        self._written.forget(RESULT)
+        return None
+
+    def _set_epochs_aside(self) -> None:
+        """Those that are not as they were written, whole folders."""
+        noted = {name.split("/")[0] for name in self._written.digests() if "/" in name}
+        there = {path.name for path in self.folder.glob("epoch_*") if not path.suffix}
+        for name in sorted(there | {name for name in noted if name.startswith("epoch_")}):
+            if name in noted and self._written.all_whole(name):
+                continue
+            if name in there:
+                set_aside(self.folder / name, "damaged" if name in noted else "stray")
+            self._written.forget(name)
+
+    def _has_epochs(self, count: int) -> bool:
+        noted = {name.split("/")[0] for name in self._written.digests()}
+        return all(f"epoch_{epoch}" in noted for epoch in range(1, count + 1))
+
+    def _begin_anew(self) -> None:
+        """Nothing that is here is known to be of this training."""
+        for path in (*self.folder.glob("epoch_*"), self.steps_path, self.result_path):
+            if path.exists() and path.suffix not in (".damaged", ".stray"):
+                set_aside(path, "stray")
+                self._written.forget(path.name)
+        self._drop_state()
+
+    def _drop_state(self) -> None:
         shutil.rmtree(self.state_folder, ignore_errors=True)
-        return read_result(self.folder)
+        self._written.forget(self.state_folder.name)
 
     def margins_kept(self) -> tuple[float | None, ...]:
         """What the log says of each epoch's checkpoint, in order."""
@@ -113,19 +160,22 @@ class TrainingDirectory:
         """Mark the training done, then drop its state."""
         if self.ranks.first:
             self._sync_log()
+            self._written.note(STEPS, durable=True)
             write_json(self.result_path, dataclasses.asdict(result))
+            self._written.note(RESULT, durable=True)
             shutil.rmtree(self.state_folder, ignore_errors=True)
 
     def append(self, log: StepLog) -> None:
         """Add a step to the log; `save_state` makes it durable."""
         if self.ranks.first:
-            with self.steps_path.open("a") as file:
+            with naming(self.steps_path), self.steps_path.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(log)) + "\n")
 
     def save_state(self, state: TrainingState) -> None:
         """Replace the resumable state, after the log that leads to it is on disk."""
         if self.ranks.first:
             self._sync_log()
+            state = dataclasses.replace(state, log=self._log_digest(state.step))
         if self.ranks.mesh is None:
             save_whole(self.state_folder, state)
         else:
@@ -135,9 +185,35 @@ class TrainingDirectory:
         with self.steps_path.open("rb") as file:
             os.fsync(file.fileno())
 
-    def newest_state(self) -> Path | None:
-        """Where the last sealed state is; `None` before the first."""
-        return self.ranks.from_first(newest(self.state_folder))
+    def newest_state(self, steps_per_epoch: int) -> Path | None:
+        """Where the last sealed state is; `None` before the first, and where an epoch or a line of
+        the log is damaged that it builds on.
+        """
+        first = self.ranks.first
+        return self.ranks.from_first(self._newest_state(steps_per_epoch) if first else None)
+
+    def _newest_state(self, steps_per_epoch: int) -> Path | None:
+        while (path := newest(self.state_folder)) is not None:
+            log = log_of_whole(path)
+            if log is None:
+                set_aside(path, "damaged")
+                continue
+            step = step_of(path)
+            same_log = log == self._log_digest(step)
+            if same_log and self._has_epochs(step // steps_per_epoch):
+                return path
+            if not same_log and self.steps_path.is_file():
+                set_aside(self.steps_path, "damaged")
+            # The state is good, but does not give what is missing.
+            self._drop_state()
+        return None
+
+    def _log_digest(self, step: int) -> str:
+        """Of the first lines."""
+        if not self.steps_path.is_file():
+            return ""
+        lines = self.steps_path.read_bytes().splitlines(keepends=True)[:step]
+        return hashlib.sha256(b"".join(lines)).hexdigest()
 
     def cut_log(self, step: int) -> None:
         """Begin the log, or cut it back to the steps that the state has seen."""
@@ -172,8 +248,13 @@ class TrainingDirectory:
         partial.mkdir(parents=True)
         write_model(partial, model, masters, adapter, stored)
         _sync_files(partial)
+        for file in partial.rglob("*"):
+            if file.is_file():
+                # Before it counts as written, which is then done at once.
+                sha256_once(file)
         os.replace(partial, target)
         sync_folder(self.folder)
+        self._written.note(target.name, durable=True)
 
 
 class LogReader:

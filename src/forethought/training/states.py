@@ -2,7 +2,8 @@
 
 `state/state.pt` is whole. `state/step_N/` is PyTorch's distributed checkpoint, to which every
 process writes its shards; any number of processes reads either, so a training may go on with
-another number of them. Only the newest is kept.
+another number of them. Only the newest is kept. Each can tell whether it is as it was written:
+`state.pt` is a zip file, which has a CRC of every tensor, and beside the shards stands `seal.json`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import io
 import os
 import shutil
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from forethought.storage.sealed_stage import sync_folder, write_bytes
+from forethought.storage.files import naming, sha256_once, sync_folder, write_bytes, write_json
+from forethought.storage.sealed_stage import read_object
 from forethought.training.distributed.ranks import Ranks
 
 WHOLE = "state.pt"
+SEAL = "seal.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,8 @@ class TrainingState:
     tokens: int
     masters: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
+    log: str = ""
+    """SHA-256 of the lines of the log that lead to it."""
 
 
 def save_whole(folder: Path, state: TrainingState) -> None:
@@ -59,8 +65,14 @@ def save_sharded(folder: Path, state: TrainingState, ranks: Ranks) -> None:
     # A barrier: nobody writes into a folder that the first one is still removing.
     ranks.from_first(None)
     # Its files are synced, and it returns when those of all processes are written.
-    save(_values(state), checkpoint_id=partial)
+    with naming(partial):
+        save(_values(state), checkpoint_id=partial)
+    # Each process reads what it has just written, which is still in memory.
+    mine = [*partial.glob(f"__{ranks.rank}_*"), *([partial / ".metadata"] if ranks.first else [])]
+    written = ranks.gather({path.name: sha256_once(path) for path in mine})
     if ranks.first:
+        files = {name: digest for of_rank in written for name, digest in of_rank.items()}
+        write_json(partial / SEAL, {"log": state.log, "files": files})
         sync_folder(partial)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
@@ -71,12 +83,31 @@ def save_sharded(folder: Path, state: TrainingState, ranks: Ranks) -> None:
                 shutil.rmtree(path)
 
 
+def log_of_whole(path: Path) -> str | None:
+    """The `log` of a state that is as it was written; `None` of one that is not."""
+    try:
+        if path.name != WHOLE:
+            seal = read_object(path / SEAL)
+            files: dict[str, str] = seal["files"]
+            same = all(sha256_once(path / name) == digest for name, digest in files.items())
+            return seal["log"] if same else None
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                return None
+        return load_whole(path, mmap=True).log
+    # Whatever reading damage may raise: a zip file's, pickle's, PyTorch's.
+    except Exception:
+        return None
+
+
 def newest(folder: Path) -> Path | None:
     """The state to go on from. A kill may leave two: a new one removes the old one last."""
     whole = folder / WHOLE
     if found := _sharded(folder):
-        latest = max(found, key=_step)
-        if not whole.exists() or load_whole(whole, mmap=True).step < _step(latest):
+        latest = max(found, key=step_of)
+        if not whole.exists() or log_of_whole(whole) is None:
+            return latest
+        if step_of(whole) < step_of(latest):
             return latest
     return whole if whole.exists() else None
 
@@ -132,8 +163,11 @@ def put(parameter: DTensor, whole: torch.Tensor) -> None:
 
 
 def _sharded(folder: Path) -> list[Path]:
-    return list(folder.glob("step_*"))
+    return [path for path in folder.glob("step_*") if not path.suffix]
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """Finished steps of a state on disk."""
+    if path.name == WHOLE:
+        return load_whole(path, mmap=True).step
     return int(path.name.removeprefix("step_"))

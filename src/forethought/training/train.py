@@ -125,7 +125,7 @@ def train(
         run = _TrainingRun(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
         source = source_of(model)
         probe = MarginProbe(trainee, source, kept, config, sampled, ranks)
-        run.resume(folder.newest_state())
+        run.resume(folder.newest_state(steps_per_epoch(len(kept), config.batch_size)))
         folder.cut_log(run.step)
         _run_epochs(run, trainee, kept, folder, source, probe, on_step)
     result = TrainingResult(

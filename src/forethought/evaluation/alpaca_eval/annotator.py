@@ -36,8 +36,8 @@ from forethought.evaluation.alpaca_eval.weighted_preference import (
     judge_messages,
     preference_for_second,
 )
+from forethought.storage.files import content_hash
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import content_hash
 
 DRAW = 1.5
 USELESS = 5

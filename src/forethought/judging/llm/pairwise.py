@@ -46,8 +46,8 @@ from forethought.judging.llm.verdicts import (
     open_model,
 )
 from forethought.sampling.base import Sampler
+from forethought.storage.files import content_hash
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import content_hash
 from forethought.types import Judgement, ResponseGroup, SampleRequest, Unjudged
 
 SCORE_DIGITS = 9

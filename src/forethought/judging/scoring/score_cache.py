@@ -16,8 +16,8 @@ from typing import Any
 from forethought.config import ScoringJudge
 from forethought.judging.scoring.conversation_tokens import Refused, TokenIds
 from forethought.models import loading
+from forethought.storage.files import content_hash
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import content_hash
 from forethought.types import Judgement, ResponseGroup, Unjudged
 
 

@@ -23,7 +23,8 @@ from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import server_counts
 from forethought.storage import left_out
-from forethought.storage.sealed_stage import Count, Stage
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import Count
 from forethought.types import (
     Answer,
     EvaluationResult,
@@ -71,7 +72,7 @@ def measure(
     label = f"{subject.policy.name} {stage.name}"
     with reporter.task(label, len(rounds) * len(asked), "questions") as task:
         for name, prompts in rounds.items():
-            if not stage.has(name):
+            if not stage.has(name, left_out.file_of(name)):
                 answers = answer_prompts(
                     stage,
                     subject.policy,

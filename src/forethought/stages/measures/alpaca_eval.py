@@ -39,8 +39,9 @@ from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import server_counts
 from forethought.storage import left_out
+from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import SCRATCH, Count, Stage, write_json
+from forethought.storage.sealed_stage import SCRATCH, Count
 from forethought.types import Answer, Message, Prompt
 
 
@@ -71,7 +72,7 @@ def measure(
         generator=subject.policy.name,
         texts=tuple(answer and answer.parsed.response for answer in answers),
     )
-    write_json(stage.folder / "model_outputs.json", output_records(instructions, model))
+    stage.write_json("model_outputs.json", output_records(instructions, model))
     cache_file = subject.cache or stage.folder / SCRATCH / "judge.sqlite"
     with Cache(cache_file, account=subject.account) as replies:
         with Annotator(config.annotator, replies) as annotator:
@@ -86,10 +87,10 @@ def measure(
             name = f"weighted_alpaca_eval:{annotator.model}"
         spent = replies.counts()
     records = annotation_records(instructions, baseline, model, annotations, annotator=name)
-    write_json(stage.folder / "annotations.json", records)
+    stage.write_json("annotations.json", records)
     annotated = as_annotations(instructions, baseline, model, annotations)
     scored = score(annotated, difficulty=files.difficulty, gamed=files.gamed)
-    write_json(stage.folder / "score.json", as_json(scored))
+    stage.write_json("score.json", as_json(scored))
     missing: list[Count] = [
         {"index": place, "reason": annotation.reason}
         for place, annotation in enumerate(annotations)
@@ -151,7 +152,7 @@ def _answers(
 ) -> list[Answer | None]:
     """In the order of the evaluation set; `None` where the policy cannot be asked."""
     prompts = [_prompt(instruction) for instruction in instructions]
-    if not stage.has("answers"):
+    if not stage.has("answers", left_out.file_of("answers")):
         with reporter.task(f"{subject.policy.name} alpaca_eval", len(prompts), "answers") as task:
             answers = answer_prompts(
                 stage,

@@ -44,15 +44,10 @@ from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import server_counts
 from forethought.storage import left_out
+from forethought.storage.files import content_hash
+from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import (
-    SCRATCH,
-    Count,
-    Stage,
-    content_hash,
-    write_bytes,
-    write_json,
-)
+from forethought.storage.sealed_stage import SCRATCH, Count
 from forethought.types import Answer, Message, Prompt, SampledPrompt, SampleRequest, Unsampled
 
 LOSS = (
@@ -103,7 +98,7 @@ def measure(
     )
     score = score_labels(labels)
     published = score_labels(labels, interval="published")
-    write_json(stage.folder / "scores.json", [score.as_json(), published.as_json()])
+    stage.write_json("scores.json", [score.as_json(), published.as_json()])
     given = [entry.answer for entry in entries if entry.answer is not None]
     answered = [answer for answer in given if answer.parsed.response is not None]
     return {
@@ -136,7 +131,7 @@ def _entries(
 ) -> list[_Entry]:
     questions, baseline = read_files(config)
     prompts = [_prompt(question) for question in questions]
-    if not stage.has("answers"):
+    if not stage.has("answers", left_out.file_of("answers")):
         # The same text may stand under two questions; a policy answers it once.
         distinct = list({prompt.prompt_id: prompt for prompt in prompts}.values())
         with reporter.task(f"{subject.policy.name} arena_hard", len(distinct), "answers") as task:
@@ -272,7 +267,7 @@ def _judgment_line(
 
 def _write_lines(stage: Stage, name: str, records: Sequence[dict[str, Any]]) -> None:
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_bytes(stage.folder / name, text.encode())
+    stage.write_bytes(name, text.encode())
 
 
 def _mean(values: Sequence[int]) -> float | None:

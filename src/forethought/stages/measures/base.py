@@ -10,8 +10,9 @@ from typing import Any
 from forethought.config import JudgeConfig, MeasureConfig
 from forethought.judging.describe import identity
 from forethought.stages.policies.sampled_policy import Policy
+from forethought.storage.files import sha256_file
 from forethought.storage.left_out import Places
-from forethought.storage.sealed_stage import Count, sha256_file
+from forethought.storage.sealed_stage import Count
 from forethought.types import EvaluationResult, Prompt
 
 

@@ -26,8 +26,9 @@ from forethought.stages.measures.base import Subject, as_counts
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import Policy, policy_executor, server_counts
 from forethought.storage import left_out
+from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import SCRATCH, Count, Stage, read_json, write_json
+from forethought.storage.sealed_stage import SCRATCH, Count, read_json
 from forethought.types import (
     Answer,
     EvaluationResult,
@@ -65,26 +66,31 @@ def measure(
     prompts = sorted(subject.prompts, key=lambda prompt: prompt.prompt_id)[: config.prompts]
     single = config.model_copy(update={"attempts": 1})
     with reporter.task(f"{policy.name} {stage.name}", 1 + len(VARIANTS), "rounds") as task:
-        if not stage.has("answers"):
+        if not stage.has("answers", left_out.file_of("answers")):
             answers = answer_prompts(
                 stage, policy, single, prompts, part="answers", places=subject.places
             )
             stage.write_records("answers", answers, Answer)
         answers = stage.read_records("answers", Answer)
         task.advance(tokens=sum(answer.spent_tokens for answer in answers))
-        _draw_variants(stage, subject, config, prompts, answers, task)
         # The last variant that is written stands for all.
-        if not stage.has("half"):
+        lists = (left_out.file_of(variant) for variant in VARIANTS)
+        parts = (f"{variant}.parquet" for variant in VARIANTS)
+        scored = stage.has("half", UNREAD, *lists, *parts)
+        if scored:
+            task.advance(len(VARIANTS))
+        else:
+            _draw_variants(stage, subject, config, prompts, answers, task)
             sides = {
                 variant: stage.read_records(f"{SCRATCH}/{variant}", Answer) for variant in VARIANTS
             }
             with Cache(subject.cache, account=subject.account) as cache:
                 judged = judge_sides(judge, cache, sides, prompts, policy.launch)
-            write_json(stage.folder / UNREAD, judged.unread)
+            stage.write_json(UNREAD, judged.unread)
             worst = worst_score(judged.floor, [a for each in judged.answers.values() for a in each])
             for variant in VARIANTS:
-                scored = _with_worst(judged.answers[variant], worst)
-                stage.write_records(variant, scored, Answer)
+                answered = _with_worst(judged.answers[variant], worst)
+                stage.write_records(variant, answered, Answer)
         sides: dict[Variant, list[Answer]] = {
             variant: stage.read_records(variant, Answer) for variant in VARIANTS
         }
@@ -115,7 +121,7 @@ def _draw_variants(
 ) -> None:
     policy, openings = subject.policy, None
     for variant in VARIANTS:
-        if not stage.has(f"{SCRATCH}/{variant}") and not stage.has(variant):
+        if not stage.has(f"{SCRATCH}/{variant}", left_out.file_of(variant)):
             openings = openings or _openings(policy, answers)
             drawn, gone = _after_openings(stage, policy, config, prompts, openings[variant])
             left_out.note(stage, variant, left_out.placed(gone, prompts, subject.places))

@@ -37,8 +37,9 @@ from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.storage import left_out
 from forethought.storage.left_out import Places
+from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import Count, Stage, read_json, write_json
+from forethought.storage.sealed_stage import Count, read_json
 from forethought.thoughts import ThoughtFormat
 from forethought.types import Answer, EvaluationResult, Prompt
 
@@ -156,7 +157,7 @@ def _answers(
 ) -> list[Answer]:
     if contender.answers is not None:
         answers = list(contender.answers)
-    elif stage.has(side):
+    elif stage.has(side, left_out.file_of(side)):
         answers = stage.read_records(side, Answer)
     else:
         assert contender.policy is not None, "a contender without answers is a policy"
@@ -188,7 +189,7 @@ def _at_equal_tokens(
     wanted = math.ceil(_mean_tokens(sides["first"]) / _mean_tokens(sides["second"]))
     count = min(wanted, MOST_ANSWERS)
     task.total += 2
-    if not stage.has("drawn"):
+    if not stage.has("drawn", left_out.file_of("drawn")):
         drawn = answer_prompts(
             stage,
             policy,
@@ -203,7 +204,7 @@ def _at_equal_tokens(
         best = _best(stage.read_records("drawn", Answer), match)
         stage.write_records("best_of_n", best, Answer)
     task.advance()
-    if not stage.has("longer"):
+    if not stage.has("longer", left_out.file_of("longer")):
         asked = replace(
             policy, thought_format=ThoughtFormat(name="longer", instruction=config.longer)
         )
@@ -247,9 +248,9 @@ def _compared(
     """The comparisons of every prompt that the judge could score, and those it could not."""
     parts = {side: f"judged_{name}_{side}" for side in ("first", "second")}
     # Written last, so it stands for both sides and the unread verdicts.
-    if not stage.has(parts["second"]):
+    if not stage.has(parts["second"], f"{parts['first']}.parquet", _unread(name)):
         judged = _judge(match, {"first": first, "second": second})
-        write_json(stage.folder / _unread(name), judged.unread)
+        stage.write_json(_unread(name), judged.unread)
         for side, part in parts.items():
             stage.write_records(part, judged.answers[side], Answer)
     scored = {side: stage.read_records(part, Answer) for side, part in parts.items()}

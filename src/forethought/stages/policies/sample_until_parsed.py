@@ -17,7 +17,7 @@ from forethought.progress.reporter import Task
 from forethought.stages.policies.sampled_policy import Policy, PolicyExecutor, policy_executor
 from forethought.storage import left_out
 from forethought.storage.left_out import Places
-from forethought.storage.sealed_stage import Stage
+from forethought.storage.open_stage import Stage
 from forethought.types import Answer, Prompt, Rollout, SampleRequest, Unsampled
 
 PART = 512

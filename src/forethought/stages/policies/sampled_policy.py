@@ -20,8 +20,9 @@ from forethought.models.rendering import decode
 from forethought.runs.layout import StageRef
 from forethought.sampling.base import stable_seed
 from forethought.sampling.executor import SamplingExecutor, sampling_executor
+from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
-from forethought.storage.sealed_stage import SCRATCH, Count, Stage
+from forethought.storage.sealed_stage import SCRATCH, Count
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import (
     Completion,

@@ -17,7 +17,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from forethought.config import DType, ModelSource, TrainingConfig
-from forethought.storage.sealed_stage import read_records, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import read_records
 from forethought.training.distributed.ranks import Ranks, join
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs

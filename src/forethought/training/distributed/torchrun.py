@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from forethought.storage.sealed_stage import read_json, write_json
+from forethought.storage.files import write_json
+from forethought.storage.sealed_stage import read_json
 from forethought.training.distributed.lifeline import end_with_parent
 
 REASON = "reason.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from forethought.storage.sealed_stage import write_json
+from forethought.storage.files import write_json
 from forethought.training.distributed.job import Job, take_part
 from forethought.training.distributed.lifeline import end_with_parent
 from forethought.training.distributed.ranks import leave
