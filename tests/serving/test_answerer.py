@@ -198,6 +198,33 @@ def test_a_further_thought_is_taken_out_of_a_response(cut):
         assert end.reasoning_tokens == len("<think>x</think>") + len(">secret</think>")
 
 
+ANEW = "hm <R>secret\n<R> Paris is it. STOP"
+
+
+@pytest.mark.parametrize("cut", [1, 5, 100])
+def test_a_whole_answer_begins_behind_the_last_response_marker(cut):
+    backend = ScriptedBackend(script(ANEW, cut=cut, logprobs=True))
+    deltas, end = answered(backend, SPECIFIC, whole=True, top_logprobs=0, stop=("STOP",))
+    assert [delta.response for delta in deltas if delta.response] == ["Paris is it. "]
+    assert "secret" not in "".join(e.token for delta in deltas for e in delta.logprobs)
+    assert end.finish_reason == "stop"
+    streamed, other = answered(ScriptedBackend(script(ANEW, cut=cut)), SPECIFIC, stop=("STOP",))
+    assert response(streamed) == "secretParis is it. "
+    assert other.reasoning_tokens == end.reasoning_tokens
+    backend = ScriptedBackend(script(ANEW, cut=cut))
+    held, _ = answered(backend, SPECIFIC, settings(hold_answers=True), stop=("STOP",))
+    assert response(held) == "Paris is it. "
+
+
+def test_a_response_that_proves_a_thought_and_ends_is_drawn_again_where_it_was_not_shown():
+    backend = ScriptedBackend(script("hm <R>secret\n<R>"), script("hm <R>Paris."))
+    deltas, end = answered(backend, SPECIFIC, whole=True)
+    assert (response(deltas), end.attempts) == ("Paris.", 2)
+    backend = ScriptedBackend(script("hm <R>secret\n<R>"), script("hm <R>Paris."))
+    deltas, end = answered(backend, SPECIFIC)
+    assert (response(deltas), end.attempts) == ("secret", 1)
+
+
 def test_what_only_looks_like_a_further_thought_is_shown_at_the_end():
     text = "<think>x</think>Write <think> there."
     deltas, end = answered(
@@ -580,15 +607,15 @@ def reasoned(reasoning, text, *, certain=False, finish_reason=None) -> Piece:
 
 
 @pytest.mark.parametrize(
-    ("thought_format", "fields", "certain", "text"),
+    ("thought_format", "certain", "text", "shown"),
     [
-        (TAGS, {}, False, "</think> yes"),
-        (GENERIC, {}, True, "Here is my response: yes"),
-        (DIRECT, {}, False, "</think> yes"),
-        (DIRECT, {}, True, "<think> yes"),
+        (TAGS, False, "</think> yes", "yes"),
+        (GENERIC, True, "Here is my response: yes", "Here is my response: yes"),
+        (DIRECT, False, "</think> yes", "yes"),
+        (DIRECT, True, "<think> yes", "<think> yes"),
     ],
 )
-def test_reasoning_that_a_server_took_out_never_is_response(thought_format, fields, certain, text):
+def test_reasoning_that_a_server_took_out_never_is_response(thought_format, certain, text, shown):
     pieces = (
         reasoned("Here is my thought process: x</think> Here is my response: <R> s", ""),
         reasoned("ecret", text, certain=certain),
@@ -597,8 +624,8 @@ def test_reasoning_that_a_server_took_out_never_is_response(thought_format, fiel
         reasoned("", "", certain=certain, finish_reason="stop"),
     )
     backend = ScriptedBackend(Script(pieces=pieces))
-    deltas, end = answered(backend, thought_format, top_logprobs=0, **fields)
-    assert response(deltas) == f"{text} indeed"
+    deltas, end = answered(backend, thought_format, top_logprobs=0)
+    assert response(deltas) == f"{shown} indeed"
     assert thought(deltas).endswith("secretlate secret")
     assert [e.token for delta in deltas for e in delta.logprobs] == [" indeed"]
     assert end.reasoning_tokens == 2

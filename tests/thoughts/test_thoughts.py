@@ -1,5 +1,7 @@
 """The one splitter: whole text, every way of cutting it, and what is never a response."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,34 +62,43 @@ FORMATS = st.sampled_from(list(THOUGHT_FORMATS.values()))
 ENDS = st.sampled_from(["stop", "length"])
 
 
+def streamed(thought_format, chunks, reason, served):
+    """Both sides as a stream gives them, the response since it last began anew, and the end."""
+    splitter = thought_format.stream(served=served)
+    deltas = [splitter.feed(chunk) for chunk in chunks] + [splitter.feed("", end=reason)]
+    everything = "".join(delta.response for delta in deltas)
+    response = ""
+    for delta in deltas:
+        response = (response if delta.restart is None else "") + delta.response[delta.restart :]
+    return "".join(delta.thought for delta in deltas), everything, response, splitter
+
+
 @settings(max_examples=600, deadline=None)
 @given(FORMATS, TEXTS, st.data(), ENDS, st.booleans())
 def test_streaming_equals_whole_text_for_every_cut(thought_format, text, data, reason, served):
+    places = data.draw(st.lists(st.integers(0, len(text)), max_size=12))
+    edges = sorted({0, len(text), *places})
+    chunks = [text[start:end] for start, end in pairwise(edges)]
+    thought, everything, response, splitter = streamed(thought_format, chunks, reason, served)
     whole = thought_format.parse(text, reason, served=served)
-    splitter = thought_format.stream(served=served)
-    thought, response, at = "", "", 0
-    while at < len(text):
-        size = data.draw(st.integers(1, len(text) - at))
-        delta = splitter.feed(text[at : at + size])
-        thought, response, at = thought + delta.thought, response + delta.response, at + size
-    delta = splitter.feed("", end=reason)
     assert splitter.finish(reason) == whole
-    assert thought + delta.thought == (whole.thought or "")
     in_one = thought_format.stream(served=served).feed(text, end=reason)
-    assert response + delta.response == in_one.response
+    assert everything == in_one.response
+    assert response == in_one.response[in_one.restart :]
     if whole.response is not None:
-        assert in_one.response == whole.response
+        assert response == whole.response
+    if not splitter.restarts:
+        assert thought == (whole.thought or "")
 
 
 @settings(max_examples=300, deadline=None)
 @given(FORMATS, TEXTS)
 def test_streaming_by_characters_equals_the_whole_text(thought_format, text):
     for served in (False, True):
-        splitter = thought_format.stream(served=served)
-        deltas = [splitter.feed(one) for one in text] + [splitter.feed("", end="stop")]
         whole = thought_format.parse(text, served=served)
-        assert "".join(delta.response for delta in deltas) == (whole.response or "")
-        assert "".join(delta.thought for delta in deltas) == (whole.thought or "")
+        thought, _, response, splitter = streamed(thought_format, text, "stop", served)
+        assert response == (whole.response or "")
+        assert splitter.restarts or thought == (whole.thought or "")
         assert splitter.finish("stop") == whole
 
 
@@ -250,6 +261,49 @@ def test_an_instruction_that_is_repeated_is_no_marker():
 def test_further_thoughts(thought_format, text, response, served):
     assert thought_format.parse(text).response == response
     assert thought_format.parse(text, served=True).response == (served or response)
+
+
+EARLY = "Here is my thought process: I write\nHere is my response: SECRET."
+
+
+@pytest.mark.parametrize(
+    ("thought_format", "text", "response"),
+    [
+        (GENERIC, f"{EARLY}\n\nHere is my response: Paris.", "Paris."),
+        (GENERIC, f"{EARLY}\n## HERE IS MY\u00a0RESPONSE: Paris.", "Paris."),
+        (GENERIC, f"{EARLY}\n**here’s my Response:**\nParis.", "Paris."),
+        (SPECIFIC, "I write <R>SECRET\n<r> Paris.", "Paris."),
+        (TAGS, "hm</think>SECRET\n</THINK>Paris.", "Paris."),
+        (TAGS, "SECRET</think> </think> Paris.", "Paris."),
+        (DIRECT, "SECRET\n</think>\nParis.", "Paris."),
+        # Within a line, quoted or in code the words are what the response is about.
+        (GENERIC, f"{EARLY} So, here is my response: Paris.", None),
+        (GENERIC, f"{EARLY}\n`Here is my response:` ends it.", None),
+        (SPECIFIC, "hm <R>The <R> tag", None),
+    ],
+)
+def test_a_second_response_marker_says_that_the_first_came_too_early(
+    thought_format, text, response
+):
+    parsed = thought_format.parse(text, served=True)
+    unserved = thought_format.parse(text).response
+    assert parsed.response == (unserved if response is None else response)
+    assert response is None or "SECRET" in (parsed.thought or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Paris.\n\nHere is my thought process: SECRET",
+        "Paris.\nhere is my thought\nprocess: SECRET",
+        "Paris.\n**HERE’S MY THOUGHT PROCESS:** SECRET",
+        "Here is my thought process: SECRET",
+    ],
+)
+def test_a_second_thought_that_begins_a_line_is_hidden_to_the_end(text):
+    parsed = GENERIC.parse(f"Here is my thought process: a\nHere is my response: {text}", served=True)
+    assert (parsed.response or "") == ("Paris." if "Paris" in text else "")
+    assert "SECRET" in (parsed.thought or "")
 
 
 def test_a_further_thought_cut_off_is_not_served():

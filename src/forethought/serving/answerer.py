@@ -51,7 +51,7 @@ from forethought.serving.backends.base import (
     Piece,
     RefusedDrawError,
 )
-from forethought.serving.thought_filter import NOTHING, ThoughtFilter
+from forethought.serving.thought_filter import NOTHING, ThoughtFilter, joined
 from forethought.thoughts import ThoughtFormat
 from forethought.types import FinishReason, Message
 
@@ -83,19 +83,29 @@ class SplittingAnswerer:
         """
         messages = self._conversation(question)
         cost = _Cost()
+        whole = question.whole or self._settings.hold_answers
         for attempt in range(self._settings.attempts):
             output = ThoughtFilter(question, self._format, self._settings.thought_budget)
             gap = "\n\n" if cost.thought_shown else ""
+            held: list[AnswerDelta] = []
+            shown = False
             async with aclosing(self._output(question, messages, attempt, output, cost)) as deltas:
                 async for delta in deltas:
                     if delta.thought:
                         if gap:
                             delta = replace(delta, thought=gap + delta.thought)
                         gap, cost.thought_shown = "", True
+                    if whole and delta is not NOTHING:
+                        held = _since_the_restart([*held, delta])
+                        delta = replace(delta, response="", logprobs=(), restart=None)
+                    shown = shown or bool(delta.response)
                     yield delta
             cost.reasoning_tokens += output.reasoning_tokens
             cost.response_tokens += output.response_tokens
-            if output.answered:
+            if held and output.answered:
+                yield replace(joined(held), thought="")
+            # What a stream has shown cannot be drawn again.
+            if output.answered or shown:
                 assert output.finish_reason is not None
                 yield cost.end(output.finish_reason, attempt + 1)
                 return
@@ -260,6 +270,14 @@ class _Reader:
     def _wake(self) -> None:
         if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
+
+
+def _since_the_restart(deltas: list[AnswerDelta]) -> list[AnswerDelta]:
+    """What is left of a response that is held back once its last delta is known."""
+    last = deltas[-1]
+    if last.restart is None:
+        return deltas
+    return [replace(last, response=last.response[last.restart :], restart=None)]
 
 
 def _described(error: Exception) -> str:

@@ -27,14 +27,20 @@ more than white space that comes before any text says that the text is the respo
 as an output that nobody asked to think. Any other reasoning changes nothing about the text.
 
 A thought marker inside the response may begin a further thought. All from there on is held back
-until the thought has ended, and then was thought; if the output ends first, it was text. From the
-piece that completes the marker, pieces count as thought in the one case and as response in the
-other. Log-probabilities end before it.
+until the thought has ended, and then was thought; what is still open at the output's end is text
+only where the marker stood within a line. From the piece that completes the marker, pieces count as
+thought in the one case and as response in the other. Log-probabilities end before it.
+
+A second response marker says that the first one came too early: a model that names its marker in
+its thought ends the thought by it. What was taken for the response was thought then, and the
+response begins anew (`AnswerDelta.restart`). What a stream has shown by then it has shown; an
+answer that is given whole does not have it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from forethought.serving.backends.base import AnswerDelta, AnswerRequest, Piece
 from forethought.serving.response_logprobs import ResponseLogprobs
@@ -194,18 +200,14 @@ class ThoughtFilter:
             if self.finish_reason is None:
                 deltas.append(self._read(piece))
         self._held.clear()
-        return AnswerDelta(
-            response="".join(delta.response for delta in deltas),
-            thought="".join(delta.thought for delta in deltas),
-            logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
-        )
+        return joined(deltas)
 
     def _read(self, piece: Piece) -> AnswerDelta:
         reasoning = self._reasoning_of(piece)
         delta = self._sides.feed(piece.text, end=piece.finish_reason)
         self._place(piece, delta, with_entries=not reasoning)
         self._count(piece, only_reasoning=bool(reasoning and not piece.text))
-        shown = self._stops.feed(delta.response)
+        shown, restart = self._shown_of(delta)
         thought = reasoning + delta.thought
         if self._stops.met:
             self.finish_reason = "stop"
@@ -213,10 +215,19 @@ class ThoughtFilter:
             shown += self._stops.flush()
         else:
             self._watch_budget(reasoning, piece.text)
-        if not shown and not thought:
+        if not shown and not thought and restart is None:
             return NOTHING
-        logprobs = tuple(self._entries.up_to(len(shown)))
-        return AnswerDelta(response=shown, thought=thought, logprobs=logprobs)
+        logprobs = tuple(self._entries.up_to(len(shown) - (restart or 0)))
+        return AnswerDelta(response=shown, thought=thought, logprobs=logprobs, restart=restart)
+
+    def _shown_of(self, delta: Delta) -> tuple[str, int | None]:
+        """What stands before any stop string, and where in it the response begins anew."""
+        before = self._stops.feed(delta.response[: delta.restart])
+        if delta.restart is None or self._stops.met:
+            return before, None
+        # Of what was thought no stop string can have begun.
+        self._stops = StopStrings(self._question.stop)
+        return before + self._stops.feed(delta.response[delta.restart :]), len(before)
 
     def _reasoning_of(self, piece: Piece) -> str:
         if piece.text_is_response:
@@ -238,7 +249,11 @@ class ThoughtFilter:
 
     def _place(self, piece: Piece, delta: Delta, *, with_entries: bool) -> None:
         """Note where the response begins and where the tokens stand."""
-        if delta.response and not self.answered:
+        if delta.restart is not None:
+            self.answered = False
+            self.reasoning_tokens += self.response_tokens
+            self.response_tokens = self._open_tokens = 0
+        if delta.response[delta.restart :] and not self.answered:
             self.answered = True
             self._written.clear()
             self._entries.begin(self._sides.response_at)
@@ -279,6 +294,21 @@ class ThoughtFilter:
         parsed = self._format.parse("".join(text for _, text in self._written), "length")
         self._marked = parsed.status is ParseStatus.TRUNCATED
         self.spent = not self._marked
+
+
+def joined(deltas: Sequence[AnswerDelta]) -> AnswerDelta:
+    """Several deltas as one."""
+    response, restart = "", None
+    for delta in deltas:
+        if delta.restart is not None:
+            restart = len(response) + delta.restart
+        response += delta.response
+    return AnswerDelta(
+        response=response,
+        thought="".join(delta.thought for delta in deltas),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        restart=restart,
+    )
 
 
 def _response_marker(thought_format: ThoughtFormat) -> Splitter:

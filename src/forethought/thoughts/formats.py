@@ -44,6 +44,10 @@ class ThoughtFormat(ConfigModel):
     other output is response."""
     response_starts_after: tuple[str, ...] = ()
     """Spellings of the response marker; empty: there is no thought, all is response."""
+    markers_are_tokens: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Each marker is a token of the tokenizer, and nothing but that token is a marker: text that
+    spells one is text. Set for a format whose markers the tokenizer has (models/marker_tokens.py);
+    true of a format that cannot do without."""
 
     @model_validator(mode="after")
     def _markers_are_unambiguous(self) -> Self:

@@ -1,7 +1,7 @@
 """Where a marker stands free in a text, and which end of a text could still become one.
 
 Spellings: either case of a marker's first letter, and straight and curly apostrophes, are the same;
-with `any_case` either case of each letter.
+with `any_spelling` also either case of each letter, and any white space for a space.
 Markdown around it belongs to it: a heading's `#`, emphasis before it and the same emphasis behind
 it, also before a colon at its end (`**Here is my response**:`).
 
@@ -15,6 +15,10 @@ A marker is text, and no marker,
 
 What is said of a text as it arrives never has to be taken back: while it is open whether a marker
 is one, all from there on is held.
+
+Where markers are tokens of their own (`exact`), the text holds a marker only where its token stood
+(models/rendering.py breaks every other spelling), so none of these rules is needed: what is spelled
+like a marker is one.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ FENCE = re.compile(r"\s*(?:```|~~~)[^`]*$")
 """A line that begins or ends a fenced block."""
 GLUED_RIGHTLY = re.compile(r"\s|\W*[/|｜]")
 """How markers begin that follow a word without a space, or bring their own."""
+BLANKS = "\t\n\r\u00a0\u2007\u202f"
+"""White space that may stand for a marker's space."""
 QUOTES = tuple(
     (re.compile(opening), re.compile(closing))
     for opening, closing in (
@@ -78,14 +84,18 @@ class Markers:
     Example: `Markers(("<R>",)).search("so <R> 5", Surroundings(), ended=True)`
     """
 
-    def __init__(self, spellings: Sequence[str], *, any_case: bool = False) -> None:
-        self._patterns = [
-            (re.compile(_pattern(spelling, any_case=any_case)), spelling) for spelling in spellings
-        ]
-        self._fold = {ord("’"): "'"}
-        for spelling in spellings:
-            for letter in _letters(spelling, any_case=any_case):
-                self._fold[ord(letter.upper())] = letter.lower()
+    def __init__(
+        self, spellings: Sequence[str], *, any_spelling: bool = False, exact: bool = False
+    ) -> None:
+        self._exact = exact
+        self._fold: dict[int, str] = {}
+        if exact:
+            self._patterns = [(re.compile(re.escape(each)), each) for each in spellings]
+        else:
+            self._patterns = [
+                (re.compile(_pattern(each, any_spelling=any_spelling)), each) for each in spellings
+            ]
+            self._fold = _folding(spellings, any_spelling=any_spelling)
         self._folded = [self.fold(spelling) for spelling in spellings]
 
     def fold(self, text: str) -> str:
@@ -99,6 +109,8 @@ class Markers:
     def search(self, text: str, before: Surroundings, *, ended: bool) -> Search:
         """The first marker of `text`, which stands behind `before`; `ended`: no more will come."""
         for found, marker in self._hits(text):
+            if self._exact:
+                return Search(found.start(), len(marker))
             lead = _lead(LEAD, text[: found.start()], before)
             start = found.start() - len(lead.group())
             stop = _stop(found, lead, text, ended=ended)
@@ -125,6 +137,8 @@ class Markers:
             return len(text)
         folded = self.fold(text)
         held = possible_start(folded, self._folded)
+        if self._exact:
+            return len(text) - held
         # Emphasis may close before a colon.
         stars = len(folded) - len(re.sub(r"[*_]{1,3}\Z", "", folded))
         for spelling in self._folded:
@@ -147,6 +161,16 @@ def possible_start(text: str, markers: Sequence[str]) -> int:
     return longest
 
 
+def _folding(spellings: Sequence[str], *, any_spelling: bool) -> dict[int, str]:
+    fold = {ord("’"): "'"}
+    if any_spelling:
+        fold |= {ord(blank): " " for blank in BLANKS}
+    for spelling in spellings:
+        for letter in _letters(spelling, any_case=any_spelling):
+            fold[ord(letter.upper())] = letter.lower()
+    return fold
+
+
 def _letters(marker: str, *, any_case: bool) -> str:
     """Those that may have either case: the first one or all, where they have two cases."""
     letters = "".join(character for character in marker if character.isalpha())
@@ -158,10 +182,13 @@ def _letters(marker: str, *, any_case: bool) -> str:
     )
 
 
-def _pattern(marker: str, *, any_case: bool) -> str:
-    parts = [re.escape(character) if character not in "'’" else "['’]" for character in marker]
+def _pattern(marker: str, *, any_spelling: bool) -> str:
+    classes = {"'": "['’]", "’": "['’]"}
+    if any_spelling:
+        classes[" "] = f"[ {BLANKS}]"
+    parts = [classes.get(character) or re.escape(character) for character in marker]
     at = 0
-    for letter in _letters(marker, any_case=any_case):
+    for letter in _letters(marker, any_case=any_spelling):
         at = marker.index(letter, at)
         parts[at] = f"[{re.escape(letter.lower())}{re.escape(letter.upper())}]"
         at += 1

@@ -7,7 +7,7 @@ marker is stands in markers.py; what follows which stands at `Splitter`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from forethought.thoughts.markers import Markers, Surroundings
@@ -25,6 +25,8 @@ class SplitRules(Protocol):
     def thought_must_open(self) -> bool: ...
     @property
     def response_starts_after(self) -> tuple[str, ...]: ...
+    @property
+    def markers_are_tokens(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class Delta:
 
     thought: str = ""
     response: str = ""
+    restart: int | None = None
+    """Where in `response` the response begins anew: all of it before was a thought's."""
 
 
 class _Trimmed:
@@ -60,12 +64,17 @@ class Splitter:
 
     The first response marker ends the thought. Where a thought marker follows it before anything
     else, the thought goes on, and what stood between is part of it. Once the response has begun,
-    markers in it are ordinary text; with `served` they are not: a further thought is taken out of
-    the response, so from a thought marker on all is held back until its end has come. If the output
-    ends before that, it was text; if the token limit cut it off, it is never shown.
+    markers in it are ordinary text.
 
-    With `strict`, for an output that was to have no thought, markers count in any case of their
-    letters, and a thought that is still open at the end is never shown.
+    With `served` they are not. In any spelling, a thought marker begins a further thought: from it
+    on all is held back until a response marker ends it, and is taken out of the response. If the
+    output ends first, it was text where the marker stood within a line, and stays hidden where it
+    began one, where a limit cut it off and where markers are tokens. A second response marker that
+    begins a line, or is a token, says that what was taken for the response was thought still: the
+    response begins anew behind it (`Delta.restart`).
+
+    With `strict`, for an output that was to have no thought, all markers count in any spelling, and
+    a thought that is still open at the end is never shown.
 
     Where a format has a required thought marker, a response marker before it does not count. Text
     before the thought marker belongs to neither side. White space around both sides is dropped.
@@ -73,10 +82,16 @@ class Splitter:
 
     def __init__(self, rules: SplitRules, *, served: bool = False, strict: bool = False) -> None:
         self._rules = rules
-        self._opening = Markers(rules.thought_starts_after, any_case=strict)
-        self._closing = Markers(rules.response_starts_after, any_case=strict)
-        self._strict = strict
-        self._served = served and bool(rules.thought_starts_after)
+        opening, closing = rules.thought_starts_after, rules.response_starts_after
+        exact = rules.markers_are_tokens
+        self._opening = Markers(opening, any_spelling=strict, exact=exact)
+        self._closing = Markers(closing, any_spelling=strict, exact=exact)
+        self._served = served and bool(closing)
+        self._later_closing = Markers(closing, any_spelling=True, exact=exact)
+        """What ends a further thought, and what a response begins anew behind."""
+        self._later = Markers((*opening, *closing), any_spelling=True, exact=exact)
+        """All that is watched for in a response."""
+        self._exact, self._strict = exact, strict
         self._buffer = ""
         self._before = Surroundings()
         self._consumed = 0
@@ -91,6 +106,10 @@ class Splitter:
         """Where the response begins in the text (characters), once it has."""
         self.cuts = 0
         """Thoughts that were taken out of the response."""
+        self.restarts = 0
+        """How often the response has begun anew."""
+        self._hides_open = False
+        """Whether what may be a further thought stays hidden if the output ends."""
         self._state = self._before_thought
         if not rules.response_starts_after:
             self._state = self._in_response
@@ -119,15 +138,17 @@ class Splitter:
         """
         self._buffer += chunk
         self._end = end
-        thought, response = "", ""
+        thought, response, restart = "", "", None
         # A state that hands over leaves text for the next; one that stays has read what it can.
         while True:
-            state = self._state
+            state, at = self._state, self._consumed
             delta = state()
             thought += delta.thought
             response += delta.response
-            if self._state == state:
-                return Delta(thought=thought, response=response)
+            if delta.restart is not None:
+                restart = len(response)
+            if self._state == state and self._consumed == at:
+                return Delta(thought=thought, response=response, restart=restart)
 
     def finish_with(self, text: str, finish_reason: FinishReason) -> ParsedOutput:
         """Feed a whole output, or the rest of one, and finish."""
@@ -163,7 +184,7 @@ class Splitter:
     @property
     def _has_thought(self) -> bool:
         if self._rules.thought_must_open:
-            return self.saw_marker or self.cuts > 0
+            return self.saw_marker or self.cuts > 0 or self.restarts > 0
         return bool(self._rules.response_starts_after) and self._state != self._before_thought
 
     def _take(self, count: int) -> str:
@@ -229,24 +250,48 @@ class Splitter:
             self.response_offset = self._consumed + blank
         if not self._served:
             return Delta(response=self._response.push(self._take(len(self._buffer))))
-        certain, self._border = self._read_to(self._opening)
-        if self._border:
-            self._state = self._in_later_thought
-        return Delta(response=self._response.push(certain))
+        search = self._later.search(self._buffer, self._before, ended=self._end is not None)
+        delta = Delta(response=self._response.push(self._take(search.certain)))
+        if not search.marker:
+            return delta
+        begins_a_line = not self._before.line.strip() or not self._response.text
+        marker = self._take(search.marker)
+        if not self._later_closing.named_in(marker):
+            self._border, self._state = marker, self._in_later_thought
+            self._hides_open = self._strict or self._exact or begins_a_line
+        elif self._exact or begins_a_line:
+            self._begin_anew()
+            delta = replace(delta, restart=len(delta.response))
+        else:
+            delta = Delta(response=delta.response + self._response.push(marker))
+        return delta
+
+    def _begin_anew(self) -> None:
+        """What was taken for the response was thought."""
+        self._thought.push("\n\n" + self._response.text)
+        self._response = _Trimmed()
+        self.response_offset = None
+        self.restarts += 1
 
     def _in_later_thought(self) -> Delta:
-        search = self._closing.search(self._buffer, self._before, ended=self._end is not None)
+        markers, ended = self._later_closing, self._end is not None
+        search = markers.search(self._buffer, self._before, ended=ended)
+        if not search.marker and not ended:
+            return Delta()
+        self._state = self._in_response
         if search.marker:
             thought = self._take(search.certain)
             self._take(search.marker)
-            self.cuts += 1
-            self._state = self._in_response
-            return Delta(thought=self._thought.push("\n\n" + thought))
-        # Still open, or cut off by the token limit: the rest stays hidden.
-        if self._end != "stop" or self._strict:
-            return Delta()
+            return self._cut(thought)
         # Nothing can follow, so the rest is not read again.
-        return Delta(response=self._response.push(self._border + self._take(len(self._buffer))))
+        rest = self._take(len(self._buffer))
+        if self._hides_open or self._end != "stop":
+            return self._cut(rest)
+        return Delta(response=self._response.push(self._border + rest))
+
+    def _cut(self, thought: str) -> Delta:
+        self.cuts += 1
+        return Delta(thought=self._thought.push("\n\n" + thought))
 
 
 def first_response_token(

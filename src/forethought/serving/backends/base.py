@@ -136,6 +136,8 @@ class AnswerRequest:
     stop: tuple[str, ...]
     """Ends the response before the first of these strings in it."""
     top_logprobs: int | None
+    whole: bool = False
+    """The response is wanted in one delta, when its last character is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,9 @@ class AnswerSettings:
     """Outputs without a response are drawn again up to so many times."""
     without_response: Literal["error", "empty"]
     """What then: an error, or an empty message with `finish_reason: length`."""
+    hold_answers: bool = False
+    """Give every response whole, streams too: what turns out late to be a thought is then never
+    shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +169,9 @@ class AnswerDelta:
     thought: str
     logprobs: tuple[TokenLogprob, ...]
     """Of response tokens only."""
+    restart: int | None = None
+    """Where in `response` the response begins anew: all of it that was given before, in earlier
+    deltas too, was thought. An answer that is given whole has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

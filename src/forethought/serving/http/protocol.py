@@ -202,6 +202,7 @@ def read_chat(body: bytes, settings: ServerSettings) -> Chat:
             max_tokens=limit,
             stop=stops,
             top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+            whole=not asked.stream,
         )
         for index in range(count)
     )
