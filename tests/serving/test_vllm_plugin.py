@@ -18,6 +18,7 @@ from forethought.thoughts import (
     GENERIC,
     SPECIFIC,
     TAGS,
+    TOKENS,
     ThoughtFormat,
     save_format,
 )
@@ -120,14 +121,16 @@ def test_whole_and_streamed_are_what_our_splitter_gives(load, thought_format):
     def check(pieces, cuts):
         text = "".join(pieces)
         # vLLM does not say how an output ended.
-        parsed = thought_format.stream(served=True).feed(text, end="length")
+        splitter = thought_format.stream(served=True)
+        parsed = splitter.feed(text, end="length")
         expected = (parsed.thought, parsed.response)
-        whole = shown().extract_reasoning(text, None)
-        assert tuple(side or "" for side in whole) == expected
+        whole = (splitter.finish("length").thought or "", parsed.response[parsed.restart :])
+        given = shown().extract_reasoning(text, None)
+        assert tuple(side or "" for side in given) == whole
         for chunks in (chunks_of(text, cuts), list(text), [text]):
             assert streamed(shown(), chunks) == expected
             assert streamed(hidden(), chunks) == ("", expected[1])
-        assert hidden().extract_reasoning(text, None) == (None, expected[1] or None)
+        assert hidden().extract_reasoning(text, None) == (None, whole[1] or None)
 
     check()
 
@@ -178,6 +181,40 @@ def test_a_marker_that_vllm_would_leave_out_is_asked_for(load, tmp_path):
     assert parser.extract_content_ids(ids) == tokenizer.encode("yes", add_special_tokens=False)
     plain = load(SPECIFIC, tokenizer)().adjust_request(request_like())
     assert not hasattr(plain, "skip_special_tokens")
+
+
+def test_a_stream_is_split_by_token_where_the_markers_are_tokens(load, tmp_path):
+    tokenizer = save_tokenizer(tmp_path, "llama")
+    with pytest.raises(ValueError, match="the tokenizer lacks tokens of forethought_tokens"):
+        load(TOKENS, tokenizer)()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TOKENS.markers)})
+    opening, closing = (tokenizer.convert_tokens_to_ids(marker) for marker in TOKENS.markers)
+
+    def spelled(text):
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    ids = [opening, *spelled("I end with <|response|>SECRET"), closing]
+    response = spelled("Five, behind <|response|>.")
+    parser = load(TOKENS, tokenizer, show_thoughts=True)()
+    text, deltas = "", []
+    for at in range(len(ids + response)):
+        known = (ids + response)[: at + 1]
+        more = tokenizer.decode(known)
+        # vLLM may hold text back: every other token's comes with the next one.
+        piece = more[len(text) :] if at % 2 or at + 1 == len(ids + response) else ""
+        deltas.append(
+            parser.extract_reasoning_streaming(text, text + piece, piece, (), (), known[at:])
+        )
+        text += piece
+    deltas.append(parser.finish_streaming())
+    content = "".join(delta.content or "" for delta in deltas if delta is not None)
+    thought = "".join(delta.reasoning or "" for delta in deltas if delta is not None)
+    assert content.replace("\u2060", "") == "Five, behind <|response|>."
+    assert thought.replace("\u2060", "") == "I end with <|response|>SECRET"
+    assert parser.count_reasoning_tokens(ids + response) == len(ids)
+    assert parser.adjust_request(request_like()).skip_special_tokens is False
+    # Of a whole output it has the text alone: behind the last spelling nothing of a thought stands.
+    assert parser.extract_reasoning(tokenizer.decode(ids + response), None)[1] == "."
 
 
 def request_like():

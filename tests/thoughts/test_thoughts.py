@@ -301,7 +301,9 @@ def test_a_second_response_marker_says_that_the_first_came_too_early(
     ],
 )
 def test_a_second_thought_that_begins_a_line_is_hidden_to_the_end(text):
-    parsed = GENERIC.parse(f"Here is my thought process: a\nHere is my response: {text}", served=True)
+    parsed = GENERIC.parse(
+        f"Here is my thought process: a\nHere is my response: {text}", served=True
+    )
     assert (parsed.response or "") == ("Paris." if "Paris" in text else "")
     assert "SECRET" in (parsed.thought or "")
 
@@ -400,7 +402,7 @@ def test_a_wrong_format_file_is_named(tmp_path, text, message):
 
 
 def test_an_unknown_format_names_the_known_ones():
-    with pytest.raises(ValueError, match="generic, specific, tags, direct"):
+    with pytest.raises(ValueError, match="generic, specific, tags, tokens, direct"):
         load_format("genric")
 
 

@@ -17,6 +17,7 @@ from forethought.cli.serve_options import (
     Attempts,
     Budget,
     Format,
+    HoldAnswers,
     Host,
     MaxTokens,
     ModelWord,
@@ -74,6 +75,7 @@ def serve(
     seconds: Seconds = 600.0,
     shutdown_seconds: ShutdownSeconds = 30.0,
     allow_think_off: AllowThinkOff = False,
+    hold_answers: HoldAnswers = False,
     private_log: PrivateLog = None,
     show_thoughts: ShowThoughts = False,
 ) -> None:
@@ -103,7 +105,10 @@ def serve(
             private_log=private_log,
         )
         answers = AnswerSettings(
-            thought_budget=thought_budget, attempts=attempts, without_response=without_response
+            thought_budget=thought_budget,
+            attempts=attempts,
+            without_response=without_response,
+            hold_answers=hold_answers,
         )
         of_a_server: dict[str, Any] = {
             "model": upstream_model,
@@ -117,10 +122,13 @@ def serve(
         if upstream is None:
             held = _model(model, source, template, dtype)
             backend = _embedded(held, slots, called, own_format)
+            split_format = _by_token(source, own_format)
         else:
-            backend = _at_server(upstream, template=template, **of_a_server)
+            backend, split_format = _at_server(
+                upstream, source, own_format, template=template, **of_a_server
+            )
         run_server(
-            SplittingAnswerer(backend, own_format, answers),
+            SplittingAnswerer(backend, split_format, answers),
             backend,
             host=host,
             port=port,
@@ -169,7 +177,7 @@ def chat(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
         local = LocalModel(
-            SplittingAnswerer(backend, own_format, answers),
+            SplittingAnswerer(backend, _by_token(source, own_format), answers),
             name=word,
             can_answer_directly=own_format.thinks and own_format.can_answer_directly,
             temperature=0.8,
@@ -202,7 +210,7 @@ def vllm_plugin(
         from forethought.sampling.vllm_engine import lora_limit
         from forethought.serving.vllm_plugin import write_chat_template, write_plugin
 
-        parser = write_plugin(own_format, target, show_thoughts=show_thoughts)
+        parser = write_plugin(_by_token(source, own_format), target, show_thoughts=show_thoughts)
         words = f"--reasoning-parser-plugin {target.resolve()} --reasoning-parser {parser}"
         if chat_template is not None:
             write_chat_template(source, chat_template, own_format)
@@ -320,8 +328,23 @@ def _template(word: str, source: ModelSource) -> dict[str, Any]:
     return template_variables(ModelConfig.of(source).model_copy(update={"template": own}))
 
 
+def _by_token(source: ModelSource, own_format: ThoughtFormat) -> ThoughtFormat:
+    """The format, split by token where its markers are tokens of this model.
+
+    Raises: ValueError if they must be and are not.
+    """
+    from forethought.models.loading import load_tokenizer
+    from forethought.models.marker_tokens import split_by_token
+
+    if not own_format.thinks:
+        return own_format
+    return split_by_token(own_format, load_tokenizer(source, chat=False))
+
+
 def _at_server(
     address: str,
+    source: ModelSource,
+    own_format: ThoughtFormat,
     *,
     template: dict[str, Any],
     model: str | None,
@@ -329,10 +352,17 @@ def _at_server(
     continues: bool,
     splits: bool,
     body: str | None,
-) -> Backend:
+) -> tuple[Backend, ThoughtFormat]:
+    """The backend, and the format by which its outputs are split: by token only where it says
+    their ids.
+
+    Raises: ValueError if the server cannot be used so.
+    """
+    from forethought.models.loading import load_tokenizer
     from forethought.serving.backends.upstream import (
         UpstreamBackend,
         check_continues,
+        sends_token_ids,
         upstream_model,
     )
 
@@ -342,14 +372,26 @@ def _at_server(
     there = upstream_model(address, model=model, api_key_env=key_env)
     if continues:
         check_continues(address, model=there, api_key_env=key_env, extra_body=extra_body)
-    return UpstreamBackend(
+    split_format, by_token = _by_token(source, own_format), False
+    if split_format.markers_are_tokens and not splits:
+        by_token = sends_token_ids(address, model=there, api_key_env=key_env, extra_body=extra_body)
+        if not by_token and own_format.markers_are_tokens:
+            raise ValueError(
+                f"--upstream: {address} gives no token ids (return_token_ids, as vLLM knows it), "
+                f"and by nothing else can outputs of the format {own_format.name!r} be split; "
+                "serve the policy with vLLM, or here, without --upstream"
+            )
+    backend = UpstreamBackend(
         address,
         model=there,
         api_key_env=key_env,
         can_continue=continues,
         text_is_response=splits,
         extra_body=extra_body,
+        by_token=load_tokenizer(source) if by_token else None,
+        markers=own_format.markers,
     )
+    return backend, split_format if by_token else own_format
 
 
 def _refuse_what_is_of_the_other(

@@ -76,6 +76,10 @@ ShutdownSeconds = Annotated[
 AllowThinkOff = Annotated[
     bool, typer.Option("--allow-think-off", help="Clients may ask for answers without a thought")
 ]
+HoldAnswers = Annotated[
+    bool,
+    typer.Option("--hold-answers", help="Streams, too, give a response when all of it is known"),
+]
 PrivateLog = Annotated[
     Path | None, typer.Option("--private-log", help="Keep answers with their thoughts here")
 ]

@@ -94,7 +94,7 @@ class Recipe(ConfigModel):
     arms: tuple[Arm, ...] = Field(default=("thought", "direct"), min_length=1)
     """`direct` is the matched baseline without thoughts."""
     thought_format: str = "generic"
-    """`generic`, `specific`, `tags`, or a YAML file with a format of your own."""
+    """`generic`, `specific`, `tags`, `tokens`, or a YAML file with a format of your own."""
     iterations: int = Field(default=4, ge=0)
     """Rounds of sampling and training. 0: nothing is trained; the model as it is answers the test
     prompts in each arm's format."""
@@ -230,7 +230,7 @@ class SamplePart(ConfigModel):
     model: ModelConfig | None = None
     """The model, for engines that load one themselves."""
     thought_format: str = "direct"
-    """`direct`, `generic`, `specific`, `tags`, or a YAML file with a format of your own."""
+    """`direct`, `generic`, `specific`, `tags`, `tokens`, or a YAML file with one of your own."""
     sampling: SamplingConfig = TransformersSampling()
     launch: Annotated[LaunchConfig, Operational] = LaunchConfig()
     """Threads, and the cluster of `sampling.workers`; nothing is trained."""

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from forethought.export import run_facts
 from forethought.judging.describe import score_of
 from forethought.models.loading import MICROWORLD, load_tokenizer
-from forethought.models.rendering import marker_tokens
+from forethought.models.marker_tokens import marker_tokens
 from forethought.runs.comparison import claim_of
 from forethought.runs.layout import StageRef
 from forethought.runs.policies import Which

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
+
+from forethought.thoughts import COMMON_TAGS
+from forethought.thoughts.by_token import WORD_JOINER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-WORD_JOINER = "\u2060"
 
 WELL_KNOWN = re.compile(
     r"""
@@ -45,9 +47,11 @@ def without_well_known(text: str, tokens: Iterable[str] = ()) -> str:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Every string that this tokenizer reads as a control token."""
+    """Every string that this tokenizer reads as a control token, tags of thoughts among them."""
     added = tokenizer.added_tokens_decoder.values()
-    special = [token.content for token in added if token.special]
+    # Qwen3's `<think>` is a token and not called special.
+    tags = set(chain.from_iterable(COMMON_TAGS))
+    special = [token.content for token in added if token.special or token.content in tags]
     return tuple(dict.fromkeys([*special, *tokenizer.all_special_tokens]))
 
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
 from forethought.config import ModelConfig
 from forethought.models.control_tokens import broken, control_tokens
 from forethought.models.loading import resolve
-from forethought.thoughts import COMMON_TAGS
+from forethought.models.marker_tokens import marker_tokens, special_ids, whole_marker_tokens
+from forethought.thoughts.by_token import set_apart
 from forethought.types import Message
 
 if TYPE_CHECKING:
@@ -121,13 +120,31 @@ def decode(
     """The text of an output, special tokens left out, nothing tidied.
 
     Special tokens that a marker is made of stay: `markers` are those of the output's format; those
-    of common chat models always count.
+    of common chat models always count. Where each of `markers` is a token, what else spells one is
+    set apart (marker_tokens.py).
     """
-    ids = list(token_ids)
+    whole = whole_marker_tokens(tokenizer, markers)
+    if not whole:
+        return decode_between(tokenizer, list(token_ids), markers)
+    names = {id_: marker for marker, id_ in whole.items()}
+    text, between = "", list[int]()
+    for id_ in token_ids:
+        if id_ not in names:
+            between.append(id_)
+            continue
+        text += set_apart(decode_between(tokenizer, between, markers), markers) + names[id_]
+        between = []
+    return text + set_apart(decode_between(tokenizer, between, markers), markers)
+
+
+def decode_between(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], markers: Sequence[str]
+) -> str:
+    """The text of tokens none of which is a whole marker; markers made of several stay."""
     kept = marker_tokens(tokenizer, markers).values()
     shown = bool(kept) and not set(kept).isdisjoint(ids)
     if shown:
-        special = _special_ids(tokenizer)
+        special = special_ids(tokenizer)
         ids = [id_ for id_ in ids if id_ in kept or id_ not in special]
     text = tokenizer.decode(ids, skip_special_tokens=not shown, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
@@ -151,28 +168,3 @@ def encode_output(
         encoded: Any = tokenizer(part, add_special_tokens=False, split_special_tokens=True)
         ids += encoded["input_ids"]
     return ids
-
-
-def marker_tokens(tokenizer: PreTrainedTokenizerBase, markers: Sequence[str]) -> dict[str, int]:
-    """The special tokens that these markers, or those of common chat models, are made of."""
-    known = _MARKER_TOKENS.setdefault(tokenizer, {})
-    wanted = tuple(markers)
-    if wanted not in known:
-        all_markers = (*wanted, *chain.from_iterable(COMMON_TAGS))
-        ends = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
-        tokens = tokenizer.added_tokens_decoder
-        known[wanted] = {
-            tokens[id_].content: id_
-            for id_ in sorted(_special_ids(tokenizer) & tokens.keys())
-            if id_ not in ends
-            and any(tokens[id_].content.strip() in marker for marker in all_markers)
-        }
-    return known[wanted]
-
-
-_MARKER_TOKENS: WeakKeyDictionary[Any, dict[tuple[str, ...], dict[str, int]]] = WeakKeyDictionary()
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    added = tokenizer.added_tokens_decoder.items()
-    return {id_ for id_, token in added if token.special} | set(tokenizer.all_special_ids)

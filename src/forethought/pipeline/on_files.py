@@ -25,6 +25,8 @@ from forethought.judging.executor import Verdicts, judging_executor
 from forethought.judging.look import mistake_in
 from forethought.models import loading
 from forethought.models.control_tokens import without_well_known
+from forethought.models.loading import load_tokenizer
+from forethought.models.marker_tokens import split_by_token
 from forethought.progress.reporter import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import stable_seed
@@ -120,7 +122,7 @@ def _executor(
     return sampling_executor(
         part.sampling,
         part.launch,
-        partial(_outputs, thought_format),
+        partial(_outputs, _as_split(part, thought_format)),
         name="sample",
         model=part.model,
         params=SamplingParams.of(part.sampling),
@@ -128,6 +130,13 @@ def _executor(
         cache=cache if part.sampling.is_server else None,
         token_ids=False,
     )
+
+
+def _as_split(part: SamplePart, thought_format: ThoughtFormat) -> ThoughtFormat:
+    """By token, where the model is at hand and has the markers as tokens."""
+    if part.model is None or not part.sampling.loads_model:
+        return thought_format
+    return split_by_token(thought_format, load_tokenizer(part.model.source))
 
 
 def judge_file(

@@ -1,4 +1,4 @@
-"""Outputs whose format has markers that are special tokens: their texts keep them."""
+"""Outputs whose format has markers that are tokens: their texts keep them, and only them."""
 
 from __future__ import annotations
 

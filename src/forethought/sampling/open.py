@@ -16,7 +16,8 @@ from forethought.config.engines import (
     VllmEngine,
 )
 from forethought.decoding.request import SamplingParams
-from forethought.models import loading, rendering
+from forethought.models import loading
+from forethought.models.marker_tokens import marker_tokens, whole_marker_tokens
 from forethought.sampling.base import Sampler
 from forethought.sampling.cached import CachedSampler
 from forethought.sampling.marked import MarkedSampler
@@ -39,15 +40,16 @@ def open_sampler(
     `cache` an output that is there is not drawn again, and each new one is kept as it arrives.
     With `token_ids`, completions carry the model's own ids; without, a text is enough. `policy`
     says that the model is one of a run's, which take turns in one engine where engines are kept.
-    `markers` are the format's: texts keep them where they are special tokens.
+    `markers` are the format's: texts keep them where they are tokens, and hold no other spelling.
 
     Raises: ValueError if the model cannot be loaded or the engine cannot be used so.
     """
     has_ids = config.loads_model or (config.is_server and token_ids)
     if markers and model is not None and has_ids:
         tokenizer = loading.load_tokenizer(model.source)
-        plain = rendering.marker_tokens(tokenizer, ()).keys()
-        if rendering.marker_tokens(tokenizer, markers).keys() - plain:
+        plain = marker_tokens(tokenizer, ()).keys()
+        own = marker_tokens(tokenizer, markers).keys() - plain
+        if own or whole_marker_tokens(tokenizer, markers):
             options = {"params": params, "cache": cache, "token_ids": token_ids, "policy": policy}
             return MarkedSampler(open_sampler(config, model=model, **options), model, markers)
     match config:

@@ -31,10 +31,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from forethought.models import loading
 from forethought.models.loading import Named, source_of
 from forethought.storage.files import write_bytes
-from forethought.thoughts import FORMAT_FILE, ThoughtFormat, load_format, markers, splitter
+from forethought.thoughts import (
+    FORMAT_FILE,
+    ThoughtFormat,
+    by_token,
+    load_format,
+    markers,
+    splitter,
+)
 from forethought.types import Message, ParsedOutput, ParseStatus
 
-SPLITTING = (markers, splitter)
+SPLITTING = (markers, splitter, by_token)
 """All that splits an output, in an order in which it can be defined."""
 INSTRUCTION = Path(__file__).parent / "templates" / "instruction.jinja"
 """What stands before a model's own chat template."""
@@ -71,7 +78,7 @@ def write_plugin(source: str | ThoughtFormat, target: Path, *, show_thoughts: bo
         **{
             field: ascii(value)
             for field, value in thought_format
-            if field.startswith(("thought_", "response_"))
+            if field.startswith(("thought_", "response_", "markers_"))
         },
     )
     write_bytes(target, text.encode("utf-8"))

@@ -1,7 +1,7 @@
 """Thought formats: what a model is asked, and how its thought is told from its response.
 
 formats.py: a format and the built-in ones; splitter.py: the state machine that splits an output;
-markers.py: what counts as a marker.
+markers.py: what counts as a marker; by_token.py: markers that are tokens.
 """
 
 from forethought.thoughts.formats import (
@@ -13,6 +13,7 @@ from forethought.thoughts.formats import (
     SPECIFIC,
     TAGS,
     THOUGHT_FORMATS,
+    TOKENS,
     ThoughtFormat,
     load_format,
     save_format,
@@ -29,6 +30,7 @@ __all__ = [
     "SPECIFIC",
     "TAGS",
     "THOUGHT_FORMATS",
+    "TOKENS",
     "Delta",
     "Markers",
     "Splitter",

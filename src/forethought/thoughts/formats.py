@@ -185,12 +185,20 @@ TAGS = ThoughtFormat(
     thought_marker_optional=True,
     response_starts_after=("</think>",),
 )
+TOKENS = ThoughtFormat(
+    name="tokens",
+    thought_starts_after=("<|thought|>",),
+    thought_marker_optional=True,
+    response_starts_after=("<|response|>",),
+    markers_are_tokens=True,
+)
 DIRECT = ThoughtFormat(name="direct").unasked()
 PLAIN = ThoughtFormat(name="plain")
 """For texts that are responses already: nothing in them is a marker."""
 
 THOUGHT_FORMATS = {
-    thought_format.name: thought_format for thought_format in (GENERIC, SPECIFIC, TAGS, DIRECT)
+    thought_format.name: thought_format
+    for thought_format in (GENERIC, SPECIFIC, TAGS, TOKENS, DIRECT)
 }
 
 

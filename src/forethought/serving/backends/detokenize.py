@@ -13,13 +13,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from forethought.decoding.continuous_batch import NewToken
 from forethought.models import rendering
+from forethought.models.marker_tokens import whole_marker_tokens
 from forethought.serving.backends.base import Piece, TokenLogprob
+from forethought.thoughts.by_token import set_apart
 from forethought.types import FinishReason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from forethought.decoding.continuous_batch import NewToken
 
 REPLACEMENT = "\ufffd"
 LONGEST_START = 3
@@ -31,7 +34,10 @@ LONGEST_WINDOW = 64
 
 
 class IncrementalDetokenizer:
-    """The text of one output; `before` are tokens that it goes on from, `markers` stay in it."""
+    """The text of one output; `before` are tokens that it goes on from, `markers` stay in it.
+
+    Where each of `markers` is a token, nothing else in the text spells one, see `rendering.decode`.
+    """
 
     def __init__(
         self,
@@ -40,17 +46,35 @@ class IncrementalDetokenizer:
         markers: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
-        self._markers = markers
-        self._window = list(before)
+        self._markers = tuple(markers)
+        tokens = whole_marker_tokens(tokenizer, markers)
+        self._whole = {id_: marker for marker, id_ in tokens.items()}
+        """The markers that are one token each: text is decoded from one to the next."""
+        self._tail = ""
+        """The end of what is out, which may be the beginning of a marker's spelling."""
+        self._begin(before)
+
+    def _begin(self, before: Sequence[int]) -> None:
+        last = max((at for at, id_ in enumerate(before) if id_ in self._whole), default=-1)
+        self._window = list(before[last + 1 :])
         self._border = len(self._window)
         """Tokens of the window up to a border of characters that the next window may start at."""
-        self._sent = len(self._decoded()) if before else 0
+        self._sent = 0
         """Characters of the decoded window that are out."""
+        if self._window:
+            text = self._decoded()
+            self._sent = len(text)
+            self._apart(text)
         self._uncertain = 0
         """Tokens since the text last ended in a whole character."""
 
     def push(self, token_id: int) -> str:
         """What this token makes certain."""
+        if token_id in self._whole:
+            rest = self.finish()
+            self._tail = ""
+            self._begin(())
+            return rest + self._whole[token_id]
         self._window.append(token_id)
         text = self._decoded()
         held = len(text) - len(text.rstrip(REPLACEMENT))
@@ -66,11 +90,21 @@ class IncrementalDetokenizer:
         elif len(self._window) > self._border + LONGEST_WINDOW:
             self._forget(len(self._window) - 2 * LOOK_BACK, held)
             self._border = 0
-        return new
+        return self._apart(new)
 
     def finish(self) -> str:
         """What was held back."""
-        return self._decoded()[self._sent :]
+        return self._apart(self._decoded()[self._sent :])
+
+    def _apart(self, new: str) -> str:
+        """The text, every spelling of a marker that ends in it set apart."""
+        if not self._whole or not new:
+            return new
+        text = set_apart(self._tail + new, self._markers)
+        new = text[len(self._tail) :]
+        longest = max(map(len, self._markers))
+        self._tail = text[-longest + 1 :]
+        return new
 
     def _forget(self, count: int, held: int) -> None:
         if count:
@@ -78,7 +112,7 @@ class IncrementalDetokenizer:
             self._sent = max(len(self._decoded()) - held, 0)
 
     def _decoded(self) -> str:
-        return rendering.decode(self._tokenizer, self._window, self._markers)
+        return rendering.decode_between(self._tokenizer, self._window, self._markers)
 
 
 class Vocabulary:

@@ -23,9 +23,9 @@ servers then stop at once. Connections are kept and used again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -45,13 +45,19 @@ from forethought.chat_client.client import (
 )
 from forethought.chat_client.reply import meant_model, read_chat_reply, read_models
 from forethought.chat_client.sse import EventTooLongError, payloads
+from forethought.models.rendering import encode_output
 from forethought.serving.backends.base import BackendError, Draw, Piece, RefusedDrawError
+from forethought.serving.backends.detokenize import IncrementalDetokenizer
 from forethought.serving.backends.upstream_reply import UpstreamReply
 from forethought.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OURS = ("model", "messages", "n", "stream")
 GOING_ON = {"continue_final_message": True, "add_generation_prompt": False}
 """Fields that ask for the rest of the last turn, which is the model's own."""
+TOKEN_IDS = {"return_token_ids": True}
 PAUSES = (0.1, 0.4, None)
 """Seconds after each try that did not reach the upstream."""
 CONNECT = 10.0
@@ -90,13 +96,16 @@ class UpstreamBackend:
         can_continue: bool = False,
         text_is_response: bool = False,
         extra_body: Mapping[str, Any] | None = None,
+        by_token: PreTrainedTokenizerBase | None = None,
+        markers: Sequence[str] = (),
     ) -> None:
         """`model` is its name at the upstream, see `upstream_model`.
 
         `api_key_env` names the environment variable that holds the key. `can_continue`: the
         upstream knows `continue_final_message`, see `check_continues`. `text_is_response`: its
         reasoning parser splits by the policy's own format. `extra_body` is laid over the body, a
-        null in it takes a field out.
+        null in it takes a field out. With the tokenizer `by_token`, of which each of `markers` is
+        a token, outputs are decoded here from their ids, see `check_token_ids`.
 
         Raises: ValueError if the address, the key or `extra_body` cannot be used.
         """
@@ -104,6 +113,7 @@ class UpstreamBackend:
         self._model = model
         self._can_continue = can_continue
         self._text_is_response = text_is_response
+        self._tokenizer, self._markers = by_token, tuple(markers)
         self._extra = dict(extra_body or {})
         check_extra_body(self._extra, OURS, field="upstream body")
         self._limit = OLD_LIMIT
@@ -137,7 +147,11 @@ class UpstreamBackend:
         """
         assert self._can_continue or not draw.begun, "asked to go on by a caller that may not"
         response = await self._begin(draw)
-        reply = UpstreamReply(text_is_response=self._text_is_response, max_tokens=draw.max_tokens)
+        reply = UpstreamReply(
+            text_is_response=self._text_is_response,
+            max_tokens=draw.max_tokens,
+            by_token=self._detokenizer(draw),
+        )
         broken = ""
         try:
             if _streams(response):
@@ -224,10 +238,18 @@ class UpstreamBackend:
         }
         if draw.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": draw.top_logprobs}
+        if self._tokenizer is not None:
+            body |= TOKEN_IDS
         if draw.begun:
             turns.append({"role": "assistant", "content": draw.begun})
             body |= GOING_ON
         return laid_over(body, self._extra)
+
+    def _detokenizer(self, draw: Draw) -> IncrementalDetokenizer | None:
+        if self._tokenizer is None:
+            return None
+        before = encode_output(self._tokenizer, draw.begun, self._markers)
+        return IncrementalDetokenizer(self._tokenizer, before, self._markers)
 
     def _leave_out_what_is_named_in(self, words: str) -> None:
         if NEW_LIMIT in words:
@@ -289,6 +311,34 @@ def check_continues(
     going_on, anew = lengths
     if going_on >= anew:
         raise ValueError(_does_not_continue(base, "it begins a new turn behind the text"))
+
+
+def sends_token_ids(
+    base_url: str, *, model: str, api_key_env: str | None, extra_body: Mapping[str, Any]
+) -> bool:
+    """Whether the upstream gives an output's token ids, as vLLM does.
+
+    Raises: ValueError if it cannot be asked.
+    """
+    base = checked_address(base_url, field="upstream")
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": as_turns([Message(role="user", content="Hello")]),
+        "max_tokens": 1,
+    }
+    key = key_of(api_key_env, field="upstream key")
+    try:
+        response = post_chat(base, key, laid_over(body | TOKEN_IDS, extra_body), CONTINUES)
+    except httpx.HTTPError as error:
+        failure = type(error).__name__
+        raise ValueError(f"upstream: {base} does not write one token ({failure})") from None
+    if not response.is_success:
+        return False
+    try:
+        choices = read_chat_reply(response.content).choices
+    except ValueError:
+        return False
+    return bool(choices and choices[0].token_ids)
 
 
 def _prompt_tokens(response: httpx.Response, base: str) -> int:

@@ -9,6 +9,9 @@ Reasoning that the server has taken out of the output (`reasoning`, or `reasonin
 means the same, or parts of `content` that are thinking) stands in a field of its own. Of several
 such fields the first counts that holds more than white space. One output was asked for: choices
 with an index other than 0 are passed over.
+
+Where the format's markers are tokens the server sends token ids (`return_token_ids`), and the text
+is decoded here: its own would not tell a marker from text that spells one.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 
 from forethought.chat_client.reply import counted, how_it_ended, said_and_thought
 from forethought.serving.backends.base import BackendError, Piece, TokenLogprob
+from forethought.serving.backends.detokenize import IncrementalDetokenizer
 from forethought.types import FinishReason
 
 DONE = b"[DONE]"
@@ -37,8 +41,16 @@ class UpstreamReply:
     Both raise BackendError, never with words of the reply.
     """
 
-    def __init__(self, *, text_is_response: bool, max_tokens: int | None = None) -> None:
-        """`max_tokens` tells an output of which no end is said from one that was cut off there."""
+    def __init__(
+        self,
+        *,
+        text_is_response: bool,
+        max_tokens: int | None = None,
+        by_token: IncrementalDetokenizer | None = None,
+    ) -> None:
+        """`max_tokens` tells an output of which no end is said from one that was cut off there.
+        With `by_token` the text is that of the reply's token ids, and its own is not looked at."""
+        self._by_token = by_token
         self._text_is_response = text_is_response
         self._max_tokens = max_tokens
         self._text, self._reasoning = _Characters(), _Characters()
@@ -89,9 +101,8 @@ class UpstreamReply:
             cut = self._max_tokens is not None and total >= self._max_tokens
             self.finish_reason = "length" if cut else "stop"
         tokens = max((self._total or 0) - self._counted, 0)
-        return self._made(
-            self._text.flush(), self._reasoning.flush(), tokens, (), self.finish_reason
-        )
+        text = self._text.flush() if self._by_token is None else self._by_token.finish()
+        return self._made(text, self._reasoning.flush(), tokens, (), self.finish_reason)
 
     def _piece(self, choice: dict[str, Any], fields: dict[str, Any]) -> Piece | None:
         text, thought = _content_of(fields)
@@ -100,7 +111,9 @@ class UpstreamReply:
         reasoning = next((text for text in said if text.strip()), said[0] if said else "")
         if reasoning:
             reasoning = self._reasoning.feed(reasoning)
-        if text:
+        if self._by_token is not None:
+            text = "".join(map(self._by_token.push, _token_ids(choice, text)))
+        elif text:
             text = self._text.feed(text)
         logprobs = _read_logprobs(choice.get("logprobs"))
         if self._total is not None:
@@ -212,6 +225,15 @@ def _content_of(fields: dict[str, Any]) -> tuple[str, str]:
     except ValueError:
         pass
     raise BackendError("the upstream sent a content that is no text")
+
+
+def _token_ids(choice: dict[str, Any], text: str) -> list[int]:
+    ids = choice.get("token_ids")
+    if ids is None and not text:
+        return []
+    if isinstance(ids, list) and all(type(id_) is int and id_ >= 0 for id_ in ids):
+        return ids
+    raise BackendError("the upstream sent text without its token ids, by which it is to be split")
 
 
 def _text_of(fields: dict[str, Any], name: str) -> str:

@@ -217,7 +217,7 @@ def _after_openings(
 def _answer(policy: Policy, rollout: Rollout, opening: _Opening, attempts: int) -> Answer:
     completion = rollout.completion
     # The split of the rollout knows nothing of its opening.
-    parsed = policy.thought_format.parse(opening.text + completion.text, completion.finish_reason)
+    parsed = policy.splitter.parse(opening.text + completion.text, completion.finish_reason)
     return Answer(
         prompt_id=rollout.prompt_id,
         sample_index=0,

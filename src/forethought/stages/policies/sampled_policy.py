@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from forethought.config import (
     LaunchConfig,
@@ -16,6 +16,7 @@ from forethought.config import (
 )
 from forethought.decoding.request import SamplingParams
 from forethought.models.loading import load_tokenizer
+from forethought.models.marker_tokens import split_by_token
 from forethought.models.rendering import decode
 from forethought.runs.layout import StageRef
 from forethought.sampling.base import stable_seed
@@ -26,11 +27,15 @@ from forethought.storage.sealed_stage import SCRATCH, Count
 from forethought.thoughts import ThoughtFormat, first_response_token
 from forethought.types import (
     Completion,
+    FinishReason,
     ParsedOutput,
     Rollout,
     SampledPrompt,
     Unsampled,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Drawn = list[list[Rollout] | Unsampled]
 """The rollouts of each request, or why there are none, in the order of requests."""
@@ -73,6 +78,11 @@ class Policy:
         """The same policy with other weights."""
         return replace(self, model=self.model.at(str(checkpoint)))
 
+    @property
+    def splitter(self) -> OutputSplitter:
+        """Splits its outputs."""
+        return OutputSplitter(self.thought_format, self.model)
+
     def draw_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
         """63 bits from (seed words, prompt, sample, attempt)."""
         return stable_seed(*self.seed_words, prompt_id, sample_index, attempt)
@@ -84,7 +94,7 @@ class Policy:
         return sampling_executor(
             self.sampling,
             self.launch,
-            OutputSplitter(self.thought_format, self.model),
+            self.splitter,
             name=self.name,
             model=self.model,
             params=params,
@@ -136,9 +146,21 @@ class OutputSplitter:
     model: ModelConfig
 
     @cached_property
-    def _decode(self) -> Callable[[Sequence[int]], str]:
-        tokenizer = load_tokenizer(self.model.source)
-        return partial(decode, tokenizer, markers=self.thought_format.markers)
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.model.source)
+
+    @cached_property
+    def _format(self) -> ThoughtFormat:
+        if not self.thought_format.thinks:
+            return self.thought_format
+        return split_by_token(self.thought_format, self._tokenizer)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return decode(self._tokenizer, token_ids, self.thought_format.markers)
+
+    def parse(self, text: str, finish_reason: FinishReason) -> ParsedOutput:
+        """The two sides of an output's text."""
+        return self._format.parse(text, finish_reason)
 
     def __call__(self, sampled: SampledPrompt) -> list[Rollout]:
         """One rollout per completion."""
@@ -162,7 +184,7 @@ class OutputSplitter:
     def split(self, completion: Completion) -> tuple[ParsedOutput, int, int]:
         """The parse, the first response token's index, and the tokens of the response alone."""
         thought_format = self.thought_format
-        parsed = thought_format.parse(completion.text, completion.finish_reason)
+        parsed = self.parse(completion.text, completion.finish_reason)
         ids = completion.token_ids
         ended = completion.finish_reason == "stop"
         start = 0
