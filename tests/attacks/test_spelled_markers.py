@@ -6,6 +6,7 @@ characters that occur nowhere else.
 
 import json
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +33,7 @@ OPEN, CLOSE, SECRET, PUBLIC, SPELLED = "open", "close", "secret", "public", "spe
 class Tokens:
     """A tokenizer that has the format's markers as tokens."""
 
-    tokenizer: object
+    tokenizer: Any
     rules: ThoughtFormat
 
     @property
@@ -225,15 +226,17 @@ def test_markers_are_added_once_and_begin_as_the_words_they_stand_for(tmp_path):
     assert lacking(TOKENS, tokenizer) == list(TOKENS.markers)
     with pytest.raises(ValueError, match=r"lacks <\|thought\|>, <\|response\|>; give the recipe a"):
         split_by_token(TOKENS, tokenizer)
-    rows, size = model.get_input_embeddings().weight.shape
-    words = tokenizer(" thought", add_special_tokens=False)["input_ids"]
-    mean = model.get_input_embeddings().weight[words].mean(dim=0)
+    inner: Any = model.get_input_embeddings()
+    rows, size = inner.weight.shape
+    words: Any = tokenizer(" thought", add_special_tokens=False)["input_ids"]
+    mean = inner.weight[words].mean(dim=0)
     before = tokenizer.all_special_tokens
     ids = add_marker_tokens(model, tokenizer, TOKENS)
-    assert model.get_input_embeddings().weight.shape == (max(rows, max(ids) + 1), size)
-    assert model.config.vocab_size == model.get_input_embeddings().weight.shape[0]
-    assert (model.get_input_embeddings().weight[ids[0]] - mean).abs().max() < 1e-6
-    assert (model.get_output_embeddings().weight[ids[0]]).isfinite().all()
+    inner, outer = cast("Any", model.get_input_embeddings()), cast("Any", model.lm_head)
+    assert inner.weight.shape == (max(rows, max(ids) + 1), size)
+    assert model.config.vocab_size == len(inner.weight) == len(outer.weight)
+    assert (inner.weight[ids[0]] - mean).abs().max() < 1e-6
+    assert outer.weight[ids].isfinite().all()
     assert set(before) < set(tokenizer.all_special_tokens)
     assert add_marker_tokens(model, tokenizer, TOKENS) == []
     model.save_pretrained(tmp_path / "saved")

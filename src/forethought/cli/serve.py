@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,10 +93,7 @@ def serve(
         offers_direct = _offers_direct(own_format, allow_think_off)
         called, may_show = name or model, show_thoughts or api_keys is not None
         settings = ServerSettings(
-            model=called,
-            **_draws(model),
-            slots=slots,
-            queue=queue,
+            **_draws(model) | {"model": called, "slots": slots, "queue": queue},
             max_tokens=max_tokens,
             seconds=seconds,
             shutdown_seconds=shutdown_seconds,
@@ -117,16 +115,11 @@ def serve(
             "splits": upstream_splits,
             "body": upstream_body,
         }
-        template = _template(model, source)
         _refuse_what_is_of_the_other(upstream, of_a_server, dtype)
-        if upstream is None:
-            held = _model(model, source, template, dtype)
-            backend = _embedded(held, slots, called, own_format)
-            split_format = _by_token(source, own_format)
-        else:
-            backend, split_format = _at_server(
-                upstream, source, own_format, template=template, **of_a_server
-            )
+        held = _model(model, source, dtype)
+        here = partial(_embedded, slots=slots, name=called)
+        write = partial(_at_server, upstream, **of_a_server) if upstream else here
+        backend, split_format = write(held, own_format)
         run_server(
             SplittingAnswerer(backend, split_format, answers),
             backend,
@@ -171,13 +164,13 @@ def chat(
             talk(ServedModel(word, api_key=key, model=model), reporter.console, history=history)
             return
         source, own_format = _policy(word, revision, trust_remote_code, thought_format)
-        held = _model(word, source, _template(word, source), dtype)
-        backend = _embedded(held, 1, word, own_format)
+        held = _model(word, source, dtype)
+        backend, split_format = _embedded(held, own_format, slots=1, name=word)
         answers = AnswerSettings(
             thought_budget=thought_budget, attempts=3, without_response="error"
         )
         local = LocalModel(
-            SplittingAnswerer(backend, _by_token(source, own_format), answers),
+            SplittingAnswerer(backend, split_format, answers),
             name=word,
             can_answer_directly=own_format.thinks and own_format.can_answer_directly,
             temperature=0.8,
@@ -300,22 +293,26 @@ def _draws(word: str) -> dict[str, Any]:
     return {"temperature": draw.temperature, "top_p": draw.top_p}
 
 
-def _model(
-    word: str, source: ModelSource, template: dict[str, Any], dtype: DType | None
-) -> ModelConfig:
+def _model(word: str, source: ModelSource, dtype: DType | None) -> ModelConfig:
     """How the weights are held here: of a run's policy in the number type it was sampled in."""
     from forethought.config import ModelConfig
 
     model = ModelConfig.of(source)
     found = _run_policy(word)
     own = model.dtype if found is None else found.recipe.model.dtype
+    template = _template(word, source)
     return model.model_copy(update={"template": template, "dtype": dtype or own})
 
 
-def _embedded(model: ModelConfig, slots: int, name: str, own_format: ThoughtFormat) -> Backend:
+def _embedded(
+    model: ModelConfig, own_format: ThoughtFormat, *, slots: int, name: str
+) -> tuple[Backend, ThoughtFormat]:
+    """The backend, and the format by which its outputs are split."""
     from forethought.serving.backends.embedded import EmbeddedBackend
 
-    return EmbeddedBackend(model, slots=slots, name=name, markers=own_format.markers)
+    split_format = _by_token(model.source, own_format)
+    backend = EmbeddedBackend(model, slots=slots, name=name, markers=own_format.markers)
+    return backend, split_format
 
 
 def _template(word: str, source: ModelSource) -> dict[str, Any]:
@@ -343,10 +340,9 @@ def _by_token(source: ModelSource, own_format: ThoughtFormat) -> ThoughtFormat:
 
 def _at_server(
     address: str,
-    source: ModelSource,
+    policy: ModelConfig,
     own_format: ThoughtFormat,
     *,
-    template: dict[str, Any],
     model: str | None,
     key_env: str | None,
     continues: bool,
@@ -367,12 +363,12 @@ def _at_server(
     )
 
     extra_body = _json_object(body)
-    if template:
-        extra_body = {"chat_template_kwargs": template} | extra_body
+    if policy.template:
+        extra_body = {"chat_template_kwargs": policy.template} | extra_body
     there = upstream_model(address, model=model, api_key_env=key_env)
     if continues:
         check_continues(address, model=there, api_key_env=key_env, extra_body=extra_body)
-    split_format, by_token = _by_token(source, own_format), False
+    split_format, by_token = _by_token(policy.source, own_format), False
     if split_format.markers_are_tokens and not splits:
         by_token = sends_token_ids(address, model=there, api_key_env=key_env, extra_body=extra_body)
         if not by_token and own_format.markers_are_tokens:
@@ -388,7 +384,7 @@ def _at_server(
         can_continue=continues,
         text_is_response=splits,
         extra_body=extra_body,
-        by_token=load_tokenizer(source) if by_token else None,
+        by_token=load_tokenizer(policy.source) if by_token else None,
         markers=own_format.markers,
     )
     return backend, split_format if by_token else own_format
