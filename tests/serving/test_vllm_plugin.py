@@ -199,7 +199,7 @@ def test_a_stream_is_split_by_token_where_the_markers_are_tokens(load, tmp_path)
     text, deltas = "", []
     for at in range(len(ids + response)):
         known = (ids + response)[: at + 1]
-        more = tokenizer.decode(known)
+        more = str(tokenizer.decode(known))
         # vLLM may hold text back: every other token's comes with the next one.
         piece = more[len(text) :] if at % 2 or at + 1 == len(ids + response) else ""
         deltas.append(
