@@ -13,6 +13,7 @@ from forethought.evaluation.judge_quality.cases import (
     attack_cases,
     attacks_on,
     length_cases,
+    wrong_cases,
 )
 from forethought.evaluation.judge_quality.comparisons import ComparisonReader, places_followed
 from forethought.evaluation.judge_quality.figures import NO_PLACES, Judged, judge_figures
@@ -43,7 +44,7 @@ def refused():
     return verdict(reason="too long")
 
 
-def figures(config, lengths, again, attacks=(), preferences=None):
+def figures(config, lengths, again, attacks=(), preferences=None, wrong=()):
     """By name, or kind; each argument is a list of cases with their verdicts."""
 
     def judged(rows):
@@ -51,7 +52,8 @@ def figures(config, lengths, again, attacks=(), preferences=None):
 
     turned = [(each.turned, said) for (each, _), said in zip(lengths[::-1], again, strict=True)]
     given = None if preferences is None else judged(preferences)
-    found = judge_figures(config, judged(lengths), judged(turned), judged(attacks), given)
+    sets = [judged(rows) for rows in (lengths, turned, attacks)]
+    found = judge_figures(config, *sets, wrong=judged(wrong), preferences=given)
     return {figure.category or figure.name: figure for figure in found}
 
 
@@ -82,17 +84,16 @@ def test_an_attack_adds_to_a_response_and_changes_nothing_of_it():
 
 
 def test_the_longer_response_has_the_same_answer_and_the_worse_one_has_not():
-    worse = {
-        each.prompt.prompt_id: each.responses[1] for each in attack_cases() if each.around_worse
-    }
-    for each in length_cases():
+    for each, other in zip(length_cases(), wrong_cases(), strict=True):
+        assert other.prompt == each.prompt
+        assert other.responses[0] == each.responses[0]
         short, longer = each.responses
         reference = each.prompt.reference
         assert reference is not None
         assert reference.lower() in short.lower()
         assert reference.lower() in longer.lower()
         assert len(longer) > 1.5 * len(short)
-        assert reference.lower() not in worse.get(each.prompt.prompt_id, "").lower()
+        assert reference.lower() not in other.responses[1].lower()
 
 
 def test_the_same_attacks_stand_around_other_responses():
@@ -222,6 +223,19 @@ def test_an_attack_wins_where_it_scores_higher():
     assert (found["y"].value, found["y"].count, found["y"].refused) == (0.0, 1, 2)
     assert found["attack_wins_worse"].value == 0
     assert "agreement" not in found
+
+
+def test_who_tells_right_from_wrong():
+    lengths = [(case("a", "bb"), verdict(0.0, 0.0))]
+    wrong = [
+        (case("right", "wrong", name="1"), verdict(2.0, 1.0)),
+        (case("right", "wrong", name="2"), verdict(1.0, 1.0)),
+        (case("right", "wrong", name="3"), verdict(0.0, 1.0)),
+        (case("right", "wrong", name="4"), refused()),
+    ]
+    found = figures(VERIFIER, lengths, [verdict(0.0, 0.0)], wrong=wrong)
+    assert found["right_wins"].value == 0.5
+    assert (found["right_wins"].count, found["right_wins"].refused) == (3, 1)
 
 
 def test_what_cannot_be_measured_says_why():

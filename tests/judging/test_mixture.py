@@ -1,6 +1,7 @@
 """Mixtures: routing, normalising within the group, averaging, a member that fails."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forethought.config import CustomJudge, Member, MixtureJudge, Route, VerifierJudge
+from forethought.config import (
+    CustomJudge,
+    Member,
+    MixtureJudge,
+    PairwiseJudge,
+    Route,
+    ScriptedEngine,
+    VerifierJudge,
+)
 from forethought.judging.base import checked
 from forethought.judging.describe import identity
 from forethought.judging.mixture import normalised
@@ -171,3 +180,16 @@ def test_a_member_that_cannot_be_opened_is_named():
     routes = [route(verifier(length), VerifierJudge(function="nothing"))]
     with pytest.raises(ValueError, match=r"judge\.function: 'nothing' is no verifier"):
         judged(routes, group("a"))
+
+
+def test_asked_again_so_are_its_members():
+    engine = ScriptedEngine(path=Path("replies.jsonl"))
+    pairwise = PairwiseJudge(engine=engine)
+    members = (Member(judge=pairwise, weight=2), Member(judge=verifier(length)))
+    again = MixtureJudge(routes=(Route(source=("chat",), members=members),)).asked_again
+    [route] = again.routes
+    assert route.source == ("chat",)
+    [first, second] = route.members
+    assert isinstance(first.judge, PairwiseJudge)
+    assert (first.judge.seeds, first.weight) == ((1,), 2)
+    assert second.judge == verifier(length)

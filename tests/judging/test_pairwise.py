@@ -360,3 +360,9 @@ def test_a_wrong_prompt_file_is_refused_before_a_model_is_loaded() -> None:
     config = PairwiseJudge(engine=NOWHERE, prompt="nowhere.yaml")
     with pytest.raises(ValueError, match=r"judge\.prompt: nowhere\.yaml is neither"):
         open_judge(config)
+
+
+def test_another_seed_asks_with_it() -> None:
+    model = JudgeModel(lambda messages, seed: f"[[{'AB'[seed % 2]}]]")
+    answers(pairwise(model, temperature=1, seed=5), group("x", "y"))
+    assert {request.seeds for request in model.requests} == {(5,)}

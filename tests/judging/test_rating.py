@@ -57,6 +57,17 @@ def test_votes_are_averaged_over_their_own_seeds() -> None:
     assert json.loads(answer.evidence) == [[0, [4.0, 5.0, 9.5], "[[4]]"]]
 
 
+def test_another_seed_is_another_draw_and_so_is_asking_again() -> None:
+    model = JudgeModel(lambda messages, seed: f"[[{seed}]]")
+    assert scores(rating(model, votes=2, temperature=1, seed=3), group("x")) == [(3.5,)]
+    config = RatingJudge.model_validate({"engine": NOWHERE, "votes": 2, "temperature": 1})
+    assert config.asked_again.seeds == (2, 3)
+    assert config.asked_again.asked_again.seeds == (4, 5)
+    # A seed that nobody chose names no other judge than before there was the field.
+    assert "seed" not in config.identity()
+    assert config.asked_again.identity()["seed"] == 2
+
+
 def test_a_vote_without_rating_is_asked_once_more() -> None:
     def rule(messages: Messages, seed: int) -> str:
         return "Good." if seed == 1 and len(messages) == 1 else f"[[{seed + 5}]]"

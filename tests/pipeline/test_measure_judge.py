@@ -67,8 +67,9 @@ def test_a_judge_that_always_says_a_follows_the_place(at_server, tmp_path):
     assert found["attack_wins"]["value"] == 0
     assert found["longer_wins"]["value"] == 0.5
     assert found["same_verdict"]["value"] == 1
-    # 30 pairs and 60 attacks, and the 30 pairs again, each in both orders.
-    assert len(server.requests()) == counts["judge_calls"]["calls"] == 2 * (30 + 60 + 30)
+    # 30 pairs, 60 attacks and 30 wrong ones, and the 30 pairs again, each in both orders.
+    assert len(server.requests()) == counts["judge_calls"]["calls"] == 2 * (30 + 60 + 30 + 30)
+    assert found["right_wins"]["value"] == 0.5
     assert counts["refused"] == []
 
 
@@ -96,8 +97,8 @@ def test_a_rating_is_talked_up(at_server, tmp_path):
     _, words = at_server("rates_what_it_is_told", "rating", "rating_1_to_10")
     counts = measured(tmp_path / "out", *words)
     found = figures(counts)
-    # A plain response is rated once for its pair and for its attacks, and once more in the end.
-    assert counts["judge_calls"]["calls"] == 60 + 60 + 60
+    # A plain response is rated once for all that stands beside it, and once more in the end.
+    assert counts["judge_calls"]["calls"] == 60 + 60 + 30 + 60
     assert found["fake_score"]["value"] >= 4 / 6
     assert found["appeal"]["value"] == found["flattery"]["value"] == 0
     assert found["position_bias"]["value"] is None
@@ -136,7 +137,8 @@ def test_a_judge_that_loves_length(tmp_path, monkeypatch):
     found = figures(counts)
     assert found["longer_wins"]["value"] == 1
     assert found["length_slope"]["value"] == pytest.approx(100)
-    assert found["decided"]["value"] == 1
+    # Few of the wrong responses are as long as the right one.
+    assert found["decided"]["value"] > 0.9
     assert found["length_correlation"]["value"] == pytest.approx(1)
     assert found["padding"]["value"] == 1
     assert found["repeat_noise"]["value"] == 0
@@ -150,6 +152,7 @@ def test_a_verifier_that_knows_the_answer_is_not_moved(function, tmp_path, monke
     found = figures(counts)
     assert found["attack_wins"]["value"] == found["attack_wins_worse"]["value"] == 0
     assert found["longer_wins"]["value"] == 0.5
+    assert found["right_wins"]["value"] == 1
     assert found["attack_wins"]["count"] == (16 if function == "gsm8k" else 30)
     # The others have no number as reference: they are refused, and said to be.
     assert found["attack_wins"]["refused"] == (28 if function == "gsm8k" else 0)
@@ -167,8 +170,11 @@ def test_reward_models_are_measured_alike(tmp_path):
         assert found["same_preference"]["value"] > 0.9
         assert found["length_slope"]["interval"] is not None
         assert found["attack_wins"]["count"] == 30
+        # Their weights are random: persuasion wins as often as a coin.
+        low, high = found["attack_wins"]["interval"]
+        assert low < 0.5 < high
         # Nothing of the first round was found in the second: each score was computed twice.
-        assert counts["judge_calls"]["calls"] == 2 * 60 + 60
+        assert counts["judge_calls"]["calls"] == 2 * 60 + 30 + 60
 
 
 def test_a_mixture_shows_the_places_of_its_pairwise_member(at_server, tmp_path):
@@ -197,7 +203,7 @@ def test_a_custom_judge_that_refuses_and_is_fickle(tmp_path, monkeypatch):
     words = ["judge.type=custom", "judge.import_path=biased_judges:Fickle"]
     counts = measured(tmp_path / "out", *words)
     found = figures(counts)
-    assert len(counts["refused"]) == 12
+    assert len(counts["refused"]) == 15
     assert found["attack_wins"]["value"] == 1
     assert found["attack_wins"]["refused"] == 6
     # In reverse it prefers the other one.
@@ -248,7 +254,7 @@ def test_the_table_has_room_on_a_narrow_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     done = evaluate("judge.type=verifier", "judge.function=gsm8k", "--output", tmp_path / "out")
     table = [line for line in done.output.splitlines() if line.startswith(("│", "┃"))]
-    assert len(table) == 1 + 9 + KINDS + 1
+    assert len(table) == 1 + 10 + KINDS + 1
     assert all(len(line) <= 80 and "…" not in line for line in table)
     assert "not applicable" in done.output
 
@@ -277,9 +283,9 @@ def test_a_killed_measurement_pays_for_nothing_again(at_server, tmp_path):
     whole = measured(tmp_path / "whole", *words)
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
     assert counts["results"] == whole["results"]
-    assert counts["judge_calls"]["calls"] == 240
+    assert counts["judge_calls"]["calls"] == 300
     # What was under way at a kill, at most 8 calls, may have been answered and not kept.
-    assert len(server.requests()) - 240 <= 240 + 2 * 8
+    assert len(server.requests()) - 300 <= 300 + 2 * 8
     assert not (tmp_path / "out" / "scratch").exists()
 
 
@@ -289,7 +295,7 @@ def test_a_killed_measurement_pays_for_nothing_again(at_server, tmp_path):
         ([], "judge is missing"),
         (["judge.type=verifier", "judge.function=gsm8k"], "--output: name a folder"),
         (["judge.type=reward_model", "judge.path=no/such/model", "OUT"], "no/such/model"),
-        (["judge.type=verifier", "judge.function=microworld", "OUT"], "scored none of 120 cases"),
+        (["judge.type=verifier", "judge.function=microworld", "OUT"], "scored none of 150 cases"),
         (["GSM8K", "OUT", "--responses", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["GSM8K", "OUT", "--responses", "FILE"], "neither `responses`"),
         (

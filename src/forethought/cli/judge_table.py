@@ -45,7 +45,7 @@ def show_judge(counts: dict[str, Any], reporter: Reporter) -> None:
     if counts["judge_calls"]:
         spent = counts["judge_calls"]
         cost = f", cost {spent['cost']:.4f}" if spent["cost"] else ""
-        reporter.say(f"judge: {spent['calls']} replies, {spent['hits']} found in the cache{cost}")
+        reporter.say(f"judge: {spent['calls']} calls, {spent['hits']} found in the cache{cost}")
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from forethought.evaluation.judge_quality.cases import (
     attack_cases,
     attacks_on,
     length_cases,
+    wrong_cases,
 )
 from forethought.evaluation.judge_quality.figures import Judged, JudgeFigure, judge_figures
 from forethought.judging.describe import identity, refuse_missing_models
@@ -86,7 +87,12 @@ def evaluate_judge(request: JudgeRequest, reporter: Reporter) -> dict[str, Count
         _refuse_nothing_judged(part.judge, judged)
         seen = {name: Judged(cases, judged[name]) for name, cases in sets.items()}
         figures = judge_figures(
-            part.judge, seen["lengths"], seen["again"], seen["attacks"], seen.get("preferences")
+            part.judge,
+            seen["lengths"],
+            seen["again"],
+            seen["attacks"],
+            wrong=seen.get("wrong"),
+            preferences=seen.get("preferences"),
         )
         return {
             "judge": part.judge.title,
@@ -113,6 +119,8 @@ def _sets(request: JudgeRequest, judge: JudgeConfig) -> tuple[dict[str, list[Cas
         attacks = attacks_on(lengths)
     again = [case.turned for case in reversed(lengths)]
     sets = {"lengths": lengths, "attacks": attacks, "again": again}
+    if request.responses is None:
+        sets["wrong"] = wrong_cases()
     if request.preferences is not None:
         sets["preferences"] = _preferences(request.preferences, judge)
     return sets, without

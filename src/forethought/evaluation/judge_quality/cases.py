@@ -1,8 +1,8 @@
 """What a judge is shown to find out how it judges, and what it said.
 
-`persuasion.yaml` has thirty prompts with a plain response, the same answer in more words, and two
-responses each that argue for themselves instead of being better: sixty, six of each of ten kinds.
-Most stand around the plain response, some around one that is plainly wrong; a judge that is not
+`persuasion.yaml` has thirty prompts with a plain response, the same answer in more words, a wrong
+one, and two responses each that argue for themselves instead of being better: sixty, six of each of
+ten kinds. Most stand around the plain response, some around the wrong one; a judge that is not
 moved prefers none of them to the plain response. The same sixty can be put around responses of a
 user's own.
 """
@@ -37,8 +37,8 @@ class Case:
 
     prompt: Prompt
     responses: tuple[str, ...]
-    """Distinct. Of an attack the plain one, then the attacking one; of a preference the chosen one
-    first."""
+    """Distinct. Of an attack the plain one, then the attacking one; of others the better one
+    first, if there is one."""
     kind: str | None = None
     """What kind of persuasion the second one has."""
     around_worse: bool = False
@@ -82,6 +82,11 @@ def length_cases() -> list[Case]:
     return [
         Case(prompt=_prompt(row), responses=(row["response"], row["longer"])) for row in _rows()
     ]
+
+
+def wrong_cases() -> list[Case]:
+    """Each plain response beside one that is plainly wrong."""
+    return [Case(prompt=_prompt(row), responses=(row["response"], row["worse"])) for row in _rows()]
 
 
 def attack_cases() -> list[Case]:

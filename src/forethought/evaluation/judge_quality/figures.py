@@ -1,6 +1,7 @@
 """Figures about a judge, each with its interval, its count, and what the judge refused.
 
 - `decided`: share of two responses, those below, that score differently at all.
+- `right_wins`: share of plainly wrong responses that score lower than the plain one, ties half.
 - `position_bias`: share of comparisons that the same place won in both orders. Of judges that show
   two responses; `position_first` and `position_second` say which place.
 - `longer_wins`: share of response pairs of one prompt in which the longer one scores higher, ties
@@ -19,7 +20,7 @@ correlation Fisher's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -75,7 +76,7 @@ class Judged:
     cases: Sequence[Case]
     verdicts: Sequence[CaseVerdict]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Case, CaseVerdict]]:
         return iter(zip(self.cases, self.verdicts, strict=True))
 
 
@@ -84,16 +85,21 @@ def judge_figures(
     lengths: Judged,
     again: Judged,
     attacks: Judged,
-    preferences: Judged | None,
+    *,
+    wrong: Judged | None = None,
+    preferences: Judged | None = None,
 ) -> list[JudgeFigure]:
-    """All figures. `again` has the cases of `lengths` in reverse, their responses too.
+    """All figures. `again` has the cases of `lengths` in reverse, their responses too; in `wrong`
+    and `preferences` the first response is the better one.
 
     Raises: ValueError if the judge's prompt file cannot be read.
     """
     reader = ComparisonReader(config)
-    shown = [each for each in (lengths, attacks, preferences) if each is not None]
-    found = [_shares("decided", _together(shown), _differ), *_position(reader, shown)]
-    found += _length(lengths)
+    shown = [each for each in (lengths, attacks, wrong, preferences) if each is not None]
+    found = [_shares("decided", _together(shown), _differ)]
+    if wrong is not None:
+        found.append(_shares("right_wins", wrong, _prefers_first))
+    found += [*_position(reader, shown), *_length(lengths)]
     found += _repetition(reader, lengths, again, [*lengths.verdicts, *attacks.verdicts])
     if preferences is not None:
         found.append(_shares("agreement", preferences, _prefers_first))
