@@ -63,6 +63,13 @@ def knows(prompt, response):
     return float(prompt.reference.lower() in response.lower())
 
 
+def quotes_what_angers_it(prompt, response):
+    """As a verifier: fails with the response as its reason."""
+    if "angry" in response:
+        raise ValueError(response)
+    return 1.0
+
+
 class Fickle:
     """As a custom judge: its scores are the number of groups that it has seen."""
 

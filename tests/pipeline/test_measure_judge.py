@@ -250,6 +250,19 @@ def test_responses_and_preferences_of_ones_own(files):
     assert found["longer_wins"]["value"] == pytest.approx((0.5 + 1) / 2)
 
 
+def test_a_reason_that_no_file_could_hold_is_kept_readable(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TESTS)
+    rows = [
+        {"prompt": "Hi", "responses": ["angry\ud800\x00", "calm"]},
+        {"prompt": "Ho", "responses": ["calm", "as calm"]},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "responses.jsonl").write_text(text)
+    words = ["judge.type=verifier", "judge.function=biased_judges:quotes_what_angers_it"]
+    counts = measured(tmp_path / "out", *words, "--responses", tmp_path / "responses.jsonl")
+    assert "angry\ufffd\ufffd" in counts["refused"][0]["reason"]
+
+
 def test_the_table_has_room_on_a_narrow_terminal(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     done = evaluate("judge.type=verifier", "judge.function=gsm8k", "--output", tmp_path / "out")

@@ -31,6 +31,7 @@ from forethought.evaluation.judge_quality.cases import (
 from forethought.evaluation.judge_quality.figures import Judged, JudgeFigure, judge_figures
 from forethought.judging.describe import identity, refuse_missing_models
 from forethought.judging.executor import JudgingExecutor, judging_executor
+from forethought.judging.llm.frame import printable
 from forethought.pipeline.measure import in_a_folder
 from forethought.pipeline.on_files import GROUPS, InputLine, judged_lines, responses_of
 from forethought.progress.reporter import Reporter, Task
@@ -197,9 +198,10 @@ def _verdicts(executor: JudgingExecutor, cases: Sequence[Case], task: Task) -> l
 
 
 def _verdict(answer: Judgement | Unjudged) -> CaseVerdict:
+    # What a judge of the user's own says may hold anything that its responses hold.
     if isinstance(answer, Unjudged):
-        return CaseVerdict(scores=(), evidence="", reason=answer.reason)
-    return CaseVerdict(scores=answer.scores, evidence=answer.evidence, reason=None)
+        return CaseVerdict(scores=(), evidence="", reason=printable(answer.reason))
+    return CaseVerdict(scores=answer.scores, evidence=printable(answer.evidence), reason=None)
 
 
 def _refuse_nothing_judged(judge: JudgeConfig, judged: Mapping[str, Sequence[CaseVerdict]]) -> None:
