@@ -233,6 +233,7 @@ class _Iteration:
 
     def training(self, stage: Stage) -> None:
         self.log()
+        stage.note("steps.jsonl")
 
     def log(self, torn: bool = False) -> None:
         lines = []
@@ -263,7 +264,7 @@ class _Iteration:
             {"epoch": e, "score": 0.4 + 0.05 * (e % 3), "parse_failures": 0.1} for e in (1, 2, 3)
         ]
         choice = {"chosen_epoch": 2, "scores": scores, "reason": "highest mean judge score"}
-        write_json(stage.folder / "choice.json", choice)
+        stage.write_json("choice.json", choice)
 
 
 def _evaluation(run: Path, arm: Arm, policy: int, test: list[Prompt]) -> None:

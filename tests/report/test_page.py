@@ -15,7 +15,7 @@ from page_reader import PageReader
 
 from forethought.pairs import pair_counts
 from forethought.report.page import write_report
-from forethought.storage.files import write_bytes, write_json
+from forethought.storage.files import write_json
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import read_records
 from forethought.types import Answer, PairDecision, ParseStatus, PreferencePair, Rollout
@@ -164,8 +164,8 @@ def test_hashes_are_those_of_the_manifests(complete_run: Path):
     folder = complete_run / "thought" / "iteration_1" / "selection"
     shutil.rmtree(folder)
     stage = Stage(folder, name="selection", version=1, config={})
-    write_json(folder / "choice.json", {"chosen_epoch": 1, "scores": [], "reason": ""})
-    write_bytes(folder / "policy" / "model.safetensors", b"weights")
+    stage.write_json("choice.json", {"chosen_epoch": 1, "scores": [], "reason": ""})
+    stage.write_bytes("policy/model.safetensors", b"weights")
     digest = stage.seal({}).digest
     choice = {"epoch": 1, "score": None, "parse_failures": 1.0}
     write_json(folder / "choice.json", {"chosen_epoch": 1, "scores": [choice], "reason": ""})

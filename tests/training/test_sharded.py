@@ -96,7 +96,7 @@ def processes(request: pytest.FixtureRequest, jobs: dict[str, Job]) -> int:
         capture_output=True,
         text=True,
         timeout=170,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return count

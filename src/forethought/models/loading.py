@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from forethought.config import ModelSource
 from forethought.models.model_cache import cached, caches_models
 from forethought.models.positions import fix_positions, original_length, reads_long
+from forethought.models.template_limits import refuse_endless
 from forethought.storage.files import content_hash, sha256_file
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ def _load_tokenizer(source: ModelSource, chat: bool) -> PreTrainedTokenizerBase:
             f"model: the tokenizer of {name} has no chat template; forethought trains chat models, "
             "so save one with it (tokenizer.chat_template = …, or chat_template.jinja)"
         )
+    if chat:
+        refuse_endless(tokenizer, f"model: {name}")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"model: the tokenizer of {name} has no eos_token, so no output can end")
     if tokenizer.pad_token_id is None:

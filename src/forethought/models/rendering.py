@@ -19,6 +19,7 @@ from forethought.config import ModelConfig
 from forethought.models.control_tokens import broken, control_tokens
 from forethought.models.loading import resolve
 from forethought.models.marker_tokens import marker_tokens, special_ids, whole_marker_tokens
+from forethought.models.template_limits import RENDER_SECONDS, TemplateTimeError, within_time
 from forethought.thoughts.by_token import set_apart
 from forethought.types import Message
 
@@ -79,13 +80,14 @@ def _templated(
 ) -> Any:
     turns = as_turns(tokenizer, messages)
     try:
-        return tokenizer.apply_chat_template(
-            turns,
-            add_generation_prompt=True,
-            tokenize=tokenize,
-            return_dict=tokenize,
-            **(template or {}),
-        )
+        with within_time():
+            return tokenizer.apply_chat_template(
+                turns,
+                add_generation_prompt=True,
+                tokenize=tokenize,
+                return_dict=tokenize,
+                **(template or {}),
+            )
     # A template is a program of its maker's; it may raise anything.
     except Exception as error:
         roles = [message.role for message in messages]
@@ -98,6 +100,8 @@ def _templated(
 
 def template_error(error: Exception) -> str:
     """What a chat template raised, in words: its own are clear, others need their kind."""
+    if isinstance(error, TemplateTimeError):
+        return f"it did not end within {RENDER_SECONDS:g} s"
     return str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
 
 

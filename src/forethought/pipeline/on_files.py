@@ -31,7 +31,7 @@ from forethought.progress.reporter import Reporter
 from forethought.prompts import PromptRecord, prompt_of, text_records
 from forethought.sampling.base import stable_seed
 from forethought.sampling.executor import SamplingExecutor, sampling_executor
-from forethought.storage.files import sha256_file, write_json
+from forethought.storage.files import naming, sha256_file, write_json
 from forethought.storage.reply_cache import Cache
 from forethought.storage.sealed_stage import read_json
 from forethought.thoughts import DIRECT, ThoughtFormat, load_format
@@ -259,9 +259,10 @@ class OutputFile:
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append lines so that they survive a kill."""
         text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        self._file.write(text.encode("utf-8", "surrogatepass"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._lines):
+            self._file.write(text.encode("utf-8", "surrogatepass"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def forget(self) -> None:
         """Take back what was added."""

@@ -18,6 +18,7 @@ from forethought.models.loading import pick_device
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
 from forethought.stages.judged.no_pairs import why_no_pairs
+from forethought.storage.files import naming
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
     SCRATCH,
@@ -158,8 +159,9 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
             result = read_result(stage.folder)
     for epoch in range(1, training.epochs + 1):
         folder = f"epoch_{epoch}"
-        save_format(ref.thought_format, stage.folder / folder)
-        rendering.save_template_variables(ref.policy.template, stage.folder / folder)
+        with naming(stage.folder / folder):
+            save_format(ref.thought_format, stage.folder / folder)
+            rendering.save_template_variables(ref.policy.template, stage.folder / folder)
         stage.note(f"{folder}/{FORMAT_FILE}", f"{folder}/{rendering.TEMPLATE_FILE}")
     if (warning := loss_warning(ref, result.margin_kept)) is not None:
         reporter.say(f"warning: {warning}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+RUSTS = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust tell of an error of the system."""
 TEMPORARY = (".tmp", ".partial")
 """How the hidden names end under which something is written before it is whole."""
 
@@ -47,16 +50,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the disk names what was being written: the kernel says only that writing failed.
+    """An error of the disk names what was being written: the kernel says only that writing failed,
+    and safetensors has an error of its own for it.
 
-    Raises: OSError as it came, with this path where it had none.
+    Raises: OSError as it came, with this path where it had none; other errors as they came.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        told = RUSTS.search(str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -246,8 +246,9 @@ class TrainingDirectory:
         partial = self.folder / f".epoch_{epoch}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write_model(partial, model, masters, adapter, stored)
-        _sync_files(partial)
+        with naming(target):
+            write_model(partial, model, masters, adapter, stored)
+            _sync_files(partial)
         for file in partial.rglob("*"):
             if file.is_file():
                 # Before it counts as written, which is then done at once.

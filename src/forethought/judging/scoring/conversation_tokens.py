@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from forethought.config import ModelSource
 from forethought.models.loading import Named, context_length, pretrained, source_of
 from forethought.models.rendering import as_turns, template_error
+from forethought.models.template_limits import refuse_endless, within_time
 from forethought.types import Message, ResponseGroup
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Conversations:
         turns = as_turns(self.tokenizer, [*messages, *responses], also=THINK_TAGS)
         prompt, last_turns = turns[: len(messages)], turns[len(messages) :]
         conversations = [[*prompt, last] for last in last_turns]
-        texts: Any = self.tokenizer.apply_chat_template(conversations, tokenize=False)
+        with within_time():
+            texts: Any = self.tokenizer.apply_chat_template(conversations, tokenize=False)
         return texts
 
     def _with_one_bos(self, ids: list[int]) -> TokenIds:
@@ -114,6 +116,7 @@ def load_tokenizer(model: Named) -> PreTrainedTokenizerBase:
             f"judge.path: the tokenizer of {path} has no chat template, so conversations cannot "
             "be written as the model was trained on them; use a reward model that has one"
         )
+    refuse_endless(tokenizer, f"judge.path: {path}")
     return tokenizer
 
 
