@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--thought-format", default="direct", help="of a folder without its own")
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.8, 1.2, 1.6])
+    parser.add_argument("--seed", type=int, default=0, help="of the first answer")
     parser.add_argument("--think-off", action="store_true", help="also answers without a thought")
     parser.add_argument("--examples", type=int, default=3, help="leaks shown per kind")
     parser.add_argument("--out", type=Path)
@@ -148,7 +149,7 @@ def measure(word: str, given: argparse.Namespace) -> list[dict[str, Any]]:
             ways["think off, stream"] = {"think": False}
         for way, fields in ways.items():
             shown, unanswered, examples = asyncio.run(
-                draw(source, thought_format, prompts, temperature, fields)
+                draw(source, thought_format, prompts, temperature, given.seed, fields)
             )
             rows.append(
                 {"policy": word, "format": thought_format.name, "temperature": temperature}
@@ -183,6 +184,7 @@ async def draw(
     thought_format: ThoughtFormat,
     prompts: Sequence[tuple[Message, ...]],
     temperature: float,
+    first_seed: int,
     fields: dict[str, Any],
 ) -> tuple[Shown, int, list[str]]:
     """One answer to each prompt: what was shown, how many had none, and leaks to look at."""
@@ -198,7 +200,7 @@ async def draw(
             messages=messages,
             temperature=temperature,
             top_p=1.0,
-            seed=index,
+            seed=first_seed + index,
             max_tokens=96,
             stop=(),
             top_logprobs=None,

@@ -298,14 +298,19 @@ def test_a_second_response_marker_says_that_the_first_came_too_early(
         "Paris.\nhere is my thought\nprocess: SECRET",
         "Paris.\n**HERE’S MY THOUGHT PROCESS:** SECRET",
         "Here is my thought process: SECRET",
+        "Paris.Here is my thought process: SECRET",
+        "Paris. Here is my thought process:\nSECRET",
+        "ParisHere is my Thought Process: SECRET",
+        "Paris. Here is my thought process:",
     ],
 )
-def test_a_second_thought_that_begins_a_line_is_hidden_to_the_end(text):
+def test_a_second_thought_that_no_sentence_names_is_hidden_to_the_end(text):
     parsed = GENERIC.parse(
         f"Here is my thought process: a\nHere is my response: {text}", served=True
     )
-    assert (parsed.response or "") == ("Paris." if "Paris" in text else "")
-    assert "SECRET" in (parsed.thought or "")
+    response = parsed.response or ""
+    assert response.rstrip(".") == ("Paris" if "Paris" in text else "")
+    assert "SECRET" in (parsed.thought or "") or "SECRET" not in text
 
 
 def test_a_further_thought_cut_off_is_not_served():

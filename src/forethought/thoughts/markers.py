@@ -9,7 +9,8 @@ A marker is text, and no marker,
 
 - behind a word character: `Vec<R>`. Closing tags and control tokens (`</think>`, `<|answer|>`)
   stand there rightly, as do markers that begin with white space, and scripts without letter case,
-  which put no space between words, do not count;
+  which put no space between words, do not count; with `any_spelling` markers of several words stand
+  there, too, since nothing is called so;
 - inside backticks or quotes that are opened before it and closed behind it on its line;
 - in a fenced block, unless it is all that stands on its line. A fence that is not closed is open.
 
@@ -87,7 +88,7 @@ class Markers:
     def __init__(
         self, spellings: Sequence[str], *, any_spelling: bool = False, exact: bool = False
     ) -> None:
-        self._exact = exact
+        self._exact, self._any_spelling = exact, any_spelling
         self._fold: dict[int, str] = {}
         if exact:
             self._patterns = [(re.compile(re.escape(each)), each) for each in spellings]
@@ -114,7 +115,8 @@ class Markers:
             lead = _lead(LEAD, text[: found.start()], before)
             start = found.start() - len(lead.group())
             stop = _stop(found, lead, text, ended=ended)
-            free = stop and _is_free(text, before, marker, start, found, stop, ended=ended)
+            glue = GLUED_RIGHTLY.match(marker) or (self._any_spelling and " " in marker.strip())
+            free = stop and _is_free(text, before, start, found, stop, glue=bool(glue), ended=ended)
             if free is None or stop is None:
                 return Search(start)
             if free:
@@ -230,17 +232,17 @@ def _stop(found: re.Match[str], lead: re.Match[str], text: str, *, ended: bool) 
 def _is_free(
     text: str,
     before: Surroundings,
-    marker: str,
     start: int,
     found: re.Match[str],
     stop: int,
     *,
+    glue: bool,
     ended: bool,
 ) -> bool | None:
-    """Whether what is spelled like a marker is one; `None` while that is open."""
+    """Whether what is spelled like a marker is one, with `glue` behind a word, too; `None` while
+    that is open."""
     here = before.behind(text[: found.start()])
-    glued = here.line.rstrip("_")[-1:]
-    if _is_word_character(glued) and not GLUED_RIGHTLY.match(marker):
+    if _is_word_character(here.line.rstrip("_")[-1:]) and not glue:
         return False
     # A marker may itself end its line.
     own, line_break, _ = text[found.start() :].partition("\n")

@@ -13,6 +13,9 @@ from typing import Protocol
 from forethought.thoughts.markers import Markers, Surroundings
 from forethought.types import FinishReason, ParsedOutput, ParseStatus
 
+OPENING = "([{"
+"""What may stand between a space and a marker that is written of."""
+
 
 class SplitRules(Protocol):
     """What a splitter must know of a thought format."""
@@ -68,10 +71,11 @@ class Splitter:
 
     With `served` they are not. In any spelling, a thought marker begins a further thought: from it
     on all is held back until a response marker ends it, and is taken out of the response. If the
-    output ends first, it was text where the marker stood within a line, and stays hidden where it
-    began one, where a limit cut it off and where markers are tokens. A second response marker that
-    begins a line, or is a token, says that what was taken for the response was thought still: the
-    response begins anew behind it (`Delta.restart`).
+    output ends first, it was text where the marker stood within a line, behind a space. It stays
+    hidden where the marker began or ended a line or was glued to a word, where a limit cut it off
+    and where markers are tokens. A second response marker that begins a line, or is a token, says
+    that what was taken for the response was thought still: the response begins anew behind it
+    (`Delta.restart`).
 
     With `strict`, for an output that was to have no thought, all markers count in any spelling, and
     a thought that is still open at the end is never shown.
@@ -254,11 +258,14 @@ class Splitter:
         delta = Delta(response=self._response.push(self._take(search.certain)))
         if not search.marker:
             return delta
-        begins_a_line = not self._before.line.strip() or not self._response.text
+        line = self._before.line
+        begins_a_line = not line.strip() or not self._response.text
         marker = self._take(search.marker)
         if not self._later_closing.named_in(marker):
             self._border, self._state = marker, self._in_later_thought
-            self._hides_open = self._strict or self._exact or begins_a_line
+            # Who writes of a marker puts a space before it.
+            glued = not line[-1:].isspace() and line[-1:] not in OPENING
+            self._hides_open = self._strict or self._exact or begins_a_line or glued
         elif self._exact or begins_a_line:
             self._begin_anew()
             delta = replace(delta, restart=len(delta.response))
@@ -285,7 +292,8 @@ class Splitter:
             return self._cut(thought)
         # Nothing can follow, so the rest is not read again.
         rest = self._take(len(self._buffer))
-        if self._hides_open or self._end != "stop":
+        ends_a_line = not rest.partition("\n")[0].strip()
+        if self._hides_open or ends_a_line or self._end != "stop":
             return self._cut(rest)
         return Delta(response=self._response.push(self._border + rest))
 
