@@ -30,6 +30,17 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """The server that most tests of the endpoint ask: open, with a page, every output the same."""
+    from scripted_backend import ScriptedBackend, script
+    from served import served
+
+    backend = ScriptedBackend(script("a secret thought <R> The answer is 5.", cut=5))
+    with served(backend, page="<!doctype html><p>chat") as running:
+        yield running
+
+
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
     "--headless",

@@ -3,13 +3,15 @@
 import errno
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 
 import pytest
 from small_run import ROOT, SMALL
 
-from forethought.storage.files import naming, write_json
+from forethought.storage.files import naming, write_bytes, write_json
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Message, Prompt
@@ -46,7 +48,7 @@ def test_a_run_that_finds_no_room_names_the_file_and_goes_on_later(tmp_path):
             break
         assert "Traceback" not in done.stderr, done.stderr
         said = done.stderr.strip().splitlines()[-1]
-        where = re.search(r"error: (?:File too large \\((.*?)\\)|.*?(/\\S+))", said)
+        where = re.search(r"error: (?:File too large \((.*?)\)|.*?(/\S+))", said)
         assert where is not None, said
         named.append(where[1] or where[2])
         assert str(folder) in named[-1], said
@@ -117,3 +119,19 @@ def test_a_full_device_is_named(tmp_path):
         write_json(tmp_path / "a.json", {})
     assert error.value.filename == str(tmp_path / "a.json")
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_full_disk_leaves_the_old_content_whole(tmp_path):
+    target = tmp_path / "file"
+    write_bytes(target, b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_bytes(target, b"x" * 2000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]

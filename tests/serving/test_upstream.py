@@ -1,20 +1,30 @@
 """Another server as backend: what it is asked, how its bytes are read, what its trouble becomes.
 
-The server here writes whatever bytes a test gives it, so that what no library would send is tried
-too.
+What an upstream may not do stands in tests/attacks/test_upstreams.py.
 """
 
 import asyncio
-import gzip
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import pytest
+from raw_upstream import (
+    HEAD,
+    KEY,
+    STOP,
+    chunked,
+    drawn,
+    event,
+    failure_of,
+    pieces_of,
+    plain,
+    said,
+    text_of,
+    with_upstream,
+)
 
-from forethought.chat_client.bounds import ERROR, STREAM, WHOLE
 from forethought.chat_client.sse import EventReader
 from forethought.serving.answerer import SplittingAnswerer
 from forethought.serving.backends.base import (
@@ -22,8 +32,6 @@ from forethought.serving.backends.base import (
     AnswerRequest,
     AnswerSettings,
     BackendError,
-    Draw,
-    Piece,
     RefusedDrawError,
 )
 from forethought.serving.backends.upstream import (
@@ -33,136 +41,6 @@ from forethought.serving.backends.upstream import (
 )
 from forethought.thoughts import SPECIFIC
 from forethought.types import Message
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-KEY = "sk-this-is-the-key"
-
-
-class Upstream:
-    """Answers the n-th request with the n-th script, the last one again and again.
-
-    A script is a list of byte strings, sent one by one; a number pauses, `None` closes.
-    """
-
-    def __init__(self, *scripts: Sequence[bytes | float | None]) -> None:
-        self.scripts = scripts
-        self.heads: list[str] = []
-        self.bodies: list[dict] = []
-        self.connections = 0
-        self.gone = asyncio.Event()
-        """A client has closed its connection."""
-
-    async def __aenter__(self) -> "Upstream":
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/v1"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.server.close()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = [
-                    int(line.split(":")[1])
-                    for line in head.splitlines()
-                    if line.lower().startswith("content-length:")
-                ]
-                body = await reader.readexactly(length[0]) if length else b"{}"
-                script = self.scripts[min(len(self.heads), len(self.scripts) - 1)]
-                self.heads.append(head)
-                self.bodies.append(json.loads(body))
-                if not await self.write(script, reader, writer):
-                    break
-        self.gone.set()
-        writer.close()
-
-    async def write(self, script, reader, writer) -> bool:
-        for part in script:
-            if part is None:
-                return False
-            if isinstance(part, bytes):
-                writer.write(part)
-                await writer.drain()
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(part):
-                    if not await reader.read(1):
-                        return False
-        return True
-
-
-def chunked(*parts: bytes) -> list[bytes]:
-    """A whole streamed body, each part in a chunk of its own."""
-    return [HEAD, *(b"%x\r\n%b\r\n" % (len(part), part) for part in parts), b"0\r\n\r\n"]
-
-
-def event(fields=None, finish_reason=None, **more) -> bytes:
-    choice = {"index": 0, "delta": fields or {}, "finish_reason": finish_reason}
-    return b"data: " + json.dumps({"choices": [choice], **more}).encode() + b"\n\n"
-
-
-def said(*texts: str, end: Sequence[bytes] = ()) -> list[bytes]:
-    """The events of these texts and of an end."""
-    return [*(event({"content": text}) for text in texts), *(end or STOP)]
-
-
-STOP = (event({}, "stop"), b"data: [DONE]\n\n")
-
-
-def plain(status: str, body: object, headers: str = "") -> list[bytes]:
-    content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{headers}"
-    return [f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content]
-
-
-def drawn(**fields) -> Draw:
-    given = {
-        "messages": (Message(role="user", content="Hi"),),
-        "begun": "",
-        "temperature": 0.8,
-        "top_p": 0.95,
-        "seed": 2**40 + 17,
-        "max_tokens": 32,
-        "top_logprobs": None,
-    }
-    return Draw(**{**given, **fields})
-
-
-def with_upstream(
-    work: Callable[[Upstream, UpstreamBackend], Awaitable], *scripts: Sequence, **options
-):
-    """What `work` gives with a backend at a server of these scripts."""
-
-    async def run():
-        async with Upstream(*scripts) as upstream:
-            backend = UpstreamBackend(upstream.url, model="m", **options)
-            try:
-                async with asyncio.timeout(20):
-                    return await work(upstream, backend)
-            finally:
-                await backend.close()
-
-    return asyncio.run(run())
-
-
-def pieces_of(*scripts: Sequence, draw: Draw | None = None, **options) -> list[Piece]:
-    async def collect(_, backend):
-        return [piece async for piece in backend.draw(draw or drawn())]
-
-    return with_upstream(collect, *scripts, **options)
-
-
-def text_of(pieces) -> str:
-    return "".join(piece.text for piece in pieces)
-
-
-def failure_of(*scripts: Sequence, draw: Draw | None = None, **options) -> Exception:
-    with pytest.raises((BackendError, RefusedDrawError)) as failed:
-        pieces_of(*scripts, draw=draw, **options)
-    return failed.value
 
 
 def test_what_an_upstream_is_asked():
@@ -591,62 +469,6 @@ def test_which_model_an_upstream_serves(reply, model, found):
 def test_models_that_cannot_be_asked_for():
     with pytest.raises(ValueError, match=r"cannot be asked \(ConnectError\)"):
         upstream_model(f"http://127.0.0.1:{free_port()}/v1", model=None, api_key_env=None)
-
-
-def packed(content: bytes, kind: str, *, encoding: str = "gzip", status: str = "200 OK") -> list:
-    """An answer that is compressed though nobody asked for it."""
-    content = gzip.compress(content)
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Encoding: {encoding}\r\n"
-    return [f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content]
-
-
-def test_a_compressed_answer_is_read_all_the_same():
-    assert text_of(pieces_of(packed(b"".join(said("It ", "is")), "text/event-stream"))) == "It is"
-    reply = {"choices": [{"message": {"content": "five"}, "finish_reason": "stop"}]}
-    assert text_of(pieces_of(packed(json.dumps(reply).encode(), "application/json"))) == "five"
-    once = packed(b"".join(said("It ", "is")), "text/event-stream", encoding="gzip, gzip")
-    assert "DecodingError" in str(failure_of(once))
-
-
-@pytest.mark.parametrize(
-    ("content", "kind"),
-    [
-        (b" " * WHOLE + b"{}", "application/json"),
-        ((b": " + b"x" * 2**20 + b"\n") * (STREAM // 2**20), "text/event-stream"),
-    ],
-)
-def test_more_than_an_answer_can_have_is_not_read(content, kind):
-    assert "BodyTooLargeError" in str(failure_of(packed(content, kind)))
-
-
-def test_more_than_an_error_can_have_is_not_read():
-    words = b'{"error": "too long"}'
-    refusal = packed(words, "application/json", status="400 Bad Request")
-    assert "too long" in str(failure_of(refusal))
-    refusal = packed(b" " * ERROR + words, "application/json", status="400 Bad Request")
-    failure = failure_of(refusal)
-    assert isinstance(failure, RefusedDrawError)
-    assert "too long" not in str(failure)
-
-
-def test_an_event_without_end_is_given_up():
-    failure = failure_of([HEAD, *chunked(b"data:\n" * 100_000)[1:]])
-    assert "an event that is too long" in str(failure)
-
-
-@pytest.mark.parametrize("wrong", [10**30, 10**23, 1e300, -5, True, "7"])
-def test_counts_that_cannot_be_are_not_believed(wrong):
-    usage = {"prompt_tokens": wrong, "completion_tokens": wrong}
-    pieces = pieces_of(chunked(event({"content": "It is"}, usage=usage), *STOP))
-    assert sum(piece.tokens for piece in pieces) == 1
-    assert {piece.prompt_tokens for piece in pieces} == {None}
-
-
-def test_log_probabilities_beyond_any_number_are_an_error():
-    huge = {"content": [{"token": "It", "logprob": -(10**400)}]}
-    choice = {"delta": {"content": "It"}, "logprobs": huge}
-    data = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
-    assert "log-probabilities" in str(failure_of(chunked(data, *STOP)))
 
 
 def counted(tokens: object, status: str = "200 OK") -> list[bytes]:

@@ -1,11 +1,7 @@
 """Sealed stages: identity, seal, damage, a full disk."""
 
-import resource
-import signal
-
 import pytest
 
-from forethought.storage.files import write_bytes
 from forethought.storage.open_stage import Stage
 from forethought.storage.records import from_table, to_table
 from forethought.storage.sealed_stage import StageError, read_manifest, read_records
@@ -117,32 +113,3 @@ def test_damage_in_a_sealed_stage_is_named_with_the_way_out(tmp_path, damage):
         part.write_bytes(content[:-3])
     with pytest.raises(StageError, match=r"part_00001\.parquet is (missing|damaged).*--repair"):
         read_records(tmp_path / "a", Prompt)
-
-
-def test_a_damaged_part_of_an_unsealed_stage_is_made_again(tmp_path, capsys):
-    stage = open_stage(tmp_path / "a")
-    stage.write_records("part_00000", PROMPTS, Prompt)
-    part = tmp_path / "a" / "part_00000.parquet"
-    part.write_bytes(part.read_bytes()[:-10])
-    assert not open_stage(tmp_path / "a").has("part_00000")
-    assert "damaged" in capsys.readouterr().err
-    stage.write_records("part_00000", PROMPTS, Prompt)
-    assert stage.has("part_00000")
-    stage.seal({})
-    assert [p.name for p in read_manifest(tmp_path / "a").parts] == ["part_00000.parquet"]
-
-
-def test_a_full_disk_leaves_the_old_content_whole(tmp_path):
-    target = tmp_path / "file"
-    write_bytes(target, b"old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            write_bytes(target, b"x" * 2000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert target.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [target]
