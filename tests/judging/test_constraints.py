@@ -104,6 +104,27 @@ CASES = [
         [LIST, "1. ant\n2) bee\n", "ant, bee and cat.", "Ant, bee"],
         ["- bee\n- ant", "bee, ant", "ant", ""],
     ),
+    (
+        {"type": "answer", "text": "Hill Street", "distractors": ["Mill Street", "Hill Street 9"]},
+        ["On hill\nstreet.", "It is Hill Street, not the river"],
+        ["Mill Street", "Hill Street or Mill Street", "Hill Street 9", "Hill Streets", ""],
+    ),
+    (
+        {"type": "final_number", "value": 12},
+        ["12", "5 + 7 = 12.", "The answer is 12 apples.", "It is 7, no: #### 12.0"],
+        ["1, 2, 12, 13", "twelve", "The answer is 5 + 6.", "12 apples and 3 pears", ""],
+    ),
+    ({"type": "final_number", "value": 2.5}, ["It costs $2.50.", "5/2"], ["25", "2,5 or 3"]),
+    (
+        {"type": "items", "items": ["ant", "bee", "cat"]},
+        ["Sorted: Ant, bee and cat.", "1. ant\n2. bee\n3. cat", "- an ant\n- a bee\n- a cat\n"],
+        ["ant, bee", "ant, cat, bee", "ant, bee, cat, ant", "1. ant\n2. bee\n3. cat\n4. dog", ""],
+    ),
+    (
+        {"type": "items", "items": ["red fox"], "others": ["fox hole", "owl"]},
+        ["red\nfox", "fowl and red fox"],
+        ["red fox, owl", "owl", "red fox, fox hole", "a red hole"],
+    ),
 ]
 IDS = [
     "-".join(map(str, (case[0]["type"], *[k for k in case[0] if k.startswith(("at_", "ex"))])))
@@ -193,6 +214,28 @@ def test_the_score_is_the_share_that_is_met():
     assert [grade_constraints(wanted, text) for text in ("a b", "a, b", "a, b c d")] == [1, 0.5, 0]
 
 
+@pytest.mark.parametrize(
+    ("response", "share"),
+    [
+        ("ant, bee, cat, dog", 1),
+        ("ant, bee, dog, cat", 0.5),
+        ("bee, ant, dog, cat", 0),
+        ("ant, bee", 0.5),
+        ("bee, cat, dog", 0),
+        ("ant, ant, ant, ant, ant, ant, ant, ant", 0.125),
+        ("ant, bee, cat, dog, dog, cat, bee, ant", 0.5),
+        ("- ant\n- bee\n- cow\n- cat\n- dog", 0.8),
+        ("ant, bee, cat, dog, owl", 0),
+        ("Nothing.", 0),
+    ],
+)
+def test_items_score_by_places_that_are_right(response, share):
+    animals = {"type": "items", "items": ["ant", "bee", "cat", "dog"], "others": ["owl"]}
+    assert grade_constraints(prompt(json.dumps([animals])), response) == pytest.approx(share)
+    both = prompt(json.dumps([animals, {"type": "no_digits"}]))
+    assert grade_constraints(both, response) == pytest.approx((share + 1) / 2)
+
+
 def test_it_is_a_judge():
     asked = prompt('[{"type": "no_commas"}]')
     with open_judge(VerifierJudge(function="constraints")) as judge:
@@ -231,6 +274,23 @@ def test_it_is_a_judge():
         ('[{"type": "keywords", "words": ["a", "?"]}]', "reference.0.words.1: it has neither"),
         ('[{"type": "letter_count", "letter": "ab", "at_most": 1}]', "it must be one letter"),
         ('[{"type": "ends_with"}]', "reference.0.text is missing"),
+        ('[{"type": "answer", "text": "a"}]', "reference.0.distractors is missing"),
+        ('[{"type": "answer", "text": "a", "distractors": []}]', "reference.0.distractors: give"),
+        (
+            '[{"type": "answer", "text": "old Ulm", "distractors": ["Bonn", "ulm"]}]',
+            "reference.0: whoever answers 'old Ulm' says the distractor 'ulm', too",
+        ),
+        ('[{"type": "final_number", "value": "many"}]', "reference.0.value"),
+        ('[{"type": "final_number", "value": NaN}]', "reference.0.value"),
+        ('[{"type": "items", "items": []}]', "reference.0.items: give"),
+        (
+            '[{"type": "items", "items": ["a", "b", "A"]}]',
+            "reference.0: whoever lists 'a' says 'A', too",
+        ),
+        (
+            '[{"type": "items", "items": ["an owl"], "others": ["owl"]}]',
+            "reference.0: whoever lists 'an owl' says 'owl', too",
+        ),
     ],
 )
 def test_a_wrong_constraint_is_named(reference, says):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, Literal, Self
@@ -24,20 +24,19 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from forethought.config import ConfigModel, explain
+from forethought.judging.verifier.final_number import final_number
+from forethought.judging.verifier.text_units import (
+    found_at,
+    in_one_case,
+    sentences_of,
+    with_a_word,
+)
 from forethought.types import Prompt
 
 WAY_OUT = (
     'give the column of columns.reference a list such as [{"type": "words", "at_most": 50}, '
     '{"type": "no_commas"}]'
 )
-ABBREVIATION = re.compile(r"no|vs|etc|approx|[^\W\d_](?:\.[^\W\d_])+")
-"""A full stop behind one of these, such as `e.g`, ends no sentence where a capital does not
-follow."""
-TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st"})
-"""Behind one of these it ends none at all."""
-ENDS = ".!?…"
-BEHIND_AN_END = "\"'”’)]*_"
-"""May stand between the end of a sentence and the white space after it."""
 ITEM = re.compile(r"^[ \t]*(?:[*+•-]|\d+[.)])[ \t]+(\S.*)$", re.MULTILINE)
 BULLET = re.compile(r"^[ \t]*[*+•-][ \t]+\S", re.MULTILINE)
 CLOSING = " \t\n\r\"'”’)*_"
@@ -66,6 +65,10 @@ class Constraint(ConfigModel):
     @abstractmethod
     def met(self, response: str) -> bool:
         """Whether it does."""
+
+    def share(self, response: str) -> float:
+        """How far it does, in [0, 1]."""
+        return float(self.met(response))
 
 
 class _Counted(Constraint):
@@ -142,7 +145,7 @@ class Keywords(Constraint):
     """The words or phrases."""
 
     def met(self, response: str) -> bool:
-        return all(_found(word, response) for word in self.words)
+        return all(found_at(word, response) for word in self.words)
 
 
 class ForbiddenWords(Constraint):
@@ -153,7 +156,7 @@ class ForbiddenWords(Constraint):
     """The words or phrases."""
 
     def met(self, response: str) -> bool:
-        return not any(_found(word, response) for word in self.words)
+        return not any(found_at(word, response) for word in self.words)
 
 
 class KeywordCount(_Counted):
@@ -164,7 +167,7 @@ class KeywordCount(_Counted):
     """The word or phrase."""
 
     def count(self, response: str) -> int:
-        return len(_found(self.word, response))
+        return len(found_at(self.word, response))
 
 
 class InOrder(Constraint):
@@ -177,7 +180,9 @@ class InOrder(Constraint):
     def met(self, response: str) -> bool:
         place = 0
         for word in self.words:
-            next_one = next((end for start, end in _found(word, response) if start >= place), None)
+            next_one = next(
+                (end for start, end in found_at(word, response) if start >= place), None
+            )
             if next_one is None:
                 return False
             place = next_one
@@ -201,7 +206,7 @@ class Words(_Counted):
     type: Literal["words"] = "words"
 
     def count(self, response: str) -> int:
-        return _with_a_word(response.split())
+        return with_a_word(response.split())
 
 
 class Sentences(_Counted):
@@ -210,7 +215,7 @@ class Sentences(_Counted):
     type: Literal["sentences"] = "sentences"
 
     def count(self, response: str) -> int:
-        return sum(_sentences(line) for line in response.splitlines())
+        return sum(sentences_of(line) for line in response.splitlines())
 
 
 class Paragraphs(_Counted):
@@ -253,7 +258,7 @@ class Placeholders(_Counted):
     type: Literal["placeholders"] = "placeholders"
 
     def count(self, response: str) -> int:
-        return _with_a_word(re.findall(r"\[([^\[\]\n]*)\]", response))
+        return with_a_word(re.findall(r"\[([^\[\]\n]*)\]", response))
 
 
 class StartsWith(Constraint):
@@ -264,7 +269,7 @@ class StartsWith(Constraint):
     """The text."""
 
     def met(self, response: str) -> bool:
-        return _plain(response).lstrip("\"'“‘(*_# ").startswith(_plain(self.text))
+        return in_one_case(response).lstrip("\"'“‘(*_# ").startswith(in_one_case(self.text))
 
 
 class EndsWith(Constraint):
@@ -275,8 +280,8 @@ class EndsWith(Constraint):
     """The text."""
 
     def met(self, response: str) -> bool:
-        wanted = _plain(self.text)
-        return _plain(response).rstrip(CLOSING).endswith(wanted.rstrip(CLOSING))
+        wanted = in_one_case(self.text)
+        return in_one_case(response).rstrip(CLOSING).endswith(wanted.rstrip(CLOSING))
 
 
 class EndsWithQuestion(Constraint):
@@ -294,7 +299,7 @@ class Title(Constraint):
     type: Literal["title"] = "title"
 
     def met(self, response: str) -> bool:
-        return _with_a_word(re.findall(r"<<([^<>\n]*)>>", response)) > 0
+        return with_a_word(re.findall(r"<<([^<>\n]*)>>", response)) > 0
 
 
 class Quoted(Constraint):
@@ -334,8 +339,77 @@ class Alphabetical(Constraint):
         items = ITEM.findall(response)
         if not items:
             items = re.split(r",\s*(?:and\s+)?|\s+and\s+", response.strip().rstrip("."))
-        plain = [_plain(item).strip(CLOSING + "“‘(") for item in items]
+        plain = [in_one_case(item).strip(CLOSING + "“‘(") for item in items]
         return len(plain) > 1 and all(plain) and all(a <= b for a, b in pairwise(plain))
+
+
+class Answer(Constraint):
+    """This answer is there, and none of those that it might be taken for.
+
+    So whoever lists every candidate has not answered, nor has whoever repeats the passage.
+    """
+
+    type: Literal["answer"] = "answer"
+    text: Phrase
+    """The answer, a word or phrase."""
+    distractors: tuple[Phrase, ...] = Field(min_length=1)
+    """The wrong answers that somebody might give, such as the other places of a passage."""
+
+    @model_validator(mode="after")
+    def _can_be_given(self) -> Self:
+        for word in self.distractors:
+            if found_at(word, self.text):
+                raise ValueError(f"whoever answers {self.text!r} says the distractor {word!r}, too")
+        return self
+
+    def met(self, response: str) -> bool:
+        return bool(found_at(self.text, response)) and not any(
+            found_at(word, response) for word in self.distractors
+        )
+
+
+class FinalNumber(Constraint):
+    """The number that it ends on, read as the verifier `gsm8k` reads it, is this one."""
+
+    type: Literal["final_number"] = "final_number"
+    value: int | Annotated[float, Field(allow_inf_nan=False)]
+    """The number."""
+
+    def met(self, response: str) -> bool:
+        return final_number(response) == Fraction(str(self.value))
+
+
+class Items(Constraint):
+    """These items are listed, in this order and once each; the share of places that are right.
+
+    An item said twice and a line of a list without any count as places that are wrong, and one of
+    `others` makes it 0: listing every candidate earns nothing.
+    """
+
+    type: Literal["items"] = "items"
+    items: tuple[Phrase, ...] = Field(min_length=1)
+    """The items, words or phrases."""
+    others: tuple[Phrase, ...] = ()
+    """What must not be listed, such as the items that were to be left out."""
+
+    @model_validator(mode="after")
+    def _are_told_apart(self) -> Self:
+        for index, item in enumerate(self.items):
+            for word in (*self.items[:index], *self.items[index + 1 :], *self.others):
+                if found_at(word, item):
+                    raise ValueError(f"whoever lists {item!r} says {word!r}, too")
+        return self
+
+    def share(self, response: str) -> float:
+        if any(found_at(word, response) for word in self.others):
+            return 0.0
+        places = [(at, item) for item in self.items for at in found_at(item, response)]
+        listed = [item for _, item in sorted(places)]
+        right = sum(is_at == item for is_at, item in zip(listed, self.items, strict=False))
+        return right / max(len(self.items), len(listed), len(ITEM.findall(response)))
+
+    def met(self, response: str) -> bool:
+        return self.share(response) == 1
 
 
 AnyConstraint = Annotated[
@@ -360,7 +434,10 @@ AnyConstraint = Annotated[
     | Title
     | Quoted
     | Json
-    | Alphabetical,
+    | Alphabetical
+    | Answer
+    | FinalNumber
+    | Items,
     Field(discriminator="type"),
 ]
 Constraints = Annotated[tuple[AnyConstraint, ...], Field(min_length=1)]
@@ -370,10 +447,12 @@ _SHAPE: TypeAdapter[tuple[Constraint, ...]] = TypeAdapter(Constraints)
 def grade_constraints(prompt: Prompt, response: str) -> float:
     """The share of the prompt's constraints that the response meets, in [0, 1].
 
+    One that can be met in part, `items`, counts by its share.
+
     Raises: ValueError if the prompt's reference is no list of constraints.
     """
     wanted = constraints_of(prompt.reference)
-    return sum(constraint.met(response) for constraint in wanted) / len(wanted)
+    return sum(constraint.share(response) for constraint in wanted) / len(wanted)
 
 
 @lru_cache(maxsize=4096)
@@ -393,49 +472,3 @@ def constraints_of(reference: str | None) -> tuple[Constraint, ...]:
     except ValidationError as error:
         mistakes = explain(error, Constraints, "reference").splitlines()
         raise ValueError("; ".join(mistakes)) from None
-
-
-def _found(phrase: str, text: str) -> Sequence[tuple[int, int]]:
-    """Where a phrase stands, whole, in any case and with any white space in it."""
-    pattern = r"\s+".join(map(re.escape, phrase.split()))
-    before = r"(?<!\w)" if re.match(r"\w", phrase.strip()) else ""
-    behind = r"(?!\w)" if re.search(r"\w$", phrase.strip()) else ""
-    return [
-        match.span() for match in re.finditer(f"{before}{pattern}{behind}", text, re.IGNORECASE)
-    ]
-
-
-def _with_a_word(texts: Sequence[str]) -> int:
-    """How many have a letter or a digit."""
-    return sum(re.search(r"\w", text) is not None for text in texts)
-
-
-def _plain(text: str) -> str:
-    """In one case, with one space between words."""
-    return " ".join(text.casefold().split())
-
-
-def _sentences(line: str) -> int:
-    """Sentences of a line; what is left behind the last end is one, if there is a word in it."""
-    count, open_at = 0, None
-    words = line.split()
-    for index, word in enumerate(words):
-        if open_at is None and re.search(r"\w", word):
-            open_at = index
-        inside = word.rstrip(BEHIND_AN_END)
-        stem = inside.rstrip(ENDS)
-        if open_at is None or stem == inside:
-            continue
-        behind = words[index + 1] if index + 1 < len(words) else ""
-        is_number = index == open_at and stem.isdigit()
-        if inside != f"{stem}." or not behind or not (is_number or _is_short(stem, behind)):
-            count, open_at = count + 1, None
-    return count + (open_at is not None)
-
-
-def _is_short(stem: str, behind: str) -> bool:
-    """Whether a word and a full stop are a short form or an initial, before the next word."""
-    word = stem.lstrip("(\"'“‘").casefold()
-    if word in TITLES or (re.fullmatch(r"[^\W\d_]", word) and word != "i"):
-        return True
-    return ABBREVIATION.fullmatch(word) is not None and not behind[0].isupper()
