@@ -7,10 +7,14 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 from small_run import ROOT, SMALL
 
+from forethought.cli.errors import clear_errors
+from forethought.progress.reporter import Reporter
 from forethought.storage.files import naming, write_bytes, write_json
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import read_manifest
@@ -135,3 +139,14 @@ def test_a_full_disk_leaves_the_old_content_whole(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full device")
+def test_a_log_that_is_full_is_named_and_hides_no_other_error(capsys):
+    reporter = Reporter(Console(quiet=True))
+    reporter.log_to(Path("/dev/full"))
+    with pytest.raises(OSError, match=r"No space left.*/dev/full"):
+        reporter.keep("a line")
+    with pytest.raises(SystemExit), clear_errors(reporter):
+        raise ValueError("what the user did wrong")
+    assert "what the user did wrong" in capsys.readouterr().err

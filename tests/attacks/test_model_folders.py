@@ -9,6 +9,7 @@ from tiny import save_policy
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
+from forethought.config import ModelConfig
 from forethought.models import loading, rendering
 from forethought.models.template_limits import TemplateTimeError, within_time
 from forethought.types import Message
@@ -105,3 +106,11 @@ def test_who_was_in_time_is_never_ended():
 def run_for_ever():
     while True:
         pass
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", "\xff"])
+def test_template_variables_that_are_none_are_named(tmp_path, content):
+    model = save_policy(tmp_path / "model")
+    (model / "chat_template_variables.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"model: .*chat_template_variables\.json (is|must be)"):
+        rendering.template_variables(ModelConfig(path=str(model)))

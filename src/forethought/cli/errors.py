@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
@@ -27,7 +27,9 @@ def clear_errors(reporter: Reporter) -> Iterator[None]:
         errors.print("Interrupted. Nothing sealed is lost; the same command goes on from here.")
         sys.exit(130)
     except (ValueError, OSError) as error:
-        reporter.keep(traceback.format_exc())
+        # Where the disk is full the log is, too.
+        with suppress(OSError):
+            reporter.keep(traceback.format_exc())
         errors.print("[bold red]error:[/bold red] ", end="")
         errors.print(harmless(_advice(error)), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

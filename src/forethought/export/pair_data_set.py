@@ -23,6 +23,7 @@ from forethought.export import run_facts
 from forethought.export.folder import Target, whole_target
 from forethought.export.model_card import environment, front_matter
 from forethought.models import loading, rendering
+from forethought.models.template_limits import within_time
 from forethought.runs.layout import StageRef
 from forethought.storage.sealed_stage import read_manifest, read_records
 from forethought.types import Arm, PairSide, PreferencePair, Prompt, Rollout
@@ -153,7 +154,8 @@ def _rendered(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
     for side in ("chosen", "rejected"):
         trained = row["prompt_ids"] + row[f"{side}_ids"]
         turns = row["prompt"] + row[side]
-        encoded: Any = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
+        with within_time():
+            encoded: Any = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
         rendered = encoded["input_ids"]
         if rendered[: len(trained)] != trained:
             return "other"

@@ -35,7 +35,13 @@ def template_variables(model: ModelConfig) -> dict[str, Any]:
     file = Path(resolve(model.source)) / TEMPLATE_FILE
     if model.template or not file.is_file():
         return dict(model.template)
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        variables = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"model: {file} is not JSON ({error}); mend it or move it away") from error
+    if not isinstance(variables, dict):
+        raise ValueError(f"model: {file} must be an object of variables, found {variables!r:.60}")
+    return variables
 
 
 def save_template_variables(template: Mapping[str, Any], folder: Path) -> None:

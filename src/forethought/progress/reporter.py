@@ -155,10 +155,17 @@ class Reporter:
             self.say(text)
 
     def keep(self, text: str) -> None:
-        """A line for the log only."""
-        if self._log is not None:
+        """A line for the log only.
+
+        Raises: OSError naming the log if it cannot be written.
+        """
+        if self._log is None:
+            return
+        try:
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._log)) from error
 
 
 class _BarTask(Task):
