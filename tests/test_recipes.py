@@ -24,6 +24,7 @@ from datasets import Dataset, DatasetDict
 from tiny import save_armorm, save_policy, save_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
+from warm_recipe import demonstrations
 
 from forethought.cli.main import app
 from forethought.config.recipe_files import load_recipe
@@ -244,6 +245,23 @@ def test_llama_with_armorm_and_adapters(folder, tmp_path):
     done = run("single-gpu-8b-lora.yaml", tmp_path, *words, IN_ONE_PROCESS)
     policy_of(done)
     assert (done / "thought/iteration_0/training/epoch_1/adapter").is_dir()
+
+
+def test_a_small_model_with_a_warm_start(folder, tmp_path):
+    """Its demonstrations are in the microworld's words, which are all that its seed model knows."""
+    shown = demonstrations(tmp_path / "shown.jsonl")
+    words = [
+        "model.path=microworld",
+        f"prompts.train=[{chat(folder)}]",
+        f"judge.path={folder}/reward_model",
+        f"warm_start.demonstrations={shown}",
+        "warm_start.prompts=4",
+        "warm_start.samples=4",
+        IN_ONE_PROCESS,
+    ]
+    done = run("smollm2-warm-start.yaml", tmp_path, *words)
+    policy_of(done, "direct")
+    assert (done / "thought/warm_start/selection/policy/thought_format.json").is_file()
 
 
 def test_qwen3_with_tags(folder, tmp_path):

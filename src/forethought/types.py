@@ -271,6 +271,50 @@ class PreferencePair:
     margin: float | None
     """Judge score of chosen minus rejected; `None` when the rejected output has no response."""
 
+    @property
+    def outputs(self) -> tuple[tuple[int, ...], ...]:
+        """Token ids of all outputs that are trained on."""
+        return self.chosen.token_ids, self.rejected.token_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A conversation with the answer that it should get, and the thought before that.
+
+    Example: `Demonstration(where="mine.jsonl, line 3", prompt=Prompt(…), thought="2 + 3 is 5.",
+    response="5")`
+    """
+
+    where: str
+    """File and line."""
+    prompt: Prompt
+    thought: str | None
+    response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingExample:
+    """A whole output that a policy learns to write: thought, response and end token.
+
+    Example: `TrainingExample(prompt_id="9f2c…", sample_index=3, prompt_token_ids=(0, 4),
+    token_ids=(51, 9, 2), response_start=2, score=1.0)`
+    """
+
+    prompt_id: str
+    sample_index: int
+    prompt_token_ids: tuple[int, ...]
+    """The conversation as it will be asked: without demonstrations."""
+    token_ids: tuple[int, ...]
+    response_start: int
+    """Index in `token_ids`, as in `Rollout`."""
+    score: float | None
+    """The judge's, where it was asked and could score the response."""
+
+    @property
+    def outputs(self) -> tuple[tuple[int, ...], ...]:
+        """Token ids of all outputs that are trained on: the one."""
+        return (self.token_ids,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairDecision:

@@ -86,7 +86,7 @@ def prepare(folder: Path, case: Case) -> Job:
     return Job(
         kind="training",
         model=ModelSource(path=str(folder / "model")),
-        pairs=folder / "pairs",
+        records=folder / "pairs",
         reference=folder / "reference",
         config=config,
         seed=0,

@@ -45,7 +45,7 @@ def test_sigmoid_norm_divides_by_tokens():
 
 def test_nll_means():
     logps, tokens = torch.tensor([-4.0, -30.0]), torch.tensor([2, 10])
-    by_sequence = nll_losses(logps, tokens, mean="sequence", batch_pairs=2, batch_tokens=12)
-    by_token = nll_losses(logps, tokens, mean="token", batch_pairs=2, batch_tokens=12)
+    by_sequence = nll_losses(logps, tokens, mean="sequence", batch_outputs=2, batch_tokens=12)
+    by_token = nll_losses(logps, tokens, mean="token", batch_outputs=2, batch_tokens=12)
     assert float(by_sequence.mean()) == pytest.approx((2 + 3) / 2)
     assert float(by_token.mean()) == pytest.approx(34 / 12)

@@ -20,7 +20,7 @@ from forethought.pipeline.launch import launch
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.stages.training import configure_reference, configure_training
-from forethought.training.batches import packed_tokens, rounds, shortest_pair
+from forethought.training.batches import packed_tokens, rounds, shortest
 from forethought.training.checkpoint import LogReader
 from forethought.training.distributed.torchrun import failure_file, first_cause
 from forethought.training.optimizer import adamw_8bit
@@ -135,7 +135,7 @@ def test_every_pair_is_dealt_once_and_evenly(ranks: int, budget: int):
         assert max(loads) - min(loads) <= longest
     assert all(all(one) for one in dealt[:-1])
     assert rounds(list(reversed(pairs)), budget, ranks) == dealt
-    assert packed_tokens(shortest_pair(pairs)) == min(map(packed_tokens, pairs))
+    assert packed_tokens(shortest(pairs)) == min(map(packed_tokens, pairs))
 
 
 def test_the_first_cause_is_told(tmp_path: Path):
@@ -169,7 +169,7 @@ def test_a_log_is_followed_each_step_once(tmp_path: Path):
     path = tmp_path / "steps.jsonl"
     path.write_text("".join(lines[:2]))
     found: list[StepLog] = []
-    reader = LogReader(tmp_path)
+    reader = LogReader(tmp_path, StepLog)
     reader.read(found.append)
     # A resumed training cuts the log back by replacing the file, then goes on.
     (tmp_path / "cut").write_text(lines[0])

@@ -43,7 +43,7 @@ def train_alone(job: Job, directory: Path, stop_after: int | None = None) -> lis
             raise KeyboardInterrupt
 
     assert job.reference is not None
-    pairs = read_records(job.pairs, PreferencePair)
+    pairs = read_records(job.records, PreferencePair)
     train(
         model=job.model,
         pairs=pairs,
@@ -180,7 +180,7 @@ def test_the_reference_by_several_processes(processes: int, jobs: dict[str, Job]
 def adapter_again(job: Job, folder: Path) -> Job:
     """The training of a job's adapter gone on with, done by this process alone."""
     start = str(job.directory / "epoch_2")
-    pairs = read_records(job.pairs, PreferencePair)
+    pairs = read_records(job.records, PreferencePair)
     stage = Stage(folder / "reference_again", name="reference", version=1, config={})
     records = reference_logprobs(start, pairs, job.config, device="cpu")
     stage.write_records("reference_00000", records, ReferenceLogprobs)
@@ -209,7 +209,7 @@ def test_one_process_under_fsdp_is_the_process_alone(
             assert job.reference is not None
             train(
                 model=job.model,
-                pairs=read_records(job.pairs, PreferencePair),
+                pairs=read_records(job.records, PreferencePair),
                 reference=read_records(job.reference, ReferenceLogprobs),
                 config=job.config,
                 seed=job.seed,

@@ -200,7 +200,7 @@ def test_no_usable_pair(llama: str, tmp_path: Path):
 def test_another_training_in_the_directory_is_refused(llama: str, tmp_path: Path):
     pairs = make_pairs(4)
     run(llama, pairs, settings(epochs=1), tmp_path)
-    with pytest.raises(ValueError, match="holds a training with other pairs"):
+    with pytest.raises(ValueError, match="holds a training on something else"):
         run(llama, pairs, settings(epochs=1, beta=0.2), tmp_path)
 
 

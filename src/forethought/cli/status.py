@@ -14,7 +14,15 @@ from forethought.runs.layout import StageRef
 from forethought.runs.schedule import stage_refs
 from forethought.storage.sealed_stage import Count, read_manifest
 
-SHOWN = ("train", "parse_failures", "mean_score", "pairs", "steps", "chosen_epoch")
+SHOWN = (
+    "train",
+    "parse_failures",
+    "mean_score",
+    "examples",
+    "pairs",
+    "steps",
+    "chosen_epoch",
+)
 """Counts worth a reader's glance, where a stage has them."""
 PAID = ("judge_calls", "sampling_calls")
 """The same, of calls that cost something."""
@@ -34,10 +42,10 @@ def status_table(recipe: Recipe) -> Table:
     long_ago = {
         (ref.stage, ref.arm): _done(rows, ref)
         for ref, *_ in rows
-        if recipe.iterations > SEPARATE and ref.stage != "prompts"
+        if recipe.iterations > SEPARATE and ref.stage != "prompts" and ref.index >= 0
     }
     for ref, state, seconds, says in rows:
-        done = long_ago.get((ref.stage, ref.arm), [])
+        done = long_ago.get((ref.stage, ref.arm), []) if ref.index >= 0 else []
         if ref.index not in done[:-1]:
             table.add_row(ref.label, state, seconds, says)
         elif ref.index == done[0]:
@@ -49,7 +57,11 @@ def status_table(recipe: Recipe) -> Table:
 
 def _done(rows: Sequence[tuple[StageRef, str, str, str]], like: StageRef) -> list[int]:
     """The indices of a kind of stage that are sealed, up to the first that is not."""
-    alike = [row for row in rows if (row[0].stage, row[0].arm) == (like.stage, like.arm)]
+    alike = [
+        row
+        for row in rows
+        if (row[0].stage, row[0].arm) == (like.stage, like.arm) and row[0].index >= 0
+    ]
     # Only a sealed stage has seconds.
     return [row[0].index for row in takewhile(lambda row: row[2], alike)]
 

@@ -75,4 +75,5 @@ from forethought.config.recipe import (
 )
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import LoraSettings, PairsConfig, TrainingConfig
+from forethought.config.warm_start import WarmStartConfig
 from forethought.config.workers import OptionalWorkers, RayConfig, Workers

@@ -14,6 +14,7 @@ from forethought.config.judges import JudgeConfig
 from forethought.config.prompts import PromptsConfig
 from forethought.config.trackers import TrackerConfig
 from forethought.config.training import PairsConfig, TrainingConfig
+from forethought.config.warm_start import FULL_RATE, LORA_RATE, WarmStartConfig
 from forethought.config.workers import RayConfig
 from forethought.types import Arm
 
@@ -108,6 +109,8 @@ class Recipe(ConfigModel):
     cache: Path | None = None
     """File of verdicts already paid for, which runs may share; `cache.sqlite` in the run directory
     by default."""
+    warm_start: WarmStartConfig | None = None
+    """Teach the thought format first; for models most of whose outputs have no response."""
     pairs: PairsConfig = PairsConfig()
     training: TrainingConfig = TrainingConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -129,8 +132,26 @@ class Recipe(ConfigModel):
         return "direct" if "direct" in self.arms else self.arms[0]
 
     @property
+    def first_prompt(self) -> int:
+        """Training prompts before those of the first iteration."""
+        return 0 if self.warm_start is None else self.warm_start.prompts_used
+
+    @property
+    def warm_training(self) -> TrainingConfig:
+        """How the warm start trains: as iterations do, but for its own settings."""
+        warm = self.warm_start
+        assert warm is not None
+        rate = FULL_RATE if self.training.lora is None else LORA_RATE
+        own = {
+            "epochs": warm.epochs,
+            "learning_rate": warm.learning_rate or rate,
+            "batch_size": warm.batch_size,
+        }
+        return self.training.model_copy(update=own)
+
+    @property
     def evaluated(self) -> tuple[int, ...]:
-        """The policies that are scored on the test prompts, 0 being the seed."""
+        """The policies that are scored on the test prompts, 0 being the first."""
         every = self.evaluation.every
         return tuple(
             index
@@ -140,7 +161,7 @@ class Recipe(ConfigModel):
 
     @model_validator(mode="after")
     def _something_is_done(self) -> Recipe:
-        if self.iterations == 0 and self.prompts.test is None:
+        if self.iterations == 0 and self.warm_start is None and self.prompts.test is None:
             raise ValueError(
                 "iterations: with 0 nothing is trained and only test prompts are answered; give "
                 "prompts.test, or iterations: 1 or more"

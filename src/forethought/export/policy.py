@@ -43,7 +43,7 @@ def export_policy(
     chosen = choose(run, arm=arm, which=policy)
     chosen.check_policy()
     with whole_target(target) as folder:
-        if chosen.index == 0:
+        if chosen.policy_stage is None:
             _copy_seed(chosen.recipe.model, folder)
         else:
             _copy_trained(chosen, folder, keep_adapter=keep_adapter)

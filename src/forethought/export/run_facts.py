@@ -13,7 +13,7 @@ from typing import Any
 from forethought.config import DatasetPrompts, FilePrompts, MicroworldPrompts, PromptSource, Recipe
 from forethought.models.loading import MICROWORLD
 from forethought.runs.layout import StageRef
-from forethought.runs.schedule import prompts_ref, sealed_measures
+from forethought.runs.schedule import prompts_ref, sealed_measures, warm_start_refs
 from forethought.storage.sealed_stage import read_manifest, read_object
 from forethought.types import Arm
 
@@ -116,6 +116,7 @@ def measures(recipe: Recipe, arm: Arm, policy: int) -> list[dict[str, Any]]:
 def digests(recipe: Recipe, arm: Arm, policy: int) -> Iterator[tuple[str, str]]:
     """Stage folder and digest of all that led to the policy."""
     refs = [prompts_ref(recipe)]
+    refs += warm_start_refs(recipe, arm)
     for number in range(policy):
         for stage in ("pairs", "training", "selection"):
             refs.append(StageRef(recipe=recipe, stage=stage, arm=arm, index=number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from jinja2 import TemplateError
 
 from forethought.config import ModelConfig
 from forethought.models.control_tokens import broken, control_tokens
-from forethought.models.loading import resolve
+from forethought.models.loading import resolve, single_id
 from forethought.models.marker_tokens import marker_tokens, special_ids, whole_marker_tokens
 from forethought.models.template_limits import RENDER_SECONDS, TemplateTimeError, within_time
+from forethought.thoughts import ThoughtFormat
 from forethought.thoughts.by_token import set_apart
 from forethought.types import Message
 
@@ -178,3 +179,38 @@ def encode_output(
         encoded: Any = tokenizer(part, add_special_tokens=False, split_special_tokens=True)
         ids += encoded["input_ids"]
     return ids
+
+
+def written_output(
+    tokenizer: PreTrainedTokenizerBase,
+    thought_format: ThoughtFormat,
+    thought: str | None,
+    response: str,
+    *,
+    prompt_ids: Sequence[int],
+    end: int,
+) -> tuple[int, ...]:
+    """The tokens of an output that nobody sampled, `end` being the token that ends it.
+
+    A prompt that ends with the thought marker has opened the thought already.
+    """
+    asked = tokenizer.decode(list(prompt_ids[-32:]), skip_special_tokens=False)
+    assert isinstance(asked, str)
+    opening = thought_format.thought_starts_after
+    opened = bool(opening) and asked.rstrip().endswith(opening)
+    text = thought_format.write(thought, response, opened=opened)
+    return (*encode_output(tokenizer, text, thought_format.markers), end)
+
+
+def turn_end(
+    tokenizer: PreTrainedTokenizerBase,
+    ends: Collection[int],
+    template: Mapping[str, Any] | None = None,
+) -> int:
+    """Of the tokens that end an output, the one that the chat template puts behind an answer."""
+    turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
+    ids: Any = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=False, tokenize=True, return_dict=True, **(template or {})
+    )
+    behind = (int(id_) for id_ in reversed(ids["input_ids"]) if id_ in ends)
+    return next(behind, single_id(tokenizer.eos_token_id))

@@ -23,13 +23,14 @@ from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.runs.lock import run_lock
 from forethought.runs.retention import drop_weights
-from forethought.runs.schedule import stage_refs
+from forethought.runs.schedule import stage_refs, warm_start_refs
 from forethought.runs.summary import write_summary
 from forethought.stages.checks.arm_templates import refuse_dishonest_templates
 from forethought.stages.checks.first_look import look_first
 from forethought.stages.checks.open_engines import ONLY_LOOKED_AT, owed_engines
+from forethought.stages.policies.demonstrated import look_at_demonstrations
 from forethought.stages.prompts import changed_sources
-from forethought.stages.table import STAGES, inputs
+from forethought.stages.table import inputs, kind_of
 from forethought.storage.files import write_json
 from forethought.storage.open_stage import refuse_changed_config
 from forethought.storage.sealed_stage import (
@@ -112,6 +113,10 @@ def _look_first(recipe: Recipe) -> None:
     with _unpaid(every):
         if lacking := look_first(recipe):
             raise ValueError("\n".join(lacking))
+        for ref in warm_start_refs(recipe, recipe.arms[0]):
+            if ref.stage in ("rollouts", "examples") and not ref.sealed:
+                look_at_demonstrations(recipe)
+                break
     # The last, since it loads a tokenizer.
     if {ref.stage for ref in every if not ref.sealed} & {"rollouts", "evaluation"}:
         refuse_dishonest_templates(recipe)
@@ -147,7 +152,7 @@ def refuse_changed_recipe(recipe: Recipe) -> None:
     """Raises: StageError naming the first stage already begun with other settings."""
     for ref in stage_refs(recipe):
         if ref.begun or ref.sealed:
-            kind = STAGES[ref.stage]
+            kind = kind_of(ref)
             config = kind.configure(ref)
             refuse_changed_config(ref.folder, version=kind.version, config=config)
 
@@ -163,11 +168,14 @@ def _say_changed_sources(ref: StageRef, reporter: Reporter) -> None:
 def _refuse_too_few_prompts(recipe: Recipe, ref: StageRef) -> None:
     there = read_manifest(ref.folder).counts["train"]
     assert isinstance(there, int)
-    wanted = recipe.iterations * recipe.prompts_per_iteration
+    first = recipe.first_prompt
+    wanted = first + recipe.iterations * recipe.prompts_per_iteration
     if wanted > there:
+        warm = f"a warm start of {first} and " if first else ""
+        lower = "warm_start.prompts, iterations" if first else "iterations"
         raise StageError(
-            f"prompts: there are {there} training prompts, and {recipe.iterations} iterations of "
-            f"{recipe.prompts_per_iteration} need {wanted}; lower iterations or "
+            f"prompts: there are {there} training prompts, and {warm}{recipe.iterations} "
+            f"iterations of {recipe.prompts_per_iteration} need {wanted}; lower {lower} or "
             "prompts_per_iteration, or give more sources in prompts.train"
         )
 

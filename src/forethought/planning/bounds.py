@@ -20,9 +20,11 @@ from forethought.evaluation.probe_openings import VARIANTS
 from forethought.models.loading import resolve
 from forethought.planning.model_shape import KNOWN, model_shape
 from forethought.planning.training_cost import checkpoint_bytes
-from forethought.runs.layout import StageRef
+from forethought.prompts import demonstrations_file
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.runs.retention import policies_that_stay
 from forethought.runs.schedule import stage_refs
+from forethought.stages.answers import CHECKED
 from forethought.stages.measures.win_rate import MOST_ANSWERS
 
 GSM8K_QUESTIONS = 1319
@@ -55,7 +57,12 @@ def plan(recipe: Recipe) -> list[StagePlan]:
     Raises: ValueError if the model's folder is not one.
     """
     checkpoint = _checkpoint_bytes(recipe)
-    return [_stage_plan(ref, checkpoint) for ref in stage_refs(recipe)]
+    return [
+        (_warm_plan if ref.index == WARM_START and ref.stage != "evaluation" else _stage_plan)(
+            ref, checkpoint
+        )
+        for ref in stage_refs(recipe)
+    ]
 
 
 def plan_table(rows: list[StagePlan]) -> Table:
@@ -111,7 +118,7 @@ def _stage_plan(ref: StageRef, checkpoint: int) -> StagePlan:
         case "prompts":
             test = held_out.count if held_out else 0
             work = (
-                f"{recipe.iterations * prompts} to train on, "
+                f"{recipe.first_prompt + recipe.iterations * prompts} to train on, "
                 f"{recipe.prompts.validation.count} for validation, {test} for test"
             )
         case "rollouts":
@@ -147,6 +154,49 @@ def _stage_plan(ref: StageRef, checkpoint: int) -> StagePlan:
         case _:
             return _measure_plan(ref)
     return StagePlan(ref=ref, work=work, tokens=tokens, calls=calls, disk=disk)
+
+
+def _warm_plan(ref: StageRef, checkpoint: int) -> StagePlan:
+    """A stage of the warm start."""
+    recipe, warm = ref.recipe, ref.recipe.warm_start
+    assert warm is not None
+    work, tokens, calls, disk = "", 0, 0, 0
+    count, limit = example_count(recipe), recipe.sampling.max_new_tokens
+    match ref.stage:
+        case "rollouts":
+            work = f"{warm.prompts} prompts x {warm.samples} outputs, after demonstrations"
+            tokens = warm.prompts * warm.samples * limit
+        case "judgements":
+            work = f"{warm.prompts * warm.samples} responses"
+            calls = warm.prompts * recipe.judge.calls_per_group(warm.samples)
+        case "examples":
+            work = f"{count} outputs"
+        case "training":
+            steps = warm.epochs * -(-count // warm.batch_size)
+            work = f"{warm.epochs} epochs, {steps} steps of {warm.batch_size} outputs"
+            dropped = recipe.keep != "all"
+            disk = checkpoint * (warm.epochs if not dropped else int(recipe.iterations == 0))
+        case _:
+            count = accepted_on(recipe)
+            work, tokens = f"{count} answers", count * limit
+    return StagePlan(ref=ref, work=work, tokens=tokens, calls=calls, disk=disk)
+
+
+def accepted_on(recipe: Recipe) -> int:
+    """Prompts that show whether the warm start's policy has the format."""
+    return min(CHECKED, recipe.prompts.validation.count or CHECKED)
+
+
+def example_count(recipe: Recipe) -> int:
+    """Outputs that the warm start trains on at most.
+
+    Raises: ValueError if the file that names them does not exist.
+    """
+    warm = recipe.warm_start
+    assert warm is not None
+    if warm.samples:
+        return warm.prompts * min(warm.keep, warm.samples)
+    return question_count(FilePrompts(path=demonstrations_file(warm.demonstrations))) or 0
 
 
 def _measure_plan(ref: StageRef) -> StagePlan:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from forethought.config import Recipe
 from forethought.evaluation.probe_openings import VARIANTS
-from forethought.planning.bounds import question_count, questions_asked
+from forethought.planning.bounds import (
+    accepted_on,
+    example_count,
+    question_count,
+    questions_asked,
+)
 from forethought.planning.device_shares import (
     Share,
     devices_used,
@@ -24,13 +29,13 @@ from forethought.planning.device_shares import (
 from forethought.planning.devices import Device
 from forethought.planning.hardware import Cluster, Effort, Setting
 from forethought.planning.judging_cost import INSTRUCTION, VERDICT, judge_cost, server_cost
-from forethought.planning.lengths import Lengths, expected_lengths
+from forethought.planning.lengths import Lengths, demonstration_tokens, expected_lengths
 from forethought.planning.memory import shared_memory
 from forethought.planning.model_shape import ModelShape, model_shape
 from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
 from forethought.planning.sampling_cost import sample_cost
-from forethought.planning.training_cost import reference_cost, training_cost
-from forethought.runs.layout import StageRef
+from forethought.planning.training_cost import fine_tuning_cost, reference_cost, training_cost
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.runs.retention import policies_that_stay
 from forethought.runs.schedule import stage_refs
 from forethought.stages.judged.joint_judging import judged_part
@@ -46,11 +51,14 @@ RECORD_BYTES = 5
 class StageCost:
     """One kind of stage of one arm; figures of each time it runs.
 
-    Example: `StageCost(stage="training", arm="direct", times=4, starts=4, kept=4, effort=Effort())`
+    Example: `StageCost(stage="training", arm="direct", warm=False, times=4, starts=4, kept=4,
+    effort=Effort())`
     """
 
     stage: str
     arm: Arm | None
+    warm: bool
+    """Whether it is of the warm start."""
     times: int
     starts: int
     """How many of the times engines, judge or trainer start."""
@@ -147,20 +155,23 @@ def stage_costs(setting: Setting) -> tuple[StageCost, ...]:
 
     Raises: ValueError if a stage needs more devices than there are, or a judge's size is unknown.
     """
-    by_kind: dict[tuple[str, Arm | None], list[StageRef]] = {}
+    by_kind: dict[tuple[str, Arm | None, bool], list[StageRef]] = {}
     for ref in stage_refs(setting.recipe):
         arm = None if ref.stage == "prompts" else ref.arm
-        by_kind.setdefault((ref.stage, arm), []).append(ref)
+        # The seed is evaluated like any policy.
+        warm = ref.index == WARM_START and ref.stage != "evaluation"
+        by_kind.setdefault((ref.stage, arm, warm), []).append(ref)
     return tuple(
         StageCost(
             stage=stage,
             arm=arm,
+            warm=warm,
             times=len(alike),
             starts=_starts(setting.recipe, stage, len(alike)),
-            kept=_kept(setting.recipe, len(alike)),
-            effort=_beside_held(setting, stage, _effort(setting, stage, alike[0])),
+            kept=_kept(setting.recipe, len(alike), warm=warm),
+            effort=_beside_held(setting, stage, (_warm if warm else _effort)(setting, alike[0])),
         )
-        for (stage, arm), alike in by_kind.items()
+        for (stage, arm, warm), alike in by_kind.items()
     )
 
 
@@ -187,15 +198,39 @@ def _starts(recipe: Recipe, stage: str, times: int) -> int:
     return 1 if launch.keep_engines and not elsewhere else times
 
 
-def _kept(recipe: Recipe, times: int) -> float:
+def _kept(recipe: Recipe, times: int, *, warm: bool) -> float:
     """Where not all weights stay, one epoch's does for some policies."""
     if recipe.keep == "all":
         return times
+    if warm:
+        return 0 if recipe.iterations else 1 / recipe.warm_training.epochs
     return len(policies_that_stay(recipe)) / recipe.training.epochs
 
 
-def _effort(setting: Setting, stage: str, ref: StageRef) -> Effort:
-    recipe, rates = setting.recipe, setting.cluster.rates
+def _warm(setting: Setting, ref: StageRef) -> Effort:
+    """A stage of the warm start, most of whose outputs are assumed to parse."""
+    recipe, lengths = setting.recipe, setting.lengths[ref.arm]
+    warm, fixed = recipe.warm_start, Effort.of({"host": setting.cluster.rates.stage})
+    assert warm is not None
+    match ref.stage:
+        case "rollouts":
+            shown = replace(lengths, prompt=lengths.prompt + demonstration_tokens(recipe, ref.arm))
+            part = recipe.sampling.part_size
+            drawn = _drawn(setting, shown, warm.prompts, warm.samples, part)
+            return drawn + Effort(disk=drawn.tokens * RECORD_BYTES)
+        case "judgements":
+            part = recipe.sampling.part_size
+            return _judged(setting, lengths, warm.prompts, warm.samples, part) + fixed
+        case "training":
+            return fine_tuning_cost(_trained(setting), lengths, example_count(recipe))
+        case "selection":
+            return _drawn(setting, lengths, accepted_on(recipe), 1) + fixed
+        case _:
+            return fixed
+
+
+def _effort(setting: Setting, ref: StageRef) -> Effort:
+    recipe, rates, stage = setting.recipe, setting.cluster.rates, ref.stage
     lengths = setting.lengths[ref.arm]
     count = recipe.prompts_per_iteration
     k = recipe.sampling.samples
@@ -232,7 +267,7 @@ def _effort(setting: Setting, stage: str, ref: StageRef) -> Effort:
 def _loaded(recipe: Recipe) -> int:
     """Prompts that the sources give, or that are used where a source does not tell."""
     held = recipe.prompts.test.count if recipe.prompts.test else 0
-    used = recipe.iterations * recipe.prompts_per_iteration
+    used = recipe.first_prompt + recipe.iterations * recipe.prompts_per_iteration
     counts = [question_count(source) for source in recipe.prompts.train]
     there = sum(count for count in counts if count is not None)
     return max(used, there) + recipe.prompts.validation.count + held

@@ -13,7 +13,8 @@ from pathlib import Path
 from forethought.config import Recipe
 from forethought.config.recipe_files import load_run
 from forethought.models.loading import MICROWORLD
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
+from forethought.stages.policies.demonstrated import arm_demonstrations
 from forethought.storage.sealed_stage import read_manifest, read_records
 from forethought.thoughts import DIRECT, load_format
 from forethought.types import Arm, PreferencePair
@@ -87,6 +88,21 @@ def expected_lengths(
             lengths, output=wanted, response=lengths.response * share, source=source
         )
     return found
+
+
+def demonstration_tokens(recipe: Recipe, arm: Arm) -> float:
+    """Tokens that the warm start's demonstrations stand before each prompt.
+
+    Raises: ValueError if their file cannot be read.
+    """
+    assert recipe.warm_start is not None
+    ref = StageRef(recipe=recipe, stage="rollouts", arm=arm, index=WARM_START)
+    letters = 0
+    for each in arm_demonstrations(ref):
+        texts = [message.content for message in each.prompt.messages]
+        texts += [ref.thought_format.instruction or "", each.thought or "", each.response]
+        letters += sum(map(len, texts))
+    return letters / LETTERS_PER_TOKEN
 
 
 def pair_share(mean: float, alike: float, samples: int) -> float:

@@ -43,7 +43,7 @@ def cost_table(costs: Costs, width: int) -> Table:
     for stage in stages:
         effort = stage.effort
         table.add_row(
-            " ".join(filter(None, [stage.arm, stage.stage])),
+            " ".join(filter(None, [stage.arm, "warm start" * stage.warm, stage.stage])),
             str(stage.times),
             _gigabytes(effort.memory) if effort.memory else "",
             duration(effort.seconds),

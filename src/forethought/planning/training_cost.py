@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from forethought.config import TrainingConfig
 from forethought.planning.hardware import Cluster, Effort, Setting
@@ -23,7 +24,7 @@ from forethought.planning.memory import (
     training_memory,
 )
 from forethought.planning.model_shape import ModelShape
-from forethought.planning.work import forward_flops, pair
+from forethought.planning.work import Tokens, forward_flops, outputs_after, pair
 
 OPTIMIZER_BYTES = 20
 """Per trained weight and step, besides the moments, which are read and written: master and gradient
@@ -34,6 +35,7 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
     """Cost of the log-probs of an iteration's pairs under the starting policy."""
     shape, cluster, training = setting.shape, setting.cluster, _held_training(setting)
     tokens = pair(lengths.prompt, lengths.output)
+    longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
     count = setting.recipe.prompts_per_iteration * lengths.pairs
     flops = count * forward_flops(shape, tokens)
     passes = math.ceil(count * tokens.read / training.tokens_per_microbatch / cluster.gpus)
@@ -47,7 +49,7 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
     memory = _on_device(
         setting,
         lambda n: reference_memory(
-            shape, training, n, _at_a_time(setting, lengths, count / n), cpu=cpu
+            shape, training, n, _at_a_time(setting, tokens, longest, count / n), cpu=cpu
         ),
     )
     return Effort.of(parts, flops=flops, memory=memory)
@@ -55,10 +57,26 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
 
 def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     """Cost of all epochs over an iteration's pairs, checkpoints included."""
+    count = max(1.0, setting.recipe.prompts_per_iteration * lengths.pairs)
+    longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
+    tokens = pair(lengths.prompt, lengths.output)
+    return _training_cost(setting, count, tokens, longest)
+
+
+def fine_tuning_cost(setting: Setting, lengths: Lengths, count: float) -> Effort:
+    """Cost of the warm start's training on so many examples, checkpoints included."""
+    own = replace(
+        setting, recipe=setting.recipe.model_copy(update={"training": setting.recipe.warm_training})
+    )
+    longest = lengths.prompt + lengths.longest(setting.recipe.sampling.max_new_tokens)
+    tokens = outputs_after(lengths.prompt, lengths.output, 1, predicted=True)
+    return _training_cost(own, max(1.0, count), tokens, longest)
+
+
+def _training_cost(setting: Setting, count: float, tokens: Tokens, longest: float) -> Effort:
+    """`tokens` are those of one pair or example, `longest` of the longest."""
     shape, cluster, training = setting.shape, setting.cluster, _held_training(setting)
     rates = cluster.rates
-    tokens = pair(lengths.prompt, lengths.output)
-    count = max(1.0, setting.recipe.prompts_per_iteration * lengths.pairs)
     steps = training.epochs * math.ceil(count / training.batch_size)
     passes = 3 if training.lora is None else 2
     again = 1 if training.gradient_checkpointing else 0
@@ -91,7 +109,7 @@ def training_cost(setting: Setting, lengths: Lengths) -> Effort:
     memory = _on_device(
         setting,
         lambda n: training_memory(
-            shape, training, n, _at_a_time(setting, lengths, batch / n), cpu=cpu
+            shape, training, n, _at_a_time(setting, tokens, longest, batch / n), cpu=cpu
         ),
     )
     return Effort.of(
@@ -111,11 +129,10 @@ def _held_training(setting: Setting) -> TrainingConfig:
     return training.model_copy(update={"dtype": held})
 
 
-def _at_a_time(setting: Setting, lengths: Lengths, pairs: float) -> float:
-    """Tokens that go through the model together, of so many packed pairs: what the budget takes,
-    if there are as many, and at least the longest pair."""
-    longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
-    there = math.ceil(pairs) * pair(lengths.prompt, lengths.output).read
+def _at_a_time(setting: Setting, tokens: Tokens, longest: float, count: float) -> float:
+    """Tokens that go through the model together, of so many pairs or examples: what the budget
+    takes, if there are as many, and at least the longest."""
+    there = math.ceil(count) * tokens.read
     return max(longest, min(setting.recipe.training.tokens_per_microbatch, there))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from forethought.evaluation.scale import PERCENT, Scale, rests_on
@@ -82,7 +82,7 @@ def headline(run: RunData) -> Headline:
         sentence=claim.sentence,
         findings=tuple(sentence for sentence in sentences if sentence is not None),
         strip=_strip(difference) if difference is not None and told else None,
-        tiles=(*_tiles(run.arms, scale), *_measure_tiles(run, scale)),
+        tiles=(*_tiles(run, scale), *_measure_tiles(run, scale)),
     )
 
 
@@ -104,21 +104,22 @@ def _strip(difference: EvaluationResult) -> Strip | None:
     )
 
 
-def _tiles(arms: Sequence[ArmData], scale: Scale) -> list[Tile]:
+def _tiles(run: RunData, scale: Scale) -> list[Tile]:
     tiles: list[Tile] = []
-    for arm in arms:
+    for arm in run.arms:
         if not arm.policies:
             continue
         seed, last = arm.policies[0], arm.policies[-1]
-        note = policy_words(last.policy)
+        start = policy_words(0, run.recipe)
+        note = policy_words(last.policy, run.recipe)
         if last.policy and seed.policy == 0:
-            note += f", from {_score_words(seed.score, scale)} at the seed"
+            note += f", from {_score_words(seed.score, scale)} at {start}"
         value = _score_words(last.score, scale)
         tiles.append(Tile(label=ARM_NAMES[arm.arm], value=value, note=note, arm=arm.arm))
         if arm.arm == "thought":
-            tiles.append(_thought_tile(seed, last))
+            tiles.append(_thought_tile(seed, last, start))
         if arm.arm == "thought" or last.parse_failures:
-            tiles.append(_failure_tile(arm.arm, seed, last))
+            tiles.append(_failure_tile(arm.arm, seed, last, start))
     return sorted(tiles, key=lambda tile: tile.arm == "")
 
 
@@ -136,22 +137,23 @@ def _measure_tiles(run: RunData, scale: Scale) -> list[Tile]:
         points = figures_of(run.measures, name, "thought")
         if points:
             policy, mean = points[-1]
-            note = _note(policy, PERCENT.number, mean)
+            note = _note(run, policy, PERCENT.number, mean)
             tiles.append(Tile(label=label, value=PERCENT.number(mean.value), note=note, arm=""))
     found = last_drop(run, "none")
     if found is not None:
         used = probe_scale(run, scale)
         policy, change = found[0], found[1].turned
         value = used.change(change.value)
-        note = f"{used.points}, {_note(policy, used.change, change)}"
+        note = f"{used.points}, {_note(run, policy, used.change, change)}"
         tiles.append(Tile(label="Without the thought", value=value, note=note, arm=""))
     return tiles
 
 
-def _note(policy: int, write: Callable[[float], str], mean: Mean) -> str:
+def _note(run: RunData, policy: int, write: Callable[[float], str], mean: Mean) -> str:
     """Whose the figure of a tile is, and what it rests on; the count in one piece when narrow."""
     *interval, count = rests_on(write, mean).split(", ")
-    return ", ".join([policy_words(policy), *interval, count.replace(" ", "\N{NO-BREAK SPACE}")])
+    whole = count.replace(" ", "\N{NO-BREAK SPACE}")
+    return ", ".join([policy_words(policy, run.recipe), *interval, whole])
 
 
 def _win_rate_sentence(run: RunData) -> str | None:
@@ -160,7 +162,7 @@ def _win_rate_sentence(run: RunData) -> str | None:
         return None
     policy, mean = points[-1]
     start = (
-        f"Head to head, {policy_words(policy)} of the thought arm wins "
+        f"Head to head, {policy_words(policy, run.recipe)} of the thought arm wins "
         f"{PERCENT.number(mean.value)} of the test prompts against the direct arm "
         f"({rests_on(PERCENT.number, mean)})"
     )
@@ -202,24 +204,24 @@ def _unasked_sentence(arm: ArmData) -> str | None:
     )
 
 
-def _thought_tile(seed: PolicyScore, last: PolicyScore) -> Tile:
+def _thought_tile(seed: PolicyScore, last: PolicyScore, start: str) -> Tile:
     return Tile(
         label=f"{ARM_NAMES['thought']}: thought length",
         value=f"{last.thought_tokens:.0f} tokens",
-        note=_seed_words(last, f"{seed.thought_tokens:.0f}"),
+        note=_start_words(last, f"{seed.thought_tokens:.0f}", start),
         arm="",
     )
 
 
-def _seed_words(last: PolicyScore, figure: str) -> str:
-    """The seed's figure beside a later policy's; beside its own there is nothing to compare."""
-    return f"{figure} at the seed" if last.policy else policy_words(0)
+def _start_words(last: PolicyScore, figure: str, start: str) -> str:
+    """Policy 0's figure beside a later one's; beside its own there is nothing to compare."""
+    return f"{figure} at {start}" if last.policy else start
 
 
-def _failure_tile(arm: Arm, seed: PolicyScore, last: PolicyScore) -> Tile:
+def _failure_tile(arm: Arm, seed: PolicyScore, last: PolicyScore, start: str) -> Tile:
     return Tile(
         label=f"{ARM_NAMES[arm]}: no response at first",
         value=f"{last.parse_failures:.1%}",
-        note=_seed_words(last, f"{seed.parse_failures:.1%}"),
+        note=_start_words(last, f"{seed.parse_failures:.1%}", start),
         arm="",
     )

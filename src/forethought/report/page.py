@@ -24,6 +24,7 @@ from forethought.report.charts.pair_charts import pair_charts
 from forethought.report.charts.probe_charts import probe_charts
 from forethought.report.charts.score_charts import score_charts
 from forethought.report.charts.training_charts import selection_chart, training_charts
+from forethought.report.charts.warm_start_chart import warm_start_chart
 from forethought.report.compare import RunComparison, compare, run_labels
 from forethought.report.data.collect import RunData, collect
 from forethought.report.data.samples import (
@@ -189,8 +190,10 @@ def _run_page(run: RunData, label: str, prefix: str) -> RunPage:
     chosen = [
         chart for chart in (selection_chart(run, scale), kept_chart(run)) if chart is not None
     ]
+    warmed = warm_start_chart(run)
     layout: list[tuple[str, str, list[Chart]]] = [
         ("results", "Results", list(results.values())),
+        ("warm-start", "Warm start", [] if warmed is None else [warmed]),
         ("measures", "Measures", measure_charts(run)),
         ("probes", "Is the thought used?", probe_charts(run, scale)),
         ("pairs", "Samples and pairs", [*pair_charts(run, scale), *late]),

@@ -16,7 +16,8 @@ from forethought.config import Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.evaluation.scale import PERCENT, RAW, Scale
 from forethought.judging.describe import difference_ends, score_ends
-from forethought.runs.schedule import evaluation_refs, prompts_ref
+from forethought.runs.layout import StageRef
+from forethought.runs.schedule import evaluation_refs, prompts_ref, seed_refs
 from forethought.share_interval import SHARE
 from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Arm, EvaluationResult
@@ -30,7 +31,7 @@ MOSTLY = 0.5
 UNCATEGORISED = "(none)"
 
 Evaluations = dict[Arm, dict[int, dict[str, Any]]]
-"""Counts of every sealed evaluation by arm and policy, the seed first."""
+"""Counts of every sealed evaluation by arm and policy, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def claim_of(recipe: Recipe) -> Claim:
         by_category=differences_by_category(
             recipe, thought[policy]["scores"], direct[policy]["scores"]
         ),
-        sentence=f"{_after(policy).capitalize()}, {said}" + _intermediate(recipe, policy),
+        sentence=f"{_after(recipe, policy).capitalize()}, {said}" + _intermediate(recipe, policy),
         withheld=withheld,
         scale=scale,
     )
@@ -107,16 +108,25 @@ def evaluations(recipe: Recipe) -> Evaluations:
 
     Raises: StageError if one is damaged.
     """
-    found: Evaluations = {}
-    for arm in recipe.arms:
-        found[arm] = {}
-        for ref in evaluation_refs(recipe, arm):
-            if ref.sealed:
-                counts: dict[str, Any] = dict(read_manifest(ref.folder).counts)
-                if counts["interval"] and not all(map(math.isfinite, counts["interval"])):
-                    counts["interval"] = None
-                found[arm][ref.index] = counts
-    return found
+    return {
+        arm: {ref.index: _counts(ref) for ref in evaluation_refs(recipe, arm) if ref.sealed}
+        for arm in recipe.arms
+    }
+
+
+def seed_evaluations(recipe: Recipe) -> dict[Arm, dict[str, Any]]:
+    """The same of the plain seed, by arm, where policy 0 is what the warm start made of it.
+
+    Raises: StageError if one is damaged.
+    """
+    return {ref.arm: _counts(ref) for ref in seed_refs(recipe) if ref.sealed}
+
+
+def _counts(ref: StageRef) -> dict[str, Any]:
+    counts: dict[str, Any] = dict(read_manifest(ref.folder).counts)
+    if counts["interval"] and not all(map(math.isfinite, counts["interval"])):
+        counts["interval"] = None
+    return counts
 
 
 def scores_of(evaluated: Evaluations) -> list[float]:
@@ -166,9 +176,9 @@ def differences_by_category(
     return found
 
 
-def _after(policy: int) -> str:
+def _after(recipe: Recipe, policy: int) -> str:
     if policy == 0:
-        return "before any training"
+        return "before any training" if recipe.warm_start is None else "after the warm start"
     return f"after {policy} iteration{'s' if policy > 1 else ''}"
 
 
@@ -226,6 +236,11 @@ def _intermediate(recipe: Recipe, policy: int) -> str:
     return f" This is an intermediate result: {done} are evaluated in both arms."
 
 
+def first_policy(recipe: Recipe) -> str:
+    """What policy 0 is, in running text."""
+    return "seed" if recipe.warm_start is None else "warm-started seed"
+
+
 def _nothing_to_compare(recipe: Recipe, evaluated: Evaluations, scale: Scale) -> str:
     if recipe.prompts.test is None:
         return "The recipe has no test prompts, so this run makes no claim about quality."
@@ -246,6 +261,6 @@ def _gain(recipe: Recipe, arm: Arm, evaluated: Mapping[int, dict[str, Any]], sca
         return ""
     unparsed: dict[Arm, float] = {arm: evaluated[last]["parse_failures"]}
     return (
-        f" From the seed to policy {last} its test score changed by "
+        f" From the {first_policy(recipe)} to policy {last} its test score changed by "
         f"{scale.change_with_interval(change)}.{_unparsed(recipe, unparsed)}"
     )

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forethought.config import Recipe
-from forethought.runs.comparison import Claim, Evaluations, evaluations, score_difference
+from forethought.runs.comparison import (
+    Claim,
+    Evaluations,
+    evaluations,
+    first_policy,
+    score_difference,
+)
 from forethought.types import EvaluationResult
 
 SHOWN = 3
@@ -44,8 +50,8 @@ def _falls(recipe: Recipe, evaluated: Evaluations, claim: Claim) -> Iterator[str
             continue
         scores = [scale.number(counts["test_score"]) for counts in (before, after)]
         yield (
-            f"The {arm} arm fell from {scores[0]} at its seed to {scores[1]} at policy {last}: "
-            f"{scale.change_with_interval(change)}{_sure(change)}."
+            f"The {arm} arm fell from {scores[0]} at its {first_policy(recipe)} to {scores[1]} at "
+            f"policy {last}: {scale.change_with_interval(change)}{_sure(change)}."
         )
 
 

@@ -18,6 +18,11 @@ from forethought.types import Arm, Prompt, PromptPlace
 
 ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
 """The stages of one iteration, in order."""
+WARM_START_STAGES = ("rollouts", "judgements", "examples", "training", "selection")
+"""Those of the warm start."""
+WARM_START = -1
+"""The index of what comes before iteration 0: stages of the warm start, which makes policy 0, and
+the evaluation of the plain seed that it starts from."""
 MEASURES = tuple(MeasuresConfig.model_fields)
 """Stages named as the sections of `measures`."""
 
@@ -34,7 +39,8 @@ class StageRef:
     arm: Arm
     """The `prompts` stage serves both arms and names any."""
     index: int
-    """The iteration; for `evaluation` and measures the policy, 0 being the seed."""
+    """The iteration; for `evaluation` and measures the policy, 0 being the first: the seed, or what
+    the warm start made of it."""
     setting: str = ""
     """Of a measure that was taken again with other settings: what tells its folder apart."""
 
@@ -43,8 +49,11 @@ class StageRef:
         """Its folder below the run directory, such as `thought/iteration_0/rollouts`."""
         if self.stage == "prompts":
             return "prompts"
+        warm = self.index == WARM_START
         if self.stage == "evaluation":
-            return f"evaluation/{self.arm}/policy_{self.index}"
+            return f"evaluation/{self.arm}/{'seed' if warm else f'policy_{self.index}'}"
+        if warm:
+            return f"{self.arm}/warm_start/{self.stage}"
         if self.stage in ITERATION_STAGES:
             return f"{self.arm}/iteration_{self.index}/{self.stage}"
         again = f"-{self.setting}" if self.setting else ""
@@ -74,6 +83,9 @@ class StageRef:
         """The same of several iterations or policies."""
         if self.stage == "prompts":
             return "prompts"
+        if self.index == WARM_START:
+            what = "seed" if self.stage == "evaluation" else "warm start"
+            return f"{self.arm} {what} {self.stage}"
         what = "iteration" if self.stage in ITERATION_STAGES else "policy"
         return f"{self.arm} {what} {numbers} {self.stage}"
 
@@ -92,7 +104,7 @@ class StageRef:
     @property
     def policy_stage(self) -> Path | None:
         """The selection that gave this stage's policy; `None` for the seed."""
-        if self.index == 0:
+        if self.index == (0 if self.recipe.warm_start is None else WARM_START):
             return None
         before = self.index - 1
         return StageRef(recipe=self.recipe, stage="selection", arm=self.arm, index=before).folder
@@ -123,7 +135,7 @@ class StageRef:
     @property
     def baseline(self) -> StageRef:
         """The evaluation of the policy that a judge without a scale compares others with: the
-        seed, in the direct format where the run has that arm."""
+        first, in the direct format where the run has that arm."""
         arm = self.recipe.baseline_arm
         return StageRef(recipe=self.recipe, stage="evaluation", arm=arm, index=0)
 
@@ -144,10 +156,14 @@ class StageRef:
         return {place.prompt_id: place.where for place in places}
 
     def prompts(self, kind: str) -> list[Prompt]:
-        """`train` (this iteration's slice), `validation` or `test` prompts.
+        """`train` (this iteration's slice, or the warm start's), `validation` or `test` prompts.
 
         Raises: StageError if the `prompts` stage is not sealed, or damaged.
         """
-        count = self.recipe.prompts_per_iteration
-        rows = slice(self.index * count, (self.index + 1) * count) if kind == "train" else None
+        first, count = self.recipe.first_prompt, self.recipe.prompts_per_iteration
+        rows = None
+        if kind == "train" and self.index == WARM_START:
+            rows = slice(0, first)
+        elif kind == "train":
+            rows = slice(first + self.index * count, first + (self.index + 1) * count)
         return read_records(self.beside("prompts"), Prompt, kind, rows)

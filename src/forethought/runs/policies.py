@@ -1,8 +1,8 @@
 """Which policy is meant, by the words of a command; each is known by its evaluation.
 
-`RUN/ARM/NUMBER` names one of a run (0 is the seed; without a number the last), as a number, `best`
-or `last` does beside a run and an arm. Other words are a model folder, a hub name or `microworld`;
-a folder brings its own `thought_format.json`.
+`RUN/ARM/NUMBER` names one of a run (0 is the seed, or what the warm start made of it; without a
+number the last), as a number, `best` or `last` does beside a run and an arm. Other words are a
+model folder, a hub name or `microworld`; a folder brings its own `thought_format.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Literal
 from forethought.config import ModelConfig, ModelSource, Recipe
 from forethought.config.recipe_files import load_run
 from forethought.models import loading
+from forethought.runs.comparison import first_policy
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
 from forethought.storage.sealed_stage import is_sealed, read_manifest
@@ -71,7 +72,7 @@ def choose(run: Path, *, arm: Arm, which: Which) -> StageRef:
         if which not in there:
             raise _absent(f"no policy {which}", run, there)
         return there[which]
-    trained = [ref for policy, ref in there.items() if policy > 0]
+    trained = [ref for ref in there.values() if ref.policy_stage is not None]
     if not trained:
         raise _absent("no trained policy yet", run, there)
     return trained[-1] if which == "last" else _best(trained)
@@ -125,9 +126,14 @@ def _policies(recipe: Recipe, arm: Arm) -> dict[int, StageRef]:
 
 
 def _absent(what: str, run: Path, there: dict[int, StageRef]) -> ValueError:
-    names = ", ".join(f"{i} (the seed)" if i == 0 else str(i) for i in there)
+    if not there:
+        return ValueError(
+            f"policy: {run} has {what}, and its warm start is not done yet; `forethought run` with "
+            "the same recipe goes on"
+        )
     arm, recipe = there[0].arm, there[0].recipe
-    if recipe.iterations == 0:
+    names = ", ".join(f"{i} (the {first_policy(recipe)})" if i == 0 else str(i) for i in there)
+    if recipe.iterations == 0 and recipe.warm_start is None:
         return ValueError(
             f"policy: {run} trains nothing (iterations: 0), so there is none but 0, which is "
             f"{recipe.model.path} as it is; `forethought init` writes a recipe that trains it"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forethought.config import KeepEvery, Recipe
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Arm
 
@@ -43,17 +43,23 @@ def drop_weights(recipe: Recipe) -> None:
         chosen = [ref for ref in _selections(recipe, arm) if ref.sealed]
         wanted = _wanted(recipe, chosen)
         for ref in chosen:
-            for epoch in range(1, recipe.training.epochs + 1):
+            for epoch in range(1, _epochs(ref) + 1):
                 _remove(ref.beside("training") / f"epoch_{epoch}")
             if ref.index not in wanted:
                 _remove(ref.folder / "policy")
 
 
 def _selections(recipe: Recipe, arm: Arm) -> list[StageRef]:
+    first = 0 if recipe.warm_start is None else WARM_START
     return [
         StageRef(recipe=recipe, stage="selection", arm=arm, index=index)
-        for index in range(recipe.iterations)
+        for index in range(first, recipe.iterations)
     ]
+
+
+def _epochs(ref: StageRef) -> int:
+    training = ref.recipe.training if ref.index != WARM_START else ref.recipe.warm_training
+    return training.epochs
 
 
 def _wanted(recipe: Recipe, chosen: list[StageRef]) -> set[int]:
@@ -63,7 +69,7 @@ def _wanted(recipe: Recipe, chosen: list[StageRef]) -> set[int]:
     wanted = {chosen[-1].index}
     match recipe.keep:
         case KeepEvery(every=every):
-            wanted |= {ref.index for ref in chosen if (ref.index + 1) % every == 0}
+            wanted |= {ref.index for ref in chosen if ref.index >= 0 == (ref.index + 1) % every}
         case "best":
             scored = [(ref, _score(ref)) for ref in chosen]
             scores = [score for _, score in scored if score is not None]

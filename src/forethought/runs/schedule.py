@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forethought.config import Recipe
-from forethought.runs.layout import ITERATION_STAGES, StageRef
+from forethought.runs.layout import ITERATION_STAGES, WARM_START, WARM_START_STAGES, StageRef
 from forethought.types import Arm
 
 OWN_QUESTIONS = ("gsm8k", "alpaca_eval", "arena_hard")
@@ -23,7 +23,10 @@ def stage_refs(recipe: Recipe) -> Iterator[StageRef]:
     """
     measures = list(measure_refs(recipe))
     yield prompts_ref(recipe)
+    for arm in recipe.arms:
+        yield from warm_start_refs(recipe, arm)
     yield from _tests(recipe, 0, measures)
+    yield from seed_refs(recipe)
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
             yield from iteration_refs(recipe, arm, iteration)
@@ -36,6 +39,25 @@ def prompts_ref(recipe: Recipe) -> StageRef:
     return StageRef(recipe=recipe, stage="prompts", arm=recipe.arms[0], index=0)
 
 
+def warm_start_refs(recipe: Recipe, arm: Arm) -> Iterator[StageRef]:
+    """The stages of an arm's warm start, in order; none where there is no warm start."""
+    warm = recipe.warm_start
+    if warm is None:
+        return
+    skipped = set[str]() if warm.samples else {"rollouts"}
+    skipped |= set() if warm.judges else {"judgements"}
+    for stage in WARM_START_STAGES:
+        if stage not in skipped:
+            yield StageRef(recipe=recipe, stage=stage, arm=arm, index=WARM_START)
+
+
+def seed_refs(recipe: Recipe) -> Iterator[StageRef]:
+    """The evaluations of the plain seed where policy 0 is another: that of the warm start."""
+    if recipe.warm_start is not None and recipe.prompts.test is not None:
+        for arm in recipe.arms:
+            yield StageRef(recipe=recipe, stage="evaluation", arm=arm, index=WARM_START)
+
+
 def iteration_refs(recipe: Recipe, arm: Arm, iteration: int) -> Iterator[StageRef]:
     """The stages of one iteration of one arm, in order."""
     for stage in ITERATION_STAGES:
@@ -43,7 +65,7 @@ def iteration_refs(recipe: Recipe, arm: Arm, iteration: int) -> Iterator[StageRe
 
 
 def evaluation_refs(recipe: Recipe, arm: Arm) -> Iterator[StageRef]:
-    """The evaluation of every policy of an arm, the seed first, asked for or not."""
+    """The evaluation of every policy of an arm by number, asked for or not."""
     for policy in range(recipe.iterations + 1):
         yield StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
 

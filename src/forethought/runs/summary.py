@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -11,8 +12,9 @@ from rich.table import Table
 
 from forethought.config import Recipe
 from forethought.judging.describe import BY_JUDGE, score_of
-from forethought.runs.comparison import Claim, claim_of, evaluations
+from forethought.runs.comparison import Claim, claim_of, evaluations, seed_evaluations
 from forethought.runs.layout import StageRef
+from forethought.runs.schedule import warm_start_refs
 from forethought.storage import left_out
 from forethought.storage.files import write_json
 from forethought.storage.sealed_stage import read_manifest, read_object
@@ -28,13 +30,11 @@ def write_summary(recipe: Recipe) -> None:
 
 
 def summarise(recipe: Recipe) -> dict[str, Any]:
-    """Figures of every evaluated policy; 0 is the seed."""
+    """Figures of every evaluated policy; 0 is the seed, or what the warm start made of it."""
     arms, claim = evaluations(recipe), claim_of(recipe)
     rows = {
         arm: [
-            {"iteration": i, "with_thought": counts.get("with_thought", 0)}
-            | {field: counts[field] for field in FIELDS}
-            | {"margin_kept": margin_kept(recipe, arm, i)}
+            {"iteration": i} | _row(counts) | {"margin_kept": margin_kept(recipe, arm, i)}
             for i, counts in each.items()
         ]
         for arm, each in arms.items()
@@ -42,6 +42,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
     return {
         "seconds": _seconds(recipe.run),
         "arms": rows,
+        "warm_start": warm_start_figures(recipe),
         "score_of": score_of(recipe),
         "difference": _difference(claim),
         "left_out": {
@@ -54,13 +55,48 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def warm_start_figures(recipe: Recipe) -> dict[Arm, dict[str, Any]]:
+    """Of each arm's warm start: what was sampled with demonstrations and trained on, and the plain
+    seed on the test prompts; empty where there is no warm start."""
+    seeds = seed_evaluations(recipe)
+    found: dict[Arm, dict[str, Any]] = {}
+    for arm in recipe.arms if recipe.warm_start is not None else ():
+        sealed = {
+            ref.stage: read_manifest(ref.folder).counts
+            for ref in warm_start_refs(recipe, arm)
+            if ref.sealed
+        }
+        taught, drawn = sealed.get("examples", {}), sealed.get("rollouts", {})
+        found[arm] = {
+            "outputs": drawn.get("outputs"),
+            "parse_failures_with_demonstrations": drawn.get("parse_failures"),
+            "examples": taught.get("examples"),
+            "parse_failures": sealed.get("selection", {}).get("parse_failures"),
+            "seed": _row(seeds[arm]) if arm in seeds else None,
+        }
+    return found
+
+
+def _row(counts: dict[str, Any]) -> dict[str, Any]:
+    own = {field: counts[field] for field in FIELDS}
+    return {"with_thought": counts.get("with_thought", 0)} | own
+
+
 def summary_table(summary: dict[str, Any]) -> Table:
     """The one table at the end of a run; it fits 80 columns."""
-    table = Table(title="Scores on the test prompts; policy 0 is the seed", title_justify="left")
+    first = "the warm-started seed" if summary["warm_start"] else "the seed"
+    table = Table(title=f"Scores on the test prompts; policy 0 is {first}", title_justify="left")
     table.add_column("policy", justify="right")
     table.add_column("arm")
     for column in ("score", "95 % interval", "thought", "response", "unparsed"):
         table.add_column(column, justify="right", no_wrap=True)
+    seeds = {
+        arm: warm["seed"] for arm, warm in summary["warm_start"].items() if warm["seed"] is not None
+    }
+    for arm, row in seeds.items():
+        table.add_row("seed", arm, *_cells(row))
+    if seeds:
+        table.add_section()
     rows = [(row["iteration"], arm, row) for arm, each in summary["arms"].items() for row in each]
     for policy, group in groupby(
         sorted(rows, key=lambda entry: entry[0]), key=lambda entry: entry[0]
@@ -70,6 +106,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_section()
     table.caption = "thought and response: mean tokens"
     table.caption += _kept_line(summary)
+    table.caption += "".join(f"\n{line}" for line in _warm_start_lines(summary["warm_start"]))
     if summary["score_of"] != BY_JUDGE:
         table.caption += f"\nscore: {summary['score_of']}"
     for row in summary["arms"].get("direct", []):
@@ -110,6 +147,22 @@ def _kept_line(summary: dict[str, Any]) -> str:
     words = ", ".join(f"{arm} {share:.1%}" for arm, share in least.items())
     low = " (little: see the warnings)" if min(least.values()) < LEAST_KEPT else ""
     return f"\nlearned margin that is left when sampled, at least: {words}{low}"
+
+
+def warm_start_words(recipe: Recipe) -> list[str]:
+    """What each arm's warm start was made of, a line each."""
+    return list(_warm_start_lines(warm_start_figures(recipe)))
+
+
+def _warm_start_lines(figures: dict[Arm, dict[str, Any]]) -> Iterator[str]:
+    for arm, warm in figures.items():
+        if warm["examples"] is None:
+            continue
+        sampled = ""
+        if warm["outputs"] is not None:
+            share = warm["parse_failures_with_demonstrations"]
+            sampled = f", of {warm['outputs']} sampled, {share:.0%} of them without a response"
+        yield f"{arm} warm start: {warm['examples']} outputs trained on{sampled}"
 
 
 def last_in_all_arms(summary: dict[str, Any]) -> tuple[int, dict[Arm, float | None]] | None:

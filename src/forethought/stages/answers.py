@@ -1,5 +1,7 @@
 """Stages `selection` and `evaluation`: a policy answers held-out prompts and the judge scores them.
 
+The `selection` of the warm start takes its last epoch, and asks only whether it has the format.
+
 Selection does so for the checkpoint of every epoch and keeps the best as the next policy (Wu et
 al. 2024, section 3); a tie takes the earlier epoch. An output without a response is sampled again
 up to `attempts` times and then counts as the worst: the judge's floor, or, where the judge has
@@ -139,6 +141,71 @@ def _take_last(stage: Stage, ref: StageRef, epoch: int) -> dict[str, Count]:
     choice: dict[str, Count] = {"chosen_epoch": epoch, "scores": [], "reason": reason}
     stage.write_json("choice.json", choice)
     return choice
+
+
+CHECKED = 100
+"""Most prompts that the warm start's policy is looked at on."""
+
+
+def configure_acceptance(ref: StageRef) -> dict[str, Any]:
+    """What decides the warm start's selection besides its inputs."""
+    config = _configure(ref, ref.recipe.selection)
+    del config["judge"]
+    return config
+
+
+def accept(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
+    """Keep the warm start's last epoch as `policy/`, where enough of its outputs have a response.
+
+    They answer validation prompts, or training prompts that it was not trained on; one output each.
+
+    Raises: StageError if too few have one; the answers are kept for another attempt.
+    """
+    recipe, warm = ref.recipe, ref.recipe.warm_start
+    assert warm is not None
+    training, epoch = ref.beside("training"), warm.epochs
+    prompts = _unseen(ref)
+    policy = Policy.of(ref).at(training / f"epoch_{epoch}")
+    with reporter.task(ref.label, len(prompts), "prompts") as task:
+        if not stage.has("answers", left_out.file_of("answers")):
+            check_files(training, f"epoch_{epoch}/")
+            draw = recipe.selection.model_copy(update={"attempts": 1})
+            places, part = ref.prompt_places, "answers"
+            answers = answer_prompts(
+                stage, policy, draw, prompts, part=part, task=task, places=places
+            )
+            stage.write_records(part, answers, Answer)
+        answers = stage.read_records("answers", Answer)
+        share = _failures(answers)
+        task.note = f"{share:.1%} without a response"
+    if share > warm.max_unparsed:
+        raise StageError(
+            f"{ref.label}: after the warm start {share:.1%} of {len(answers)} outputs still have "
+            f"no response, and warm_start.max_unparsed is {warm.max_unparsed:g}. Raise that to go "
+            "on from here all the same; or start another run (run=…) with more warm_start.prompts, "
+            "warm_start.epochs or a higher warm_start.learning_rate, or with a file of your own in "
+            f"warm_start.demonstrations. The outputs are in {stage.folder / 'answers.parquet'}"
+        )
+    _keep_policy(stage, training, epoch)
+    reason = f"the last epoch; {share:.1%} of {len(answers)} outputs have no response"
+    choice: dict[str, Count] = {"chosen_epoch": epoch, "scores": [], "reason": reason}
+    stage.write_json("choice.json", choice)
+    left_out.say(stage, reporter)
+    return {
+        **choice,
+        "parse_failures": share,
+        "count": len(answers),
+        "new_tokens": _tokens(answers),
+        **left_out.counts(stage.folder),
+        **server_counts(stage, policy),
+    }
+
+
+def _unseen(ref: StageRef) -> list[Prompt]:
+    """Prompts that the warm start did not train on; where there are no others, those it did."""
+    train = read_records(ref.beside("prompts"), Prompt, "train")
+    others = train[ref.recipe.first_prompt :]
+    return (ref.prompts("validation") or others or train)[:CHECKED]
 
 
 def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:

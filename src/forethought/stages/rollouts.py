@@ -1,5 +1,7 @@
 """Stage `rollouts`: sample K outputs per prompt from the current policy and split them.
 
+The warm start samples in the same way, with demonstrations before each prompt.
+
 A part is a fixed slice of the prompts. With `sampling.workers` parts are done many at a time and
 written as they arrive; what is written is the same. A prompt that cannot be sampled is
 left out alone (left_out.py).
@@ -8,17 +10,19 @@ left out alone (left_out.py).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 from forethought.decoding.request import SamplingParams
 from forethought.models import loading
 from forethought.progress.reporter import Reporter
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
+from forethought.stages.policies.demonstrated import arm_demonstrations, shown_demonstrations
 from forethought.stages.policies.sampled_policy import Drawn, Policy, policy_executor, server_counts
 from forethought.storage import left_out
+from forethought.storage.files import content_hash
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import Count
 from forethought.types import Prompt, Rollout, SampleRequest, Unsampled
@@ -37,7 +41,22 @@ def configure(ref: StageRef) -> dict[str, Any]:
     }
     if ref.policy_stage is None:
         config["model"] = loading.identity(recipe.model.source)
+    if ref.index == WARM_START:
+        del config["prompts_per_iteration"], config["sampling"]["samples"]
+        config |= _demonstrated(ref)
     return config
+
+
+def _demonstrated(ref: StageRef) -> dict[str, Any]:
+    """What decides the warm start's outputs besides what decides others."""
+    warm = ref.recipe.warm_start
+    assert warm is not None
+    shown = [asdict(each) | {"where": ""} for each in arm_demonstrations(ref)]
+    return {
+        "prompts": warm.prompts,
+        "samples": warm.samples,
+        "demonstrations": content_hash(shown),
+    }
 
 
 def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
@@ -46,7 +65,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     Raises: StageError if no prompt can be sampled.
     """
     sampling = ref.recipe.sampling
-    policy = Policy.of(ref)
+    policy, request = _asked(ref)
     prompts = ref.prompts("train")
     parts = [
         prompts[start : start + sampling.part_size]
@@ -62,7 +81,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         if owed:
             with policy_executor(stage, policy, params) as executor:
                 for index, drawn in executor.each(
-                    owed, lambda index: [_request(policy, prompt) for prompt in parts[index]]
+                    owed, lambda index: [request(prompt) for prompt in parts[index]]
                 ):
                     rollouts = _kept(stage, ref, index, parts[index], drawn)
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
@@ -92,13 +111,24 @@ def _kept(
     )
 
 
-def _request(policy: Policy, prompt: Prompt) -> SampleRequest:
-    samples = policy.sampling.samples
-    return SampleRequest(
-        prompt_id=prompt.prompt_id,
-        messages=policy.thought_format.apply(prompt.messages),
-        seeds=tuple(policy.draw_seed(prompt.prompt_id, index) for index in range(samples)),
-    )
+def _asked(ref: StageRef) -> tuple[Policy, Callable[[Prompt], SampleRequest]]:
+    """The policy, and how it is asked a prompt."""
+    policy, warm = Policy.of(ref), ref.recipe.warm_start
+    samples, ask = policy.sampling.samples, policy.thought_format.apply
+    if ref.index == WARM_START:
+        assert warm is not None
+        shown = shown_demonstrations(ref)
+        policy = replace(policy, thought_format=shown.thought_format)
+        samples, ask = warm.samples, shown.ask
+
+    def request(prompt: Prompt) -> SampleRequest:
+        return SampleRequest(
+            prompt_id=prompt.prompt_id,
+            messages=ask(prompt.messages),
+            seeds=tuple(policy.draw_seed(prompt.prompt_id, index) for index in range(samples)),
+        )
+
+    return policy, request
 
 
 @dataclass(slots=True)

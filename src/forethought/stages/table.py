@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from forethought.progress.reporter import Reporter
-from forethought.runs.layout import MEASURES, StageRef
-from forethought.stages import answers, judgements, measured, pairs, prompts, rollouts, training
+from forethought.runs.layout import MEASURES, WARM_START, WARM_START_STAGES, StageRef
+from forethought.runs.schedule import warm_start_refs
+from forethought.stages import (
+    answers,
+    examples,
+    judgements,
+    measured,
+    pairs,
+    prompts,
+    rollouts,
+    training,
+)
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import Count
 
@@ -75,11 +85,46 @@ STAGES = {
     for name in MEASURES
 }
 
+OF_WARM_START = {
+    "examples": StageKind(
+        version=1,
+        configure=examples.configure,
+        reads=("prompts", "rollouts", "judgements"),
+        work=examples.work,
+    ),
+    "training": StageKind(
+        version=1,
+        configure=training.configure_fine_tuning,
+        reads=("examples",),
+        work=training.run_fine_tuning,
+    ),
+    "selection": StageKind(
+        version=1,
+        configure=answers.configure_acceptance,
+        reads=("prompts", "training"),
+        work=answers.accept,
+    ),
+}
+"""Those that the warm start has alone, or does in a way of its own."""
+
+
+def kind_of(ref: StageRef) -> StageKind:
+    """How a stage is opened and done."""
+    if ref.index == WARM_START and ref.stage in OF_WARM_START:
+        return OF_WARM_START[ref.stage]
+    return STAGES[ref.stage]
+
 
 def inputs(ref: StageRef) -> list[Path]:
     """Folders of the sealed stages that a stage reads."""
     folders = []
-    for name in STAGES[ref.stage].reads:
+    # The judge may not be asked in a warm start, and nothing be sampled.
+    skipped = set[str]()
+    if ref.index == WARM_START:
+        skipped = set(WARM_START_STAGES) - {e.stage for e in warm_start_refs(ref.recipe, ref.arm)}
+    for name in kind_of(ref).reads:
+        if name in skipped:
+            continue
         if name == "baseline":
             if ref.recipe.judge.is_relative and ref.folder != ref.baseline.folder:
                 folders.append(ref.baseline.folder)
@@ -97,7 +142,7 @@ def run_stage(ref: StageRef, reporter: Reporter) -> None:
 
     Raises: StageError if its folder holds other work or an input is not sealed.
     """
-    kind = STAGES[ref.stage]
+    kind = kind_of(ref)
     if "policy" in kind.reads:
         ref.check_policy()
     stage = Stage(

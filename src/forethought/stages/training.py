@@ -1,5 +1,7 @@
 """Stages `reference` and `training`: log-probs of the starting policy, then DPO on the pairs.
 
+The `training` of the warm start is supervised fine-tuning on its examples, and has no reference.
+
 The reference is the iteration's starting policy (the paper does not say; this is its group's
 convention). Its log-probs are computed once and sealed, so training holds one model. With a
 launcher both are done by several processes, and this one waits for them. What trains is imported
@@ -8,11 +10,13 @@ where it is called, because it loads torch and the commands that only look at a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from forethought.config import TrainingConfig
 from forethought.models import loading, rendering
 from forethought.models.loading import pick_device
 from forethought.progress.reporter import Reporter, Task
@@ -27,8 +31,14 @@ from forethought.storage.sealed_stage import (
     read_records,
 )
 from forethought.thoughts import FORMAT_FILE, save_format
-from forethought.training.results import LEAST_KEPT, ReferenceLogprobs, StepLog
-from forethought.types import PreferencePair
+from forethought.training.results import (
+    LEAST_KEPT,
+    ReferenceLogprobs,
+    Step,
+    StepLog,
+    TrainingResult,
+)
+from forethought.types import PreferencePair, TrainingExample
 
 if TYPE_CHECKING:
     from forethought.training.distributed.job import Job
@@ -128,18 +138,11 @@ def _reference_by_processes(stage: Stage, ref: StageRef, task: Task, owed: dict[
 
 def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Train; every epoch's folder also gets the thought format."""
-    from forethought.training.checkpoint import LogReader, read_result
     from forethought.training.train import train
 
     pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
     training = ref.recipe.training
-    steps = training.epochs * -(-len(pairs) // training.batch_size)
-    with reporter.task(ref.label, steps, "steps") as task:
-
-        def on_step(log: StepLog) -> None:
-            task.done = log.step
-            task.advance(tokens=log.tokens, note=f"loss {log.loss:.4f}")
-
+    with _steps(ref, reporter, len(pairs), training) as on_step:
         if ref.recipe.launch.type == "local":
             result = train(
                 model=ref.policy.source,
@@ -153,16 +156,8 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
                 on_step=on_step,
             )
         else:
-            log = LogReader(stage.folder)
-            job = _job(ref, "training", stage.folder)
-            _run_job(ref, job, _scratch(stage), lambda: log.read(on_step))
-            result = read_result(stage.folder)
-    for epoch in range(1, training.epochs + 1):
-        folder = f"epoch_{epoch}"
-        with naming(stage.folder / folder):
-            save_format(ref.thought_format, stage.folder / folder)
-            rendering.save_template_variables(ref.policy.template, stage.folder / folder)
-        stage.note(f"{folder}/{FORMAT_FILE}", f"{folder}/{rendering.TEMPLATE_FILE}")
+            result = _trained_by_processes(stage, ref, "training", on_step, StepLog)
+    _save_formats(stage, ref, training.epochs)
     if (warning := loss_warning(ref, result.margin_kept)) is not None:
         reporter.say(f"warning: {warning}")
     return {
@@ -171,6 +166,73 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
         "steps": result.steps,
         "margin_kept": list(result.margin_kept),
     }
+
+
+def configure_fine_tuning(ref: StageRef) -> dict[str, Any]:
+    """What decides the warm start's training besides its inputs."""
+    return configure_training(ref) | {"training": ref.recipe.warm_training.model_dump(mode="json")}
+
+
+def run_fine_tuning(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
+    """Train on the warm start's examples; every epoch's folder also gets the thought format."""
+    from forethought.training.fine_tune import fine_tune
+
+    examples = read_records(ref.beside("examples"), TrainingExample, "examples")
+    training = ref.recipe.warm_training
+    with _steps(ref, reporter, len(examples), training) as on_step:
+        if ref.recipe.launch.type == "local":
+            result = fine_tune(
+                model=ref.policy.source,
+                examples=examples,
+                config=training,
+                seed=ref.recipe.seed,
+                directory=stage.folder,
+                device=str(pick_device(ref.recipe.model.device)),
+                on_step=on_step,
+            )
+        else:
+            result = _trained_by_processes(stage, ref, "fine_tuning", on_step, Step)
+    _save_formats(stage, ref, training.epochs)
+    return {"examples": len(examples), "left_out": result.left_out, "steps": result.steps}
+
+
+@contextmanager
+def _steps(
+    ref: StageRef, reporter: Reporter, count: int, training: TrainingConfig
+) -> Iterator[Callable[[Step], None]]:
+    """Shows the steps of a training on so many pairs or examples."""
+    steps = training.epochs * -(-count // training.batch_size)
+    with reporter.task(ref.label, steps, "steps") as task:
+
+        def on_step(log: Step) -> None:
+            task.done = log.step
+            task.advance(tokens=log.tokens, note=f"loss {log.loss:.4f}")
+
+        yield on_step
+
+
+def _trained_by_processes(
+    stage: Stage,
+    ref: StageRef,
+    kind: Literal["training", "fine_tuning"],
+    on_step: Callable[[Step], None],
+    log_kind: type[Step],
+) -> TrainingResult:
+    from forethought.training.checkpoint import LogReader, read_result
+
+    log = LogReader(stage.folder, log_kind)
+    _run_job(ref, _job(ref, kind, stage.folder), _scratch(stage), lambda: log.read(on_step))
+    return read_result(stage.folder)
+
+
+def _save_formats(stage: Stage, ref: StageRef, epochs: int) -> None:
+    """What a checkpoint needs to be asked as it was trained."""
+    for epoch in range(1, epochs + 1):
+        folder = f"epoch_{epoch}"
+        with naming(stage.folder / folder):
+            save_format(ref.thought_format, stage.folder / folder)
+            rendering.save_template_variables(ref.policy.template, stage.folder / folder)
+        stage.note(f"{folder}/{FORMAT_FILE}", f"{folder}/{rendering.TEMPLATE_FILE}")
 
 
 def loss_warning(ref: StageRef, margin_kept: Sequence[float | None]) -> str | None:
@@ -188,7 +250,9 @@ def loss_warning(ref: StageRef, margin_kept: Sequence[float | None]) -> str | No
     )
 
 
-def _job(ref: StageRef, kind: Literal["training", "reference"], directory: Path) -> Job:
+def _job(
+    ref: StageRef, kind: Literal["training", "reference", "fine_tuning"], directory: Path
+) -> Job:
     """A job for processes anywhere: paths do not depend on where they are started."""
     from forethought.training.distributed.job import Job
     from forethought.training.distributed.ray_processes import ray_device
@@ -201,12 +265,13 @@ def _job(ref: StageRef, kind: Literal["training", "reference"], directory: Path)
     asked = recipe.model.device
     device = ray_device(asked, recipe.launch.ray) if on_ray else pick_device(asked).type
     assert device in ("cpu", "cuda")
+    tuning = kind == "fine_tuning"
     return Job(
         kind=kind,
         model=replace(source, path=str(folder.absolute())) if folder.is_dir() else source,
-        pairs=ref.beside("pairs").absolute(),
+        records=ref.beside("examples" if tuning else "pairs").absolute(),
         reference=ref.beside("reference").absolute() if kind == "training" else None,
-        config=recipe.training,
+        config=recipe.warm_training if tuning else recipe.training,
         seed=recipe.seed,
         sampled=recipe.model.dtype,
         directory=directory.absolute(),

@@ -95,6 +95,17 @@ class ThoughtFormat(ConfigModel):
         content = f"{self.instruction}\n\nUser query: {last.content}"
         return (*messages[:-1], replace(last, content=content))
 
+    def write(self, thought: str | None, response: str, *, opened: bool = False) -> str:
+        """An output of these two, markers in their first spelling, as `parse` splits it again.
+
+        In a format without thoughts it is the response alone. `opened` leaves out the thought
+        marker, for a prompt that ends with it.
+        """
+        if not self.thinks or thought is None:
+            return response
+        opening = "" if opened else "".join(f"{each}\n" for each in self.thought_starts_after[:1])
+        return f"{opening}{thought}\n\n{self.response_starts_after[0]}\n{response}"
+
     def stream(self, *, served: bool = False, strict: bool = False) -> Splitter:
         """A splitter for an output in chunks; with `served` its response is watched to the end.
 

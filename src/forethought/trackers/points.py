@@ -2,7 +2,8 @@
 
 Names are `ARM/STAGE/KEY` with the keys of `summary.json`, of the stages' manifests and of the
 training log, so that a tracker and the report speak of the same figures. `METRICS` is the table
-of them; beside it stand `ARM/measures/NAME/RESULT` and `difference/test_score`.
+of them; beside it stand `ARM/measures/NAME/RESULT`, `difference/test_score`, the stages of a warm
+start, `ARM/warm_start/STAGE/KEY`, and the plain seed before it, `ARM/seed/KEY`.
 
 Steps count what their figures are about: optimizer steps over all iterations of the arm in
 `training`, epochs over all iterations in `epochs`, policies in `evaluation`, `measures` and
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from forethought.runs.schedule import (
     iteration_refs,
     prompts_ref,
     sealed_measures,
+    seed_refs,
+    warm_start_refs,
 )
 from forethought.storage.sealed_stage import read_manifest
 from forethought.training.results import StepLog
@@ -69,6 +72,15 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Stage to keys. `trained` is the finished training, `epochs` what selection saw of each epoch.
 `missing` counts prompts that the judge could not score, `unread_verdicts` those of its verdicts
 that could not be read where it did; every sealed stage also has `seconds`."""
+
+OF_WARM_START: dict[str, tuple[str, ...]] = {
+    "rollouts": METRICS["rollouts"],
+    "judgements": METRICS["judgements"],
+    "examples": ("examples", "prompts", "outputs", "usable", "mean_thought_tokens", "mean_tokens"),
+    "training": ("examples", "left_out", "steps"),
+    "selection": ("parse_failures", "count"),
+}
+"""The same of the stages of a warm start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +127,17 @@ def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, li
 
     prompts = prompts_ref(recipe)
     if new(prompts):
-        yield prompts.name, [_counted(prompts, "prompts", "prompts")]
+        yield prompts.name, [_counted(prompts, "prompts", METRICS["prompts"])]
+    for arm in recipe.arms:
+        for ref in warm_start_refs(recipe, arm):
+            if new(ref):
+                axis = f"{arm}/warm_start/{ref.stage}"
+                _, _, values = _counted(ref, axis, OF_WARM_START[ref.stage])
+                yield ref.name, [(axis, 0, values)]
+    for ref in seed_refs(recipe):
+        if new(ref):
+            _, _, values = _counted(ref, "", METRICS["evaluation"])
+            yield ref.name, [(f"{ref.arm}/seed", 0, values)]
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
             for ref in iteration_refs(recipe, arm, iteration):
@@ -126,7 +148,7 @@ def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, li
     for policies in zip(*(evaluation_refs(recipe, arm) for arm in recipe.arms), strict=True):
         for ref in policies:
             if new(ref):
-                yield ref.name, [_counted(ref, f"{ref.arm}/evaluation", "evaluation")]
+                yield ref.name, [_counted(ref, f"{ref.arm}/evaluation", METRICS["evaluation"])]
         last = policies[-1]
         difference = f"difference/{last.folder.name}"
         if difference not in known:
@@ -136,22 +158,22 @@ def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, li
             yield ref.name, [_measured(ref)]
 
 
-def _counted(ref: StageRef, axis: str, kind: str) -> Figures:
-    """The figures of a sealed stage that `METRICS` names; what has no value is left out."""
+def _counted(ref: StageRef, axis: str, keys: Sequence[str]) -> Figures:
+    """The figures of a sealed stage by these keys; what has no value is left out."""
     manifest = read_manifest(ref.folder)
     counts: dict[str, Any] = dict(manifest.counts)
     if isinstance(counts.get("missing"), list):
         counts["missing"] = len(counts["missing"])
     if counts.get("interval") is not None:
         counts["test_score_low"], counts["test_score_high"] = counts["interval"]
-    values = {key: float(counts[key]) for key in METRICS[kind] if counts.get(key) is not None}
+    values = {key: float(counts[key]) for key in keys if counts.get(key) is not None}
     return axis, ref.index, values | {"seconds": manifest.seconds}
 
 
 def _stage(ref: StageRef) -> list[Figures]:
     arm, epochs = ref.arm, ref.recipe.training.epochs
     kind = "trained" if ref.stage == "training" else ref.stage
-    points = [_counted(ref, f"{arm}/{kind}", kind)]
+    points = [_counted(ref, f"{arm}/{kind}", METRICS[kind])]
     if ref.stage == "selection":
         for row in _rows(read_manifest(ref.folder).counts["scores"]):
             step = ref.index * epochs + int(row["epoch"])

@@ -1,37 +1,38 @@
-"""Pairs to optimizer batches to microbatches, as pure functions of a seed and of lengths.
+"""Pairs or examples to optimizer batches to microbatches: functions of a seed and of lengths.
 
-An epoch is a seeded permutation cut into batches of `batch_size` pairs; the last batch may be
+An epoch is a seeded permutation cut into batches of `batch_size` of them; the last batch may be
 smaller and is weighted by its own size. A batch is cut into microbatches that fit a token budget.
-Pairs are sorted by length before the cut, so that a microbatch holds pairs of near-equal length.
+They are sorted by length before the cut, so that a microbatch holds some of near-equal length.
 The cut changes memory and speed, never the gradient: losses are summed and divided by the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from forethought.types import PreferencePair
+from forethought.types import PreferencePair, TrainingExample
+
+Trained = TypeVar("Trained", PreferencePair, TrainingExample)
 
 
-def longest_side(pair: PreferencePair) -> int:
-    """Tokens of the prompt and the longer output."""
-    return len(pair.prompt_token_ids) + max(
-        len(pair.chosen.token_ids), len(pair.rejected.token_ids)
-    )
+def longest_side(trained: PreferencePair | TrainingExample) -> int:
+    """Tokens of the prompt and the longest output."""
+    return len(trained.prompt_token_ids) + max(map(len, trained.outputs))
 
 
-def sequence_tokens(pair: PreferencePair) -> int:
-    """Tokens of both sequences; the prompt counts in each."""
-    outputs = len(pair.chosen.token_ids) + len(pair.rejected.token_ids)
-    return 2 * len(pair.prompt_token_ids) + outputs
+def sequence_tokens(trained: PreferencePair | TrainingExample) -> int:
+    """Tokens of all sequences; the prompt counts in each."""
+    outputs = trained.outputs
+    return len(outputs) * len(trained.prompt_token_ids) + sum(map(len, outputs))
 
 
-def packed_tokens(pair: PreferencePair) -> int:
-    """Positions a pair takes when its prompt stands once: last tokens predict nothing."""
-    outputs = len(pair.chosen.token_ids) + len(pair.rejected.token_ids)
-    return len(pair.prompt_token_ids) + outputs - 2
+def packed_tokens(trained: PreferencePair | TrainingExample) -> int:
+    """Positions taken when the prompt stands once: last tokens predict nothing."""
+    outputs = trained.outputs
+    return len(trained.prompt_token_ids) + sum(map(len, outputs)) - len(outputs)
 
 
 def usable_pairs(
@@ -64,41 +65,39 @@ def steps_per_epoch(pairs: int, batch_size: int) -> int:
 
 
 def epoch_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Pair indices of each optimizer step of an epoch (counted from 1)."""
+    """Indices of each optimizer step of an epoch (counted from 1)."""
     order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count).tolist()
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
-def microbatches(pairs: Sequence[PreferencePair], token_budget: int) -> list[list[PreferencePair]]:
+def microbatches(trained: Sequence[Trained], token_budget: int) -> list[list[Trained]]:
     """Cut a batch into groups of near-equal length within the budget, longest first.
 
-    A pair over the budget stands alone: the budget bounds groups, it never drops data.
+    What is over the budget stands alone: the budget bounds groups, it never drops data.
     """
-    return [groups[0] for groups in rounds(pairs, token_budget, 1)]
+    return [groups[0] for groups in rounds(trained, token_budget, 1)]
 
 
-def rounds(
-    pairs: Sequence[PreferencePair], token_budget: int, ranks: int
-) -> list[list[list[PreferencePair]]]:
-    """Cut a batch into rounds of one microbatch per process: `[round][rank]` is a list of pairs.
+def rounds(trained: Sequence[Trained], token_budget: int, ranks: int) -> list[list[list[Trained]]]:
+    """Cut a batch into rounds of one microbatch per process: `[round][rank]` is a list of them.
 
-    The longest pair goes next, to the process with the least tokens; a round ends when it does not
-    fit there, so processes wait for each other as little as possible. In the last round a process
-    may have no pair.
+    The longest goes next, to the process with the least tokens; a round ends when it does not fit
+    there, so processes wait for each other as little as possible. In the last round a process may
+    have nothing.
     """
-    found: list[list[list[PreferencePair]]] = []
+    found: list[list[list[Trained]]] = []
     loads: list[int] = []
-    for pair in sorted(pairs, key=lambda pair: (-packed_tokens(pair), pair.prompt_id)):
-        tokens = packed_tokens(pair)
+    for each in sorted(trained, key=lambda each: (-packed_tokens(each), each.prompt_id)):
+        tokens = packed_tokens(each)
         if not found or 0 < min(loads) > token_budget - tokens:
             found.append([[] for _ in range(ranks)])
             loads = [0] * ranks
         rank = loads.index(min(loads))
-        found[-1][rank].append(pair)
+        found[-1][rank].append(each)
         loads[rank] += tokens
     return found
 
 
-def shortest_pair(pairs: Sequence[PreferencePair]) -> PreferencePair:
-    """What a process without a pair of its own runs, with weight 0, while the others work."""
-    return min(pairs, key=packed_tokens)
+def shortest(trained: Sequence[Trained]) -> Trained:
+    """What a process without work of its own runs, with weight 0, while the others work."""
+    return min(trained, key=packed_tokens)

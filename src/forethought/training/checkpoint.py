@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
@@ -33,7 +33,7 @@ from forethought.storage.files import (
 from forethought.storage.sealed_stage import damaged, read_log, read_object
 from forethought.storage.written import Written, set_aside
 from forethought.training.distributed.ranks import ALONE, Ranks
-from forethought.training.results import ReferenceLogprobs, StepLog, TrainingResult
+from forethought.training.results import ReferenceLogprobs, Step, TrainingResult
 from forethought.training.states import (
     TrainingState,
     log_of_whole,
@@ -43,7 +43,7 @@ from forethought.training.states import (
     step_of,
 )
 from forethought.training.stored import Stored, write_model
-from forethought.types import PairSide, PreferencePair
+from forethought.types import PairSide, PreferencePair, TrainingExample
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,15 +51,16 @@ if TYPE_CHECKING:
 FINGERPRINT = "fingerprint.json"
 STEPS = "steps.jsonl"
 RESULT = "result.json"
+Log = TypeVar("Log", bound=Step)
 
 
-def training_fingerprint(
+def pairs_fingerprint(
     pairs: Sequence[PreferencePair],
     reference: Sequence[ReferenceLogprobs],
     config: TrainingConfig,
     seed: int,
 ) -> str:
-    """Identity of a training. The model is named by its log-probs, so a folder may move."""
+    """Identity of a training on pairs. The model is named by its log-probs: a folder may move."""
 
     def tokens(side: PairSide) -> list[Any]:
         return [side.response_start, *side.token_ids]
@@ -71,6 +72,22 @@ def training_fingerprint(
                 for pair in pairs
             ],
             "reference": [dataclasses.astuple(record) for record in reference],
+            "config": config.model_dump(mode="json"),
+            "seed": seed,
+        }
+    )
+
+
+def examples_fingerprint(
+    examples: Sequence[TrainingExample], config: TrainingConfig, seed: int
+) -> str:
+    """Identity of a training on examples."""
+    return content_hash(
+        {
+            "examples": [
+                [example.prompt_id, example.prompt_token_ids, example.token_ids]
+                for example in examples
+            ],
             "config": config.model_dump(mode="json"),
             "seed": seed,
         }
@@ -107,8 +124,8 @@ class TrainingDirectory:
             self._written.note(FINGERPRINT, durable=True)
         elif read_object(path).get("fingerprint") != self.fingerprint:
             raise ValueError(
-                f"training: {self.folder} holds a training with other pairs, reference log-probs, "
-                "settings or seed; give another directory, or move this one away to train anew"
+                f"training: {self.folder} holds a training on something else, with other settings "
+                "or another seed; give another directory, or move this one away to train anew"
             )
         self._set_epochs_aside()
         if not self._written.whole(RESULT):
@@ -165,7 +182,7 @@ class TrainingDirectory:
             self._written.note(RESULT, durable=True)
             shutil.rmtree(self.state_folder, ignore_errors=True)
 
-    def append(self, log: StepLog) -> None:
+    def append(self, log: Step) -> None:
         """Add a step to the log; `save_state` makes it durable."""
         if self.ranks.first:
             with naming(self.steps_path), self.steps_path.open("a") as file:
@@ -258,17 +275,17 @@ class TrainingDirectory:
         self._written.note(target.name, durable=True)
 
 
-class LogReader:
+class LogReader(Generic[Log]):
     """Follows the log of a training that other processes write."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: type[Log]) -> None:
         """The steps that are there already are not news, even if they are done again."""
-        self._path = folder / STEPS
+        self._path, self._kind = folder / STEPS, kind
         self._place = self._inode = 0
         self._next_step = 0
         self.read(lambda log: None)
 
-    def read(self, on_step: Callable[[StepLog], None]) -> None:
+    def read(self, on_step: Callable[[Log], None]) -> None:
         """Pass on every step since the last call, each once."""
         if not self._path.exists():
             return
@@ -283,7 +300,7 @@ class LogReader:
                 if not line.endswith(b"\n"):
                     return
                 self._place += len(line)
-                log = StepLog(**json.loads(line))
+                log = self._kind(**json.loads(line))
                 if log.step >= self._next_step:
                     self._next_step = log.step + 1
                     on_step(log)

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from forethought.training.attention import PACKED, RowLayout, row_layout
-from forethought.training.packing import PackedPairs, pack
+from forethought.training.packing import PackedRows, pack
 from forethought.types import PairSide, PreferencePair
 
 ForwardMode = Literal["packed", "padded", "plain"]
@@ -142,7 +142,7 @@ class PolicyLogprobs(nn.Module):
             model.set_attn_implementation(PACKED)
         return policy
 
-    def _agrees(self, mode: ForwardMode, probe: PackedPairs, expected_M: torch.Tensor) -> bool:
+    def _agrees(self, mode: ForwardMode, probe: PackedRows, expected_M: torch.Tensor) -> bool:
         if mode == "packed" and not _attention_can_be_packed(self.model):
             return False
         self.forward_mode = mode
@@ -160,18 +160,18 @@ class PolicyLogprobs(nn.Module):
                 self.model.set_attn_implementation(self.plain_attention)
         return agrees
 
-    def forward(self, batch: PackedPairs) -> torch.Tensor:
+    def forward(self, batch: PackedRows) -> torch.Tensor:
         """Log-prob of each target, `[M]` float32."""
         if self.forward_mode == "packed":
             return self._packed(batch, self._layout(batch))
         return self._padded(batch)
 
-    def _layout(self, batch: PackedPairs) -> RowLayout:
+    def _layout(self, batch: PackedRows) -> RowLayout:
         return row_layout(
             batch.rows_S, batch.shared, device=batch.ids_N.device, dtype=self.model.dtype
         )
 
-    def _packed(self, batch: PackedPairs, layout: RowLayout) -> torch.Tensor:
+    def _packed(self, batch: PackedRows, layout: RowLayout) -> torch.Tensor:
         hidden = self.model.base_model(
             input_ids=batch.ids_N[None],
             position_ids=batch.positions_N[None],
@@ -180,7 +180,7 @@ class PolicyLogprobs(nn.Module):
         ).last_hidden_state
         return self._head(hidden[0].index_select(0, batch.predictors_M), batch.targets_M)
 
-    def _padded(self, batch: PackedPairs) -> torch.Tensor:
+    def _padded(self, batch: PackedRows) -> torch.Tensor:
         """Right-padded rows with an attention mask, for models that cannot be packed."""
         ids, mask, predictors = _padded_rows(batch)
         if self.forward_mode == "plain":
@@ -200,7 +200,7 @@ class PolicyLogprobs(nn.Module):
         return HeadLogprobs.apply(hidden_MD, head.weight, head.bias, targets_M, softcap)
 
 
-def _padded_rows(batch: PackedPairs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _padded_rows(batch: PackedRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token ids and mask `[S, T]`, and where in the flattened rows the predictors stand."""
     lengths = [len(row) for row in batch.rows_S]
     longest = max(lengths)

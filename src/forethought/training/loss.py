@@ -44,18 +44,22 @@ def preference_losses(
 
 
 def nll_losses(
-    chosen_logps_B: torch.Tensor,
-    chosen_tokens_B: torch.Tensor,
+    logps_B: torch.Tensor,
+    tokens_B: torch.Tensor,
     *,
     mean: Literal["sequence", "token"],
-    batch_pairs: int,
+    batch_outputs: int,
     batch_tokens: int,
 ) -> torch.Tensor:
-    """Each pair's part of the optimizer batch's NLL, scaled so that their *mean over the batch*
-    is the wanted mean: over outputs of per-token means (`sequence`) or over tokens (`token`)."""
+    """Each output's part of the optimizer batch's NLL, scaled so that their *mean over the batch*
+    is the wanted mean: over outputs of per-token means (`sequence`) or over tokens (`token`).
+
+    `logps_B` are sums over each output's `tokens_B` tokens. With `token` this is the loss of
+    supervised fine-tuning as transformers and TRL take it: the cross-entropy of all output tokens.
+    """
     if mean == "sequence":
-        return -chosen_logps_B / chosen_tokens_B
-    return -chosen_logps_B * (batch_pairs / batch_tokens)
+        return -logps_B / tokens_B
+    return -logps_B * (batch_outputs / batch_tokens)
 
 
 def implicit_rewards(logratios_B: torch.Tensor, beta: float) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 
 from forethought.config import DType, ModelSource, TrainingConfig
 from forethought.models.loading import load_model
-from forethought.training.batches import packed_tokens, rounds, shortest_pair
+from forethought.training.batches import packed_tokens, rounds, shortest
 from forethought.training.distributed.ranks import Ranks
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack
@@ -116,7 +116,7 @@ class MarginProbe:
         margins: dict[str, float] = {}
         for groups in rounds(self._pairs, self._budget, self._ranks.size):
             # Who has no pair keeps the others company: each needs all shards.
-            group = groups[self._ranks.rank] or [shortest_pair(self._pairs)]
+            group = groups[self._ranks.rank] or [shortest(self._pairs)]
             batch = pack(group).to(policy.model.device)
             chosen_B, rejected_B = sequence_sums(policy(batch), batch).double().chunk(2)
             found = (chosen_B - rejected_B).tolist()

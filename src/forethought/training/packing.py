@@ -1,13 +1,15 @@
-"""Pairs of a microbatch as one packed row of tokens, without padding and without repeated prompts.
+"""A microbatch as one packed row of tokens, without padding and without repeated prompts.
 
 Chosen and rejected share their prompt, so it stands in the packed row once: all parts of the model
 that look at one token at a time (embedding, norms, projections, MLP, head) do its work once. The
 last token of an output predicts nothing and is left out. Attention sees *rows*: a row names the
 packed positions of prompt + output, so a shared prompt is named by two rows and its gradient is
 their sum. Attention computes prompt queries twice, which costs what unshared prompts would cost;
-sharing therefore always pays where packing is supported, and there is no switch for it.
+sharing therefore always pays where packing is supported, and there is no switch for it. An example
+is one such row with a prompt of its own.
 
-Shapes: B pairs, N packed positions, M predicted tokens, S = 2B sequences (chosen, then rejected).
+Shapes: B pairs, N packed positions, M predicted tokens, S sequences: of pairs 2B (chosen, then
+rejected), of examples one each.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from forethought.types import PairSide, PreferencePair
+from forethought.types import PairSide, PreferencePair, TrainingExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedPairs:
+class PackedRows:
     """A microbatch, ready for `PolicyLogprobs`.
 
     Example: prompt `(5, 6)`, chosen `(7, 8)`, rejected `(9,)` is `ids_N = [5, 6, 7]`,
@@ -46,9 +48,9 @@ class PackedPairs:
     response_M: torch.Tensor
     """1 for tokens of the response, 0 for tokens before it."""
 
-    def to(self, device: torch.device) -> PackedPairs:
+    def to(self, device: torch.device) -> PackedRows:
         """The same with its tensors on a device; `rows_S` stay where they are."""
-        return PackedPairs(
+        return PackedRows(
             ids_N=self.ids_N.to(device),
             positions_N=self.positions_N.to(device),
             rows_S=self.rows_S,
@@ -60,7 +62,7 @@ class PackedPairs:
         )
 
 
-def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> PackedPairs:
+def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> PackedRows:
     """Lay out `[prompts | chosen outputs | rejected outputs]`.
 
     `share_prompts=False` repeats the prompts of the rejected outputs: the plain form that tests
@@ -68,10 +70,25 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
     """
     sides = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     prompts = [pair.prompt_token_ids for pair in pairs]
-    owners = list(range(len(pairs))) * 2
-    if not share_prompts:
-        prompts = prompts * 2
-        owners = list(range(len(prompts)))
+    if share_prompts:
+        return _packed(prompts, list(range(len(pairs))) * 2, sides, shared=True)
+    return _packed(prompts * 2, list(range(2 * len(pairs))), sides, shared=False)
+
+
+def pack_examples(examples: Sequence[TrainingExample]) -> PackedRows:
+    """Lay out `[prompts | outputs]`, each output after a prompt of its own."""
+    prompts = [example.prompt_token_ids for example in examples]
+    return _packed(prompts, list(range(len(examples))), examples, shared=False)
+
+
+def _packed(
+    prompts: Sequence[tuple[int, ...]],
+    owners: Sequence[int],
+    sides: Sequence[PairSide] | Sequence[TrainingExample],
+    *,
+    shared: bool,
+) -> PackedRows:
+    """`owners` has the index of each output's prompt."""
     outputs = [side.token_ids[:-1] for side in sides]
 
     # Prompts come first, so that what two rows share is a slice from 0 (`shared`).
@@ -91,11 +108,11 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
     predictors = [
         row[len(row) - len(side.token_ids) :] for row, side in zip(rows, sides, strict=True)
     ]
-    return PackedPairs(
+    return PackedRows(
         ids_N=_integers([token for piece in pieces for token in piece]),
         positions_N=_integers(np.concatenate(positions)),
         rows_S=tuple(rows),
-        shared=int(starts[len(prompts)]) if share_prompts else 0,
+        shared=int(starts[len(prompts)]) if shared else 0,
         predictors_M=_integers(np.concatenate(predictors)),
         targets_M=_integers([token for side in sides for token in side.token_ids]),
         tokens_S=_integers([len(side.token_ids) for side in sides]),
@@ -103,7 +120,7 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
     )
 
 
-def _response_mask(side: PairSide) -> np.ndarray:
+def _response_mask(side: PairSide | TrainingExample) -> np.ndarray:
     return (np.arange(len(side.token_ids)) >= side.response_start).astype(np.float32)
 
 

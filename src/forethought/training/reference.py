@@ -12,16 +12,16 @@ import torch
 
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named
-from forethought.training.batches import rounds, shortest_pair, usable_pairs
+from forethought.training.batches import rounds, shortest, usable_pairs
 from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.logprobs import PolicyLogprobs
-from forethought.training.packing import PackedPairs, pack
+from forethought.training.packing import PackedRows, pack
 from forethought.training.policy_module import length_limit, open_reference
 from forethought.training.results import ReferenceLogprobs
 from forethought.types import PreferencePair
 
 
-def sequence_sums(logps_M: torch.Tensor, batch: PackedPairs) -> torch.Tensor:
+def sequence_sums(logps_M: torch.Tensor, batch: PackedRows) -> torch.Tensor:
     """Sums over each sequence's tokens, `[S]` from `[M]` (packing.py).
 
     Float32, and float64 inside, for outputs of thousands of tokens.
@@ -57,7 +57,7 @@ def reference_logprobs(
     found: dict[str, ReferenceLogprobs] = {}
     for groups in rounds(kept, config.tokens_per_microbatch, ranks.size):
         # Who has no pair keeps the others company: each needs all shards.
-        group = groups[ranks.rank] or [shortest_pair(kept)]
+        group = groups[ranks.rank] or [shortest(kept)]
         batch = pack(group).to(policy.model.device)
         logps_M = policy(batch)
         sums = sequence_sums(logps_M, batch).tolist()

@@ -26,13 +26,13 @@ class ReferenceLogprobs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepLog:
+class Step:
     """One optimizer step. Everything but the two times repeats exactly after a resume.
 
-    Rewards are implicit: `beta (log pi - log ref)`, means over the step's pairs, measured before
-    the step's update.
+    Of examples this is all the log has.
 
-    Example: `StepLog(step=0, epoch=1, loss=0.6931, accuracy=0.0, margin=0.0, …)`
+    Example: `Step(step=0, epoch=1, loss=1.71, grad_norm=2.3, learning_rate=1e-6, tokens=9100,
+    seconds=4.0, tokens_per_second=2275.0)`
     """
 
     step: int
@@ -40,6 +40,26 @@ class StepLog:
     epoch: int
     """Counted from 1."""
     loss: float
+    """Of examples the negative log-likelihood per output token, in nats."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    tokens: int
+    """Tokens of all sequences; the prompt of a pair counts twice."""
+    seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLog(Step):
+    """One optimizer step on pairs.
+
+    Rewards are implicit: `beta (log pi - log ref)`, means over the step's pairs, measured before
+    the step's update.
+
+    Example: `StepLog(step=0, epoch=1, loss=0.6931, accuracy=0.0, margin=0.0, …)`
+    """
+
     accuracy: float
     """Share of pairs with a positive margin."""
     margin: float
@@ -52,14 +72,7 @@ class StepLog:
     rejected_response_reward: float
     chosen_nll: float
     """Negative log-prob per token of chosen outputs."""
-    grad_norm: float
-    """Before clipping."""
-    learning_rate: float
     pairs: int
-    tokens: int
-    """Tokens of both sequences of each pair; the prompt counts twice."""
-    seconds: float
-    tokens_per_second: float
     margin_kept: float | None = None
     """Of the last step of an epoch: the share of the learned margin that its checkpoint has when
     it is sampled (`margin.py`). `None` for other steps, and where nothing was learned."""
@@ -74,9 +87,9 @@ class TrainingResult:
     """
 
     pairs: int
-    """Pairs trained on in each epoch."""
+    """Pairs, or examples, trained on in each epoch."""
     left_out: int
-    """Pairs longer than the limit."""
+    """Those longer than the limit."""
     steps: int
     epochs: int
     """`epoch_1` … are folders of the training directory."""
@@ -85,4 +98,4 @@ class TrainingResult:
     way: str
     """How the model ran: `packed`, `padded` or `plain`."""
     margin_kept: tuple[float | None, ...]
-    """`StepLog.margin_kept` of each epoch."""
+    """`StepLog.margin_kept` of each epoch; none of a training on examples."""

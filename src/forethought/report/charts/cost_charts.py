@@ -9,6 +9,7 @@ from forethought.report.charts.figures import ARM_NAMES, Cell, Chart, Column, Js
 from forethought.report.charts.stage_colours import STAGES
 from forethought.report.data.collect import RunData
 from forethought.report.data.stage_costs import Calls, SpentOnStage
+from forethought.runs.layout import WARM_START
 from forethought.types import Arm
 
 MOST_ROWS = 20
@@ -76,6 +77,8 @@ def _row_name(cost: SpentOnStage, together: int, iterations: int) -> str:
     """So many iterations share a row."""
     if cost.stage in ("evaluation", "measures"):
         return f"{ARM_NAMES[cost.arm]}, {cost.stage}"
+    if cost.index == WARM_START:
+        return f"{ARM_NAMES[cost.arm]}, warm start"
     if together == 1:
         return f"{ARM_NAMES[cost.arm]}, iteration {cost.index}"
     first = cost.index // together * together

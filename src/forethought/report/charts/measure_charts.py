@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forethought.config import Recipe
 from forethought.evaluation.scale import PERCENT, PUBLISHED, RAW, TOKENS, Scale
 from forethought.report.charts.category_bars import Bars, category_chart
 from forethought.report.charts.figures import ARM_NAMES, ARM_SYMBOLS, Chart
@@ -16,6 +17,7 @@ from forethought.report.charts.policy_lines import Quantity, Series, policy_char
 from forethought.report.data.collect import RunData
 from forethought.report.data.measure_figures import Measured, figures_of, last_by_category, names_of
 from forethought.report.data.scores import Mean
+from forethought.runs.comparison import first_policy
 from forethought.types import Arm
 
 
@@ -186,7 +188,7 @@ def _category_charts(run: RunData, name: str) -> list[Chart]:
         last = last_by_category(run.measures, name, arm)
         if last is not None:
             groups.append(Bars(name=ARM_NAMES[arm], colour=arm, by_category=last[1]))
-            policies.append(f"{ARM_NAMES[arm].lower()}: {policy_words(last[0])}")
+            policies.append(f"{ARM_NAMES[arm].lower()}: {policy_words(last[0], run.recipe)}")
     if not groups:
         return []
     quantity = quantity_of(name)
@@ -235,6 +237,6 @@ def _token_charts(run: RunData) -> list[Chart]:
     return [policy_chart(quantity, [line for line in series if line.points])] if spent else []
 
 
-def policy_words(policy: int) -> str:
+def policy_words(policy: int, recipe: Recipe) -> str:
     """A policy in running text: `the seed` or `policy 2`."""
-    return "the seed" if policy == 0 else f"policy {policy}"
+    return f"the {first_policy(recipe)}" if policy == 0 else f"policy {policy}"

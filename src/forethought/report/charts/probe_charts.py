@@ -48,7 +48,7 @@ def probe_sentence(run: RunData, scale: Scale) -> str | None:
     if found is None:
         return None
     policy, drop = found
-    used, who = probe_scale(run, scale), policy_words(policy)
+    used, who = probe_scale(run, scale), policy_words(policy, run.recipe)
     size = f"{used.size(drop.value)} {used.points}"
     if drop.interval is None:
         why = "there is one prompt" if drop.count == 1 else "its loss is the same on all prompts"
@@ -156,8 +156,8 @@ def _by_category(run: RunData, scale: Scale) -> Chart | None:
     return category_chart(
         "probe-categories",
         "What the response loses, by category",
-        f"Of {policy_words(policy)}, sorted by what is lost with {groups[0].name}; whiskers are "
-        "95 % intervals.",
+        f"Of {policy_words(policy, run.recipe)}, sorted by what is lost with {groups[0].name}; "
+        "whiskers are 95 % intervals.",
         groups=groups,
         axis=f"loss, {scale.points}",
         scale=scale,

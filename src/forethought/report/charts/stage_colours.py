@@ -5,6 +5,7 @@ from __future__ import annotations
 STAGES = {
     "rollouts": ("sampling", "@stage-1"),
     "judgements": ("judging", "@stage-2"),
+    "examples": ("examples", "@stage-3"),
     "pairs": ("pairs", "@stage-3"),
     "reference": ("reference log-probs", "@stage-4"),
     "training": ("training", "@stage-5"),

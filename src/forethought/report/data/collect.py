@@ -26,6 +26,8 @@ from forethought.runs.schedule import (
     iteration_refs,
     measure_refs,
     prompts_ref,
+    seed_refs,
+    warm_start_refs,
 )
 from forethought.storage import left_out
 from forethought.storage.sealed_stage import read_log, read_object
@@ -189,11 +191,13 @@ def _optional(path: Path) -> dict[str, Any]:
 def _missing(recipe: Recipe) -> Iterator[str]:
     wanted = [prompts_ref(recipe)]
     for arm in recipe.arms:
+        wanted += warm_start_refs(recipe, arm)
         for number in range(recipe.iterations):
             wanted += iteration_refs(recipe, arm, number)
         if recipe.prompts.test is not None:
             refs = evaluation_refs(recipe, arm)
             wanted += (ref for ref in refs if ref.index in recipe.evaluated)
+    wanted += seed_refs(recipe)
     wanted += measure_refs(recipe)
     for ref in wanted:
         if not ref.sealed:

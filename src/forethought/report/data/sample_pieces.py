@@ -22,6 +22,7 @@ PIECE_CHARACTERS = 1_000_000
 """Text in a piece, at least; a piece ends with the prompt that reaches it."""
 
 OUTCOMES = {
+    "warm_start": "Sampled for the warm start, with demonstrations before the prompt.",
     "judged": "Pair: the best and the worst judged response.",
     "unparsable": "Pair: the best judged response against an output that has no response.",
     "tie": "No pair: the best and the worst score are equal.",
@@ -30,7 +31,7 @@ OUTCOMES = {
     "unjudged": "No pair: the judge could not score this prompt.",
     "unparsable_quota": "No pair: enough pairs with an output that has no response.",
 }
-"""`PairDecision.outcome` in words."""
+"""`PairDecision.outcome` in words, and what is no pair's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

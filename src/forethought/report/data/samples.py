@@ -25,8 +25,8 @@ from forethought.report.data.sample_pieces import (
     pack,
 )
 from forethought.report.embed import script_json
-from forethought.runs.layout import StageRef
-from forethought.runs.schedule import evaluation_refs, prompts_ref
+from forethought.runs.layout import WARM_START, StageRef
+from forethought.runs.schedule import evaluation_refs, prompts_ref, seed_refs
 from forethought.storage.sealed_stage import is_sealed, read_manifest, read_records
 from forethought.types import Arm, PairDecision, Prompt, ScoredGroup, Unjudged
 
@@ -37,7 +37,8 @@ BYTE_LIMIT = 50_000_000
 SHOWN_STAGES = ("rollouts", "judgements", "pairs")
 """Those of an iteration that samples are read from."""
 Source = tuple[Arm, int, Path, tuple[str | None, ...]]
-"""Arm, iteration or policy, its folder, and the digests of its stages."""
+"""Arm, iteration or policy (-1: the warm start, or the plain seed), its folder, and the digests of
+its stages."""
 
 Item = TypeVar("Item")
 
@@ -120,7 +121,8 @@ class _Sealed:
 
 
 def _iterations(recipe: Recipe) -> Iterator[Source]:
-    for number in range(recipe.iterations):
+    first = 0 if recipe.warm_start is None else WARM_START
+    for number in range(first, recipe.iterations):
         for arm in recipe.arms:
             rollouts = StageRef(recipe=recipe, stage="rollouts", arm=arm, index=number)
             if rollouts.sealed:
@@ -130,7 +132,8 @@ def _iterations(recipe: Recipe) -> Iterator[Source]:
 
 def _evaluations(recipe: Recipe) -> Iterator[Source]:
     for arm in recipe.arms:
-        for ref in evaluation_refs(recipe, arm):
+        seed = [ref for ref in seed_refs(recipe) if ref.arm == arm]
+        for ref in (*seed, *evaluation_refs(recipe, arm)):
             if ref.sealed:
                 yield arm, ref.index, ref.folder.absolute(), (_digest(ref.folder),)
 
@@ -231,7 +234,7 @@ def _train(
         made = Group(
             arm=arm,
             iteration=number,
-            outcome=decision.outcome if decision else None,
+            outcome="warm_start" if number == WARM_START else decision and decision.outcome,
             chosen=decision.chosen_index if decision else None,
             rejected=decision.rejected_index if decision else None,
             margin=pair["margin"] if pair else None,

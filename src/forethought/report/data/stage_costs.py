@@ -12,7 +12,13 @@ from typing import Any
 
 from forethought.config import JudgeConfig, Recipe, SamplingConfig
 from forethought.runs.layout import StageRef
-from forethought.runs.schedule import evaluation_refs, iteration_refs, sealed_measures
+from forethought.runs.schedule import (
+    evaluation_refs,
+    iteration_refs,
+    sealed_measures,
+    seed_refs,
+    warm_start_refs,
+)
 from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Arm
 
@@ -46,10 +52,10 @@ class SpentOnStage:
     """
 
     stage: str
-    """A key of `STAGES`."""
+    """The stage's name, or `measures`."""
     arm: Arm
     index: int
-    """Iteration, or policy for evaluation and measures."""
+    """Iteration, or policy for evaluation and measures; -1: the warm start, or the plain seed."""
     seconds: float
     """Wall-clock time over all attempts."""
     devices: int
@@ -89,9 +95,15 @@ def read_costs(recipe: Recipe) -> Iterator[SpentOnStage]:
 
 
 def _places(recipe: Recipe) -> Iterator[tuple[str, StageRef]]:
-    """Each stage with its key of `STAGES`."""
+    """Each stage with what its costs go under."""
     measures = sealed_measures(recipe)
+    seeds = list(seed_refs(recipe))
     for arm in recipe.arms:
+        for ref in warm_start_refs(recipe, arm):
+            yield ref.stage, ref
+        for ref in seeds:
+            if ref.arm == arm:
+                yield ref.stage, ref
         for number in range(recipe.iterations):
             for ref in iteration_refs(recipe, arm, number):
                 yield ref.stage, ref

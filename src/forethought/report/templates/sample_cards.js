@@ -32,6 +32,17 @@
   };
   const roleOf = sampleBrowser.roleOf;
 
+  // A run with a warm start has -1: its iteration, and the plain seed among the policies.
+  function iterationName(number) {
+    return number < 0 ? "warm start" : "iteration " + number;
+  }
+
+  function policyName(one, policy) {
+    if (policy > 0) return "policy " + policy;
+    const warm = one.groups.some((group) => group.outputs.some((output) => output.policy < 0));
+    return policy === 0 && warm ? "warm-started seed" : "seed";
+  }
+
   // `view` is what the reader asked for: words, unfold, layout, passes(group, output), the address
   // of the output that is `linked`, and `open`, which remembers what was folded by hand.
   sampleBrowser.Cards = class {
@@ -73,8 +84,8 @@
 
     #head(one, reference) {
       const head = element("div", "case-head");
-      const iterations = [...new Set(one.groups.map((group) => group.iteration))].join(", ");
-      const kind = one.kind === "train" ? "iteration " + iterations : "test prompt";
+      const iterations = new Set(one.groups.map((group) => iterationName(group.iteration)));
+      const kind = one.kind === "train" ? [...iterations].join(", ") : "test prompt";
       if (this.store.runs.length > 1) head.append(element("span", "badge plain run", one.run));
       head.append(element("span", "badge plain", kind));
       head.append(element("span", "badge plain", one.category));
@@ -118,7 +129,7 @@
       const head = element("div", "arm-head");
       head.append(element("span", "badge " + group.arm, ARMS[group.arm]));
       if (new Set(one.groups.map((other) => other.iteration)).size > 1) {
-        head.append(element("span", "index", "iteration " + group.iteration));
+        head.append(element("span", "index", iterationName(group.iteration)));
       }
       made.append(head);
       if (one.kind === "train") {
@@ -225,7 +236,7 @@
       const line = element("div", "badges");
       const role = roleOf(group, output);
       if (role) line.append(element("span", "badge " + role, role));
-      const policy = output.policy === 0 ? "seed" : "policy " + output.policy;
+      const policy = policyName(one, output.policy);
       const name = one.kind === "test" ? policy : "sample " + output.index;
       line.append(element("span", "index", name));
       if (output.status !== "complete") {

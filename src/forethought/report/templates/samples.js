@@ -65,7 +65,10 @@
       }
     }
     const test = kind === "test";
-    const label = (number) => (test && number === 0 ? "0 (seed)" : String(number));
+    const label = (number) => {
+      if (number < 0) return test ? "plain seed" : "warm start";
+      return test && number === 0 && !seen.number.has(-1) ? "0 (seed)" : String(number);
+    };
     const numbers = [...seen.number].sort((a, b) => a - b);
     document.getElementById("number-label").textContent = test ? "Policy" : "Iteration";
     fillSelect("run", [...seen.run].map((name) => [name, name]));

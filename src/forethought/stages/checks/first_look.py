@@ -22,12 +22,12 @@ from forethought.judging.describe import refuse_missing_models
 from forethought.judging.look import look_at_judge
 from forethought.models.hub import UnreachableError
 from forethought.prompts.data_sets import refuse_unknown_name
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.runs.schedule import stage_refs
 from forethought.sampling.look import look_at_engine, look_at_server
 from forethought.stages.checks.open_engines import judges_of, named, owed_engines, title_of
 from forethought.stages.measures import accuracy, alpaca_eval, arena_hard
-from forethought.stages.table import STAGES
+from forethought.stages.table import kind_of
 from forethought.storage.remote_files import missing_package
 from forethought.thoughts import PLAIN, load_format
 from forethought.workers.cluster import NO_RAY
@@ -58,9 +58,9 @@ def _refuse_missing_files(recipe: Recipe, owed: Sequence[StageRef]) -> None:
     """Raises: ValueError naming the first that is not there or cannot be read."""
     if owed and "thought" in recipe.arms:
         _refuse_thoughtless_format(recipe)
-    first = {(ref.stage, ref.arm): ref for ref in reversed(owed)}
+    first = {(ref.stage, ref.arm, ref.index == WARM_START): ref for ref in reversed(owed)}
     for ref in reversed(first.values()):
-        STAGES[ref.stage].configure(ref)
+        kind_of(ref).configure(ref)
     for field, source in _sources(recipe, owed):
         path = source.path if isinstance(source, FilePrompts) else None
         if isinstance(path, Path) and not path.is_file():

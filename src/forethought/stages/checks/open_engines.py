@@ -36,7 +36,7 @@ from forethought.judging.look import mistake_in
 from forethought.judging.open import open_judge
 from forethought.models.model_cache import no_model_cache
 from forethought.progress.under_way import listening
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.sampling.base import one_prompt
 from forethought.stages.measures import accuracy
 from forethought.stages.policies.sampled_policy import Policy
@@ -56,7 +56,7 @@ ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"rollouts", "selection", "evaluation"}),
         frozenset({"rollouts", "evaluation"}),
     ),
-    "training": (frozenset({"training"}), frozenset({"reference"})),
+    "training": (frozenset({"training"}), frozenset({"reference", "training"})),
 }
 """Stages that need each, and those that have shown it to work when they are sealed. In the order in
 which they are opened: what costs least comes first."""
@@ -136,8 +136,9 @@ def title_of(judge: JudgeConfig) -> str:
 
 
 def _ref(recipe: Recipe) -> StageRef:
-    """The first that samples."""
-    return StageRef(recipe=recipe, stage="rollouts", arm=recipe.arms[0], index=0)
+    """Of the seed, which is sampled first."""
+    index = 0 if recipe.warm_start is None else WARM_START
+    return StageRef(recipe=recipe, stage="rollouts", arm=recipe.arms[0], index=index)
 
 
 @contextmanager
@@ -155,7 +156,9 @@ def named(field: str, what: str) -> Iterator[None]:
 
 def _some_prompts(recipe: Recipe) -> list[Prompt]:
     """A few from all over, the shortest first; where nothing is trained all may be for the test."""
-    prompts = _ref(recipe).prompts("train" if recipe.iterations else "test")
+    ref = replace(_ref(recipe), index=WARM_START if recipe.first_prompt else 0)
+    trains = recipe.first_prompt or recipe.iterations or recipe.prompts.test is None
+    prompts = ref.prompts("train" if trains else "test")
     spread = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
     return sorted(spread, key=lambda prompt: sum(len(turn.content) for turn in prompt.messages))
 

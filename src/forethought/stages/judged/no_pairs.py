@@ -1,8 +1,8 @@
 """Why an arm has nothing to learn from: what became of its outputs, and the settings behind it.
 
-An arm without a single pair cannot go on, and sampling it again with the same settings gives the
-same outputs. So the counts are said, from the model's first token to the pair, and for what was
-most of it the field of the recipe that changes it.
+An arm without a single pair, or without an output for its warm start, cannot go on, and sampling it
+again with the same settings gives the same outputs. So the counts are said, from the model's first
+token to the pair, and for what was most of it the field of the recipe that changes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.storage.sealed_stage import read_manifest, read_part, sealed_parts
 from forethought.types import ParseStatus, Rollout
 
@@ -48,6 +48,25 @@ def why_no_pairs(ref: StageRef) -> str:
     )
 
 
+def why_no_examples(ref: StageRef) -> str:
+    """What to say where the warm start keeps no output; `ref` is any stage of it."""
+    warm = ref.recipe.warm_start
+    assert warm is not None
+    if not warm.samples:
+        return (
+            f"{ref.label}: every record of {warm.demonstrations} has a prompt that is held out for "
+            "validation or test, so none is trained on; give others in warm_start.demonstrations"
+        )
+    outputs = _outputs(ref)
+    if not outputs["complete"]:
+        return why_nothing_parses(ref)
+    return (
+        f"{ref.label}: none of {outputs.total()} outputs can be trained on: {outputs['complete']} "
+        "have a response, and none of these has a thought and each marker once. "
+        f"{_way_out(ref, Counter({'no marker': 1}), Counter())}"
+    )
+
+
 def _outputs(ref: StageRef) -> Counter[str]:
     """How many outputs of the iteration ended how."""
     folder = ref.beside("rollouts")
@@ -73,9 +92,12 @@ def _outcomes(ref: StageRef) -> Counter[str]:
 
 def _words_on_outputs(ref: StageRef, outputs: Counter[str]) -> Iterator[str]:
     limit = f"sampling.max_new_tokens ({ref.recipe.sampling.max_new_tokens})"
+    marker = f" of thought_format {ref.thought_format.name!r}"
+    if ref.index == WARM_START:
+        # They may have been sampled in another.
+        marker = ""
     words = {
-        "no marker": "ended without the response marker of thought_format "
-        f"{ref.thought_format.name!r}",
+        "no marker": f"ended without the response marker{marker}",
         "cut off before": f"were cut off before it by {limit}",
         "truncated": f"were cut off inside the response by {limit}",
         "empty_response": "have an empty response",
@@ -91,12 +113,19 @@ def _way_out(ref: StageRef, outputs: Counter[str], prompts: Counter[str]) -> str
     """The fields that change it, the most frequent cause first, and where outputs can be read."""
     of_outputs, of_prompts = max(outputs.total(), 1), max(prompts.total(), 1)
     cut = outputs["cut off before"] + outputs["truncated"]
+    other_format = (
+        "another thought_format (tags, or a YAML file with words of your own), or a model that "
+        "follows instructions"
+    )
+    if ref.recipe.warm_start is None:
+        other_format = f"a warm start (warm_start: {{}}), {other_format}"
+    elif ref.index == WARM_START:
+        other_format = (
+            "other demonstrations (warm_start.demonstrations), more warm_start.samples or "
+            f"warm_start.prompts, {other_format}"
+        )
     causes = [
-        (
-            outputs["no marker"] / of_outputs,
-            "another thought_format (tags, or a YAML file with words of your own), or a model "
-            "that follows instructions",
-        ),
+        (outputs["no marker"] / of_outputs, other_format),
         (cut / of_outputs, "a larger sampling.max_new_tokens"),
         (
             prompts["tie"] / of_prompts,

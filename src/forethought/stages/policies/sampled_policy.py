@@ -18,7 +18,7 @@ from forethought.decoding.request import SamplingParams
 from forethought.models.loading import load_tokenizer
 from forethought.models.marker_tokens import split_by_token
 from forethought.models.rendering import decode
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.sampling.base import stable_seed
 from forethought.sampling.executor import SamplingExecutor, sampling_executor
 from forethought.storage.open_stage import Stage
@@ -65,8 +65,9 @@ class Policy:
     def of(cls, ref: StageRef) -> Self:
         """The policy that a stage samples. Both arms' samples have the same seeds."""
         recipe = ref.recipe
+        number = "seed" if ref.index == WARM_START else f"policy {ref.index}"
         return cls(
-            name=f"{ref.arm} policy {ref.index}",
+            name=f"{ref.arm} {number}",
             model=ref.policy,
             thought_format=ref.thought_format,
             sampling=recipe.sampling,

@@ -20,26 +20,27 @@ from forethought.config import DType, ModelSource, TrainingConfig
 from forethought.storage.files import write_json
 from forethought.storage.sealed_stage import read_records
 from forethought.training.distributed.ranks import Ranks, join
+from forethought.training.fine_tune import fine_tune
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs
 from forethought.training.train import train
-from forethought.types import PreferencePair
+from forethought.types import PreferencePair, TrainingExample
 
 
 class Job(BaseModel):
     """What to do with which files.
 
     Example: `Job(kind="reference", model=ModelSource(path="runs/q/…/policy"),
-    pairs=Path("runs/q/…/pairs"), config=TrainingConfig(), directory=Path("runs/q/…/scratch"),
+    records=Path("runs/q/…/pairs"), config=TrainingConfig(), directory=Path("runs/q/…/scratch"),
     owed=[(0, 0, 900)], processes=8, device="cuda", …)`
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["training", "reference"]
+    kind: Literal["training", "reference", "fine_tuning"]
     model: ModelSource
-    pairs: Path
-    """Sealed stage of the pairs."""
+    records: Path
+    """Sealed stage of the pairs, or for `fine_tuning` of the examples."""
     reference: Path | None
     """Sealed stage of their reference log-probs, for a training."""
     config: TrainingConfig
@@ -72,12 +73,23 @@ class Job(BaseModel):
 def take_part(job: Job) -> None:
     """Join the job's other processes and do this one's part.
 
-    Raises: ValueError as `train` and `reference_logprobs` do.
+    Raises: ValueError as `train`, `fine_tune` and `reference_logprobs` do.
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     ranks = join(job.processes, job.device)
-    pairs = read_records(job.pairs, PreferencePair, "pairs")
+    if job.kind == "fine_tuning":
+        fine_tune(
+            model=job.model,
+            examples=read_records(job.records, TrainingExample, "examples"),
+            config=job.config,
+            seed=job.seed,
+            directory=job.directory,
+            device=job.device,
+            ranks=ranks,
+        )
+        return
+    pairs = read_records(job.records, PreferencePair, "pairs")
     if job.kind == "reference":
         _reference(job, pairs, ranks)
         return
