@@ -89,10 +89,8 @@ async def honest(soak: Soak, draw: random.Random, questions: Sequence[str]) -> N
     """One honest client, until the end."""
     headers = {"Authorization": f"Bearer {soak.target.key}"}
     url = f"http://127.0.0.1:{soak.target.port}"
-    # Below the server's 5 seconds, so that no connection is used while it is being closed.
-    limits = httpx.Limits(keepalive_expiry=2.0)
     fields: dict[str, Any] = {
-        "base_url": url, "headers": headers, "timeout": 120.0, "limits": limits, "trust_env": False
+        "base_url": url, "headers": headers, "timeout": 120.0, "trust_env": False
     }  # fmt: skip
     kept = httpx.AsyncClient(**fields)
     try:
@@ -103,7 +101,8 @@ async def honest(soak: Soak, draw: random.Random, questions: Sequence[str]) -> N
             try:
                 await _ask(client, soak, tally, draw, draw.choice(questions))
             except Exception as error:
-                tally.failed[f"{type(error).__name__}: {error}"[:120]] += 1
+                on = "a kept" if client is kept else "a new"
+                tally.failed[f"{type(error).__name__} on {on} connection: {error}"[:160]] += 1
             finally:
                 if client is not kept:
                     await client.aclose()

@@ -13,12 +13,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+from httpx._config import DEFAULT_LIMITS
 from scripted_backend import ScriptedBackend, script
 from served import asked, events, impatient, metrics, refused, served, until
+
+from forethought.serving.http.server import KEPT_SECONDS
+from forethought.serving.http.settings import ServerSettings
 
 SIMPLE = script("a secret thought <R> The answer is 5.", cut=5)
 SLOW = script("hmm " * 50 + "<R> " + "word " * 400, cut=5, delay=0.02)
 CHAT = "/v1/chat/completions"
+
+
+def test_a_client_gives_up_an_idle_connection_before_the_server_does():
+    """Else a request may be sent into a connection that is just being closed."""
+    assert DEFAULT_LIMITS.keepalive_expiry is not None
+    assert 2 * DEFAULT_LIMITS.keepalive_expiry < KEPT_SECONDS
+    assert ServerSettings(model="m").read_seconds > KEPT_SECONDS
 
 
 def test_a_full_queue_says_when_to_come_again():

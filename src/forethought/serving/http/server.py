@@ -34,6 +34,9 @@ from forethought.serving.http.private_log import PrivateLog
 from forethought.serving.http.settings import ServerSettings
 
 WITHOUT_VALUES = WithoutValues()
+KEPT_SECONDS = 20
+"""An idle connection is kept. Clients give theirs up after 5 s (httpx, and so OpenAI's client): one
+that the server closes first may just be used again, and that request is lost."""
 LAST_WORDS = 2
 """Seconds for ended answers to say so."""
 
@@ -140,6 +143,7 @@ class _Server(uvicorn.Server):
             log_config=None,
             log_level="error",
             server_header=False,
+            timeout_keep_alive=KEPT_SECONDS,
             timeout_graceful_shutdown=LAST_WORDS,
         )
         super().__init__(config)
