@@ -163,6 +163,8 @@ def _warm_plan(ref: StageRef, checkpoint: int) -> StagePlan:
     work, tokens, calls, disk = "", 0, 0, 0
     count, limit = example_count(recipe), recipe.sampling.max_new_tokens
     match ref.stage:
+        case "vocabulary":
+            work, disk = f"{len(ref.thought_format.markers)} new tokens", checkpoint
         case "rollouts":
             work = f"{warm.prompts} prompts x {warm.samples} outputs, after demonstrations"
             tokens = warm.prompts * warm.samples * limit

@@ -34,7 +34,12 @@ from forethought.planning.memory import shared_memory
 from forethought.planning.model_shape import ModelShape, model_shape
 from forethought.planning.rates import GPU, cpu_rates, measure_cpu, measured_device
 from forethought.planning.sampling_cost import sample_cost
-from forethought.planning.training_cost import fine_tuning_cost, reference_cost, training_cost
+from forethought.planning.training_cost import (
+    checkpoint_bytes,
+    fine_tuning_cost,
+    reference_cost,
+    training_cost,
+)
 from forethought.runs.layout import WARM_START, StageRef
 from forethought.runs.retention import policies_that_stay
 from forethought.runs.schedule import stage_refs
@@ -213,6 +218,8 @@ def _warm(setting: Setting, ref: StageRef) -> Effort:
     warm, fixed = recipe.warm_start, Effort.of({"host": setting.cluster.rates.stage})
     assert warm is not None
     match ref.stage:
+        case "vocabulary":
+            return fixed + Effort(disk=checkpoint_bytes(setting.shape, recipe.training))
         case "rollouts":
             shown = replace(lengths, prompt=lengths.prompt + demonstration_tokens(recipe, ref.arm))
             part = recipe.sampling.part_size

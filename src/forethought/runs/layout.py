@@ -18,7 +18,7 @@ from forethought.types import Arm, Prompt, PromptPlace
 
 ITERATION_STAGES = ("rollouts", "judgements", "pairs", "reference", "training", "selection")
 """The stages of one iteration, in order."""
-WARM_START_STAGES = ("rollouts", "judgements", "examples", "training", "selection")
+WARM_START_STAGES = ("vocabulary", "rollouts", "judgements", "examples", "training", "selection")
 """Those of the warm start."""
 WARM_START = -1
 """The index of what comes before iteration 0: stages of the warm start, which makes policy 0, and
@@ -102,8 +102,15 @@ class StageRef:
         return DIRECT if asked.instruction is not None else asked.unasked()
 
     @property
+    def grows(self) -> bool:
+        """Whether the arm's warm start gives the seed tokens of its own, for markers."""
+        return self.recipe.warm_start is not None and self.thought_format.markers_are_tokens
+
+    @property
     def policy_stage(self) -> Path | None:
-        """The selection that gave this stage's policy; `None` for the seed."""
+        """The stage that gave this stage's policy, a selection as a rule; `None` for the seed."""
+        if self.index == WARM_START and self.grows and self.stage != "vocabulary":
+            return self.beside("vocabulary")
         if self.index == (0 if self.recipe.warm_start is None else WARM_START):
             return None
         before = self.index - 1

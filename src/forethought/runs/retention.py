@@ -14,6 +14,7 @@ from typing import Any
 
 from forethought.config import KeepEvery, Recipe
 from forethought.runs.layout import WARM_START, StageRef
+from forethought.runs.schedule import seed_refs, warm_start_refs
 from forethought.storage.sealed_stage import read_manifest
 from forethought.types import Arm
 
@@ -47,6 +48,9 @@ def drop_weights(recipe: Recipe) -> None:
                 _remove(ref.beside("training") / f"epoch_{epoch}")
             if ref.index not in wanted:
                 _remove(ref.folder / "policy")
+        grown = StageRef(recipe=recipe, stage="vocabulary", arm=arm, index=WARM_START)
+        if grown.sealed and all(ref.sealed for ref in _started_from(recipe, grown)):
+            _remove(grown.folder / "policy")
 
 
 def _selections(recipe: Recipe, arm: Arm) -> list[StageRef]:
@@ -55,6 +59,12 @@ def _selections(recipe: Recipe, arm: Arm) -> list[StageRef]:
         StageRef(recipe=recipe, stage="selection", arm=arm, index=index)
         for index in range(first, recipe.iterations)
     ]
+
+
+def _started_from(recipe: Recipe, grown: StageRef) -> list[StageRef]:
+    """The stages that begin from the seed with new tokens."""
+    seeds = [ref for ref in seed_refs(recipe) if ref.arm == grown.arm]
+    return [*warm_start_refs(recipe, grown.arm), *seeds]
 
 
 def _epochs(ref: StageRef) -> int:

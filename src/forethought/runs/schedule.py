@@ -44,7 +44,9 @@ def warm_start_refs(recipe: Recipe, arm: Arm) -> Iterator[StageRef]:
     warm = recipe.warm_start
     if warm is None:
         return
+    first = StageRef(recipe=recipe, stage="vocabulary", arm=arm, index=WARM_START)
     skipped = set[str]() if warm.samples else {"rollouts"}
+    skipped |= set() if first.grows else {"vocabulary"}
     skipped |= set() if warm.judges else {"judgements"}
     for stage in WARM_START_STAGES:
         if stage not in skipped:

@@ -164,12 +164,12 @@ class _Writer:
     """Makes examples with the arm's tokenizer, chat template and format."""
 
     def __init__(self, ref: StageRef) -> None:
-        source = ref.recipe.model.source
+        source = ref.policy.source
         self._format, self._template = ref.thought_format, ref.policy.template
         self._tokenizer = loading.load_tokenizer(source)
         ends = loading.end_token_ids(self._tokenizer, loading.generation_config(source))
         self._end = rendering.turn_end(self._tokenizer, ends, self._template)
-        self._splitter = OutputSplitter(self._format, ref.recipe.model)
+        self._splitter = OutputSplitter(self._format, ref.policy)
 
     def example(
         self, prompt: Prompt, rollout: Rollout, *, score: float | None, own: bool

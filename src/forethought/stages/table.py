@@ -19,6 +19,7 @@ from forethought.stages import (
     prompts,
     rollouts,
     training,
+    vocabulary,
 )
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import Count
@@ -86,16 +87,19 @@ STAGES = {
 }
 
 OF_WARM_START = {
+    "vocabulary": StageKind(
+        version=1, configure=vocabulary.configure, reads=(), work=vocabulary.work
+    ),
     "examples": StageKind(
         version=1,
         configure=examples.configure,
-        reads=("prompts", "rollouts", "judgements"),
+        reads=("prompts", "rollouts", "judgements", "policy"),
         work=examples.work,
     ),
     "training": StageKind(
         version=1,
         configure=training.configure_fine_tuning,
-        reads=("examples",),
+        reads=("examples", "policy"),
         work=training.run_fine_tuning,
     ),
     "selection": StageKind(

@@ -91,10 +91,10 @@ def write_model(
     """Write a policy that was trained from `source`; `masters` are float32, by parameter."""
     if adapter is None:
         _write_whole(folder, source, masters, stored)
-        _copy_rest(source, folder)
+        copy_rest(source, folder)
         return
     _write_adapter(folder / ADAPTER, source, masters, adapter)
-    _copy_rest(source, folder)
+    copy_rest(source, folder)
     if not (folder / "config.json").exists():
         load_config(source).save_pretrained(folder)
         generation_config(source).save_pretrained(folder)
@@ -148,7 +148,7 @@ def stored_names(source: Named) -> set[str]:
     return names
 
 
-def _copy_rest(source: Named, folder: Path) -> None:
+def copy_rest(source: Named, folder: Path) -> None:
     """The original's other files: its tokenizer, and code that comes with it; byte for byte where
     they are on disk."""
     original = Path(resolve(source))

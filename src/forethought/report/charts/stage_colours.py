@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 STAGES = {
+    "vocabulary": ("new tokens", "@stage-4"),
     "rollouts": ("sampling", "@stage-1"),
     "judgements": ("judging", "@stage-2"),
     "examples": ("examples", "@stage-3"),

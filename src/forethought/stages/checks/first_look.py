@@ -76,6 +76,12 @@ def _refuse_thoughtless_format(recipe: Recipe) -> None:
             "them; give it response_starts_after, the marker before a response, or leave that arm "
             "out (arms: [direct])"
         )
+    if load_format(recipe.thought_format).markers_are_tokens and recipe.training.lora is not None:
+        raise ValueError(
+            f"thought_format: the markers of {recipe.thought_format} are new tokens, and LoRA does "
+            "not train the rows that they add to the embedding; train all weights (training.lora: "
+            "null), or take a format whose markers are words (generic, specific)"
+        )
 
 
 def _sources(recipe: Recipe, owed: Iterable[StageRef]) -> Iterator[tuple[str, PromptSource]]:

@@ -41,7 +41,7 @@ from forethought.sampling.base import one_prompt
 from forethought.stages.measures import accuracy
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.storage.reply_cache import Cache
-from forethought.thoughts import load_format
+from forethought.thoughts import DIRECT, load_format
 from forethought.types import Judgement, Message, Prompt, ResponseGroup, SampleRequest
 
 ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -179,6 +179,9 @@ def _refuse_mistaken_prompts(recipe: Recipe) -> None:
 def _try_sampling(recipe: Recipe) -> None:
     ref = _ref(recipe)
     policy = Policy.of(ref)
+    if ref.grows:
+        # Its tokens are not there yet, and without them it answers as any model does.
+        policy = replace(policy, model=recipe.model.of_arm(ref.arm), thought_format=DIRECT)
     params = SamplingParams.of(recipe.sampling)
     params = replace(params, max_new_tokens=min(TOKENS, params.max_new_tokens))
     shortest = _some_prompts(recipe)[0]

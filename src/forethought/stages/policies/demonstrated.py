@@ -83,7 +83,8 @@ def shown_demonstrations(ref: StageRef) -> Shown:
     template = ref.policy.template
     found = arm_demonstrations(ref)
     shown = _turns(ref.thought_format, found)
-    if not _whole(tokenizer, shown, template) and ref.thought_format.thinks:
+    spelled = not ref.thought_format.markers_are_tokens and _whole(tokenizer, shown, template)
+    if not spelled and ref.thought_format.thinks:
         for each in found:
             _refuse_unparsed(each, GENERIC)
         shown = _turns(GENERIC, found)
