@@ -91,6 +91,7 @@ RECIPES = {
     **{f"judge {number}": resolved(judge=one) for number, one in enumerate(JUDGES)},
     "rest": resolved(
         measures=MEASURES,
+        warm_start={},
         keep={"every": 2},
         trackers=[{"type": "wandb"}],
         launch={"type": "torchrun", "processes": 2},
