@@ -24,6 +24,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "recipes" / "README.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "benchmarks" / "real" / "README.md",
 ]
 FOREIGN = {
     # of vLLM, torch, Ray, Prometheus and the benchmarks
