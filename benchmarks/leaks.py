@@ -9,8 +9,11 @@ sentence has leaked.
 The same answers (equal seeds) are shown as a stream and whole (a request without `stream`, or
 `--hold-answers`); with `--think-off` others are drawn without a thought.
 
-    python benchmarks/leaks.py runs/quickstart/thought [POLICY …] --out leaks.json
-    python benchmarks/leaks.py microworld --thought-format generic --think-off
+With `--teach FOLDER` it first makes policies of its own, one for each format: the world's seed,
+warm-started on the same 1,500 thoughts and responses.
+
+    python benchmarks/leaks.py runs/quickstart/thought [POLICY …] --think-off --out leaks.json
+    python benchmarks/leaks.py --teach runs/leaks --think-off --out leaks.json
 """
 
 from __future__ import annotations
@@ -24,19 +27,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from forethought.config import MicroworldPrompts, ModelConfig, ModelSource
+from forethought.config import MicroworldPrompts, ModelConfig, ModelSource, Recipe
 from forethought.microworld.demonstrations import (
     LEAP_OPENERS,
     RAMBLING_SENTENCES,
     VAGUE_SENTENCES,
     WORKED_OPENERS,
+    ThoughtKind,
+    thought_output,
 )
+from forethought.microworld.tasks import generate
 from forethought.models.loading import load_tokenizer
 from forethought.models.marker_tokens import split_by_token
+from forethought.pipeline.loop import run_recipe
+from forethought.progress.reporter import Reporter
 from forethought.prompts import load_prompts
 from forethought.runs.policies import find_run_policy, weights_and_format
 from forethought.serving.answerer import SplittingAnswerer
@@ -48,9 +58,10 @@ from forethought.serving.backends.base import (
 )
 from forethought.serving.backends.embedded import EmbeddedBackend
 from forethought.share_interval import exact_interval
-from forethought.thoughts import ThoughtFormat
+from forethought.thoughts import GENERIC, ThoughtFormat
 from forethought.types import Message
 
+TRACES = 1500
 SENTENCES = tuple(
     sentence.strip()
     for sentence in (*VAGUE_SENTENCES, *RAMBLING_SENTENCES, *WORKED_OPENERS, *LEAP_OPENERS)
@@ -108,7 +119,9 @@ class Shown:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Raw)
-    parser.add_argument("policies", nargs="+", metavar="POLICY", help="RUN/ARM[/NUMBER] or folder")
+    parser.add_argument("policies", nargs="*", metavar="POLICY", help="RUN/ARM[/NUMBER] or folder")
+    parser.add_argument("--teach", type=Path, metavar="FOLDER", help="make policies here")
+    parser.add_argument("--formats", nargs="+", default=["generic", "specific", "tokens"])
     parser.add_argument("--thought-format", default="direct", help="of a folder without its own")
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.8, 1.2, 1.6])
@@ -117,6 +130,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=3, help="leaks shown per kind")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    if given.teach is not None:
+        given.policies += [taught(given.teach, name) for name in given.formats]
     rows = []
     for word in given.policies:
         for row in measure(word, given):
@@ -134,6 +149,54 @@ def main() -> None:
 
 class Raw(argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the text above."""
+
+
+def taught(folder: Path, thought_format: str) -> str:
+    """Make a policy that has a format, or find it there; returns its words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run, traces = folder / thought_format, folder / "traces.jsonl"
+    write_traces(traces)
+
+    def prompts(split: str, count: int) -> list[dict[str, Any]]:
+        return [{"type": "microworld", "split": split, "count": count}]
+
+    recipe = Recipe.model_validate(
+        {
+            "run": run,
+            "model": {"path": "microworld"},
+            "arms": ["thought"],
+            "thought_format": thought_format,
+            "iterations": 0,
+            "prompts": {
+                "train": prompts("train", 64),
+                "validation": {"count": 100, "sources": prompts("validation", 100)},
+                "test": {"count": 200, "sources": prompts("test", 200)},
+            },
+            "sampling": {"type": "transformers", "samples": 4, "max_new_tokens": 128, "rows": 512},
+            "judge": {"type": "verifier", "function": "microworld"},
+            "warm_start": {
+                "demonstrations": str(traces),
+                "samples": 0,
+                "epochs": 3,
+                "learning_rate": 3e-4,
+                "batch_size": 32,
+            },
+        }
+    )
+    run_recipe(recipe, Reporter(Console()))
+    return f"{run}/thought/0"
+
+
+def write_traces(path: Path) -> None:
+    """Thoughts and responses of the world: of ten thoughts six work the answer out."""
+    rng = Random(0)
+    kinds = [ThoughtKind.WORKED] * 6 + [ThoughtKind.VAGUE] * 3 + [ThoughtKind.RAMBLING]
+    lines = []
+    for task in generate("train", TRACES, 11):
+        parsed = GENERIC.parse(thought_output(task, rng.choice(kinds), rng))
+        record = {"prompt": task.query, "thought": parsed.thought, "response": parsed.response}
+        lines.append(json.dumps(record) + "\n")
+    path.write_text("".join(lines))
 
 
 def measure(word: str, given: argparse.Namespace) -> list[dict[str, Any]]:
