@@ -11,12 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from safetensors.torch import load_file
+from small_run import start
 
 from forethought.config.recipe_files import load_recipe
-from forethought.pipeline.loop import run_recipe
-from forethought.progress.reporter import Reporter
 from forethought.storage.sealed_stage import read_manifest, read_records
 from forethought.types import PreferencePair
 
@@ -49,20 +47,6 @@ NEAR_ONLINE = [
 
 def small_recipe(run, *words):
     return load_recipe([str(ROOT / "recipes" / "quickstart.yaml"), f"run={run}", *SMALL, *words])
-
-
-def start(recipe):
-    """A child process that runs the recipe; its pid."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            with open(os.devnull, "w") as silence:
-                run_recipe(recipe, Reporter(Console(file=silence)))
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
 
 
 def finish(recipe):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from small_run import small_recipe
+from small_run import small_recipe, start
 from tiny import save_policy, save_tokenizer
 from typer.testing import CliRunner
 from warm_recipe import WARM, demonstrations, warm_recipe
@@ -468,19 +468,6 @@ def test_another_warm_start_in_the_same_run_is_refused(tmp_path):
 
 
 # --- Killed ----------------------------------------------------------------------------------
-
-
-def start(recipe):
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            with open(os.devnull, "w") as silence:
-                run_recipe(recipe, Reporter(Console(file=silence)))
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
 
 
 def digests(recipe) -> dict[str, Any]:
