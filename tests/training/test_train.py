@@ -90,6 +90,7 @@ def test_what_a_training_leaves(llama: str, tmp_path: Path):
         "fingerprint.json",
         "result.json",
         "steps.jsonl",
+        "written.jsonl",
     ]
     lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert lines == [dataclasses.asdict(log) for log in logs]

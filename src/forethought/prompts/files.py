@@ -192,7 +192,8 @@ def _parquet(path: Path | str, packed: str, field: str) -> Iterator[pq.ParquetFi
             texts = text_columns(file.metadata)
         with pq.ParquetFile(content, read_dictionary=texts) as file:
             yield file
-    except ValueError as error:
-        raise ValueError(f"{field}: {path}: {error}; {CUT}") from error
+    # Arrow's errors of content are ValueErrors, too.
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{field}: {path} is no readable Parquet file: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{field}: {path}: {error}; {CUT}") from error

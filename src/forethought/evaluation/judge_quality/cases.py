@@ -15,8 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from forethought.config.yaml_text import read_yaml
 from forethought.prompts import prompt_id_of
 from forethought.types import Message, Prompt, ResponseGroup
 
@@ -119,7 +118,7 @@ def attacks_on(cases: Sequence[Case]) -> list[Case]:
 
 @cache
 def _rows() -> tuple[dict[str, Any], ...]:
-    return tuple(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+    return tuple(read_yaml(FILE))
 
 
 def _attacks(row: dict[str, Any]) -> list[tuple[str, str, bool]]:
