@@ -58,7 +58,7 @@ def test_headline_says_when_the_interval_contains_zero(finished: Path, page: Pag
 def test_score_table_holds_every_policy(finished: Path, page: PageReader):
     rows = page.charts["score"]["views"][0]["rows"]
     expected = [
-        (name, "0 (seed)" if policy == 0 else policy, 100 * _mean_score(finished, arm, policy))
+        (name, "0 (start)" if policy == 0 else policy, 100 * _mean_score(finished, arm, policy))
         for arm, name in (("thought", "Thought arm"), ("direct", "Direct arm"))
         for policy in range(3)
     ]
@@ -184,7 +184,7 @@ def test_a_policy_that_nothing_was_scored_of_has_no_score(complete_run: Path):
     (complete_run / "summary.json").unlink()
     page = PageReader(write_report(complete_run))
     rows = page.charts["score"]["views"][0]["rows"]
-    assert [row[1] for row in rows if row[0] == "Thought arm"] == ["0 (seed)", 1]
+    assert [row[1] for row in rows if row[0] == "Thought arm"] == ["0 (start)", 1]
     assert "difference" not in page.texts
     assert "unknown" in (complete_run / "report.html").read_text(encoding="utf-8")
 

@@ -204,7 +204,7 @@ def test_probe_drops_stand_around_zero(page: PageReader):
     assert len(first) == len(CATEGORIES)
     assert _rows(page, "probe-habits")[0] == [
         "response copies a draft",
-        "0 (seed)",
+        "0 (start)",
         *map(pytest.approx, (50, 45, 55)),
         40,
     ]

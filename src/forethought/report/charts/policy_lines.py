@@ -115,8 +115,9 @@ def policy_chart(
 
 
 def policy_name(policy: int) -> Cell:
-    """A policy as axes and tables write it: its number, and of 0 that it is the seed."""
-    return "0 (seed)" if policy == 0 else policy
+    """A policy as axes and tables write it: its number, and of 0 that iterations start from it (the
+    seed, or what a warm start made of it)."""
+    return "0 (start)" if policy == 0 else policy
 
 
 def _traces(quantity: Quantity, line: Series, *, banded: bool, aside: float) -> list[Json]:
