@@ -85,8 +85,10 @@ class ThoughtFilter:
         self._held: list[Piece] = []
         """What is held back until it is known what it is."""
         self._held_tokens = 0
-        self._own_marker = _response_marker(thought_format) if self._undecided else PLAIN.stream()
+        self._own_marker = PLAIN.stream()
         """Watches for a marker that the model writes itself in what is held back."""
+        if self._undecided:
+            self._own_marker = _response_marker(thought_format, strict=True)
         self._text_began = False
         self.begun = ""
         """What the backend is to go on from."""
@@ -118,7 +120,8 @@ class ThoughtFilter:
         self._forced = self._ending(kept, "".join(text for _, text in self._written))
         self.begun = kept + self._forced
         if not self._sides.all_is_response:
-            self._own_marker = _response_marker(self._format)
+            # By the rules of the sides, which are to find the same marker.
+            self._own_marker = _response_marker(self._format, strict=False)
         self._marked, self.spent = True, False
         self._written.clear()
 
@@ -311,9 +314,9 @@ def joined(deltas: Sequence[AnswerDelta]) -> AnswerDelta:
     )
 
 
-def _response_marker(thought_format: ThoughtFormat) -> Splitter:
+def _response_marker(thought_format: ThoughtFormat, *, strict: bool) -> Splitter:
     """Says whether a response marker has come, whether or not a thought marker came before it."""
-    return thought_format.model_copy(update={"thought_starts_after": ()}).stream(strict=True)
+    return thought_format.model_copy(update={"thought_starts_after": ()}).stream(strict=strict)
 
 
 def _whole_sentences(text: str) -> str:

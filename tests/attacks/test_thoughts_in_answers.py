@@ -165,6 +165,23 @@ def test_no_character_of_a_thought_is_in_a_response(output, data):
 
 
 @MANY
+@given(FORMATS, SECRET, SECRET, st.data())
+def test_a_marker_that_came_too_early_shows_nothing_of_a_whole_answer(
+    thought_format, before, between, data
+):
+    """A model names the response marker in its thought, thinks on, and writes it again."""
+    markers = st.sampled_from(thought_format.response_starts_after)
+    opening = "".join(thought_format.thought_starts_after[:1])
+    early, late = data.draw(markers), data.draw(markers)
+    loud = data.draw(st.sampled_from([late, late.upper(), f"## {late}"]))
+    text = f"{opening}{before}\n{early}{between}\n{loud} yes"
+    backend = ScriptedBackend(script(text, cut=data.draw(cuts(text)), logprobs=True))
+    deltas, _ = answered(backend, thought_format, whole=True)
+    assert_nothing_leaked(deltas)
+    assert response(deltas) == "yes"
+
+
+@MANY
 @given(outputs(), st.data(), st.integers(0, 6))
 def test_a_thought_cut_by_its_budget_does_not_leak(output, data, budget):
     thought_format, text = output
