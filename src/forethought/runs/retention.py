@@ -79,7 +79,9 @@ def _wanted(recipe: Recipe, chosen: list[StageRef]) -> set[int]:
     wanted = {chosen[-1].index}
     match recipe.keep:
         case KeepEvery(every=every):
-            wanted |= {ref.index for ref in chosen if ref.index >= 0 == (ref.index + 1) % every}
+            # A policy's number is one more than its iteration's; the warm start's is 0.
+            numbers = {ref.index + 1 for ref in chosen} - {0}
+            wanted |= {number - 1 for number in numbers if number % every == 0}
         case "best":
             scored = [(ref, _score(ref)) for ref in chosen]
             scores = [score for _, score in scored if score is not None]

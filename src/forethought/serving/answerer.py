@@ -96,7 +96,10 @@ class SplittingAnswerer:
                             delta = replace(delta, thought=gap + delta.thought)
                         gap, cost.thought_shown = "", True
                     if whole and delta is not NOTHING:
-                        held = _since_the_restart([*held, delta])
+                        if delta.restart is not None:
+                            held.clear()
+                        shown_at_end = delta.response[delta.restart :]
+                        held.append(replace(delta, response=shown_at_end, restart=None))
                         delta = replace(delta, response="", logprobs=(), restart=None)
                     shown = shown or bool(delta.response)
                     yield delta
@@ -270,14 +273,6 @@ class _Reader:
     def _wake(self) -> None:
         if self._wanted is not None and not self._wanted.done():
             self._wanted.set_result(None)
-
-
-def _since_the_restart(deltas: list[AnswerDelta]) -> list[AnswerDelta]:
-    """What is left of a response that is held back once its last delta is known."""
-    last = deltas[-1]
-    if last.restart is None:
-        return deltas
-    return [replace(last, response=last.response[last.restart :], restart=None)]
 
 
 def _described(error: Exception) -> str:

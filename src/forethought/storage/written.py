@@ -89,12 +89,11 @@ class Written:
         )
 
     def _read(self) -> None:
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        if len(content) == self._size:
+        # Mostly this is the only writer, and the list may be long.
+        there = self._path.is_file()
+        if (self._path.stat().st_size if there else 0) == self._size:
             return
+        content = self._path.read_bytes() if there else b""
         self._digests, self._link, self._size = {}, "", 0
         for line in content.splitlines(keepends=True):
             try:

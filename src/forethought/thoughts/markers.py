@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 LEAD = re.compile(
     r"(?:#{1,6}[ \t]{1,3})?(?:(?P<tight>[*_]{1,3})|(?<!\S)(?P<loose>[*_]{1,3})[ \t]{1,3})?\Z"
@@ -80,7 +81,7 @@ class Search:
 
 
 class Markers:
-    """Finds the first of some markers.
+    """Finds the first of some markers. It keeps nothing of a text, so one serves all.
 
     Example: `Markers(("<R>",)).search("so <R> 5", Surroundings(), ended=True)`
     """
@@ -148,6 +149,14 @@ class Markers:
                 held = max(held, len(spelling) - 1 + stars)
         end = len(text) - held
         return end - len(_lead(LEAD_BEGUN, text[:end], Surroundings()).group())
+
+
+@lru_cache(maxsize=256)
+def markers_of(
+    spellings: tuple[str, ...], *, any_spelling: bool = False, exact: bool = False
+) -> Markers:
+    """The same made once: every output that is split needs some."""
+    return Markers(spellings, any_spelling=any_spelling, exact=exact)
 
 
 def possible_start(text: str, markers: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from forethought.thoughts.markers import Markers, Surroundings
+from forethought.thoughts.markers import Markers, Surroundings, markers_of
 from forethought.types import FinishReason, ParsedOutput, ParseStatus
 
 OPENING = "([{"
@@ -88,12 +88,12 @@ class Splitter:
         self._rules = rules
         opening, closing = rules.thought_starts_after, rules.response_starts_after
         exact = rules.markers_are_tokens
-        self._opening = Markers(opening, any_spelling=strict, exact=exact)
-        self._closing = Markers(closing, any_spelling=strict, exact=exact)
+        self._opening = markers_of(opening, any_spelling=strict, exact=exact)
+        self._closing = markers_of(closing, any_spelling=strict, exact=exact)
         self._served = served and bool(closing)
-        self._later_closing = Markers(closing, any_spelling=True, exact=exact)
+        self._later_closing = markers_of(closing, any_spelling=True, exact=exact)
         """What ends a further thought, and what a response begins anew behind."""
-        self._later = Markers((*opening, *closing), any_spelling=True, exact=exact)
+        self._later = markers_of((*opening, *closing), any_spelling=True, exact=exact)
         """All that is watched for in a response."""
         self._exact, self._strict = exact, strict
         self._buffer = ""
@@ -112,6 +112,8 @@ class Splitter:
         """Thoughts that were taken out of the response."""
         self.restarts = 0
         """How often the response has begun anew."""
+        self._again = False
+        """Whether a state that stays has left text to read."""
         self._hides_open = False
         """Whether what may be a further thought stays hidden if the output ends."""
         self._state = self._before_thought
@@ -145,13 +147,13 @@ class Splitter:
         thought, response, restart = "", "", None
         # A state that hands over leaves text for the next; one that stays has read what it can.
         while True:
-            state, at = self._state, self._consumed
+            state, self._again = self._state, False
             delta = state()
             thought += delta.thought
             response += delta.response
             if delta.restart is not None:
                 restart = len(response)
-            if self._state == state and self._consumed == at:
+            if self._state == state and not self._again:
                 return Delta(thought=thought, response=response, restart=restart)
 
     def finish_with(self, text: str, finish_reason: FinishReason) -> ParsedOutput:
@@ -266,7 +268,9 @@ class Splitter:
             # Who writes of a marker puts a space before it.
             glued = not line[-1:].isspace() and line[-1:] not in OPENING
             self._hides_open = self._strict or self._exact or begins_a_line or glued
-        elif self._exact or begins_a_line:
+            return delta
+        self._again = True
+        if self._exact or begins_a_line:
             self._begin_anew()
             delta = replace(delta, restart=len(delta.response))
         else:

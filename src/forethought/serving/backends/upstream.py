@@ -105,7 +105,7 @@ class UpstreamBackend:
         upstream knows `continue_final_message`, see `check_continues`. `text_is_response`: its
         reasoning parser splits by the policy's own format. `extra_body` is laid over the body, a
         null in it takes a field out. With the tokenizer `by_token`, of which each of `markers` is
-        a token, outputs are decoded here from their ids, see `check_token_ids`.
+        a token, outputs are decoded here from their ids, see `sends_token_ids`.
 
         Raises: ValueError if the address, the key or `extra_body` cannot be used.
         """
