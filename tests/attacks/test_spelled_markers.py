@@ -228,7 +228,7 @@ def test_markers_are_added_once_and_begin_as_the_words_they_stand_for(tmp_path):
         split_by_token(TOKENS, tokenizer)
     inner: Any = model.get_input_embeddings()
     rows, size = inner.weight.shape
-    words: Any = tokenizer(" thought", add_special_tokens=False)["input_ids"]
+    words: Any = tokenizer("Here is my thought:", add_special_tokens=False)["input_ids"]
     mean = inner.weight[words].mean(dim=0)
     before = tokenizer.all_special_tokens
     ids = add_marker_tokens(model, tokenizer, TOKENS)

@@ -49,7 +49,8 @@ def test_the_seed_grows_by_the_tokens_and_by_nothing_else(done):
     assert len(tokenizer) == len(plain) + 2
     text = "What is 17 + 25? Here is my response: 42"
     assert tokenizer.encode(text) == plain.encode(text)
-    assert warm(done, "rollouts").policy.path == str(grown.folder / "policy")
+    assert warm(done, "rollouts").policy.path == "microworld"
+    assert warm(done, "training").policy.path == str(grown.folder / "policy")
 
 
 @pytest.mark.slow

@@ -94,8 +94,9 @@ def add_marker_tokens(
     """Give model and tokenizer the format's markers as control tokens; returns the new ids.
 
     A new row of the embedding, and of the output layer, starts as the mean of the rows of the
-    words that its marker is made of (`<|thought|>`: `thought`), shape (hidden,), in the weights'
-    own number type. A tokenizer that has the tokens is left as it is.
+    words that its marker stands for (`<|thought|>`: `Here is my thought:`), shape (hidden,), in the
+    weights' own number type. A mean of one word would be that word, and be written in its place.
+    A tokenizer that has the tokens is left as it is.
     """
     import torch
 
@@ -128,7 +129,7 @@ def _weight(layer: torch.nn.Module) -> torch.Tensor:
 
 
 def _word_ids(tokenizer: PreTrainedTokenizerBase, marker: str) -> list[int]:
-    """The tokens of a marker's words, or of all of it where it has none."""
+    """The tokens of the words that a marker stands for."""
     words = " ".join(re.findall(r"[^\W_]+", marker)) or marker
-    encoded: Any = tokenizer(f" {words}", add_special_tokens=False)
+    encoded: Any = tokenizer(f"Here is my {words}:", add_special_tokens=False)
     return encoded["input_ids"]

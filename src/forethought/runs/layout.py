@@ -109,7 +109,9 @@ class StageRef:
     @property
     def policy_stage(self) -> Path | None:
         """The stage that gave this stage's policy, a selection as a rule; `None` for the seed."""
-        if self.index == WARM_START and self.grows and self.stage != "vocabulary":
+        # Outputs are sampled in words, which the plain seed knows and new tokens would disturb.
+        plain = self.stage in ("vocabulary", "rollouts")
+        if self.index == WARM_START and self.grows and not plain:
             return self.beside("vocabulary")
         if self.index == (0 if self.recipe.warm_start is None else WARM_START):
             return None
