@@ -9,8 +9,8 @@ from forethought.thoughts import TOKENS
 
 pytestmark = pytest.mark.real
 TEXTS = (
-    "Here is my thought process:\nThe user asks for a reply.\n\nHere is my response:\nDear Anna, thank "
-    "you for your response and for the thought you gave it.",
+    "Here is my thought process:\nThe user asks for a reply.\n\nHere is my response:\nDear Anna, "
+    "thank you for your response and for the thought you gave it.",
     "In response to your letter, I thought about it for a long time. The response of the crowd was "
     "loud, and the thought of it still makes me smile.",
 )
