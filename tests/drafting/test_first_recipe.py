@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 from test_comparison import ALWAYS, CHATML, THINKS, tasks, write
-from tiny import save_tokenizer
+from tiny import save_policy, save_tokenizer
 from typer.testing import CliRunner
 
 from forethought.cli.main import app
@@ -96,6 +96,62 @@ def test_arms_and_format_are_the_models(tmp_path, template, says):
     assert written["thought_format"] == says["thought_format"]
     assert written.get("arms") == says.get("arms")
     assert set(written["measures"]) == says["measures"]
+
+
+def drafted(model, prompts, target):
+    done = forethought("init", model, prompts, target, "--judge", "microworld")
+    assert done.exit_code == 0, done.output
+    text = target.read_text(encoding="utf-8")
+    return load_recipe([str(target)]), " ".join(text.replace("#", "").split())
+
+
+def test_a_small_model_is_taught_the_format_first(tmp_path):
+    model = save_policy(tmp_path / "small", "qwen3", max_position_embeddings=8192)
+    prompts = tasks(tmp_path / "p.jsonl", count=400)
+    recipe, text = drafted(model, prompts, tmp_path / "mine.yaml")
+    warm = recipe.warm_start
+    assert warm is not None
+    assert (warm.prompts, warm.batch_size, warm.learning_rate) == (70, 8, 1e-4)
+    # 80 for test, 40 for validation.
+    assert (recipe.iterations, recipe.prompts_per_iteration) == (2, 105)
+    assert "million parameters, and small ones seldom write these words" in text
+    assert "`forethought compare` says how many" in text
+
+
+def test_a_larger_one_is_not_unless_it_was_seen_to_need_it(tmp_path):
+    save_tokenizer(tmp_path, "qwen3")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    recipe, text = drafted(tmp_path, tasks(tmp_path / "p.jsonl", 20), tmp_path / "mine.yaml")
+    assert recipe.warm_start is None
+    assert "if most do, let a warm start teach it the format first" in text
+
+
+def test_where_the_demonstrations_have_no_room_there_is_none(tmp_path):
+    model = save_policy(tmp_path / "small", "qwen3", max_position_embeddings=1024)
+    recipe, text = drafted(model, tasks(tmp_path / "p.jsonl", 20), tmp_path / "mine.yaml")
+    assert recipe.warm_start is None
+    assert "A warm start cannot teach it these: warm_start.demonstrations: " in text
+
+
+def test_what_a_comparison_saw_decides(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = save_policy(tmp_path / "small", "qwen3", max_position_embeddings=8192)
+    prompts = tasks(tmp_path / "p.jsonl", count=20)
+    words = ("sampling.max_new_tokens=8", "launch.threads=1", "evaluation.attempts=1")
+    done = forethought("compare", model, prompts, "--judge", "microworld", *words)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert f"`forethought init {model} {prompts}` writes one that has it." in said
+    recipe, text = drafted(model, prompts, tmp_path / "taught.yaml")
+    assert recipe.warm_start is not None
+    assert "In runs/compare-small-p 100% of the model's outputs have no response." in text
+    sealed = tmp_path / "runs/compare-small-p/evaluation/thought/policy_0/manifest.json"
+    manifest = read_json(sealed)
+    manifest["counts"]["parse_failures"] = 0.03
+    sealed.write_text(json.dumps(manifest))
+    recipe, text = drafted(model, prompts, tmp_path / "plain.yaml")
+    assert recipe.warm_start is None
+    assert "In runs/compare-small-p 3% of its outputs lack these: no warm start" in text
 
 
 @pytest.mark.parametrize(

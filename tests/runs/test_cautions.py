@@ -76,6 +76,13 @@ def test_answers_without_a_response_are_said(recipe):
     assert not any("rests on" in each for each in said)
 
 
+def test_a_model_that_does_not_write_the_format_can_be_taught(recipe):
+    for arm in recipe.arms:
+        counts_of(recipe, f"evaluation/{arm}/policy_2", parse_failures=0.75, count=100)
+    [taught] = [each for each in cautions(recipe) if "A warm start teaches" in each]
+    assert taught.startswith("Of the thought arm's first answers to the test prompts 75% have no")
+
+
 def test_scores_in_hundreds_leave_room_for_the_other_columns(recipe):
     summary = json.loads((recipe.run / "summary.json").read_text())
     for rows in summary["arms"].values():

@@ -66,6 +66,7 @@ def compare(
     reporter = Reporter(Console())
     with clear_errors(reporter):
         from forethought.drafting.comparison import draft_comparison
+        from forethought.drafting.warm_start import warm_start_advice
         from forethought.runs.schedule import measure_refs
         from forethought.storage.sealed_stage import read_manifest
 
@@ -78,3 +79,5 @@ def compare(
             counts: Any = read_manifest(ref.folder).counts
             reporter.console.print(results_table(counts["results"]))
         reporter.say("The page has every prompt with both answers and their scores.")
+        if (advice := warm_start_advice(drafted.recipe, model, prompts)) is not None:
+            reporter.say(advice)

@@ -49,7 +49,7 @@ def draft_comparison(
             "model.template={direct: {enable_thinking: false}}"
         )
     draft = facts.sections
-    draft |= {"run": f"runs/compare-{facts.title}", "iterations": 0}
+    draft |= {"run": str(facts.comparison), "iterations": 0}
     draft["prompts"]["test"] = {"count": 1}
     draft["measures"] = {"win_rate": {"equal_tokens": False}}
     named = judge is not None or any(_may_name_judge(word) for word in words)

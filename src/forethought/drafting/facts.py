@@ -36,6 +36,11 @@ class Facts:
         return f"{Path(self.model).expanduser().name.strip('.')}-{stem(self.file.source.path)}"
 
     @property
+    def comparison(self) -> Path:
+        """Where `forethought compare` runs, unless it is told otherwise."""
+        return Path("runs") / f"compare-{self.title}"
+
+    @property
     def limit(self) -> int:
         """New tokens of an output: at most half of the context."""
         limit = BY_FORMAT[self.thinking.thought_format]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from forethought.config.yaml_text import parse_yaml
 from forethought.drafting.facts import Facts, gather_facts
 from forethought.drafting.judge_word import judge_section
 from forethought.drafting.prompt_file import graded_by_number
+from forethought.drafting.warm_start import WarmStartChoice, choose_warm_start
 from forethought.stages.prompts import askable_prompts
 
 MOST_TEST, MOST_VALIDATION = 300, 200
@@ -54,23 +56,26 @@ def _text(facts: Facts, judge: dict[str, Any] | None, target: Path) -> tuple[str
     sections = facts.sections
     asked = sections | {"run": "runs/draft", "iterations": 0, "judge": PLACEHOLDER}
     asked["prompts"] = sections["prompts"] | {"test": {"count": 1}}
-    there = askable_prompts(load_part(Recipe, (), asked))
+    bare = load_part(Recipe, (), asked)
+    there = askable_prompts(bare)
     found = ""
     if judge is None and graded_by_number(there):
         judge, found = (
             PLACEHOLDER,
             "Every prompt has a number as reference, and this compares with it. ",
         )
+    sizes = _Sizes.of(facts, bare, len(there))
     parts = [
         _head(facts, target),
         _part(
             {"run": f"runs/{facts.title}"}, "Everything the run makes; the same command resumes."
         ),
-        *_model(facts),
-        *_sizes(facts, len(there)),
+        *_model(facts, sizes.warm_start),
+        *_rounds(facts, sizes),
         _sampling(facts),
         _judge(judge, found),
-        _training(_per_iteration(len(there))),
+        *_warm_start(sizes.warm_start),
+        _training(sizes.per_iteration),
         *_rest(facts),
     ]
     text = "\n".join(parts)
@@ -96,7 +101,7 @@ def _head(facts: Facts, target: Path) -> str:
     )
 
 
-def _model(facts: Facts) -> list[str]:
+def _model(facts: Facts, warm_start: WarmStartChoice) -> list[str]:
     thinking = facts.thinking
     context = "" if facts.context is None else f" It reads {facts.context:,} tokens at most."
     model = f"The model to train: {thinking.reason}.{context}"
@@ -105,12 +110,14 @@ def _model(facts: Facts) -> list[str]:
     format_words = {
         "tags": "Its thoughts are what stands before </think>.",
         "generic": 'It is asked to write its thoughts after "Here is my thought process:" and its '
-        'response after "Here is my response:". `forethought compare` says how many of its outputs '
-        "lack these; if most do, try specific, or a file of your own.",
+        'response after "Here is my response:".',
     }
+    words = format_words[thinking.thought_format]
+    if warm_start.section is None and warm_start.reason:
+        words += f" {warm_start.reason}"
     parts = [
         _part({"model": facts.sections["model"]}, model),
-        _part({"thought_format": thinking.thought_format}, format_words[thinking.thought_format]),
+        _part({"thought_format": thinking.thought_format}, words),
     ]
     if "direct" not in thinking.arms:
         words = "No direct arm as a baseline: this model cannot be asked to answer at once."
@@ -118,52 +125,68 @@ def _model(facts: Facts) -> list[str]:
     return parts
 
 
-def _sizes(facts: Facts, there: int) -> list[str]:
-    test, validation, iterations = _held_out(there)
-    per = _per_iteration(there)
+def _rounds(facts: Facts, sizes: _Sizes) -> list[str]:
+    behind = ", behind those of the warm start" if sizes.warm_start.prompts else ""
     rounds = (
-        f"Rounds of sampling and training, each with {per} fresh prompts of the "
-        f"{there - test - validation} that are left to train on. The paper has 4 rounds of 5,000."
+        f"Rounds of sampling and training, each with {sizes.per_iteration} fresh prompts of the "
+        f"{sizes.left} that are left to train on{behind}. The paper has 4 rounds of 5,000."
     )
     others = [name for name in facts.file.names if name not in facts.file.columns.values()]
     unused = [name for name in others if name not in ("prompt", "messages", "conversations")]
     held = (
-        f"{there} distinct prompts can be asked. The test prompts give the scores of the page, the "
-        "validation prompts choose among epochs; neither is trained on."
+        f"{sizes.there} distinct prompts can be asked. The test prompts give the scores of the "
+        "page, the validation prompts choose among epochs; neither is trained on."
     )
-    if test < 100:
-        held += f" {test} test prompts show large differences only: more prompts would help."
+    if sizes.test < 100:
+        held += f" {sizes.test} test prompts show large differences only: more prompts would help."
     if unused:
         held += (
             f" Columns not used: {', '.join(unused)} (category, reference: see docs/prompts.md)."
         )
     prompts = facts.sections["prompts"]
-    prompts |= {"validation": {"count": validation}, "test": {"count": test}}
-    return [
-        _part({"iterations": iterations, "prompts_per_iteration": per}, rounds),
-        _part({"prompts": prompts}, held),
-    ]
+    prompts |= {"validation": {"count": sizes.validation}, "test": {"count": sizes.test}}
+    counts = {"iterations": sizes.iterations, "prompts_per_iteration": sizes.per_iteration}
+    return [_part(counts, rounds), _part({"prompts": prompts}, held)]
 
 
-def _held_out(there: int) -> tuple[int, int, int]:
-    """Test and validation prompts, and iterations.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """What becomes of the prompts."""
 
-    Raises: ValueError if nothing would be left to train on.
-    """
-    test, validation = min(MOST_TEST, there // 5), min(MOST_VALIDATION, there // 10)
-    if not test or not validation:
-        raise ValueError(
-            f"PROMPTS: {there} distinct prompts can be asked, too few to hold some out for a test; "
-            "give 10 or more, and hundreds for a difference to be seen"
+    there: int
+    test: int
+    validation: int
+    left: int
+    """Neither for test nor for validation."""
+    warm_start: WarmStartChoice
+    iterations: int
+    per_iteration: int
+
+    @classmethod
+    def of(cls, facts: Facts, bare: Recipe, there: int) -> _Sizes:
+        """Of a recipe that trains nothing yet.
+
+        Raises: ValueError if nothing would be left to train on.
+        """
+        test, validation = min(MOST_TEST, there // 5), min(MOST_VALIDATION, there // 10)
+        if not test or not validation:
+            raise ValueError(
+                f"PROMPTS: {there} distinct prompts can be asked, too few to hold some out for a "
+                "test; give 10 or more, and hundreds for a difference to be seen"
+            )
+        left = there - test - validation
+        warm_start = choose_warm_start(facts, bare, left)
+        fresh = left - warm_start.prompts
+        iterations = next((n for n, enough in ENOUGH.items() if fresh // n >= enough), 1)
+        return cls(
+            there=there,
+            test=test,
+            validation=validation,
+            left=left,
+            warm_start=warm_start,
+            iterations=iterations,
+            per_iteration=min(PAPER_PROMPTS, fresh // iterations),
         )
-    left = there - test - validation
-    iterations = next((n for n, enough in ENOUGH.items() if left // n >= enough), 1)
-    return test, validation, iterations
-
-
-def _per_iteration(there: int) -> int:
-    test, validation, iterations = _held_out(there)
-    return min(PAPER_PROMPTS, (there - test - validation) // iterations)
 
 
 def _sampling(facts: Facts) -> str:
@@ -192,6 +215,12 @@ def _judge(judge: dict[str, Any] | None, found: str) -> str:
     }
     words = f"{found}{kinds[judge['type']]} It never sees a thought."
     return _part({"judge": judge}, words)
+
+
+def _warm_start(choice: WarmStartChoice) -> list[str]:
+    if choice.section is None:
+        return []
+    return [_part({"warm_start": choice.section}, choice.reason)]
 
 
 def _training(per: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from forethought.config import Recipe
-from forethought.runs.comparison import FEW_PROMPTS, WITHOUT
+from forethought.runs.comparison import FEW_PROMPTS, MOSTLY, WITHOUT
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import evaluation_refs
 from forethought.storage.sealed_stage import read_manifest
@@ -100,6 +100,7 @@ def _without_response(recipe: Recipe) -> Iterator[str]:
             yield (
                 f"Of the {arm} arm's first answers to the test prompts {share:.0%} have no "
                 f"response; these prompts {again} (thought_format, sampling.max_new_tokens)."
+                f"{_lesson(recipe, arm, share)}"
             )
     for arm in recipe.arms:
         for counts in list(_sealed(recipe, arm, "rollouts"))[-1:]:
@@ -111,6 +112,12 @@ def _without_response(recipe: Recipe) -> Iterator[str]:
                     f"response by sampling.max_new_tokens ({recipe.sampling.max_new_tokens}), so "
                     "the judge never saw them."
                 )
+
+
+def _lesson(recipe: Recipe, arm: Arm, share: float) -> str:
+    if arm == "direct" or recipe.warm_start is not None or share <= MOSTLY:
+        return ""
+    return " A warm start teaches a model the format first (warm_start: {})."
 
 
 def _last_evaluations(recipe: Recipe) -> dict[Arm, dict[str, Any]]:
