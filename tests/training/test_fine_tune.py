@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import save_policy
-from tiny_training import tiny_model
+from tiny_training import make_pairs, tiny_model
 
 from forethought.config import LoraSettings, ModelSource, TrainingConfig
 from forethought.training.batches import packed_tokens
-from forethought.training.fine_tune import fine_tune
+from forethought.training.fine_tune import chosen_outputs, fine_tune
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.loss import nll_losses
 from forethought.training.packing import pack_examples
@@ -127,6 +127,23 @@ def test_the_loss_that_is_logged_is_the_mean_over_tokens(tmp_path):
     exact = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)
     expected = cross_entropy(exact, examples).item()
     assert steps(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_on_pairs_it_is_the_likelihood_of_the_chosen_outputs_alone(tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path / "model")
+    pairs = make_pairs(4)
+    exact, losses = tiny_model("llama").double(), []
+    for pair in pairs:
+        whole = torch.tensor([[*pair.prompt_token_ids, *pair.chosen.token_ids]])
+        logits = exact(input_ids=whole).logits[0, len(pair.prompt_token_ids) - 1 : -1]
+        targets = torch.tensor(pair.chosen.token_ids)
+        losses += (-logits.log_softmax(-1)[torch.arange(len(targets)), targets]).tolist()
+    run(tmp_path / "run", tmp_path / "model", chosen_outputs(pairs), config={"loss": "nll"})
+    first = steps(tmp_path / "run")[0]
+    assert first["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    outputs = [(*pair.prompt_token_ids, *pair.chosen.token_ids) for pair in pairs]
+    assert first["tokens"] == sum(map(len, outputs))
 
 
 class KilledError(Exception):

@@ -23,6 +23,7 @@ from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import read_records
 from forethought.training.distributed import ranks
 from forethought.training.distributed.job import Job, read_part
+from forethought.training.fine_tune import chosen_outputs, fine_tune
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs, StepLog
 from forethought.training.train import train
@@ -89,6 +90,12 @@ def processes(request: pytest.FixtureRequest, jobs: dict[str, Job]) -> int:
     paths.append(directory.with_name(f"reference_job_{count}.json"))
     job.model_copy(update=here).write(paths[-1])
 
+    directory = job.directory.with_name(f"chosen_{count}")
+    directory.mkdir()
+    here = {"kind": "chosen", "reference": None, "directory": directory, "processes": count}
+    paths.append(directory.with_name(f"chosen_job_{count}.json"))
+    job.model_copy(update=here).write(paths[-1])
+
     script = str(Path(__file__).with_name("sharded_cases.py"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     done = subprocess.run(
@@ -135,6 +142,27 @@ def assert_alike(alone: Path, together: Path, tolerance: float) -> None:
         for name, tensor in expected.items():
             assert found[name].dtype == tensor.dtype
             assert (found[name].float() - tensor.float()).abs().max() <= tolerance, name
+
+
+def test_chosen_outputs_alone_are_learned_together(jobs: dict[str, Job], processes: int):
+    job = jobs["few_pairs"]
+    alone = job.directory.with_name(f"chosen_alone_{processes}")
+    alone.mkdir()
+    fine_tune(
+        model=job.model,
+        examples=chosen_outputs(read_records(job.records, PreferencePair, "pairs")),
+        config=job.config,
+        seed=job.seed,
+        directory=alone,
+        device="cpu",
+    )
+    together = job.directory.with_name(f"chosen_{processes}")
+    for one, other in zip(steps(alone), steps(together), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
+    last = f"epoch_{job.config.epochs}"
+    expected, found = weights(alone / last), weights(together / last)
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).abs().max() <= 1e-5, name
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -56,9 +56,12 @@ want about ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA W
 class TrainingConfig(ConfigModel):
     """DPO on whole outputs. Values the paper does not publish are starting points, not its."""
 
-    loss: Literal["sigmoid", "ipo", "ipo_sum", "sigmoid_norm"] = "sigmoid"
+    loss: Literal["sigmoid", "ipo", "ipo_sum", "sigmoid_norm", "nll"] = "sigmoid"
     """`sigmoid`: DPO. `ipo`: IPO on length-normalised log-probs; `ipo_sum`: IPO on summed ones.
-    `sigmoid_norm`: DPO on length-normalised log-ratios."""
+    `sigmoid_norm`: DPO on length-normalised log-ratios. `nll`: no preference, as a control: the
+    negative log-likelihood per token of the same pairs' chosen outputs alone. This is rejection
+    sampling fine-tuning (Yuan et al. 2023), or expert iteration (Anthony et al. 2017); there is no
+    reference then, and what is about preferences is not used."""
     beta: float = Field(default=0.1, gt=0)
     """Strength of the pull towards the reference."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
@@ -105,6 +108,21 @@ class TrainingConfig(ConfigModel):
     """Adapters; without it all weights are trained."""
     save_every: int = Field(default=50, ge=1)
     """Optimizer steps between resumable states."""
+
+    @property
+    def prefers(self) -> bool:
+        """Whether both sides of a pair are trained on, against a reference."""
+        return self.loss != "nll"
+
+    @model_validator(mode="after")
+    def _the_likelihood_is_there_once(self) -> Self:
+        if not self.prefers and self.nll_weight > 0:
+            raise ValueError(
+                f"nll_weight: {self.nll_weight:g} adds the negative log-likelihood to a loss on "
+                "preferences, and loss: nll is nothing else; leave training.nll_weight out, or "
+                "give another training.loss"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

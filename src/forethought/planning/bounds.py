@@ -132,6 +132,8 @@ def _stage_plan(ref: StageRef, checkpoint: int) -> StagePlan:
             training = recipe.training
             steps = training.epochs * -(-prompts // training.batch_size)
             work = f"{training.epochs} epochs, {steps} steps of {training.batch_size} pairs"
+            if not training.prefers:
+                work += ", chosen outputs alone"
             disk = training.epochs * checkpoint
             if recipe.keep != "all":
                 disk = checkpoint if ref.index + 1 in policies_that_stay(recipe) else 0

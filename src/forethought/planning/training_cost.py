@@ -56,8 +56,11 @@ def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
 
 
 def training_cost(setting: Setting, lengths: Lengths) -> Effort:
-    """Cost of all epochs over an iteration's pairs, checkpoints included."""
+    """Cost of all epochs over an iteration's pairs, checkpoints included; without preferences
+    their chosen outputs alone."""
     count = max(1.0, setting.recipe.prompts_per_iteration * lengths.pairs)
+    if not setting.recipe.training.prefers:
+        return _on_outputs(setting, lengths, count)
     longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
     tokens = pair(lengths.prompt, lengths.output)
     return _training_cost(setting, count, tokens, longest)
@@ -68,9 +71,14 @@ def fine_tuning_cost(setting: Setting, lengths: Lengths, count: float) -> Effort
     own = replace(
         setting, recipe=setting.recipe.model_copy(update={"training": setting.recipe.warm_training})
     )
+    return _on_outputs(own, lengths, max(1.0, count))
+
+
+def _on_outputs(setting: Setting, lengths: Lengths, count: float) -> Effort:
+    """Cost of training on so many outputs, each behind a prompt of its own."""
     longest = lengths.prompt + lengths.longest(setting.recipe.sampling.max_new_tokens)
     tokens = outputs_after(lengths.prompt, lengths.output, 1, predicted=True)
-    return _training_cost(own, max(1.0, count), tokens, longest)
+    return _training_cost(setting, count, tokens, longest)
 
 
 def _training_cost(setting: Setting, count: float, tokens: Tokens, longest: float) -> Effort:

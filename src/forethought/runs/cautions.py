@@ -1,4 +1,5 @@
-"""What weakens a run's figures: too little to learn from, too little to measure on, arms unlike.
+"""What weakens a run's figures: a control in the method's place, too little to learn from, too
+little to measure on, arms unlike.
 
 Said at the end of a run and on its page, each with the setting that would change it. Nothing here
 judges a run; every line is a count and what it means.
@@ -32,11 +33,20 @@ def cautions(recipe: Recipe) -> list[str]:
         if (count := _pairs(recipe, arm)) is not None:
             trained[arm] = count
     return [
+        *_controls(recipe),
         *_few_pairs(trained),
         *_unlike_arms(trained),
         *_few_prompts(recipe),
         *_without_response(recipe),
     ]
+
+
+def _controls(recipe: Recipe) -> Iterator[str]:
+    if recipe.iterations > 0 and not recipe.training.prefers:
+        yield (
+            "This run is a control: it trained on the chosen outputs alone, without preferences "
+            "(training.loss: nll)."
+        )
 
 
 def _sealed(recipe: Recipe, arm: Arm, stage: str) -> Iterator[dict[str, Any]]:

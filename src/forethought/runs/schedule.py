@@ -61,9 +61,12 @@ def seed_refs(recipe: Recipe) -> Iterator[StageRef]:
 
 
 def iteration_refs(recipe: Recipe, arm: Arm, iteration: int) -> Iterator[StageRef]:
-    """The stages of one iteration of one arm, in order."""
+    """The stages of one iteration of one arm, in order; a loss without preferences has no
+    reference."""
+    skipped = set[str]() if recipe.training.prefers else {"reference"}
     for stage in ITERATION_STAGES:
-        yield StageRef(recipe=recipe, stage=stage, arm=arm, index=iteration)
+        if stage not in skipped:
+            yield StageRef(recipe=recipe, stage=stage, arm=arm, index=iteration)
 
 
 def evaluation_refs(recipe: Recipe, arm: Arm) -> Iterator[StageRef]:

@@ -129,7 +129,7 @@ def margin_kept(recipe: Recipe, arm: Any, policy: int) -> float | None:
         return None
     shares: Any = read_manifest(trained.folder).counts.get("margin_kept")
     if shares is None:
-        # Trained before it was measured.
+        # Trained before it was measured, or not on preferences.
         return None
     chosen: Any = read_manifest(selection.folder).counts["chosen_epoch"]
     return shares[chosen - 1]

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from forethought.progress.reporter import Reporter
-from forethought.runs.layout import MEASURES, WARM_START, WARM_START_STAGES, StageRef
-from forethought.runs.schedule import warm_start_refs
+from forethought.runs.layout import (
+    ITERATION_STAGES,
+    MEASURES,
+    WARM_START,
+    WARM_START_STAGES,
+    StageRef,
+)
+from forethought.runs.schedule import iteration_refs, warm_start_refs
 from forethought.stages import (
     answers,
     examples,
@@ -122,15 +128,17 @@ def kind_of(ref: StageRef) -> StageKind:
 def inputs(ref: StageRef) -> list[Path]:
     """Folders of the sealed stages that a stage reads."""
     folders = []
-    # The judge may not be asked in a warm start, and nothing be sampled.
-    skipped = set[str]()
+    recipe, arm = ref.recipe, ref.arm
     if ref.index == WARM_START:
-        skipped = set(WARM_START_STAGES) - {e.stage for e in warm_start_refs(ref.recipe, ref.arm)}
+        # The judge may not be asked in a warm start, and nothing be sampled.
+        skipped = set(WARM_START_STAGES) - {e.stage for e in warm_start_refs(recipe, arm)}
+    else:
+        skipped = set(ITERATION_STAGES) - {e.stage for e in iteration_refs(recipe, arm, ref.index)}
     for name in kind_of(ref).reads:
         if name in skipped:
             continue
         if name == "baseline":
-            if ref.recipe.judge.is_relative and ref.folder != ref.baseline.folder:
+            if recipe.judge.is_relative and ref.folder != ref.baseline.folder:
                 folders.append(ref.baseline.folder)
         elif name == "evaluations":
             folders += [each.folder for each in ref.evaluations]

@@ -1,6 +1,7 @@
 """Stages `reference` and `training`: log-probs of the starting policy, then DPO on the pairs.
 
-The `training` of the warm start is supervised fine-tuning on its examples, and has no reference.
+The `training` of the warm start is supervised fine-tuning on its examples, and has no reference;
+nor has that of iterations with `training.loss: nll`, the same on the chosen outputs of the pairs.
 
 The reference is the iteration's starting policy (the paper does not say; this is its group's
 convention). Its log-probs are computed once and sealed, so training holds one model. With a
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from forethought.config import TrainingConfig
 from forethought.models import loading, rendering
@@ -41,7 +42,7 @@ from forethought.training.results import (
 from forethought.types import PreferencePair, TrainingExample
 
 if TYPE_CHECKING:
-    from forethought.training.distributed.job import Job
+    from forethought.training.distributed.job import Job, JobKind
 
 REFERENCE_PART = 1024
 """Pairs per part of the reference: what is redone at most after a kill."""
@@ -82,9 +83,7 @@ def compute_reference(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[s
     from forethought.training.policy_module import open_reference
     from forethought.training.reference import reference_logprobs
 
-    pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
-    if not pairs:
-        raise ArmStoppedError(why_no_pairs(ref))
+    pairs = _pairs(ref)
     parts = [
         pairs[start : start + REFERENCE_PART] for start in range(0, len(pairs), REFERENCE_PART)
     ]
@@ -106,6 +105,14 @@ def compute_reference(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[s
                     stage.write_records(f"part_{index:05d}", part, ReferenceLogprobs)
                     task.advance(len(parts[index]))
     return {"pairs": len(pairs)}
+
+
+def _pairs(ref: StageRef) -> list[PreferencePair]:
+    """Raises: ArmStoppedError if the iteration has none."""
+    pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
+    if not pairs:
+        raise ArmStoppedError(why_no_pairs(ref))
+    return pairs
 
 
 def _reference_by_processes(stage: Stage, ref: StageRef, task: Task, owed: dict[int, int]) -> None:
@@ -137,11 +144,17 @@ def _reference_by_processes(stage: Stage, ref: StageRef, task: Task, owed: dict[
 
 
 def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
-    """Train; every epoch's folder also gets the thought format."""
+    """Train; every epoch's folder also gets the thought format.
+
+    Raises: ArmStoppedError if the iteration has no pair.
+    """
+    from forethought.training.fine_tune import chosen_outputs
     from forethought.training.train import train
 
-    pairs = read_records(ref.beside("pairs"), PreferencePair, "pairs")
-    training = ref.recipe.training
+    pairs, training = _pairs(ref), ref.recipe.training
+    if not training.prefers:
+        result = _fine_tuned(stage, ref, reporter, "chosen", chosen_outputs(pairs), training)
+        return {"pairs": len(pairs), "left_out": result.left_out, "steps": result.steps}
     with _steps(ref, reporter, len(pairs), training) as on_step:
         if ref.recipe.launch.type == "local":
             result = train(
@@ -175,10 +188,23 @@ def configure_fine_tuning(ref: StageRef) -> dict[str, Any]:
 
 def run_fine_tuning(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Train on the warm start's examples; every epoch's folder also gets the thought format."""
-    from forethought.training.fine_tune import fine_tune
-
     examples = read_records(ref.beside("examples"), TrainingExample, "examples")
     training = ref.recipe.warm_training
+    result = _fine_tuned(stage, ref, reporter, "fine_tuning", examples, training)
+    return {"examples": len(examples), "left_out": result.left_out, "steps": result.steps}
+
+
+def _fine_tuned(
+    stage: Stage,
+    ref: StageRef,
+    reporter: Reporter,
+    kind: JobKind,
+    examples: Sequence[TrainingExample],
+    training: TrainingConfig,
+) -> TrainingResult:
+    """Supervised fine-tuning, in this process or by several."""
+    from forethought.training.fine_tune import fine_tune
+
     with _steps(ref, reporter, len(examples), training) as on_step:
         if ref.recipe.launch.type == "local":
             result = fine_tune(
@@ -191,9 +217,9 @@ def run_fine_tuning(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str
                 on_step=on_step,
             )
         else:
-            result = _trained_by_processes(stage, ref, "fine_tuning", on_step, Step)
+            result = _trained_by_processes(stage, ref, kind, on_step, Step)
     _save_formats(stage, ref, training.epochs)
-    return {"examples": len(examples), "left_out": result.left_out, "steps": result.steps}
+    return result
 
 
 @contextmanager
@@ -214,7 +240,7 @@ def _steps(
 def _trained_by_processes(
     stage: Stage,
     ref: StageRef,
-    kind: Literal["training", "fine_tuning"],
+    kind: JobKind,
     on_step: Callable[[Step], None],
     log_kind: type[Step],
 ) -> TrainingResult:
@@ -250,9 +276,7 @@ def loss_warning(ref: StageRef, margin_kept: Sequence[float | None]) -> str | No
     )
 
 
-def _job(
-    ref: StageRef, kind: Literal["training", "reference", "fine_tuning"], directory: Path
-) -> Job:
+def _job(ref: StageRef, kind: JobKind, directory: Path) -> Job:
     """A job for processes anywhere: paths do not depend on where they are started."""
     from forethought.training.distributed.job import Job
     from forethought.training.distributed.ray_processes import ray_device

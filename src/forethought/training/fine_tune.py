@@ -2,9 +2,10 @@
 
 What the warm start trains with: a policy learns to write the outputs it was shown as its own, those
 that a judge liked best among many (rejection sampling fine-tuning: STaR, Zelikman et al. 2022;
-Yuan et al. 2023), or ones that a user wrote. The loss is the negative log-likelihood of thought,
-response and end token after the bare prompt. Calling `fine_tune` again with the same arguments goes
-on from the last sealed step.
+Yuan et al. 2023), or ones that a user wrote. With `training.loss: nll` iterations train with it
+too, on the chosen outputs of their pairs (expert iteration, Anthony et al. 2017). The loss is the
+negative log-likelihood of thought, response and end token after the bare prompt. Calling
+`fine_tune` again with the same arguments goes on from the last sealed step.
 
 Shapes: B examples of a step.
 """
@@ -27,7 +28,22 @@ from forethought.training.policy_module import length_limit
 from forethought.training.reference import sequence_sums
 from forethought.training.results import Step, TrainingResult
 from forethought.training.steps import StepStatistics, TrainingRun, open_trainee, run_epochs
-from forethought.types import TrainingExample
+from forethought.types import PreferencePair, TrainingExample
+
+
+def chosen_outputs(pairs: Sequence[PreferencePair]) -> list[TrainingExample]:
+    """The chosen side of each pair, in order: what rejection sampling fine-tuning learns from."""
+    return [
+        TrainingExample(
+            prompt_id=pair.prompt_id,
+            sample_index=pair.chosen.sample_index,
+            prompt_token_ids=pair.prompt_token_ids,
+            token_ids=pair.chosen.token_ids,
+            response_start=pair.chosen.response_start,
+            score=pair.chosen.score,
+        )
+        for pair in pairs
+    ]
 
 
 def fine_tune(

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 LossName = Literal["sigmoid", "ipo", "ipo_sum", "sigmoid_norm"]
+"""Those on preferences; a recipe may have `nll` in their place (fine_tune.py)."""
 
 
 def preference_losses(

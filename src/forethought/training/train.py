@@ -153,6 +153,7 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
         step: list[PreferencePair],
     ) -> tuple[torch.Tensor, PairStatistics]:
         config = self.config
+        assert config.loss != "nll", "that is fine_tune's"
         chosen_logps_B, rejected_logps_B = sequence_sums(logps_M, batch).chunk(2)
         with torch.no_grad():
             responses_S = sequence_sums(logps_M * batch.response_M, batch)

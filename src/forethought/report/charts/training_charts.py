@@ -140,7 +140,8 @@ CHARTS = (
 
 
 def training_charts(run: RunData) -> list[Chart]:
-    """The curves of every iteration that has begun training."""
+    """The curves of every iteration that has begun training; those of preferences only where the
+    loss is one on them."""
     numbers = [
         n for n in range(run.recipe.iterations) if any(a.iterations[n].steps for a in run.arms)
     ]
@@ -154,7 +155,8 @@ def training_charts(run: RunData) -> list[Chart]:
             views=tuple(_view(run.arms, number, curves) for number in numbers),
         )
         for curves in CHARTS
-        if any(arm.arm == "thought" for arm in run.arms) or curves.key != "thought-reward"
+        if (any(arm.arm == "thought" for arm in run.arms) or curves.key != "thought-reward")
+        and (run.recipe.training.prefers or curves.key == "loss")
     ]
     return charts if numbers else []
 

@@ -20,11 +20,14 @@ from forethought.config import DType, ModelSource, TrainingConfig
 from forethought.storage.files import write_json
 from forethought.storage.sealed_stage import read_records
 from forethought.training.distributed.ranks import Ranks, join
-from forethought.training.fine_tune import fine_tune
+from forethought.training.fine_tune import chosen_outputs, fine_tune
 from forethought.training.reference import reference_logprobs
 from forethought.training.results import ReferenceLogprobs
 from forethought.training.train import train
 from forethought.types import PreferencePair, TrainingExample
+
+JobKind = Literal["training", "reference", "fine_tuning", "chosen"]
+"""`fine_tuning` is on examples, `chosen` the same on the chosen outputs of pairs."""
 
 
 class Job(BaseModel):
@@ -37,7 +40,7 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["training", "reference", "fine_tuning"]
+    kind: JobKind
     model: ModelSource
     records: Path
     """Sealed stage of the pairs, or for `fine_tuning` of the examples."""
@@ -79,17 +82,12 @@ def take_part(job: Job) -> None:
         torch.set_num_threads(job.threads)
     ranks = join(job.processes, job.device)
     if job.kind == "fine_tuning":
-        fine_tune(
-            model=job.model,
-            examples=read_records(job.records, TrainingExample, "examples"),
-            config=job.config,
-            seed=job.seed,
-            directory=job.directory,
-            device=job.device,
-            ranks=ranks,
-        )
+        _fine_tune(job, read_records(job.records, TrainingExample, "examples"), ranks)
         return
     pairs = read_records(job.records, PreferencePair, "pairs")
+    if job.kind == "chosen":
+        _fine_tune(job, chosen_outputs(pairs), ranks)
+        return
     if job.kind == "reference":
         _reference(job, pairs, ranks)
         return
@@ -103,6 +101,18 @@ def take_part(job: Job) -> None:
         directory=job.directory,
         device=job.device,
         sampled=job.sampled,
+        ranks=ranks,
+    )
+
+
+def _fine_tune(job: Job, examples: Sequence[TrainingExample], ranks: Ranks) -> None:
+    fine_tune(
+        model=job.model,
+        examples=examples,
+        config=job.config,
+        seed=job.seed,
+        directory=job.directory,
+        device=job.device,
         ranks=ranks,
     )
 
