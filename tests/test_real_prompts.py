@@ -155,7 +155,7 @@ def test_the_recipe_uses_every_training_prompt_and_shows_none_of_them(splits, ro
 
 def given(row: Row) -> list[str]:
     """The list in a prompt."""
-    found = re.search(r": ([a-z, ]+)\.$", row["prompt"])
+    found = re.search(r": ([a-z, ]+)\.", row["prompt"])
     return found[1].split(", ") if found else re.findall(r"[A-Z]\w+(?= \w+ \d)", row["prompt"])
 
 

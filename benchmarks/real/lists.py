@@ -11,10 +11,11 @@ from word_lists import ADJECTIVES, KINDS, NAMES, PLURALS, WORDS
 
 def list_task(text: str, items: Sequence[str], others: Sequence[str], given: object) -> Task:
     """A list that is to be written; what was given is what tells it from others."""
+    wish = "" if "Write only" in text else " Write only the list."
     wanted = {"type": "items", "items": list(items)}
     if others:
         wanted["others"] = list(others)
-    return Task(prompt=text, constraints=[wanted], fillers=given)
+    return Task(prompt=text + wish, constraints=[wanted], fillers=given)
 
 
 def shuffled(rng: Random, items: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ def word_problem(text: str, solve: Steps, first: range = range(2, 10)) -> Templa
         a, b, c = numbers
         filled = text.format(a=a, b=b, c=c, name=name, friend=friend, things=rng.choice(COUNTED))
         return Task(
-            prompt=f"{filled} End with the number.",
+            prompt=f"{filled} Write only the number.",
             constraints=[{"type": "final_number", "value": result}],
             fillers=numbers,
         )
