@@ -85,6 +85,18 @@ def test_a_column_of_other_things_is_no_reference(tmp_path):
     assert look_at(write(tmp_path / "p.jsonl", rows)).columns == {}
 
 
+def test_constraints_are_a_reference(tmp_path):
+    rows = [
+        {"prompt": "Say it.", "reference": [{"type": "no_commas"}], "category": [{"type": "a"}]}
+    ]
+    found = look_at(write(tmp_path / "p.jsonl", rows))
+    assert found.columns == {"reference": "reference"}
+    [prompt] = load_prompts([found.source], lambda text: text).prompts
+    assert prompt.reference is not None
+    assert json.loads(prompt.reference) == rows[0]["reference"]
+    assert not graded_by_number([prompt])
+
+
 @pytest.mark.parametrize(
     ("answer", "graded"),
     [("42", True), ("$1,200", True), ("6 * 7\n#### 42", True), ("In 1969.", False), (None, False)],

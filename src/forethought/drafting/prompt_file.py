@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from forethought.config import ColumnsConfig, FilePrompts, path_or_url
 from forethought.judging.verifier.final_number import HEADING, final_number
@@ -65,7 +66,7 @@ def look_at(path: str) -> PromptFile:
     labels = {
         field: name
         for field, known in (("category", CATEGORY_NAMES), ("reference", REFERENCE_NAMES))
-        if (name := _first(known, names)) is not None and _holds_labels(place, name)
+        if (name := _first(known, names)) is not None and _fits(place, field, name)
     }
     columns = columns.model_copy(update=labels)
     return PromptFile(source=FilePrompts(path=place, columns=columns), names=tuple(names))
@@ -86,7 +87,15 @@ def _first(known: Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in known if name in names), None)
 
 
-def _holds_labels(path: Path | str, column: str) -> bool:
-    """Whether a column's values are texts and numbers, as a category and a reference are."""
-    records = file_records(path, ColumnsConfig(prompt=column))
-    return all(isinstance(record.row.get(column), str | int | float | None) for record in records)
+def _fits(path: Path | str, field: str, column: str) -> bool:
+    """Whether a column's values are texts and numbers, or as references a prompt's constraints."""
+    values = [record.row.get(column) for record in file_records(path, ColumnsConfig(prompt=column))]
+    return all(
+        isinstance(value, str | int | float | None)
+        or (field == "reference" and _are_constraints(value))
+        for value in values
+    )
+
+
+def _are_constraints(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) and "type" in one for one in value)
