@@ -16,15 +16,17 @@ from io import StringIO
 import pytest
 from rich.console import Console
 from small_run import small_run
+from warm_recipe import warm_recipe
 
 from forethought.config import TrackerConfig
 from forethought.config.recipe_files import load_recipe, load_run
 from forethought.pipeline.loop import run_recipe
 from forethought.progress.reporter import Reporter
 from forethought.trackers.follow import Trackers
-from forethought.trackers.points import METRICS, read_points
+from forethought.trackers.points import METRICS, OF_WARM_START, read_points
 from forethought.trackers.stores import _wandb_records, mlflow_name, open_store
 
+WARM_LOG = "thought/warm_start/training/steps.jsonl"
 OPTIONS = {"tensorboard": {}, "wandb": {"mode": "offline"}, "mlflow": {}, "trackio": {}}
 NEEDS = {
     "tensorboard": ("accelerate", "tensorboard"),
@@ -181,6 +183,39 @@ def test_a_growing_log_is_read_up_to_its_last_whole_line(finished, tmp_path):
     assert [one.index for one in found] == [1, 2]
     earlier = (finished / "thought/iteration_0/training/steps.jsonl").read_text().count("\n")
     assert [one.step for one in found] == [earlier + 1, earlier + 2]
+
+
+@pytest.fixture(scope="module")
+def warmed(tmp_path_factory):
+    """A warm start of the thought arm and nothing after it, with a format of added tokens."""
+    words = ("thought_format=tokens", "arms=[thought]", "iterations=0")
+    recipe = warm_recipe(tmp_path_factory.mktemp("warmed"), *words, max_unparsed=1.0)
+    run_recipe(recipe, Reporter(Console(file=StringIO())))
+    return recipe.run
+
+
+def test_every_stage_of_a_warm_start_is_shown(warmed):
+    wanted = expected(warmed)
+    for stage, keys in OF_WARM_START.items():
+        names = {name for name, _ in wanted if name.startswith(f"thought/warm_start/{stage}/")}
+        assert {name.rpartition("/")[2] for name in names} >= set(keys), stage
+    logs = [json.loads(line) for line in (warmed / WARM_LOG).open()]
+    assert len(logs) == wanted["thought/warm_start/trained/steps", 0] > 1
+    losses = [wanted["thought/warm_start/training/loss", step] for step in range(len(logs))]
+    assert losses == [log["loss"] for log in logs]
+    assert not [name for name, step in wanted if step < 0]
+
+
+def test_a_warm_starts_log_is_read_while_it_grows(warmed, tmp_path):
+    copy_of(warmed, tmp_path / "run")
+    log = tmp_path / "run" / WARM_LOG
+    (log.parent / "manifest.json").unlink()
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text(lines[0] + lines[1] + lines[0][:40])
+    recipe = load_run(tmp_path / "run")
+    found = [point for point in read_points(recipe, {WARM_LOG: 1}) if point.source == WARM_LOG]
+    assert [(one.index, one.step) for one in found] == [(1, 1)]
+    assert found[0].values["thought/warm_start/training/loss"] == json.loads(lines[1])["loss"]
 
 
 def test_measures_are_shown_by_name_and_category(finished, tmp_path):

@@ -6,8 +6,8 @@ of them; beside it stand `ARM/measures/NAME/RESULT`, `difference/test_score`, th
 start, `ARM/warm_start/STAGE/KEY`, and the plain seed before it, `ARM/seed/KEY`.
 
 Steps count what their figures are about: optimizer steps over all iterations of the arm in
-`training`, epochs over all iterations in `epochs`, policies in `evaluation`, `measures` and
-`difference` (0 is the seed), iterations elsewhere.
+`training` (those of the warm start in its own), epochs over all iterations in `epochs`, policies in
+`evaluation`, `measures` and `difference` (0 is the seed), iterations elsewhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from forethought.runs.schedule import (
     warm_start_refs,
 )
 from forethought.storage.sealed_stage import read_manifest
-from forethought.training.results import StepLog
+from forethought.training.results import STEPS, Step, StepLog
 
 METRICS: dict[str, tuple[str, ...]] = {
     "prompts": ("train", "validation", "test", "duplicates", "overlap"),
@@ -74,10 +74,12 @@ METRICS: dict[str, tuple[str, ...]] = {
 that could not be read where it did; every sealed stage also has `seconds`."""
 
 OF_WARM_START: dict[str, tuple[str, ...]] = {
+    "vocabulary": ("added_tokens",),
     "rollouts": METRICS["rollouts"],
     "judgements": METRICS["judgements"],
     "examples": ("examples", "prompts", "outputs", "usable", "mean_thought_tokens", "mean_tokens"),
-    "training": ("examples", "left_out", "steps"),
+    "training": tuple(field.name for field in fields(Step) if field.name != "step"),
+    "trained": ("examples", "left_out", "steps"),
     "selection": ("parse_failures", "count"),
 }
 """The same of the stages of a warm start."""
@@ -130,10 +132,14 @@ def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, li
         yield prompts.name, [_counted(prompts, "prompts", METRICS["prompts"])]
     for arm in recipe.arms:
         for ref in warm_start_refs(recipe, arm):
+            axis = f"{arm}/warm_start"
+            if ref.stage == "training":
+                keys = OF_WARM_START["training"]
+                yield f"{ref.name}/{STEPS}", _logged(ref, f"{axis}/training", keys, 0)
             if new(ref):
-                axis = f"{arm}/warm_start/{ref.stage}"
-                _, _, values = _counted(ref, axis, OF_WARM_START[ref.stage])
-                yield ref.name, [(axis, 0, values)]
+                kind = "trained" if ref.stage == "training" else ref.stage
+                _, _, values = _counted(ref, "", OF_WARM_START[kind])
+                yield ref.name, [(f"{axis}/{kind}", 0, values)]
     for ref in seed_refs(recipe):
         if new(ref):
             _, _, values = _counted(ref, "", METRICS["evaluation"])
@@ -142,7 +148,7 @@ def _sources(recipe: Recipe, known: Mapping[str, int]) -> Iterator[tuple[str, li
         for arm in recipe.arms:
             for ref in iteration_refs(recipe, arm, iteration):
                 if ref.stage == "training":
-                    yield f"{ref.name}/steps.jsonl", _training(ref)
+                    yield f"{ref.name}/{STEPS}", _training(ref)
                 if new(ref):
                     yield ref.name, _stage(ref)
     for policies in zip(*(evaluation_refs(recipe, arm) for arm in recipe.arms), strict=True):
@@ -183,23 +189,27 @@ def _stage(ref: StageRef) -> list[Figures]:
 
 
 def _training(ref: StageRef) -> list[Figures]:
-    """The training log, also while it grows: whole lines only."""
-    log = ref.folder / "steps.jsonl"
+    before = 0
+    if (ref.folder / STEPS).is_file():
+        # So the training of every earlier iteration is sealed.
+        for index in range(ref.index):
+            steps = read_manifest(replace(ref, index=index).folder).counts["steps"]
+            assert isinstance(steps, int)
+            before += steps
+    return _logged(ref, f"{ref.arm}/training", METRICS["training"], before)
+
+
+def _logged(ref: StageRef, axis: str, keys: Sequence[str], before: int) -> list[Figures]:
+    """The training log, also while it grows: whole lines only, its steps behind those before."""
+    log = ref.folder / STEPS
     if not log.is_file():
         return []
-    before = 0
-    # This log is there, so the training of every earlier iteration is sealed.
-    for index in range(ref.index):
-        steps = read_manifest(replace(ref, index=index).folder).counts["steps"]
-        assert isinstance(steps, int)
-        before += steps
     whole, _, _ = log.read_text(encoding="utf-8").rpartition("\n")
-    points = []
+    points: list[Figures] = []
     for line in whole.splitlines():
         row = json.loads(line)
-        known = [key for key in METRICS["training"] if row.get(key) is not None]
-        values = {key: float(row[key]) for key in known}
-        points.append((f"{ref.arm}/training", before + row["step"], values))
+        values = {key: float(row[key]) for key in keys if row.get(key) is not None}
+        points.append((axis, before + row["step"], values))
     return points
 
 

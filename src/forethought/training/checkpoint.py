@@ -33,7 +33,7 @@ from forethought.storage.files import (
 from forethought.storage.sealed_stage import damaged, read_log, read_object
 from forethought.storage.written import Written, set_aside
 from forethought.training.distributed.ranks import ALONE, Ranks
-from forethought.training.results import ReferenceLogprobs, Step, TrainingResult
+from forethought.training.results import STEPS, ReferenceLogprobs, Step, TrainingResult
 from forethought.training.states import (
     TrainingState,
     log_of_whole,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 FINGERPRINT = "fingerprint.json"
-STEPS = "steps.jsonl"
 RESULT = "result.json"
 Log = TypeVar("Log", bound=Step)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STEPS = "steps.jsonl"
+"""The log in a training's folder, a `Step` or `StepLog` a line."""
 LEAST_KEPT = 0.9
 """Where less of the learned margin is left, readers are warned."""
 

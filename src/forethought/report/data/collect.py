@@ -31,6 +31,7 @@ from forethought.runs.schedule import (
 )
 from forethought.storage import left_out
 from forethought.storage.sealed_stage import read_log, read_object
+from forethought.training.results import STEPS
 from forethought.types import Arm, LeftOut, ParseStatus
 
 LogEntry = dict[str, Any]
@@ -211,7 +212,7 @@ def _iteration(recipe: Recipe, arm: Arm, number: int) -> IterationData:
         number=number,
         rollouts=_rollout_stats(rollouts.folder) if rollouts.sealed else None,
         pairs=_pair_stats(pairs.folder) if pairs.sealed else None,
-        steps=tuple(_steps(of["training"].folder / "steps.jsonl")),
+        steps=tuple(_steps(of["training"].folder / STEPS)),
         selection=_selection(selection.folder) if selection.sealed else None,
     )
 
