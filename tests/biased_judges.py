@@ -1,6 +1,7 @@
 """Judges with one known fault each; the test server calls those of messages by name."""
 
 import itertools
+import random
 import re
 
 from forethought.types import Judgement, Unjudged
@@ -93,3 +94,20 @@ class Fickle:
             yield Judgement(
                 prompt_id=group.prompt.prompt_id, judge=self.name, scores=scores, evidence=""
             )
+
+
+def likes_all_alike(prompt, response):
+    """As a verifier: 1, always."""
+    return 1.0
+
+
+def chokes_on_some(prompt, response):
+    """As a verifier: right or wrong, but for every third prompt or so, on which it fails."""
+    if int(prompt.prompt_id, 16) % 3 == 0:
+        raise ValueError("no reference")
+    return knows(prompt, response)
+
+
+def tosses_a_coin(prompt, response):
+    """As a verifier: any number, another one each time."""
+    return random.random()

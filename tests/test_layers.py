@@ -26,6 +26,7 @@ LAYERS = [
     {"stages"},
     {"export", "trackers"},
     {"pipeline", "planning", "drafting"},
+    {"doctor"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

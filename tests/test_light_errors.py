@@ -46,7 +46,7 @@ for line in sys.stdin:
 """Each command in a process of its own, forked from one that has the command line alone."""
 COMMANDS = (
     *("run", "status", "plan", "config", "report", "view", "export", "sample", "judge"),
-    *("serve", "chat", "vllm-plugin", "new-key"),
+    *("serve", "chat", "vllm-plugin", "new-key", "doctor"),
 )
 
 
@@ -104,6 +104,8 @@ JUDGED = "judge={type: reward_model, path: ./nowhere}"
         (["run", QUICKSTART, "run=x", JUDGED], "judge.path: ./nowhere does not exist"),
         (["run", QUICKSTART, "run=x", "thought_format=no.yaml"], "'no.yaml' is neither a file"),
         (["run", QUICKSTART, "run=x", "thought_format=bad.yaml"], "name: give text"),
+        (["doctor", QUICKSTART, "sampling.sampels=4"], "did you mean samples?"),
+        (["doctor", "nowhere.yaml"], "recipe nowhere.yaml does not exist"),
         (["plan", QUICKSTART, "sampling.sampels=4"], "did you mean samples?"),
         (["plan", QUICKSTART, "sampling.sampels=4", "--gpu", "h200"], "did you mean samples?"),
         (["plan", QUICKSTART, "--gpu", "abacus"], "abacus"),

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from forethought.cli.check import check
+from forethought.cli.doctor import doctor
 from forethought.cli.drafts import compare, init
 from forethought.cli.errors import clear_errors
 from forethought.cli.evaluate import evaluate
@@ -329,7 +330,7 @@ def _recipe(words: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"model": at_run_policy(recipe.model)})
 
 
-for command in (check, init, compare, serve, chat, vllm_plugin, new_key):
+for command in (check, doctor, init, compare, serve, chat, vllm_plugin, new_key):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 

@@ -54,7 +54,7 @@ def run_recipe(recipe: Recipe, reporter: Reporter) -> None:
     ArmStoppedError if an arm had nothing more to learn from, after all that does not build on it;
     ValueError for whatever is wrong with prompts, model or judge.
     """
-    _look_first(recipe)
+    look_before_work(recipe)
     with run_lock(recipe.run):
         refuse_changed_recipe(recipe)
         write_json(recipe.run / "config.json", dump(recipe))
@@ -78,7 +78,7 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
             if not ref.sealed:
                 if ref.stage != "prompts" and not attempt.tried:
                     attempt.tried = True
-                    _try_engines(recipe, reporter)
+                    try_engines(recipe, reporter)
                 attempt.worked = True
                 try:
                     launch(ref, reporter)
@@ -104,7 +104,7 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
         raise list(stopped.values())[-1]
 
 
-def _look_first(recipe: Recipe) -> None:
+def look_before_work(recipe: Recipe) -> None:
     """Look for all that the recipe names, before any work.
 
     Raises: ValueError naming what is not there, or cannot be used.
@@ -122,7 +122,7 @@ def _look_first(recipe: Recipe) -> None:
         refuse_dishonest_templates(recipe)
 
 
-def _try_engines(recipe: Recipe, reporter: Reporter) -> None:
+def try_engines(recipe: Recipe, reporter: Reporter) -> None:
     """Find out before anything is sampled which engine could not be used.
 
     Raises: ValueError that names it.

@@ -175,7 +175,7 @@ def _judged(
             if owed:
                 executor = opened.enter_context(judging_executor(judge, cache, part.launch))
                 for name in owed:
-                    judged[name] = _verdicts(executor, sets[name], task)
+                    judged[name] = case_verdicts(executor, sets[name], task)
                     # What was refused altogether may be put right: it is asked again.
                     if any(verdict.scores for verdict in judged[name]):
                         stage.write_records(name, judged[name], CaseVerdict)
@@ -184,7 +184,10 @@ def _judged(
     return judged, total if part.judge.asks_a_model else None
 
 
-def _verdicts(executor: JudgingExecutor, cases: Sequence[Case], task: Task) -> list[CaseVerdict]:
+def case_verdicts(
+    executor: JudgingExecutor, cases: Sequence[Case], task: Task
+) -> list[CaseVerdict]:
+    """What the judge says of each case, in their order."""
     found: list[CaseVerdict] = []
     starts = range(0, len(cases), GROUPS)
 

@@ -123,12 +123,13 @@ def recipe_costs(
     prompt_tokens: float | None = None,
     output_tokens: float | None = None,
     storage: float | None = None,
+    lengths: dict[Arm, Lengths] | None = None,
 ) -> Costs:
     """What every stage costs; on `cpu` this machine is measured first.
 
     Without `gpus` there are as many devices as the recipe uses at a time. `prompt_tokens` and
-    `output_tokens` are means, used with `like` as `expected_lengths` says. `storage` is in GB per
-    second, to and from the run directory.
+    `output_tokens` are means, used with `like` as `expected_lengths` says, where no `lengths` are
+    given. `storage` is in GB per second, to and from the run directory.
 
     Raises: ValueError if a model's size or a run's lengths cannot be read, or a number of devices
     or a rate makes no sense.
@@ -140,7 +141,8 @@ def recipe_costs(
     if gpus < 1 or (device.is_cpu and gpus != 1):
         raise ValueError(f"--gpus: {gpus} is not possible with --gpu {device.name}; 1 is")
     shape = model_shape(recipe.model.source)
-    lengths = expected_lengths(recipe, like=like, prompt=prompt_tokens, output=output_tokens)
+    if lengths is None:
+        lengths = expected_lengths(recipe, like=like, prompt=prompt_tokens, output=output_tokens)
     cluster = _cluster(recipe, device, gpus, shape)
     if storage is not None:
         cluster = replace(cluster, rates=replace(cluster.rates, storage=storage * 1e9))

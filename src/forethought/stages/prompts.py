@@ -14,6 +14,7 @@ from forethought.models import loading, rendering
 from forethought.progress.reporter import Reporter
 from forethought.prompts import Refuse, load_prompts, source_digests, split_prompts
 from forethought.runs.layout import StageRef
+from forethought.stages.policies.sampled_policy import longest_sequence
 from forethought.storage import left_out
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import Count, StageError, read_json
@@ -109,7 +110,7 @@ def _refuse(recipe: Recipe) -> Refuse:
         (thought_format, rendering.template_variables(recipe.model.of_arm(arm)))
         for thought_format, arm in asked
     ]
-    most, context = recipe.prompts.max_tokens, _context(recipe)
+    most, context = recipe.prompts.max_tokens, longest_sequence(recipe)
 
     def refuse(prompt: Prompt) -> str | None:
         try:
@@ -129,13 +130,3 @@ def _refuse(recipe: Recipe) -> Refuse:
         return None
 
     return refuse
-
-
-def _context(recipe: Recipe) -> int | None:
-    """Longest sequence of the policy; `None` where only the engine knows."""
-    given = recipe.sampling.context
-    if given is not None or not recipe.sampling.loads_model:
-        return given
-    return loading.context_length(
-        loading.load_config(recipe.model.source), long_context=recipe.model.long_context
-    )

@@ -16,6 +16,7 @@ from forethought.config import Recipe
 from forethought.models import loading, rendering
 from forethought.prompts import read_demonstrations
 from forethought.runs.layout import WARM_START, StageRef
+from forethought.stages.policies.sampled_policy import longest_sequence
 from forethought.thoughts import GENERIC, ThoughtFormat
 from forethought.types import Demonstration, Message
 
@@ -133,10 +134,7 @@ def _whole(tokenizer: PreTrainedTokenizerBase, shown: Shown, template: dict[str,
 
 def _refuse_too_long(ref: StageRef, tokens: int) -> None:
     recipe = ref.recipe
-    context = recipe.sampling.context
-    if context is None and recipe.sampling.loads_model:
-        config = loading.load_config(recipe.model.source)
-        context = loading.context_length(config, long_context=recipe.model.long_context)
+    context = longest_sequence(recipe)
     limit = recipe.sampling.max_new_tokens
     if context is not None and tokens + limit > context:
         raise ValueError(

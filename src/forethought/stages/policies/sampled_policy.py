@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Self
 from forethought.config import (
     LaunchConfig,
     ModelConfig,
+    Recipe,
     SamplingConfig,
 )
 from forethought.decoding.request import SamplingParams
+from forethought.models import loading
 from forethought.models.loading import load_tokenizer
 from forethought.models.marker_tokens import split_by_token
 from forethought.models.rendering import decode
@@ -102,6 +104,16 @@ class Policy:
             markers=self.thought_format.markers,
             cache=replies,
         )
+
+
+def longest_sequence(recipe: Recipe) -> int | None:
+    """Most tokens of a prompt and its output together; `None` where only the engine knows."""
+    given = recipe.sampling.context
+    if given is not None or not recipe.sampling.loads_model:
+        return given
+    return loading.context_length(
+        loading.load_config(recipe.model.source), long_context=recipe.model.long_context
+    )
 
 
 @contextmanager
