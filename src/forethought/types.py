@@ -240,6 +240,8 @@ class ScoredGroup:
 class PairSide:
     """One side of a pair: the sampler's own tokens and what decided about them.
 
+    With `pairs.thoughts: shuffled` those before `response_start` are another output's.
+
     Example: `PairSide(sample_index=3, token_ids=(51, 9, 2), response_start=2, response_tokens=1,
     score=1.0, shaped_score=1.9)`
     """

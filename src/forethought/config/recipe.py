@@ -184,6 +184,16 @@ class Recipe(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _there_are_thoughts_to_shuffle(self) -> Recipe:
+        if self.pairs.thoughts == "shuffled" and "thought" not in self.arms:
+            raise ValueError(
+                "pairs.thoughts: shuffled gives outputs the thoughts of other prompts, and arms: "
+                f"{list(self.arms)} has no thoughts; add the arm thought, or leave pairs.thoughts "
+                "out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _best_has_a_score(self) -> Recipe:
         if self.keep == "best" and self.selection.by != "judge":
             raise ValueError(

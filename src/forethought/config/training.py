@@ -16,6 +16,12 @@ class PairsConfig(ConfigModel):
     """Weight of the response length, 0 to 0.5 in the paper; 0 is off."""
     max_unparsable: float = Field(default=0.1, ge=0, le=1)
     """Largest share of an iteration's pairs whose rejected side has no response."""
+    thoughts: Literal["own", "shuffled"] = "own"
+    """`own`: outputs are trained as they were sampled. `shuffled`: a control for the mere length of
+    thoughts. Pairs are chosen as ever; then the thought tokens of each output are replaced by those
+    of another prompt's output of the same iteration, of about the same length, and its response
+    stays. So what is trained is not what was sampled. The direct arm has no thoughts and is as
+    ever."""
 
 
 ALL = "all-linear"

@@ -14,7 +14,7 @@ how many rows come out with exactly the ids that were trained on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,8 @@ def _rows(ref: StageRef, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[st
         for record in read_records(ref.beside("rollouts"), Rollout)
         if record.prompt_id in wanted
     }
+    if ref.shuffles_thoughts:
+        texts = _texts_as_trained(ref, pairs)
     for pair in pairs:
         prompt = prompts[pair.prompt_id]
         yield {
@@ -129,6 +131,20 @@ def _rows(ref: StageRef, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[st
             **_side("rejected", pair.rejected),
             **_origin(prompt),
         }
+
+
+def _texts_as_trained(ref: StageRef, pairs: Sequence[PreferencePair]) -> dict[tuple[str, int], str]:
+    """By prompt and sample, where outputs have other thoughts than were sampled.
+
+    Raises: StageError if the policy, whose tokenizer wrote them, was dropped.
+    """
+    ref.check_policy()
+    tokenizer, markers = loading.load_tokenizer(ref.policy.source), ref.thought_format.markers
+    return {
+        (pair.prompt_id, side.sample_index): rendering.decode(tokenizer, side.token_ids, markers)
+        for pair in pairs
+        for side in (pair.chosen, pair.rejected)
+    }
 
 
 def _answer(text: str) -> list[dict[str, str]]:
@@ -178,6 +194,7 @@ def _card(refs: list[StageRef], rendered: Counter[str]) -> str:
         recipe=recipe,
         arm=arm,
         format=refs[0].thought_format,
+        shuffled=refs[0].shuffles_thoughts,
         seed=run_facts.seed_name(recipe),
         judge=run_facts.judge_name(recipe),
         sources=run_facts.source_names(recipe),

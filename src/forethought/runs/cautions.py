@@ -47,6 +47,11 @@ def _controls(recipe: Recipe) -> Iterator[str]:
             "This run is a control: it trained on the chosen outputs alone, without preferences "
             "(training.loss: nll)."
         )
+    if recipe.iterations > 0 and recipe.pairs.thoughts == "shuffled":
+        yield (
+            "This run is a control: its thought arm trained on the thoughts of other prompts "
+            "(pairs.thoughts: shuffled)."
+        )
 
 
 def _sealed(recipe: Recipe, arm: Arm, stage: str) -> Iterator[dict[str, Any]]:

@@ -107,6 +107,11 @@ class StageRef:
         return self.recipe.warm_start is not None and self.thought_format.markers_are_tokens
 
     @property
+    def shuffles_thoughts(self) -> bool:
+        """Whether the arm's pairs get other prompts' thoughts; the direct arm has none."""
+        return self.recipe.pairs.thoughts == "shuffled" and self.arm == "thought"
+
+    @property
     def policy_stage(self) -> Path | None:
         """The stage that gave this stage's policy, a selection as a rule; `None` for the seed."""
         # Outputs are sampled in words, which the plain seed knows and new tokens would disturb.

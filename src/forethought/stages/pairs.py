@@ -1,7 +1,8 @@
 """Stage `pairs`: length-controlled best and worst of each prompt.
 
 Part *i* of `rollouts` and of `judgements` is read, its possible pairs are set aside, and it is let
-go; of each prompt a few numbers are kept. When all are known it is decided which pairs stay.
+go; of each prompt a few numbers are kept. When all are known it is decided which pairs stay. With
+`pairs.thoughts: shuffled` their outputs then get other prompts' thoughts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from forethought.pairs import (
 )
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
+from forethought.stages.policies.others_thoughts import OthersThoughts
+from forethought.stages.policies.sampled_policy import OutputSplitter
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
     SCRATCH,
@@ -32,7 +35,10 @@ from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 
 def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
-    return {"seed": ref.recipe.seed, "pairs": ref.recipe.pairs.model_dump(mode="json")}
+    settings = ref.recipe.pairs.model_dump(mode="json")
+    if not ref.shuffles_thoughts:
+        del settings["thoughts"]
+    return {"seed": ref.recipe.seed, "pairs": settings}
 
 
 def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
@@ -44,18 +50,32 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         decisions = decide(offers, recipe.pairs.max_unparsable, recipe.seed)
         outcome = outcomes(decisions)
 
-        def kept() -> Iterator[list[PreferencePair]]:
+        def decided() -> Iterator[list[PreferencePair]]:
             for index in range(len(parts)):
                 possible = stage.read_records(_possible(index), PreferencePair)
-                pairs = list(chosen_pairs(possible, outcome))
-                sums.add(pairs)
-                yield pairs
+                yield list(chosen_pairs(possible, outcome))
+
+        others = None
+        if ref.shuffles_thoughts:
+            others = OthersThoughts(OutputSplitter(ref.thought_format, ref.policy), recipe.seed)
+            for pairs in decided():
+                others.learn(pairs)
+
+        def kept() -> Iterator[list[PreferencePair]]:
+            for pairs in decided():
+                trained = pairs if others is None else [others.given_to(pair) for pair in pairs]
+                sums.add(trained)
+                yield trained
 
         stage.write_pieces("pairs", kept(), PreferencePair)
         stage.write_records("decisions", decisions, PairDecision)
         count = sum(decision.chosen_index is not None for decision in decisions)
         task.note = f"{count} pairs"
-    return {"pairs": count, **pair_counts(decisions), **sums.summary()}
+        own: dict[str, Count] = {}
+        if others is not None:
+            own = {"own_thoughts": others.unchanged}
+            task.note += f", {count - others.unchanged} with thoughts of other prompts"
+    return {"pairs": count, **pair_counts(decisions), **own, **sums.summary()}
 
 
 def _offered(stage: Stage, ref: StageRef, task: Task) -> Iterator[list[Offer]]:

@@ -168,7 +168,8 @@ class OutputSplitter:
             return self.thought_format
         return split_by_token(self.thought_format, self._tokenizer)
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of an output's tokens, or of its first ones."""
         return decode(self._tokenizer, token_ids, self.thought_format.markers)
 
     def parse(self, text: str, finish_reason: FinishReason) -> ParsedOutput:
@@ -203,6 +204,6 @@ class OutputSplitter:
         start = 0
         # A template may have the model think in the direct arm, too.
         if thought_format.thinks or parsed.thought is not None:
-            start = first_response_token(ids, parsed.response_offset, self._decode)
+            start = first_response_token(ids, parsed.response_offset, self.decode)
         # Where no token is the response's, `start` is the length, the end token included.
         return parsed, start, max(len(ids) - start - ended, 0)
