@@ -28,7 +28,7 @@ class _Later:
 
 
 Later = _Later()
-"""`Annotated[str | None, Later]`: the field names the work only where it is set."""
+"""`Annotated[str | None, Later]`: the field names the work only where it is not its default."""
 
 
 class ConfigModel(BaseModel):
@@ -44,8 +44,12 @@ class ConfigModel(BaseModel):
             name: _identity(value)
             for name, value in self
             if Operational not in (marks := type(self).model_fields[name].metadata)
-            and not (Later in marks and not value)
+            and not (Later in marks and value == _default(type(self), name))
         }
+
+
+def _default(section: type[ConfigModel], name: str) -> Any:
+    return section.model_fields[name].get_default(call_default_factory=True)
 
 
 def _identity(value: Any) -> Any:

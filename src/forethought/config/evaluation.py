@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from forethought.config.base import ConfigModel, Operational
-from forethought.config.engines import OpenAIEngine
+from forethought.config.base import ConfigModel, Later, Operational
+from forethought.config.engines import OpenAIEngine, SamplingConfig
 from forethought.config.prompts import PromptSources
 
 
@@ -63,7 +63,13 @@ class WinRateMeasure(MeasureConfig):
 
     equal_tokens: bool = True
     """Also against a direct policy that may spend as many tokens as thinking took: on the best of
-    several answers by the same judge, and on one longer answer."""
+    several answers, and on one longer answer."""
+    pick: Annotated[Literal["judge", "likelihood", "vote"], Later] = "judge"
+    """What picks the best of several. `judge`: the one that then compares; a verifier that knows
+    the answer makes this an upper bound. Without it: `vote`, the response that most of the answers
+    agree on (self-consistency, Wang et al. 2022), case, white space and punctuation at its ends
+    left out, the first drawn of equally frequent ones; `likelihood`, the answer with the highest
+    mean log-prob per token by the direct policy itself."""
     longer: str = "Respond to the following user query in a comprehensive and detailed way."
     """What asks the direct policy for the longer answer; stands before the query as a thought
     instruction does."""
@@ -131,3 +137,14 @@ class MeasuresConfig(ConfigModel):
     """AlpacaEval 2."""
     arena_hard: ArenaHardMeasure | None = None
     """Arena-Hard v0.1."""
+
+    def refuse(self, sampling: SamplingConfig) -> None:
+        """Raises: ValueError if a measure asks for what this engine of the policies cannot give."""
+        head_to_head = self.win_rate
+        if head_to_head is None or head_to_head.pick != "likelihood" or sampling.loads_model:
+            return
+        raise ValueError(
+            "measures.win_rate.pick: likelihood is computed with the policy's own weights, and "
+            f"sampling.type {sampling.type} does not load them here; use pick: vote, or "
+            "sampling.type transformers or vllm"
+        )

@@ -194,6 +194,11 @@ class Recipe(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _measures_fit_the_engine(self) -> Recipe:
+        self.measures.refuse(self.sampling)
+        return self
+
+    @model_validator(mode="after")
     def _best_has_a_score(self) -> Recipe:
         if self.keep == "best" and self.selection.by != "judge":
             raise ValueError(
@@ -300,3 +305,8 @@ class EvaluatePart(ConfigModel):
     """File of verdicts already paid for, kept and shared when named."""
     measures: MeasuresConfig = MeasuresConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _measures_fit_the_engine(self) -> Self:
+        self.measures.refuse(self.sampling)
+        return self

@@ -214,7 +214,9 @@ def _measure_plan(ref: StageRef) -> StagePlan:
         if measures.win_rate.equal_tokens:
             work += ", at equal tokens too"
             outputs = test * (MOST_ANSWERS + 1) * measures.win_rate.tries
-            calls = 3 * calls + test * recipe.judge.calls_per_group(MOST_ANSWERS)
+            calls *= 3
+            if measures.win_rate.pick == "judge":
+                calls += test * recipe.judge.calls_per_group(MOST_ANSWERS)
     elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
         # A first answer, whose thought is then kept, left out, swapped or halved.

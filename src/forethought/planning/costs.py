@@ -37,6 +37,7 @@ from forethought.planning.sampling_cost import sample_cost
 from forethought.planning.training_cost import (
     checkpoint_bytes,
     fine_tuning_cost,
+    likelihood_cost,
     reference_cost,
     training_cost,
 )
@@ -359,7 +360,13 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
         drawn = _drawn(setting, direct, test, answers) + _drawn(setting, direct, test, 1)
         shown = Effort.of({"host": 2 * test * setting.cluster.rates.answer})
         # The answers that thinking is compared with: one, the best of several, a longer one.
-        best = _judged(setting, direct, test, answers) if answers > 1 else Effort()
+        match recipe.measures.win_rate.pick:
+            case "judge" if answers > 1:
+                best = _judged(setting, direct, test, answers)
+            case "likelihood":
+                best = likelihood_cost(setting, direct, test * answers)
+            case _:
+                best = Effort()
         return drawn + judged + judged + judged + best + shown
     if stage == "probe" and recipe.measures.probe is not None:
         count = min(test, recipe.measures.probe.prompts)

@@ -33,10 +33,23 @@ read, the master and the working copy written, the gradient's norm read."""
 
 def reference_cost(setting: Setting, lengths: Lengths) -> Effort:
     """Cost of the log-probs of an iteration's pairs under the starting policy."""
-    shape, cluster, training = setting.shape, setting.cluster, _held_training(setting)
     tokens = pair(lengths.prompt, lengths.output)
     longest = lengths.prompt + 2 * lengths.longest(setting.recipe.sampling.max_new_tokens)
     count = setting.recipe.prompts_per_iteration * lengths.pairs
+    return _forward_cost(setting, count, tokens, longest)
+
+
+def likelihood_cost(setting: Setting, lengths: Lengths, count: float) -> Effort:
+    """Cost of the log-probs of so many outputs, each behind a prompt of its own, on one device."""
+    one = replace(setting, cluster=replace(setting.cluster, gpus=1))
+    tokens = outputs_after(lengths.prompt, lengths.output, 1, predicted=True)
+    longest = lengths.prompt + lengths.longest(setting.recipe.sampling.max_new_tokens)
+    return _forward_cost(one, count, tokens, longest)
+
+
+def _forward_cost(setting: Setting, count: float, tokens: Tokens, longest: float) -> Effort:
+    """`tokens` are those of one pair or output, `longest` of the longest."""
+    shape, cluster, training = setting.shape, setting.cluster, _held_training(setting)
     flops = count * forward_flops(shape, tokens)
     passes = math.ceil(count * tokens.read / training.tokens_per_microbatch / cluster.gpus)
     parts = {

@@ -132,6 +132,8 @@ def _measure_tiles(run: RunData, scale: Scale) -> list[Tile]:
     for name, label in (
         ("win_rate", "Win rate against direct"),
         ("win_rate_best_of_n", "Against the best of several"),
+        ("win_rate_best_of_n_by_vote", "Against a vote of several"),
+        ("win_rate_best_of_n_by_likelihood", "Against the likeliest of several"),
         ("win_rate_longer", "Against a longer answer"),
     ):
         points = figures_of(run.measures, name, "thought")

@@ -1,4 +1,5 @@
-"""Log-probs of pairs under the iteration's starting policy, computed once before training.
+"""Log-probs of pairs under the iteration's starting policy, computed once before training; and of
+any outputs under any policy.
 
 The paper does not say which model is DPO's reference; the starting policy of each iteration is its
 group's convention.
@@ -15,10 +16,10 @@ from forethought.models.loading import Named
 from forethought.training.batches import rounds, shortest, usable_pairs
 from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.logprobs import PolicyLogprobs
-from forethought.training.packing import PackedRows, pack
+from forethought.training.packing import PackedRows, pack, pack_examples
 from forethought.training.policy_module import length_limit, open_reference
 from forethought.training.results import ReferenceLogprobs
-from forethought.types import PreferencePair
+from forethought.types import PreferencePair, TrainingExample
 
 
 def sequence_sums(logps_M: torch.Tensor, batch: PackedRows) -> torch.Tensor:
@@ -72,3 +73,21 @@ def reference_logprobs(
             )
     everyone = {key: record for part in ranks.gather(found) for key, record in part.items()}
     return [everyone[pair.prompt_id] for pair in kept]
+
+
+@torch.no_grad()
+def output_logprobs(
+    model: Named, examples: Sequence[TrainingExample], config: TrainingConfig, *, device: str
+) -> list[float]:
+    """The log-prob of each output after its prompt, in nats, summed over its tokens, in order.
+
+    Raises: ValueError if the model cannot be loaded.
+    """
+    found: dict[tuple[str, int], float] = {}
+    with open_reference(model, config, device) as policy:
+        for [group] in rounds(examples, config.tokens_per_microbatch, 1):
+            batch = pack_examples(group).to(policy.model.device)
+            sums = sequence_sums(policy(batch), batch).tolist()
+            for example, total in zip(group, sums, strict=True):
+                found[example.prompt_id, example.sample_index] = total
+    return [found[example.prompt_id, example.sample_index] for example in examples]

@@ -62,6 +62,22 @@ KNOWN = {
         scale=PERCENT,
         even=0.5,
     ),
+    "win_rate_best_of_n_by_vote": Known(
+        title="Win rate against a vote of several direct answers",
+        caption="The direct policy draws more answers with the tokens that thinking took; the "
+        "response that most of them agree on is compared. The judge does not pick.",
+        axis="win rate",
+        scale=PERCENT,
+        even=0.5,
+    ),
+    "win_rate_best_of_n_by_likelihood": Known(
+        title="Win rate against the likeliest of several direct answers",
+        caption="The direct policy draws more answers with the tokens that thinking took; the one "
+        "that it finds likeliest per token is compared. The judge does not pick.",
+        axis="win rate",
+        scale=PERCENT,
+        even=0.5,
+    ),
     "win_rate_longer": Known(
         title="Win rate against a longer direct answer",
         caption="The direct policy is asked for one longer answer and may spend the tokens that "
@@ -74,6 +90,24 @@ KNOWN = {
         title="Win rate against the best of several, at equal length",
         caption="Against the best of several direct answers, with the effect of the responses' "
         "lengths taken out.",
+        axis="win rate",
+        scale=PERCENT,
+        even=0.5,
+        folded=True,
+    ),
+    "length_controlled_win_rate_best_of_n_by_vote": Known(
+        title="Win rate against a vote of several, at equal length",
+        caption="Against the response that most of several direct answers agree on, with the "
+        "effect of the responses' lengths taken out.",
+        axis="win rate",
+        scale=PERCENT,
+        even=0.5,
+        folded=True,
+    ),
+    "length_controlled_win_rate_best_of_n_by_likelihood": Known(
+        title="Win rate against the likeliest of several, at equal length",
+        caption="Against the likeliest of several direct answers, with the effect of the "
+        "responses' lengths taken out.",
         axis="win rate",
         scale=PERCENT,
         even=0.5,
@@ -127,6 +161,8 @@ SIDES = {
     "first": ("Thought arm", "thought", "solid", "circle"),
     "second": ("Direct arm, one answer", "direct", "solid", "square"),
     "best_of_n": ("Direct arm, best of several", "direct", "dash", "diamond"),
+    "best_of_n_by_vote": ("Direct arm, a vote of several", "direct", "dash", "diamond"),
+    "best_of_n_by_likelihood": ("Direct arm, likeliest of several", "direct", "dash", "diamond"),
     "longer": ("Direct arm, a longer answer", "direct", "dot", "triangle-up"),
 }
 """Sides of the head to head: words, colour, dash, marker."""

@@ -6,10 +6,11 @@ The judge sees a prompt's responses of both, and nothing else. An output without
 sampled again up to the limit and then loses; two of them tie.
 
 Thinking costs tokens, so a direct policy may spend as many: on the best of n answers, n being the
-smallest number whose mean tokens reach the first contender's and the best chosen by the same judge,
-and on one longer answer, asked for in words. Spent is what was drawn, outputs without a response
-that had to be sampled again included. Best-of-n is chosen by the judge that then compares,
-which favours it: a thinking policy that wins all the same has earned it.
+smallest number whose mean tokens reach the first contender's, and on one longer answer, asked for
+in words. Spent is what was drawn, outputs without a response that had to be sampled again included.
+The best is chosen by the judge that then compares, which favours it: a thinking policy that wins
+all the same has earned it. Or it is chosen without the judge (best_of_n.py), and then its figures
+and files are called so.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from forethought.evaluation.win_share import win_shares
 from forethought.progress.reporter import Reporter, Task
 from forethought.stages.judged.joint_judging import JudgedSides, judge_sides
 from forethought.stages.measures.base import as_counts
+from forethought.stages.measures.best_of_n import (
+    by_likelihood,
+    by_vote,
+    first_best,
+    rival_name,
+)
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.storage import left_out
@@ -118,7 +125,8 @@ def compare(
                 results.append(length_controlled_win_rate(comparisons, name=controlled))
             if not name:
                 results += category_win_rates(comparisons)
-            drawn = stage.read_records("drawn", Answer) if name == "best_of_n" else answers
+            several = name == rival_name(config.pick)
+            drawn = stage.read_records("drawn", Answer) if several else answers
             tokens[name or "second"] = _mean_tokens(drawn)
         tokens["first"] = _mean_tokens(sides["first"])
         task.note = _note(results)
@@ -178,13 +186,13 @@ def _may_spend(second: Contender, sides: Mapping[str, Sequence[Answer]]) -> bool
 
 def _at_equal_tokens(
     stage: Stage,
-    match: WinRateSetup,
+    setup: WinRateSetup,
     config: WinRateMeasure,
     sides: Mapping[str, Sequence[Answer]],
     task: Task,
 ) -> dict[str, list[Answer]]:
-    """What the direct policy makes of the tokens: `best_of_n` and `longer`."""
-    policy = match.second.policy
+    """What the direct policy makes of the tokens: the best of several, and `longer`."""
+    policy, best = setup.second.policy, rival_name(config.pick)
     assert policy is not None
     wanted = math.ceil(_mean_tokens(sides["first"]) / _mean_tokens(sides["second"]))
     count = min(wanted, MOST_ANSWERS)
@@ -194,29 +202,36 @@ def _at_equal_tokens(
             stage,
             policy,
             config,
-            match.prompts,
+            setup.prompts,
             part="drawn",
             samples=count,
-            places=match.places,
+            places=setup.places,
         )
         stage.write_records("drawn", drawn, Answer)
-    if not stage.has("best_of_n"):
-        best = _best(stage.read_records("drawn", Answer), match)
-        stage.write_records("best_of_n", best, Answer)
+    if not stage.has(best):
+        drawn = stage.read_records("drawn", Answer)
+        match config.pick:
+            case "judge":
+                picked = _by_judge(drawn, setup)
+            case "likelihood":
+                picked = by_likelihood(drawn, policy, setup.prompts)
+            case "vote":
+                picked = by_vote(drawn)
+        stage.write_records(best, picked, Answer)
     task.advance()
     if not stage.has("longer", left_out.file_of("longer")):
         asked = replace(
             policy, thought_format=ThoughtFormat(name="longer", instruction=config.longer)
         )
         answers = answer_prompts(
-            stage, asked, config, match.prompts, part="longer", places=match.places
+            stage, asked, config, setup.prompts, part="longer", places=setup.places
         )
         stage.write_records("longer", answers, Answer)
     task.advance()
-    return {name: stage.read_records(name, Answer) for name in ("best_of_n", "longer")}
+    return {name: stage.read_records(name, Answer) for name in (best, "longer")}
 
 
-def _best(drawn: Sequence[Answer], match: WinRateSetup) -> list[Answer]:
+def _by_judge(drawn: Sequence[Answer], match: WinRateSetup) -> list[Answer]:
     """Each prompt's best answer by the judge.
 
     Where the judge could not score a prompt the first answer with a response stands.
@@ -225,16 +240,8 @@ def _best(drawn: Sequence[Answer], match: WinRateSetup) -> list[Answer]:
     for answer in drawn:
         sides.setdefault(answer.sample_index, []).append(answer)
     judged = _judge(match, sides)
-    by_prompt: dict[str, list[Answer]] = {}
-    for answers in judged.answers.values():
-        for answer in answers:
-            by_prompt.setdefault(answer.prompt_id, []).append(answer)
-
-    def rank(answer: Answer) -> tuple[bool, float, int]:
-        score = -math.inf if answer.score is None else answer.score
-        return answer.parsed.response is not None, score, -answer.sample_index
-
-    return [max(by_prompt[prompt_id], key=rank) for prompt_id in sorted(by_prompt)]
+    scored = [answer for answers in judged.answers.values() for answer in answers]
+    return first_best(scored, lambda one: -math.inf if one.score is None else one.score)
 
 
 def _judge(match: WinRateSetup, sides: Mapping[Side, Sequence[Answer]]) -> JudgedSides[Side]:
