@@ -90,14 +90,15 @@ def examine(recipe: Recipe, prompts: int, reporter: Reporter) -> Examination:
 
 def _checks(trial: Trial, arms: Sequence[ArmEvidence]) -> list[Check]:
     """Those of the outputs first, then of the judge, then of the run."""
-    recipe = trial.recipe
+    recipe, prompts = trial.recipe, read_prompts(trial)
+    spare = prompts.there - recipe.iterations * recipe.prompts_per_iteration
     found: list[Check] = []
     for arm in arms:
         own = [
-            *output_checks(arm, recipe, warm=trial.warm, before=trial.before_training),
+            *output_checks(arm, recipe, spare=spare, warm=trial.warm, before=trial.before_training),
             *judge_checks(arm, recipe),
         ]
         found += [*own, pair_check(recipe, arm, explained=gravely(own)), speed_check(arm)]
-    found += prompt_checks(recipe, read_prompts(trial))
+    found += prompt_checks(recipe, prompts)
     found.append(length_check(recipe, run_length(trial, arms)))
     return found

@@ -174,9 +174,11 @@ def _length(arm: ArmEvidence, recipe: Recipe) -> Check:
     left = found.value - rho
     verdict = judged(abs(left), FOLLOWS_LENGTH)
     words = (
-        f"within prompts of the {arm.arm} arm score and length of a response correlate by "
-        f"{found.value:.2f}" + (f", of which pairs.rho takes {rho:g}" if rho else "")
+        f"within prompts of the {arm.arm} arm the {'longer' if left > 0 else 'shorter'} response "
+        f"scores higher: score and length correlate by {found.value:.2f}"
     )
+    if rho:
+        words += f", less pairs.rho {rho:g}"
     remedy = None
     if verdict != "ok":
         rho = min(MOST_RHO, round(found.value, 1))

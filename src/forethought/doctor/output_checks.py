@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from statistics import median, stdev
 
-from forethought.config import Recipe
+from forethought.config import Recipe, WarmStartConfig
 from forethought.doctor.check import Check, Remedy, Verdict, judged, percent, unknown
 from forethought.doctor.evidence import ArmEvidence
 from forethought.doctor.limits import CUT_OFF, DUPLICATES, FEW_EXAMPLES, NO_ROOM, UNPARSED
@@ -21,11 +21,14 @@ HIGHER_TEMPERATURE = 1.0
 PAPER_TOP_P = 0.95
 
 
-def output_checks(arm: ArmEvidence, recipe: Recipe, *, warm: bool, before: bool) -> Iterator[Check]:
-    """All of them. `warm` says that outputs were shown demonstrations, `before` that the model is
-    trained on given thoughts before its first iteration: then it need not follow the format yet."""
+def output_checks(
+    arm: ArmEvidence, recipe: Recipe, *, spare: int, warm: bool, before: bool
+) -> Iterator[Check]:
+    """All of them. `spare` prompts are left over by the iterations. `warm` says that outputs were
+    shown demonstrations, `before` that the model is trained on given thoughts before its first
+    iteration: then it need not follow the format yet."""
     causes = Causes(arm, recipe.sampling.max_new_tokens)
-    yield _unparsed(arm, causes, taught=warm or before)
+    yield _unparsed(arm, causes, spare, taught=warm or before)
     if warm:
         yield _warm_start(arm)
     for cause in ("thought", "response") if arm.thought_format.thinks else ("response",):
@@ -76,7 +79,7 @@ def _causes(arm: ArmEvidence, limit: int) -> list[str]:
     return [cause(rollout) for rollout in arm.rollouts]
 
 
-def _unparsed(arm: ArmEvidence, causes: Causes, *, taught: bool) -> Check:
+def _unparsed(arm: ArmEvidence, causes: Causes, spare: int, *, taught: bool) -> Check:
     total, count = len(arm.rollouts), causes.count("format")
     share = count / total
     verdict: Verdict = "unknown"
@@ -88,10 +91,11 @@ def _unparsed(arm: ArmEvidence, causes: Causes, *, taught: bool) -> Check:
         words += f": no {markers} where a response should begin"
     remedy = None
     if verdict in ("look", "stop"):
-        thinks = arm.thought_format.thinks
-        remedy = (
-            Remedy(field="warm_start", value="{}") if thinks else Remedy(field="model.template")
-        )
+        remedy = Remedy(field="model.template")
+        if arm.thought_format.thinks:
+            fewer = 0 < spare < WarmStartConfig().prompts
+            value = f"{{prompts: {spare}}}" if fewer else "{}"
+            remedy = Remedy(field="warm_start", value=value)
     elif taught:
         words += "; the warm start teaches it, so this is no fault"
     return Check(

@@ -29,6 +29,7 @@ from forethought.progress.reporter import Reporter
 from forethought.runs.layout import WARM_START, StageRef
 from forethought.runs.lock import run_lock
 from forethought.runs.schedule import iteration_refs, prompts_ref, warm_start_refs
+from forethought.stages.policies.demonstrated import look_at_demonstrations
 from forethought.storage.files import content_hash, write_json
 from forethought.storage.open_stage import Stage
 from forethought.storage.reply_cache import Cache
@@ -40,6 +41,7 @@ from forethought.storage.sealed_stage import (
     read_object,
     read_records,
 )
+from forethought.thoughts import load_format
 from forethought.types import Arm, Rollout
 from forethought.workers.threads import use_threads
 
@@ -96,7 +98,7 @@ class Trial:
 def small_trial(recipe: Recipe, prompts: int) -> Trial:
     """The trial of a recipe on so many prompts; of several seeds it is the first one's.
 
-    Raises: ValueError if the recipe trains nothing.
+    Raises: ValueError if the recipe trains nothing, or has nothing that can be sampled yet.
     """
     if recipe.iterations == 0 and recipe.warm_start is None:
         raise ValueError(
@@ -104,6 +106,8 @@ def small_trial(recipe: Recipe, prompts: int) -> Trial:
             "run` itself shows how the model answers"
         )
     warm = recipe.warm_start
+    if warm is not None and not warm.samples:
+        _refuse_unknown_tokens(recipe)
     if warm is not None:
         few = {"prompts": prompts, "keep_by": "judge"}
         # Records of a file are trained on as they are, and nothing is sampled for them.
@@ -120,6 +124,17 @@ def small_trial(recipe: Recipe, prompts: int) -> Trial:
         }
     )
     return Trial(recipe=recipe, small=small)
+
+
+def _refuse_unknown_tokens(recipe: Recipe) -> None:
+    """Raises: ValueError where the seed, which is all there is, cannot write the markers."""
+    if "thought" in recipe.arms and load_format(recipe.thought_format).markers_are_tokens:
+        raise ValueError(
+            f"thought_format: the markers of {recipe.thought_format} are tokens that the model "
+            "gets in its warm start, and with warm_start.samples: 0 nothing is sampled before "
+            "that; look at the other arm alone (arms=[direct]), or at another format "
+            "(thought_format=generic)"
+        )
 
 
 @contextmanager
@@ -141,6 +156,8 @@ def held_folder(trial: Trial) -> Iterator[None]:
             if not mark.is_file() or read_object(mark) != begun:
                 _empty(folder)
     look_before_work(trial.small)
+    if trial.before_training:
+        look_at_demonstrations(trial.recipe)
     with run_lock(folder):
         write_json(mark, begun)
         write_json(folder / "config.json", dump(trial.small))
