@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NAMES = {
     *("run", "check", "runs", "init", "compare", "status", "plan", "config", "report", "view"),
-    *("sample", "judge", "evaluate", "export"),
+    *("sample", "judge", "evaluate", "export", "doctor"),
     *("serve", "chat", "vllm-plugin", "new-key"),
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
