@@ -13,13 +13,14 @@ from rich.table import Table
 
 from forethought.cli.errors import clear_errors
 from forethought.config.recipe_files import load_recipe
-from forethought.progress.harmless import harmless
 from forethought.progress.reporter import Reporter
 
 if TYPE_CHECKING:
     from forethought.doctor.check import Check, Verdict
     from forethought.doctor.examination import Examination
 
+CHANGE = 25
+"""Columns for the change: the longest field alone."""
 COLOURS = {"unknown": "dim", "ok": "green", "look": "yellow", "stop": "bold red"}
 
 
@@ -87,7 +88,7 @@ def doctor_table(found: Examination) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("figure")
     table.add_column("says", no_wrap=True)
-    table.add_column("to change", overflow="fold", min_width=22)
+    table.add_column("to change", overflow="fold", min_width=CHANGE)
     for name in dict.fromkeys(check.name for check in found.checks):
         rows = [check for check in found.checks if check.name == name]
         gravest = _gravest(rows)
@@ -95,8 +96,8 @@ def doctor_table(found: Examination) -> Table:
         table.add_row(
             name,
             escape(", ".join(_figure(check) for check in rows)),
-            f"[{COLOURS[says]}]{says}[/]",
-            escape(harmless(str(gravest.remedy or ""))),
+            f"[{COLOURS[says]}]{'-' if says == 'unknown' else says}[/]",
+            escape(_change(gravest)),
         )
     return table
 
@@ -105,6 +106,14 @@ def _gravest(rows: list[Check]) -> Check:
     from forethought.doctor.check import GRAVITY
 
     return max(rows, key=lambda check: GRAVITY.index(check.verdict))
+
+
+def _change(check: Check) -> str:
+    """The field with its value, which stands in a line of its own where both are too long."""
+    remedy = check.remedy
+    if remedy is None or remedy.value is None or len(str(remedy)) <= CHANGE:
+        return str(remedy or "")
+    return f"{remedy.field}\n={remedy.value}"
 
 
 def _figure(check: Check) -> str:

@@ -33,7 +33,7 @@ class Remedy:
 class Check:
     """A figure of an arm, or of the whole run, and what is to be thought of it.
 
-    Example: `Check(name="unparsed", arm="thought", value=0.97, shown="97 %", verdict="stop",
+    Example: `Check(name="unparsed", arm="thought", value=0.97, shown="97%", verdict="stop",
     words="124 of 128 outputs …", remedy=Remedy(field="warm_start", value="{}"), limit=UNPARSED)`
     """
 
@@ -79,4 +79,4 @@ def unknown(name: str, arm: Arm | None, why: str) -> Check:
 
 def percent(share: float) -> str:
     """A share as a reader takes it in."""
-    return f"{100 * share:.0f} %"
+    return f"{share:.0%}"

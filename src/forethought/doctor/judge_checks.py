@@ -125,7 +125,7 @@ def _noise(arm: ArmEvidence, judge: JudgeConfig) -> Check:
     verdict = judged(share, JUDGE_NOISE)
     words = (
         f"asked again about {len(lost)} pairs of responses that it told apart, the judge lost "
-        f"{percent(share)} of its order in the {arm.arm} arm (a coin loses 50 %); a score moved by "
+        f"{percent(share)} of its order in the {arm.arm} arm (a coin loses 50%); a score moved by "
         f"{difference:.3g} on average, and those of a prompt spread by {spread:.3g}"
     )
     return Check(

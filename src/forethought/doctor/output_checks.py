@@ -29,8 +29,8 @@ def output_checks(
     iteration: then it need not follow the format yet."""
     causes = Causes(arm, recipe.sampling.max_new_tokens)
     yield _unparsed(arm, causes, spare, taught=warm or before)
-    if warm:
-        yield _warm_start(arm)
+    if warm and recipe.warm_start is not None:
+        yield _warm_start(arm, recipe.warm_start.prompts)
     for cause in ("thought", "response") if arm.thought_format.thinks else ("response",):
         yield _cut_off(arm, recipe, causes, cause, lenient=warm)
     yield _context(arm, recipe, causes.count("context"))
@@ -110,7 +110,7 @@ def _unparsed(arm: ArmEvidence, causes: Causes, spare: int, *, taught: bool) -> 
     )
 
 
-def _warm_start(arm: ArmEvidence) -> Check:
+def _warm_start(arm: ArmEvidence, prompts: int) -> Check:
     """What the warm start would train on."""
     name, total = "not usable", len(arm.rollouts)
     usable = 0 if arm.examples is None else int(arm.examples["usable"])
@@ -119,7 +119,8 @@ def _warm_start(arm: ArmEvidence) -> Check:
     verdict = judged(share, FEW_EXAMPLES) if kept else "stop"
     words = (
         f"{usable} of {total} outputs of the {arm.arm} arm, shown demonstrations, can be trained "
-        f"on; {kept} of them would be"
+        f"on; {kept} of them would be, and about {kept * prompts / len(arm.by_prompt):.0f} of all "
+        f"{prompts:,} prompts of the warm start"
     )
     remedy = Remedy(field="warm_start.demonstrations") if verdict != "ok" else None
     return Check(

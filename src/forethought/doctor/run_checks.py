@@ -30,7 +30,7 @@ def prompt_checks(recipe: Recipe, prompts: PromptEvidence) -> Iterator[Check]:
         name="prompts",
         arm=None,
         value=float(prompts.there),
-        shown=f"{prompts.there:,} of {wanted:,}",
+        shown=f"{prompts.there:,} for {wanted:,}",
         verdict="stop" if short else "ok",
         words=f"there are {prompts.there:,} prompts to train on, and {warm}{recipe.iterations} "
         f"iterations of {per:,} use {wanted:,}",
