@@ -78,14 +78,12 @@ def evidence(
         ),
         once=Judged(cases, first),
         again=Judged([case.turned for case in reversed(cases)], second),
-        missing_verdicts=0,
         outcomes=dict.fromkeys(OUTCOMES, 0),
         room=Room(context=context, sampled=(3, 3), longest=9),
         bare_tokens=3,
         examples=None,
         seconds=1.0,
         judging=(0.0, 0),
-        stopped=None,
     )
 
 

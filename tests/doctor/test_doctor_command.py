@@ -40,7 +40,8 @@ def test_a_fault_is_a_row_a_sentence_and_the_exit_status(tmp_path):
     done = doctor(*words)
     assert done.exit_code == 0, done.output
     assert "4 prompts x 4 outputs in each arm" in done.output
-    assert max(len(line) for line in done.output.splitlines() if "│" in line) <= 80
+    rows = [line for line in done.output.splitlines() if "│" in line]
+    assert all(len(line) <= 80 and line[-1] == "│" for line in rows)
     shown = CliRunner().invoke(app, ["report", f"{tmp_path}/run-doctor"])
     assert shown.exit_code == 0, shown.output
     # Changed and asked again, which is what doctor is for.

@@ -88,7 +88,7 @@ def doctor_table(found: Examination) -> Table:
     table.add_column("check", no_wrap=True)
     table.add_column("figure")
     table.add_column("says", no_wrap=True)
-    table.add_column("to change", overflow="fold", min_width=CHANGE)
+    table.add_column("to change", no_wrap=True)
     for name in dict.fromkeys(check.name for check in found.checks):
         rows = [check for check in found.checks if check.name == name]
         gravest = _gravest(rows)

@@ -54,8 +54,6 @@ class ArmEvidence:
     """The judge's scores, prompt by prompt; of a prompt that it refused the reason."""
     again: Judged
     """The same responses judged once more, as they were shown: in reverse."""
-    missing_verdicts: int
-    """Of prompts that were scored all the same."""
     outcomes: dict[str, int]
     """What became of each prompt in pairing."""
     room: Room
@@ -67,8 +65,6 @@ class ArmEvidence:
     """Of sampling, loading the model included."""
     judging: tuple[float, int]
     """Seconds of the second judging without opening the judge, and its responses."""
-    stopped: str | None
-    """Why the arm had nothing to go on with."""
 
     @property
     def by_prompt(self) -> dict[str, list[Rollout]]:
@@ -114,7 +110,7 @@ def read_prompts(trial: Trial) -> PromptEvidence:
     )
 
 
-def read_arm(trial: Trial, arm: Arm, stopped: str | None) -> ArmEvidence:
+def read_arm(trial: Trial, arm: Arm) -> ArmEvidence:
     """Everything of an arm; its rollouts have to be sealed."""
     ref = trial.ref("rollouts", arm)
     manifest = read_manifest(ref.folder)
@@ -136,16 +132,12 @@ def read_arm(trial: Trial, arm: Arm, stopped: str | None) -> ArmEvidence:
         rollouts=rollouts,
         once=Judged(cases, once),
         again=Judged([case.turned for case in reversed(cases)], verdicts),
-        missing_verdicts=sum(
-            group.missing for group in scored.values() if isinstance(group, ScoredGroup)
-        ),
         outcomes=_outcomes(trial.recipe, rollouts, scored),
         room=_room(trial, ref, rollouts),
         bare_tokens=fmean(_tokens(ref, ref.prompts("train"))),
         examples=dict(read_manifest(examples).counts) if is_sealed(examples) else None,
         seconds=manifest.seconds,
         judging=seconds,
-        stopped=stopped,
     )
 
 

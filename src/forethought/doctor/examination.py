@@ -75,7 +75,7 @@ def examine(recipe: Recipe, prompts: int, reporter: Reporter) -> Examination:
     trial = small_trial(recipe, prompts)
     with held_folder(trial):
         stopped = run_trial(trial, reporter)
-        arms = [read_arm(trial, arm, stopped.get(arm)) for arm in trial.small.arms]
+        arms = [read_arm(trial, arm) for arm in trial.small.arms]
         found = Examination(
             folder=trial.folder,
             prompts=len({rollout.prompt_id for rollout in arms[0].rollouts}),
