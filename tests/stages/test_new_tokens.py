@@ -90,6 +90,28 @@ def test_the_trained_policy_writes_the_tokens_and_is_sampled_by_them(done):
     assert check_run(done).damages == ()
 
 
+@pytest.mark.slow
+def test_killed_while_the_new_rows_are_fitted_it_trains_the_same(done, tmp_path):
+    shutil.copytree(done.run, tmp_path / "run")
+    recipe = done.model_copy(update={"run": tmp_path / "run"})
+    training = warm(recipe, "training")
+    sealed = read_manifest(training.folder)
+    assert not (training.folder / "scratch").exists()
+    shutil.rmtree(training.folder)
+    half = training.folder / "scratch" / "fitted.partial"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    shutil.copy(warm(done, "training").folder / "intent.json", training.folder)
+    run_stage(training, Reporter(Console(quiet=True)))
+    assert read_manifest(training.folder).counts == sealed.counts
+    weights = [
+        {part.name: part.sha256 for part in manifest.parts if part.name.endswith("safetensors")}
+        for manifest in (sealed, read_manifest(training.folder))
+    ]
+    assert weights[0] == weights[1]
+    assert weights[0]
+
+
 def test_half_a_grown_seed_is_made_again(tmp_path):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()

@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forethought.config import TrainingConfig
+from forethought.config import ModelSource, TrainingConfig
 from forethought.models import loading, rendering
 from forethought.models.loading import pick_device
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
 from forethought.stages.judged.no_pairs import why_no_pairs
+from forethought.stages.policies.fitted_seed import fitted_seed
 from forethought.storage.files import naming
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import (
@@ -120,7 +121,7 @@ def _reference_by_processes(stage: Stage, ref: StageRef, task: Task, owed: dict[
     from forethought.training.distributed.job import read_part
 
     scratch = _scratch(stage)
-    job = _job(ref, "reference", scratch).model_copy(
+    job = _job(ref, "reference", scratch, ref.policy.source).model_copy(
         update={
             "owed": tuple(
                 (index, index * REFERENCE_PART, index * REFERENCE_PART + count)
@@ -153,7 +154,8 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
 
     pairs, training = _pairs(ref), ref.recipe.training
     if not training.prefers:
-        result = _fine_tuned(stage, ref, reporter, "chosen", chosen_outputs(pairs), training)
+        chosen = chosen_outputs(pairs)
+        result = _fine_tuned(stage, ref, reporter, "chosen", chosen, training, ref.policy.source)
         return {"pairs": len(pairs), "left_out": result.left_out, "steps": result.steps}
     with _steps(ref, reporter, len(pairs), training) as on_step:
         if ref.recipe.launch.type == "local":
@@ -169,7 +171,9 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
                 on_step=on_step,
             )
         else:
-            result = _trained_by_processes(stage, ref, "training", on_step, StepLog)
+            result = _trained_by_processes(
+                stage, ref, "training", on_step, StepLog, ref.policy.source
+            )
     _save_formats(stage, ref, training.epochs)
     if (warning := loss_warning(ref, result.margin_kept)) is not None:
         reporter.say(f"warning: {warning}")
@@ -183,14 +187,18 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
 
 def configure_fine_tuning(ref: StageRef) -> dict[str, Any]:
     """What decides the warm start's training besides its inputs."""
-    return configure_training(ref) | {"training": ref.recipe.warm_training.model_dump(mode="json")}
+    config = configure_training(ref)
+    config["training"] = ref.recipe.warm_training.model_dump(mode="json")
+    return config | ({"new_rows": "fitted"} if ref.grows else {})
 
 
 def run_fine_tuning(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
-    """Train on the warm start's examples; every epoch's folder also gets the thought format."""
+    """Train on the warm start's examples, from new tokens whose rows fit them; every epoch's folder
+    also gets the thought format."""
     examples = read_records(ref.beside("examples"), TrainingExample, "examples")
     training = ref.recipe.warm_training
-    result = _fine_tuned(stage, ref, reporter, "fine_tuning", examples, training)
+    model = fitted_seed(stage, ref, examples, reporter) if ref.grows else ref.policy.source
+    result = _fine_tuned(stage, ref, reporter, "fine_tuning", examples, training, model)
     return {"examples": len(examples), "left_out": result.left_out, "steps": result.steps}
 
 
@@ -201,6 +209,7 @@ def _fine_tuned(
     kind: JobKind,
     examples: Sequence[TrainingExample],
     training: TrainingConfig,
+    model: ModelSource,
 ) -> TrainingResult:
     """Supervised fine-tuning, in this process or by several."""
     from forethought.training.fine_tune import fine_tune
@@ -208,7 +217,7 @@ def _fine_tuned(
     with _steps(ref, reporter, len(examples), training) as on_step:
         if ref.recipe.launch.type == "local":
             result = fine_tune(
-                model=ref.policy.source,
+                model=model,
                 examples=examples,
                 config=training,
                 seed=ref.recipe.seed,
@@ -217,7 +226,7 @@ def _fine_tuned(
                 on_step=on_step,
             )
         else:
-            result = _trained_by_processes(stage, ref, kind, on_step, Step)
+            result = _trained_by_processes(stage, ref, kind, on_step, Step, model)
     _save_formats(stage, ref, training.epochs)
     return result
 
@@ -243,11 +252,13 @@ def _trained_by_processes(
     kind: JobKind,
     on_step: Callable[[Step], None],
     log_kind: type[Step],
+    model: ModelSource,
 ) -> TrainingResult:
     from forethought.training.checkpoint import LogReader, read_result
 
     log = LogReader(stage.folder, log_kind)
-    _run_job(ref, _job(ref, kind, stage.folder), _scratch(stage), lambda: log.read(on_step))
+    job = _job(ref, kind, stage.folder, model)
+    _run_job(ref, job, _scratch(stage), lambda: log.read(on_step))
     return read_result(stage.folder)
 
 
@@ -276,14 +287,13 @@ def loss_warning(ref: StageRef, margin_kept: Sequence[float | None]) -> str | No
     )
 
 
-def _job(ref: StageRef, kind: JobKind, directory: Path) -> Job:
+def _job(ref: StageRef, kind: JobKind, directory: Path, source: ModelSource) -> Job:
     """A job for processes anywhere: paths do not depend on where they are started."""
     from forethought.training.distributed.job import Job
     from forethought.training.distributed.ray_processes import ray_device
 
     recipe = ref.recipe
     assert recipe.launch.processes is not None
-    source = ref.policy.source
     folder = Path(loading.resolve(source))
     on_ray = recipe.launch.type == "ray"
     asked = recipe.model.device

@@ -2,7 +2,8 @@
 
 A format whose markers are tokens (`tokens`) needs them in the tokenizer, in the embedding and in
 the output layer before anything is trained on them. What this stage writes is the plain seed but
-for these rows: the warm start's training begins from it, and it is what is measured as the seed.
+for these rows, and is what is measured as the seed; before it is trained they are fitted to what it
+is trained on (policies/fitted_seed.py).
 """
 
 from __future__ import annotations
