@@ -70,6 +70,7 @@ MEASURES = {
     "win_rate": {},
     "gsm8k": {"sources": SOURCES},
     "probe": {},
+    "second_judge": {"judge": VERIFIER},
     "alpaca_eval": {"instructions": "a", "baseline": "b", "annotator": ENGINES[2]},
     "arena_hard": {"questions": "a", "baseline": "b", "judge": ENGINES[2]},
 }

@@ -35,6 +35,10 @@ WRONG = {
     "sampling={type: scripted, path: FOLDER/no.jsonl}": "path: FOLDER/no.jsonl does not exist",
     ALPACA.replace("NAME", "no.json"): "measures.alpaca_eval.instructions: FOLDER/no.json does not",
     f"measures.arena_hard={{questions: no, baseline: b, judge: {SERVER}}}": "arena_hard.questions",
+    "measures.second_judge.judge={type: reward_model, path: FOLDER/nowhere}": "measures.second_"
+    "judge.judge.path: FOLDER/nowhere does not exist",
+    "measures.second_judge.judge={type: verifier, function: gsm9k}": "measures.second_judge.judge "
+    "(verifier gsm9k) cannot be used",
     "measures.gsm8k={sources: FOLDER/no.jsonl}": "measures.gsm8k.sources.0.path: FOLDER/no.jsonl",
     "measures.gsm8k={sources: FOLDER/a.jsonl, after: last}": "has no reference",
     "measures.gsm8k={sources: [{type: microworld, count: 2}], verifier: gsm9k}": "gsm8k.verifier",

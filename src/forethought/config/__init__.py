@@ -35,6 +35,7 @@ from forethought.config.evaluation import (
     MeasureConfig,
     MeasuresConfig,
     ProbeMeasure,
+    SecondJudgeMeasure,
     SelectionConfig,
     WinRateMeasure,
 )

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from forethought.config.base import ConfigModel, Later, Operational
 from forethought.config.engines import OpenAIEngine, SamplingConfig
+from forethought.config.judges import JudgeConfig
 from forethought.config.prompts import PromptSources
 
 
@@ -51,14 +52,18 @@ class EvaluationConfig(AnswersConfig):
     are of evaluated policies."""
 
 
-class MeasureConfig(DrawConfig):
+class MeasureConfig(ConfigModel):
     """What all measures share."""
 
     after: Annotated[Literal["every", "last"], Operational] = "every"
     """Measure every evaluated policy of a run, the seed included, or the last one only."""
 
 
-class WinRateMeasure(MeasureConfig):
+class DrawnMeasure(MeasureConfig, DrawConfig):
+    """What those share for which answers are drawn."""
+
+
+class WinRateMeasure(DrawnMeasure):
     """Thought arm against direct arm on the test prompts, by the run's judge."""
 
     equal_tokens: bool = True
@@ -75,7 +80,7 @@ class WinRateMeasure(MeasureConfig):
     instruction does."""
 
 
-class AccuracyMeasure(MeasureConfig):
+class AccuracyMeasure(DrawnMeasure):
     """Share of responses with the right final answer: GSM8K, or any data with a reference."""
 
     temperature: float = Field(default=0, ge=0)
@@ -89,14 +94,14 @@ class AccuracyMeasure(MeasureConfig):
     is the bare answer."""
 
 
-class ProbeMeasure(MeasureConfig):
+class ProbeMeasure(DrawnMeasure):
     """Whether the response depends on the thought: the same prompt after another thought."""
 
     prompts: int = Field(default=200, ge=2)
     """So many of the test prompts at most."""
 
 
-class AlpacaEvalMeasure(MeasureConfig):
+class AlpacaEvalMeasure(DrawnMeasure):
     """AlpacaEval 2: length-controlled win rate against a baseline's outputs."""
 
     instructions: Path
@@ -111,7 +116,15 @@ class AlpacaEvalMeasure(MeasureConfig):
     """CSV with the gamed-baseline rows; without it the GLM does without them."""
 
 
-class ArenaHardMeasure(MeasureConfig):
+class SecondJudgeMeasure(MeasureConfig):
+    """Another judge, by which nothing is trained or chosen, scores the same answers to the test
+    prompts: whether a policy became better, or only better liked by the judge that trained it."""
+
+    judge: JudgeConfig
+    """Another model than the run's judge, or a verifier."""
+
+
+class ArenaHardMeasure(DrawnMeasure):
     """Arena-Hard v0.1: two games a question against a baseline's answers."""
 
     temperature: float = Field(default=0, ge=0)
@@ -129,6 +142,8 @@ class MeasuresConfig(ConfigModel):
 
     win_rate: WinRateMeasure | None = None
     """Thought against direct, head to head."""
+    second_judge: SecondJudgeMeasure | None = None
+    """Does a judge that never trains see the same gain?"""
     gsm8k: AccuracyMeasure | None = None
     """GSM8K or other questions with a final answer."""
     probe: ProbeMeasure | None = None

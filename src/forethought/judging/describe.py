@@ -33,13 +33,14 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
     return named
 
 
-def refuse_missing_models(config: JudgeConfig) -> None:
-    """Look for the folders of a judge's models, before anything is loaded or paid for.
+def refuse_missing_models(config: JudgeConfig, place: str = "judge") -> None:
+    """Look for the folders of a judge's models, before anything is loaded or paid for; `place` is
+    where the judge stands in the recipe.
 
     Raises: ValueError if one is named that is not there.
     """
     for field, source in config.sources:
-        loading.resolve(source, field=field)
+        loading.resolve(source, field=place + field.removeprefix("judge"))
 
 
 def score_ends(config: JudgeConfig, scores: Iterable[float]) -> Ends | None:

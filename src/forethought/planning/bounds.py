@@ -217,6 +217,13 @@ def _measure_plan(ref: StageRef) -> StagePlan:
             calls *= 3
             if measures.win_rate.pick == "judge":
                 calls += test * recipe.judge.calls_per_group(MOST_ANSWERS)
+    elif ref.stage == "second_judge" and measures.second_judge is not None:
+        judge, samples = measures.second_judge.judge, recipe.evaluation.samples
+        work = f"{test * samples} answers by another judge"
+        if not judge.is_relative:
+            calls = test * judge.calls_per_group(samples)
+        elif (ref.arm, ref.index) != (ref.baseline.arm, ref.baseline.index):
+            calls = test * judge.calls_per_group(2 * samples)
     elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
         # A first answer, whose thought is then kept, left out, swapped or halved.

@@ -368,6 +368,11 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
             case _:
                 best = Effort()
         return drawn + judged + judged + judged + best + shown
+    if stage == "second_judge" and recipe.measures.second_judge is not None:
+        judge = recipe.measures.second_judge.judge
+        asked = replace(setting, recipe=recipe.model_copy(update={"judge": judge}))
+        samples = recipe.evaluation.samples * (2 if judge.is_relative else 1)
+        return _judged(asked, lengths, test, samples)
     if stage == "probe" and recipe.measures.probe is not None:
         count = min(test, recipe.measures.probe.prompts)
         drawn = _drawn(setting, lengths, count, 1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forethought.config import Recipe
+from forethought.config import JudgeConfig, Recipe
 from forethought.evaluation.intervals import paired_difference
 from forethought.evaluation.scale import PERCENT, RAW, Scale
 from forethought.judging.describe import difference_ends, score_ends
@@ -66,13 +66,13 @@ def claim_of(recipe: Recipe) -> Claim:
     Raises: StageError if a sealed stage is damaged.
     """
     evaluated = evaluations(recipe)
-    scale = score_scale(recipe, scores_of(evaluated))
+    scale = score_scale(recipe.judge, scores_of(evaluated))
     thought, direct = (evaluated.get(arm, {}) for arm in ("thought", "direct"))
     policy = max(thought.keys() & direct.keys(), default=-1)
     difference = None
     if policy >= 0:
         ours, theirs = thought[policy]["scores"], direct[policy]["scores"]
-        difference = score_difference(recipe, ours, theirs)
+        difference = score_difference(recipe.judge, ours, theirs)
     if difference is None:
         return Claim(
             policy=policy,
@@ -139,20 +139,19 @@ def scores_of(evaluated: Evaluations) -> list[float]:
     ]
 
 
-def score_scale(recipe: Recipe, scores: Iterable[float]) -> Scale:
+def score_scale(judge: JudgeConfig, scores: Iterable[float]) -> Scale:
     """Per cent where scores are shares, of right answers or of wins; others stay as they are."""
-    judge = recipe.judge
     shares = judge.is_relative or (judge.grades and score_ends(judge, scores) == SHARE)
     return PERCENT if shares else RAW
 
 
 def score_difference(
-    recipe: Recipe, ours: Mapping[str, float], theirs: Mapping[str, float]
+    judge: JudgeConfig, ours: Mapping[str, float], theirs: Mapping[str, float]
 ) -> EvaluationResult | None:
     """Mean of `ours - theirs` over the prompts that both have; `None` where there are none."""
     if not ours.keys() & theirs.keys():
         return None
-    ends = difference_ends(recipe.judge, [*ours.values(), *theirs.values()])
+    ends = difference_ends(judge, [*ours.values(), *theirs.values()])
     return paired_difference("difference", ours, theirs, ends=ends)
 
 
@@ -170,7 +169,7 @@ def differences_by_category(
             for prompt_id, score in ours.items()
             if category.get(prompt_id, UNCATEGORISED) == name
         }
-        difference = score_difference(recipe, own, theirs)
+        difference = score_difference(recipe.judge, own, theirs)
         if difference is not None:
             found[name] = difference
     return found
@@ -256,7 +255,7 @@ def _gain(recipe: Recipe, arm: Arm, evaluated: Mapping[int, dict[str, Any]], sca
     last = max(evaluated, default=0)
     if last == 0 or 0 not in evaluated:
         return ""
-    change = score_difference(recipe, evaluated[last]["scores"], evaluated[0]["scores"])
+    change = score_difference(recipe.judge, evaluated[last]["scores"], evaluated[0]["scores"])
     if change is None:
         return ""
     unparsed: dict[Arm, float] = {arm: evaluated[last]["parse_failures"]}

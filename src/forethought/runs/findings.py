@@ -1,4 +1,5 @@
-"""What a reader must not overlook beside the claim: an arm that fell, categories that lost.
+"""What a reader must not overlook beside the claim: what another judge says, an arm that fell,
+categories that lost.
 
 Said on the first screen of the page and at the end of a run, each with its figure.
 """
@@ -15,6 +16,7 @@ from forethought.runs.comparison import (
     first_policy,
     score_difference,
 )
+from forethought.runs.second_opinion import second_opinion
 from forethought.types import EvaluationResult
 
 SHOWN = 3
@@ -34,7 +36,9 @@ def findings(recipe: Recipe, claim: Claim) -> list[str]:
     hurts = [] if claim.withheld else _hurts(claim)
     # Of one arm alone the claim itself says how it changed.
     falls = _falls(recipe, evaluations(recipe), claim) if len(recipe.arms) > 1 else []
-    return [*hurts, *falls]
+    second = second_opinion(recipe)
+    said = [] if second is None else second.sentences(recipe, claim)
+    return [*said, *hurts, *falls]
 
 
 def _falls(recipe: Recipe, evaluated: Evaluations, claim: Claim) -> Iterator[str]:
@@ -45,7 +49,7 @@ def _falls(recipe: Recipe, evaluated: Evaluations, claim: Claim) -> Iterator[str
         if last == 0 or 0 not in policies:
             continue
         before, after = policies[0], policies[last]
-        change = score_difference(recipe, after["scores"], before["scores"])
+        change = score_difference(recipe.judge, after["scores"], before["scores"])
         if change is None or change.value >= 0 or float(scale.size(change.value)) == 0:
             continue
         scores = [scale.number(counts["test_score"]) for counts in (before, after)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +15,7 @@ from forethought.judging.describe import BY_JUDGE, score_of
 from forethought.runs.comparison import Claim, claim_of, evaluations, seed_evaluations
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import warm_start_refs
+from forethought.runs.second_opinion import second_opinion, second_scores
 from forethought.storage import left_out
 from forethought.storage.files import write_json
 from forethought.storage.sealed_stage import read_manifest, read_object
@@ -31,10 +32,15 @@ def write_summary(recipe: Recipe) -> None:
 
 def summarise(recipe: Recipe) -> dict[str, Any]:
     """Figures of every evaluated policy; 0 is the seed, or what the warm start made of it."""
-    arms, claim = evaluations(recipe), claim_of(recipe)
+    arms, claim, second = evaluations(recipe), claim_of(recipe), second_scores(recipe)
     rows = {
         arm: [
-            {"iteration": i} | _row(counts) | {"margin_kept": margin_kept(recipe, arm, i)}
+            {"iteration": i}
+            | _row(counts)
+            | {
+                "margin_kept": margin_kept(recipe, arm, i),
+                "second_judge": _mean(second.get(arm, {}).get(i)),
+            }
             for i, counts in each.items()
         ]
         for arm, each in arms.items()
@@ -45,6 +51,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         "warm_start": warm_start_figures(recipe),
         "score_of": score_of(recipe),
         "difference": _difference(claim),
+        "second_judge": _second(recipe),
         "left_out": {
             stage: {
                 "count": len(gone),
@@ -106,6 +113,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
         table.add_section()
     table.caption = "thought and response: mean tokens"
     table.caption += _kept_line(summary)
+    table.caption += _second_lines(summary)
     table.caption += "".join(f"\n{line}" for line in _warm_start_lines(summary["warm_start"]))
     if summary["score_of"] != BY_JUDGE:
         table.caption += f"\nscore: {summary['score_of']}"
@@ -147,6 +155,21 @@ def _kept_line(summary: dict[str, Any]) -> str:
     words = ", ".join(f"{arm} {share:.1%}" for arm, share in least.items())
     low = " (little: see the warnings)" if min(least.values()) < LEAST_KEPT else ""
     return f"\nlearned margin that is left when sampled, at least: {words}{low}"
+
+
+def _second_lines(summary: dict[str, Any]) -> str:
+    """The second judge's scores by policy, in the caption as well."""
+    if summary["second_judge"] is None:
+        return ""
+    lines = [f"\nsecond judge ({summary['second_judge']['judge']}), mean score:"]
+    for arm, rows in summary["arms"].items():
+        scores = [
+            f"policy {row['iteration']} {row['second_judge']:.3f}"
+            for row in rows
+            if row["second_judge"] is not None
+        ]
+        lines += [f"\n  {arm}: {', '.join(scores)}"] if scores else []
+    return "".join(lines)
 
 
 def warm_start_words(recipe: Recipe) -> list[str]:
@@ -214,6 +237,15 @@ def _difference(claim: Claim) -> dict[str, Any] | None:
         "count": claim.difference.count,
         "withheld": claim.withheld,
     }
+
+
+def _second(recipe: Recipe) -> dict[str, Any] | None:
+    opinion = second_opinion(recipe)
+    return None if opinion is None else asdict(opinion) | {"scale": opinion.scale.unit}
+
+
+def _mean(scores: Mapping[str, float] | None) -> float | None:
+    return sum(scores.values()) / len(scores) if scores else None
 
 
 def _seconds(run: Path) -> float:

@@ -10,15 +10,13 @@ none, the lowest score of the stage. A stage in which nothing was scored has no 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from forethought.config import AnswersConfig
 from forethought.evaluation.intervals import mean_result
@@ -27,8 +25,12 @@ from forethought.judging.describe import identity, score_ends
 from forethought.models import loading
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
-from forethought.stages.judged.joint_judging import judge_sides, prompt_scores, worst_score
-from forethought.stages.judged.verdict_cache import verdict_cache
+from forethought.stages.judged.joint_judging import prompt_scores, worst_score
+from forethought.stages.judged.judged_answers import (
+    JUDGED,
+    JudgedAnswers,
+    on_the_same_prompts,
+)
 from forethought.stages.policies.sample_until_parsed import answer_prompts
 from forethought.stages.policies.sampled_policy import Policy, server_counts
 from forethought.storage import left_out
@@ -38,17 +40,12 @@ from forethought.storage.sealed_stage import (
     Count,
     StageError,
     check_files,
-    read_json,
     read_manifest,
-    read_object,
     read_records,
 )
 from forethought.types import Answer, Prompt
 
-Key = TypeVar("Key", int, str)
 POLICY = "policy"
-JUDGED = ("judge.json", "spent.jsonl")
-"""What goes with scored answers: the judge's floor and what it left out; what it spent."""
 
 
 def configure_selection(ref: StageRef) -> dict[str, Any]:
@@ -79,7 +76,7 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     prompts = ref.prompts("validation")
     policy, draw = Policy.of(ref), ref.recipe.selection
     with reporter.task(ref.label, len(epochs), "epochs") as task:
-        judged = _Judged(stage, ref)
+        judged = JudgedAnswers(stage, ref, ref.recipe.judge)
         lists = {epoch: left_out.file_of(f"epoch_{epoch}") for epoch in epochs}
         if not all(stage.has(f"epoch_{epoch}", lists[epoch], *JUDGED) for epoch in epochs):
             for epoch in epochs:
@@ -98,7 +95,7 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
                     )
                     stage.write_records(f"{SCRATCH}/sampled_{epoch}", answers, Answer)
                 task.advance()
-            sampled = _of_all(
+            sampled = on_the_same_prompts(
                 {k: stage.read_records(f"{SCRATCH}/sampled_{k}", Answer) for k in epochs}
             )
             for epoch, answers in judged.scored(sampled, prompts).items():
@@ -124,15 +121,6 @@ def select(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     left_out.say(stage, reporter)
     counts: dict[str, Count] = {"new_tokens": tokens, **left_out.counts(stage.folder)}
     return choice | counts | judged.counts() | server_counts(stage, policy)
-
-
-def _of_all(sides: dict[Key, list[Answer]]) -> dict[Key, list[Answer]]:
-    """The answers to prompts that every side has answered: a comparison is on the same ones."""
-    common = set.intersection(*({answer.prompt_id for answer in each} for each in sides.values()))
-    return {
-        side: [answer for answer in each if answer.prompt_id in common]
-        for side, each in sides.items()
-    }
 
 
 def _take_last(stage: Stage, ref: StageRef, epoch: int) -> dict[str, Count]:
@@ -219,7 +207,7 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
     prompts = ref.prompts("test")
     policy, draw = Policy.of(ref), ref.recipe.evaluation
     with reporter.task(ref.label, len(prompts), "prompts") as task:
-        judged = _Judged(stage, ref)
+        judged = JudgedAnswers(stage, ref, ref.recipe.judge)
         gone = left_out.file_of("answers")
         if not stage.has("answers", gone, *JUDGED):
             if not stage.has(f"{SCRATCH}/sampled", gone):
@@ -234,22 +222,8 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
                     places=ref.prompt_places,
                 )
                 stage.write_records(f"{SCRATCH}/sampled", answers, Answer)
-            sides = {"policy": stage.read_records(f"{SCRATCH}/sampled", Answer)}
-            if not judged.relative:
-                answers = judged.scored(sides, prompts)["policy"]
-            elif ref.baseline.folder == ref.folder:
-                answers = judged.even(sides["policy"])
-            else:
-                sides["baseline"] = read_records(ref.baseline.folder, Answer, "answers")
-                sides = _of_all(sides)
-                if not sides["policy"]:
-                    raise StageError(
-                        f"{ref.label}: no test prompt was answered by both this policy and the "
-                        f"baseline, {ref.baseline.label}, so there is nothing to compare; why "
-                        "each is left out stands in their left_out.json"
-                    )
-                answers = judged.scored(sides, prompts)["policy"]
-            stage.write_records("answers", answers, Answer)
+            sampled = stage.read_records(f"{SCRATCH}/sampled", Answer)
+            stage.write_records("answers", judged.of_policy(sampled, prompts), Answer)
         answers = stage.read_records("answers", Answer)
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
         ends = score_ends(ref.recipe.judge, scores.values())
@@ -273,61 +247,6 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
         **judged.counts(),
         **server_counts(stage, policy),
     }
-
-
-class _Judged:
-    """Scores answers that were sampled; the judge is loaded only when there is something to do."""
-
-    def __init__(self, stage: Stage, ref: StageRef) -> None:
-        self.relative = ref.recipe.judge.is_relative
-        self._stage = stage
-        self._ref = ref
-
-    @property
-    def floor(self) -> float | None:
-        """What an answer without a response is worth; `None` if the judge's scale has no end."""
-        if self.relative:
-            return 0.0
-        return read_object(self._stage.folder / JUDGED[0])["floor"]
-
-    def counts(self) -> dict[str, Count]:
-        """Prompts that the judge could not score, and what it spent."""
-        noted = read_object(self._stage.folder / JUDGED[0])
-        spent = read_json(self._stage.folder / JUDGED[1])
-        return {
-            "missing": noted["missing"],
-            "unread_verdicts": noted["unread"],
-            "judge_calls": spent,
-        }
-
-    def even(self, answers: Sequence[Answer]) -> list[Answer]:
-        """The baseline's answers, which win half of their comparisons with themselves."""
-        self._note(0.0, [], 0, None)
-        return [
-            answer if answer.parsed.response is None else replace(answer, score=0.5)
-            for answer in answers
-        ]
-
-    def _note(
-        self,
-        floor: float | None,
-        missing: list[dict[str, str]],
-        unread: int,
-        spent: dict[str, Any] | None,
-    ) -> None:
-        noted = {"floor": floor, "missing": missing, "unread": unread}
-        self._stage.write_json(JUDGED[0], noted)
-        self._stage.write_bytes(JUDGED[1], f"{json.dumps(spent)}\n".encode())
-
-    def scored(
-        self, sampled: Mapping[Key, Sequence[Answer]], prompts: Sequence[Prompt]
-    ) -> dict[Key, list[Answer]]:
-        """The same answers with scores; all of a prompt stand before the judge at once."""
-        with verdict_cache(self._ref) as cache:
-            recipe = self._ref.recipe
-            judged = judge_sides(recipe.judge, cache, sampled, prompts, recipe.launch)
-        self._note(judged.floor, judged.missing, judged.unread, judged.spent)
-        return judged.answers
 
 
 def _configure(ref: StageRef, answers: AnswersConfig) -> dict[str, Any]:

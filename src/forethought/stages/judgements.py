@@ -50,7 +50,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     missing: list[Unjudged] = []
     with (
         reporter.task(ref.label, len(parts), "parts") as task,
-        verdict_cache(ref) as cache,
+        verdict_cache(ref, ref.recipe.judge) as cache,
     ):
         if owed:
             shown = JudgeInputs(rollouts, parts, ref.prompts("train"))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from forethought.config import JudgeConfig
+from forethought.config import JudgeConfig, SecondJudgeMeasure
+from forethought.judging.describe import identity
 from forethought.models import loading
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import OWN_QUESTIONS
 from forethought.stages.judged.verdict_cache import verdict_cache_file
-from forethought.stages.measures import win_rate
+from forethought.stages.measures import second_judge, win_rate
 from forethought.stages.measures.base import Subject, settings_identity
 from forethought.stages.policies.sampled_policy import Policy
 from forethought.storage.open_stage import Stage
@@ -23,6 +24,7 @@ from forethought.types import Answer, Prompt
 
 READS = {
     "win_rate": ("prompts", "evaluations"),
+    "second_judge": ("prompts", "evaluation", "baseline"),
     "probe": ("prompts", "policy"),
     "gsm8k": ("policy",),
     "alpaca_eval": ("policy",),
@@ -33,6 +35,8 @@ READS = {
 
 def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
+    if (second := _second_judge(ref)) is not None:
+        return {"judge": identity(second.judge)}
     config = settings_identity(ref.stage, _config(ref), _judge(ref), [Policy.of(ref)])
     if ref.policy_stage is None:
         config["model"] = loading.identity(ref.recipe.model.source)
@@ -41,6 +45,8 @@ def configure(ref: StageRef) -> dict[str, Any]:
 
 def measure(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     """Do what the stage's measure asks for."""
+    if (second := _second_judge(ref)) is not None:
+        return second_judge.measure(stage, ref, second, reporter)
     own = ref.stage in OWN_QUESTIONS
     subject = _subject(ref, () if own else tuple(ref.prompts("test")))
     config = _config(ref)
@@ -96,6 +102,10 @@ def _config(ref: StageRef) -> Any:
     config = dict(ref.recipe.measures)[ref.stage]
     assert config is not None, "a measure that is not asked for has no stage"
     return config
+
+
+def _second_judge(ref: StageRef) -> SecondJudgeMeasure | None:
+    return ref.recipe.measures.second_judge if ref.stage == "second_judge" else None
 
 
 def _judge(ref: StageRef) -> JudgeConfig | None:

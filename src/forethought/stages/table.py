@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forethought.config import JudgeConfig
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import (
     ITERATION_STAGES,
@@ -125,6 +126,12 @@ def kind_of(ref: StageRef) -> StageKind:
     return STAGES[ref.stage]
 
 
+def judge_of(ref: StageRef) -> JudgeConfig:
+    """The judge that a stage asks: the run's, but for the measure by another."""
+    second = ref.recipe.measures.second_judge
+    return second.judge if ref.stage == "second_judge" and second else ref.recipe.judge
+
+
 def inputs(ref: StageRef) -> list[Path]:
     """Folders of the sealed stages that a stage reads."""
     folders = []
@@ -138,7 +145,7 @@ def inputs(ref: StageRef) -> list[Path]:
         if name in skipped:
             continue
         if name == "baseline":
-            if recipe.judge.is_relative and ref.folder != ref.baseline.folder:
+            if judge_of(ref).is_relative and ref.baseline != replace(ref, stage="evaluation"):
                 folders.append(ref.baseline.folder)
         elif name == "evaluations":
             folders += [each.folder for each in ref.evaluations]

@@ -225,7 +225,7 @@ def _difference(recipe: Recipe, policy: int) -> list[Figures]:
         {**_mapping(read_manifest(refs[arm].folder).counts["scores"])}
         for arm in ("thought", "direct")
     )
-    result = score_difference(recipe, ours, theirs)
+    result = score_difference(recipe.judge, ours, theirs)
     if result is None:
         return []
     values = {"test_score": result.value, "count": float(result.count)}

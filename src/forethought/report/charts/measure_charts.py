@@ -122,6 +122,14 @@ KNOWN = {
         even=0.5,
         folded=True,
     ),
+    "second_judge": Known(
+        title="Score by the second judge",
+        caption="The same answers as in the test score, scored by a judge by which nothing is "
+        "trained or chosen. Where the test score rises and this does not, the policy has learned "
+        "what pleases its judge.",
+        axis="score",
+        scale=RAW,
+    ),
     "gsm8k": Known(
         title="Capability canary: right final answers",
         caption="Share of questions with the right final answer. Training on chats alone may cost "

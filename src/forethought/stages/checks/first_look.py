@@ -13,6 +13,7 @@ from pathlib import Path
 from forethought.config import (
     DatasetPrompts,
     FilePrompts,
+    JudgeConfig,
     OpenAIEngine,
     PromptSource,
     Recipe,
@@ -25,7 +26,7 @@ from forethought.prompts.data_sets import refuse_unknown_name
 from forethought.runs.layout import WARM_START, StageRef
 from forethought.runs.schedule import stage_refs
 from forethought.sampling.look import look_at_engine, look_at_server
-from forethought.stages.checks.open_engines import judges_of, named, owed_engines, title_of
+from forethought.stages.checks.open_engines import SECOND, judges_of, named, owed_engines, title_of
 from forethought.stages.measures import accuracy, alpaca_eval, arena_hard
 from forethought.stages.table import kind_of
 from forethought.storage.remote_files import missing_package
@@ -48,7 +49,8 @@ def look_first(recipe: Recipe) -> list[str]:
     lacking = list(_look_at_sources(recipe, owed))
     for name in owed_engines(every):
         lacking += _look_at(recipe, name)
-    pools = (recipe.sampling.pool, recipe.judge.pool)
+    second = recipe.measures.second_judge
+    pools = (recipe.sampling.pool, recipe.judge.pool, second.judge.pool if second else None)
     if owed and (recipe.launch.type == "ray" or any(pools)) and find_spec("ray") is None:
         lacking.append(NO_RAY)
     return lacking
@@ -65,8 +67,11 @@ def _refuse_missing_files(recipe: Recipe, owed: Sequence[StageRef]) -> None:
         path = source.path if isinstance(source, FilePrompts) else None
         if isinstance(path, Path) and not path.is_file():
             raise ValueError(f"{field}.path: {path} does not exist; correct it")
-    if {ref.stage for ref in owed} & {"judgements", "selection", "evaluation"}:
+    stages, second = {ref.stage for ref in owed}, recipe.measures.second_judge
+    if stages & {"judgements", "selection", "evaluation"}:
         refuse_missing_models(recipe.judge)
+    if "second_judge" in stages and second is not None:
+        refuse_missing_models(second.judge, SECOND)
 
 
 def _refuse_thoughtless_format(recipe: Recipe) -> None:
@@ -134,13 +139,20 @@ def _look_at(recipe: Recipe, name: str) -> Iterator[str]:
             arena_hard.read_files(measures.arena_hard)
             yield from _server("measures.arena_hard.judge", measures.arena_hard.judge)
         case "judge":
-            for field, judge, _ in judges_of(recipe.judge, ()):
-                yield from _saying(field, title_of(judge), look_at_judge(judge))
+            yield from _look_at_judges(recipe.judge, "judge")
+        case "second_judge":
+            assert measures.second_judge is not None
+            yield from _look_at_judges(measures.second_judge.judge, SECOND)
         case "sampling":
             what = f"{recipe.sampling.type} {recipe.model.path}"
             yield from _saying("sampling", what, look_at_engine(recipe.sampling, recipe.model))
         case _:
             pass
+
+
+def _look_at_judges(config: JudgeConfig, field: str) -> Iterator[str]:
+    for own, judge, _ in judges_of(config, (), field):
+        yield from _saying(own, title_of(judge), look_at_judge(judge))
 
 
 def _server(field: str, engine: OpenAIEngine) -> Iterator[str]:

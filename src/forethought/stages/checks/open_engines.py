@@ -48,6 +48,7 @@ ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "gsm8k": (frozenset({"gsm8k"}), frozenset({"gsm8k"})),
     "alpaca_eval": (frozenset({"alpaca_eval"}), frozenset({"alpaca_eval"})),
     "arena_hard": (frozenset({"arena_hard"}), frozenset({"arena_hard"})),
+    "second_judge": (frozenset({"second_judge"}), frozenset({"second_judge"})),
     "judge": (
         frozenset({"judgements", "selection", "evaluation", "win_rate", "probe"}),
         frozenset({"judgements"}),
@@ -62,6 +63,8 @@ ENGINES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 which they are opened: what costs least comes first."""
 ONLY_LOOKED_AT = frozenset({"alpaca_eval", "arena_hard"})
 """Their judges are servers, of which a first look has told all that is free."""
+SECOND = "measures.second_judge.judge"
+"""Its place in the recipe."""
 TOKENS = 2
 """Drawn of a model."""
 PROMPTS = 32
@@ -115,11 +118,13 @@ def _open(recipe: Recipe, name: str) -> None:
             thought_format = load_format(recipe.thought_format)
             accuracy.questions(measures.gsm8k, thought_format.strip_thought)
         case "judge":
-            _refuse_mistaken_prompts(recipe)
-            prompts = _some_prompts(recipe)
-            for field, judge, mine in judges_of(recipe.judge, prompts):
-                with named(field, title_of(judge)):
-                    _try_judge(recipe, judge, mine)
+            _refuse_mistaken_prompts(recipe, _all_prompts(recipe), recipe.judge, "judge")
+            _try_judges(recipe, _some_prompts(recipe), recipe.judge, "judge")
+        case "second_judge":
+            assert measures.second_judge is not None
+            test, judge = _ref(recipe).prompts("test"), measures.second_judge.judge
+            _refuse_mistaken_prompts(recipe, test, judge, SECOND)
+            _try_judges(recipe, _spread(test), judge, SECOND)
         case "sampling":
             with named("sampling", f"{recipe.sampling.type} {recipe.model.path}"):
                 _try_sampling(recipe)
@@ -158,21 +163,31 @@ def _some_prompts(recipe: Recipe) -> list[Prompt]:
     """A few from all over, the shortest first; where nothing is trained all may be for the test."""
     ref = replace(_ref(recipe), index=WARM_START if recipe.first_prompt else 0)
     trains = recipe.first_prompt or recipe.iterations or recipe.prompts.test is None
-    prompts = ref.prompts("train" if trains else "test")
-    spread = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
-    return sorted(spread, key=lambda prompt: sum(len(turn.content) for turn in prompt.messages))
+    return _spread(ref.prompts("train" if trains else "test"))
 
 
-def _refuse_mistaken_prompts(recipe: Recipe) -> None:
-    """Raises: ValueError for the first that the judge could not score whatever the response."""
+def _spread(prompts: Sequence[Prompt]) -> list[Prompt]:
+    some = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
+    return sorted(some, key=lambda prompt: sum(len(turn.content) for turn in prompt.messages))
+
+
+def _all_prompts(recipe: Recipe) -> Iterator[Prompt]:
+    """Those of the iterations, then those that are held out."""
     first = _ref(recipe)
     slices = (replace(first, index=index).prompts("train") for index in range(recipe.iterations))
     held_out = (first.prompts(kind) for kind in ("validation", "test"))
-    for prompt in chain.from_iterable((*slices, *held_out)):
-        if (mistake := mistake_in(prompt, recipe.judge)) is not None:
+    return chain.from_iterable((*slices, *held_out))
+
+
+def _refuse_mistaken_prompts(
+    recipe: Recipe, prompts: Iterable[Prompt], judge: JudgeConfig, field: str
+) -> None:
+    """Raises: ValueError for the first that the judge could not score whatever the response."""
+    for prompt in prompts:
+        if (mistake := mistake_in(prompt, judge)) is not None:
             raise ValueError(
-                f"judge ({title_of(recipe.judge)}) cannot score a prompt: "
-                f"{first.prompt_places()[prompt.prompt_id]}: {mistake}"
+                f"{field} ({title_of(judge)}) cannot score a prompt: "
+                f"{_ref(recipe).prompt_places()[prompt.prompt_id]}: {mistake}"
             )
 
 
@@ -197,11 +212,12 @@ def _try_sampling(recipe: Recipe) -> None:
 
 
 def judges_of(
-    config: JudgeConfig, prompts: Sequence[Prompt]
+    config: JudgeConfig, prompts: Sequence[Prompt], field: str
 ) -> Iterator[tuple[str, JudgeConfig, list[Prompt]]]:
-    """Each judge with its field and those of the prompts that it would be shown."""
+    """Each judge of the recipe's `field`, with its own and those of the prompts that it would be
+    shown."""
     if not config.panels:
-        yield "judge", config, list(prompts)
+        yield field, config, list(prompts)
         return
     left = list(prompts)
     # As in the judge itself a prompt goes to the first route that fits it.
@@ -212,7 +228,13 @@ def judges_of(
             judge = member.judge
             if judge.takes_workers:
                 judge = judge.model_copy(update={"workers": config.pool})
-            yield f"judge.routes.{i}.members.{k}.judge", judge, mine
+            yield f"{field}.routes.{i}.members.{k}.judge", judge, mine
+
+
+def _try_judges(recipe: Recipe, prompts: Sequence[Prompt], config: JudgeConfig, field: str) -> None:
+    for own, judge, mine in judges_of(config, prompts, field):
+        with named(own, title_of(judge)):
+            _try_judge(recipe, judge, mine)
 
 
 def _try_judge(recipe: Recipe, judge: JudgeConfig, prompts: Sequence[Prompt]) -> None:

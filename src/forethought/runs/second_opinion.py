@@ -1,0 +1,182 @@
+"""What a judge that trained nothing says of a run, beside the one that did.
+
+Two scales cannot be set side by side, so the gap between both judges is one of wins: on how many
+test prompts a policy's answer scores higher than its first policy's, by either judge; a tie counts
+half. What the judge of training sees and the other does not is what pleased that judge alone
+(measures.second_judge).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from forethought.config import Recipe
+from forethought.evaluation.intervals import mean_result, paired_difference
+from forethought.evaluation.scale import PERCENT, Scale, rests_on
+from forethought.runs.comparison import (
+    Claim,
+    Evaluations,
+    evaluations,
+    first_policy,
+    score_difference,
+    score_scale,
+)
+from forethought.runs.schedule import sealed_measures
+from forethought.share_interval import SHARE
+from forethought.storage.sealed_stage import read_manifest
+from forethought.types import Arm, EvaluationResult
+
+MEASURE = "second_judge"
+WINS_APART = (-1.0, 1.0)
+"""The ends of a difference of two wins."""
+
+Scores = dict[Arm, dict[int, dict[str, float]]]
+"""The second judge's score of each test prompt, by arm and policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """One arm's last policy against its first, by both judges.
+
+    Example: `Gap(policy=4, first=EvaluationResult(…), second=EvaluationResult(…),
+    apart=EvaluationResult(…))`
+    """
+
+    policy: int
+    first: EvaluationResult
+    """Share of prompts won by the judge of training."""
+    second: EvaluationResult
+    apart: EvaluationResult
+    """First minus second, on the same prompts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondOpinion:
+    """What the second judge says of a run so far.
+
+    Example: `SecondOpinion(judge="verifier constraints", policy=4,
+    difference=EvaluationResult(…), gaps={"thought": Gap(…)}, scale=PERCENT)`
+    """
+
+    judge: str
+    policy: int
+    """The last one of both arms that it scored; -1 where there is none."""
+    difference: EvaluationResult | None
+    """Thought minus direct at that policy."""
+    gaps: Mapping[Arm, Gap]
+    scale: Scale
+
+    def sentences(self, recipe: Recipe, claim: Claim) -> Iterator[str]:
+        """The difference and each arm's gap, a whole sentence each."""
+        if self.difference is not None and not claim.withheld:
+            figure = self.scale.change_with_interval(self.difference)
+            yield (
+                f"By a second judge ({self.judge}), which trained nothing, thought minus direct at "
+                f"policy {self.policy}: {figure}{_beside(self, claim)}."
+            )
+        for arm, gap in self.gaps.items():
+            wins = [PERCENT.number(one.value) for one in (gap.first, gap.second)]
+            yield (
+                f"The {arm} arm's policy {gap.policy} beats its {first_policy(recipe)} on {wins[0]}"
+                f" of the test prompts by the judge that trained it and on {wins[1]} by the second"
+                f" judge: {_apart(gap.apart)}."
+            )
+
+
+def second_opinion(recipe: Recipe) -> SecondOpinion | None:
+    """What the sealed second scores of a run say; `None` where there are none.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
+    config, scores = recipe.measures.second_judge, second_scores(recipe)
+    if config is None or not scores:
+        return None
+    thought, direct = (scores.get(arm, {}) for arm in ("thought", "direct"))
+    policy = max(thought.keys() & direct.keys(), default=-1)
+    difference = None
+    if policy >= 0:
+        difference = score_difference(config.judge, thought[policy], direct[policy])
+    every = [score for each in scores.values() for own in each.values() for score in own.values()]
+    return SecondOpinion(
+        judge=config.judge.title,
+        policy=policy,
+        difference=difference,
+        gaps=dict(_gaps(evaluations(recipe), scores)),
+        scale=score_scale(config.judge, every),
+    )
+
+
+def second_scores(recipe: Recipe) -> Scores:
+    """Each test prompt's score by the second judge, of every policy that it scored.
+
+    Raises: StageError if a sealed stage is damaged.
+    """
+    found: Scores = {}
+    for ref in sealed_measures(recipe):
+        if ref.stage == MEASURE:
+            counts: dict[str, Any] = read_manifest(ref.folder).counts
+            found.setdefault(ref.arm, {})[ref.index] = counts["scores"]
+    return found
+
+
+def _gaps(evaluated: Evaluations, scores: Scores) -> Iterator[tuple[Arm, Gap]]:
+    for arm, by_policy in scores.items():
+        both = by_policy.keys() & evaluated[arm].keys()
+        last = max(both, default=0)
+        if last == 0 or 0 not in both:
+            continue
+        trained = [evaluated[arm][policy]["scores"] for policy in (last, 0)]
+        other = [by_policy[policy] for policy in (last, 0)]
+        shared = set.intersection(*(set(each) for each in (*trained, *other)))
+        if not shared:
+            continue
+        first, second = _wins(trained, shared), _wins(other, shared)
+        yield (
+            arm,
+            Gap(
+                policy=last,
+                first=mean_result("wins", list(first.values()), ends=SHARE),
+                second=mean_result("wins", list(second.values()), ends=SHARE),
+                apart=paired_difference("wins_apart", first, second, ends=WINS_APART),
+            ),
+        )
+
+
+def _wins(after_and_before: list[dict[str, float]], prompts: set[str]) -> dict[str, float]:
+    after, before = after_and_before
+    return {
+        prompt: float(after[prompt] > before[prompt]) + 0.5 * (after[prompt] == before[prompt])
+        for prompt in sorted(prompts)
+    }
+
+
+def _beside(opinion: SecondOpinion, claim: Claim) -> str:
+    """Whether both judges' differences point to the same side."""
+    first, second = claim.difference, opinion.difference
+    if first is None or second is None or claim.policy != opinion.policy:
+        return ""
+    sides = [_side(each) for each in (first, second)]
+    if sides[0] == sides[1]:
+        return "; both judges say the same" if sides[0] else "; neither can tell the arms apart"
+    return "; the judges do not say the same"
+
+
+def _side(difference: EvaluationResult) -> int:
+    """1 above zero, -1 below, 0 where the interval includes it."""
+    if difference.interval is None:
+        return 0
+    low, high = difference.interval
+    return (low > 0) - (high < 0)
+
+
+def _apart(apart: EvaluationResult) -> str:
+    size = f"{PERCENT.size(apart.value)} points ({rests_on(PERCENT.change, apart)})"
+    match _side(apart):
+        case 1:
+            return f"{size} of its gain are what pleases the first judge alone"
+        case -1:
+            return f"the second judge sees {size} more"
+        case _:
+            return f"no gap between the judges can be told, {size}"

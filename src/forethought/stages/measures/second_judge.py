@@ -1,0 +1,57 @@
+"""Measure `second_judge`: the evaluation's answers, scored by a judge that trains nothing.
+
+A policy learns what its judge likes, and not all of that is better (Gao et al. 2023, "Scaling Laws
+for Reward Model Overoptimization"). Nothing is sampled here: the sealed answers of the evaluation
+stand before another judge, bare as before any. With one that only compares, a score is the share of
+wins against the baseline's answers. What both judges say is set side by side where a run is read
+(runs/second_opinion.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from forethought.config import SecondJudgeMeasure
+from forethought.evaluation.intervals import mean_result
+from forethought.evaluation.scale import RAW
+from forethought.judging.describe import score_ends
+from forethought.progress.reporter import Reporter
+from forethought.runs.layout import StageRef
+from forethought.stages.judged.joint_judging import prompt_scores, worst_score
+from forethought.stages.judged.judged_answers import JUDGED, JudgedAnswers
+from forethought.stages.measures.base import as_counts
+from forethought.storage.open_stage import Stage
+from forethought.storage.sealed_stage import Count, read_records
+from forethought.types import Answer
+
+
+def measure(
+    stage: Stage, ref: StageRef, config: SecondJudgeMeasure, reporter: Reporter
+) -> dict[str, Count]:
+    """Score one policy's sealed answers to the test prompts.
+
+    Raises: ValueError if the judge fails; StageError if it only compares, and the baseline has
+    answered none of the same prompts.
+    """
+    prompts = ref.prompts("test")
+    with reporter.task(ref.label, 1, "policies") as task:
+        judged = JudgedAnswers(stage, ref, config.judge)
+        if not stage.has("answers", *JUDGED):
+            sealed = read_records(ref.beside("evaluation"), Answer, "answers")
+            bare = [replace(answer, score=None) for answer in sealed]
+            stage.write_records("answers", judged.of_policy(bare, prompts), Answer)
+        answers = stage.read_records("answers", Answer)
+        task.advance()
+        scores = prompt_scores(answers, worst_score(judged.floor, answers))
+        ends = score_ends(config.judge, scores.values())
+        results = [mean_result("second_judge", list(scores.values()), ends=ends)] if scores else []
+        task.note = f"score {RAW.with_interval(results[0]) if results else 'unknown'}"
+    by_category: dict[str, list[float]] = {}
+    for prompt in prompts:
+        if prompt.category and prompt.prompt_id in scores:
+            by_category.setdefault(prompt.category, []).append(scores[prompt.prompt_id])
+    results += [
+        replace(mean_result("second_judge", each, ends=ends), category=category)
+        for category, each in sorted(by_category.items())
+    ]
+    return {"results": as_counts(results), "scores": dict(scores), **judged.counts()}
