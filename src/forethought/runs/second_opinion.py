@@ -14,7 +14,7 @@ from typing import Any
 
 from forethought.config import Recipe
 from forethought.evaluation.intervals import mean_result, paired_difference
-from forethought.evaluation.scale import PERCENT, Scale, rests_on
+from forethought.evaluation.scale import PERCENT, Scale
 from forethought.runs.comparison import (
     Claim,
     Evaluations,
@@ -81,7 +81,7 @@ class SecondOpinion:
             yield (
                 f"The {arm} arm's policy {gap.policy} beats its {first_policy(recipe)} on {wins[0]}"
                 f" of the test prompts by the judge that trained it and on {wins[1]} by the second"
-                f" judge: {_apart(gap.apart)}."
+                f" judge, a gap of {PERCENT.change_with_interval(gap.apart)}; {_apart(gap.apart)}."
             )
 
 
@@ -172,11 +172,10 @@ def _side(difference: EvaluationResult) -> int:
 
 
 def _apart(apart: EvaluationResult) -> str:
-    size = f"{PERCENT.size(apart.value)} points ({rests_on(PERCENT.change, apart)})"
     match _side(apart):
         case 1:
-            return f"{size} of its gain are what pleases the first judge alone"
+            return "so much of the gain pleases the first judge alone"
         case -1:
-            return f"the second judge sees {size} more"
+            return "the second judge sees the larger gain"
         case _:
-            return f"no gap between the judges can be told, {size}"
+            return "the interval includes zero"
