@@ -17,6 +17,7 @@ from httpx._config import DEFAULT_LIMITS
 from scripted_backend import ScriptedBackend, script
 from served import asked, events, impatient, metrics, refused, served, until
 
+from forethought.serving.http.protocol import ChatRequest
 from forethought.serving.http.server import KEPT_SECONDS
 from forethought.serving.http.settings import ServerSettings
 
@@ -30,6 +31,14 @@ def test_a_client_gives_up_an_idle_connection_before_the_server_does():
     assert DEFAULT_LIMITS.keepalive_expiry is not None
     assert 2 * DEFAULT_LIMITS.keepalive_expiry < KEPT_SECONDS
     assert ServerSettings(model="m").read_seconds > KEPT_SECONDS
+
+
+def test_the_parser_keeps_no_text_of_clients():
+    """From its cache of strings both would be one object."""
+    bodies = [json.dumps(asked("a short secret")).encode() for _ in range(2)]
+    first, second = (ChatRequest.model_validate_json(body) for body in bodies)
+    assert first == second
+    assert first.messages[-1].content is not second.messages[-1].content
 
 
 def test_a_full_queue_says_when_to_come_again():

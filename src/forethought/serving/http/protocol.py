@@ -78,8 +78,13 @@ class ApiError(Exception):
 
 
 class _Asked(BaseModel):
+    # The parser would keep short texts of clients in a cache of its own.
     model_config = ConfigDict(
-        strict=True, extra="allow", frozen=True, use_attribute_docstrings=True
+        strict=True,
+        extra="allow",
+        frozen=True,
+        use_attribute_docstrings=True,
+        cache_strings="keys",
     )
 
 
