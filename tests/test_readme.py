@@ -1,5 +1,6 @@
 """What the README says is what there is: its commands, its recipes, its files."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,9 +30,38 @@ def blocks(language: str) -> list[str]:
 
 def test_ci_runs_the_readmes_test_command():
     tests = re.findall(r"^make test\S*", "\n".join(blocks("sh")), flags=re.MULTILINE)
-    commands = re.findall(r"^make .*", (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE)
+    script = (ROOT / ".ci" / "run").read_text()
+    run = re.findall(r"^(?:make|suite) (\S+)", script, flags=re.MULTILINE)
     assert "make test" in tests
-    assert commands == tests
+    assert [f"make {name}" for name in run] == tests
+
+
+@pytest.mark.parametrize(
+    ("seconds", "run"),
+    [
+        (900, ["test", "test-slow", "test-real", "test-vllm"]),
+        (2300, ["test", "test-real", "test-vllm"]),
+    ],
+)
+def test_ci_leaves_out_what_would_not_end_in_time(tmp_path, seconds, run):
+    """A `make` that says its target; `make test` took so long."""
+    (tmp_path / ".ci").mkdir()
+    script = (ROOT / ".ci" / "run").read_text()
+    slow = script.replace("pace=$SECONDS", f"pace={seconds}; SECONDS={seconds}")
+    (tmp_path / ".ci" / "run").write_text(slow)
+    (tmp_path / "make").write_text('#!/bin/sh\necho "made $1"\n')
+    (tmp_path / "make").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", tmp_path / ".ci" / "run"],
+        env=os.environ | {"PATH": path},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert re.findall(r"^made (\S+)", done.stdout, flags=re.MULTILINE) == run
+    left_out = re.findall(r"^left out: make (\S+)", done.stdout, flags=re.MULTILINE)
+    assert {*run, *left_out} == {"test", "test-slow", "test-real", "test-vllm"}
 
 
 @pytest.mark.parametrize("target", ["quickstart", "test"])
