@@ -59,8 +59,12 @@ def test_means_and_intervals_are_over_the_seeds(seeds):
     assert found.difference.value == pytest.approx(statistics.mean(values))
     # Student's quantile for two values, from its closed form with one degree of freedom.
     half = math.tan(math.pi * 0.475) * statistics.stdev(values) / math.sqrt(2)
-    assert found.difference.interval is not None
-    assert found.difference.interval[1] - found.difference.value == pytest.approx(half)
+    if half == 0:
+        # On some CPU both seeds may differ by as much, and then nothing tells how sure it is.
+        assert found.difference.interval is None
+    else:
+        assert found.difference.interval is not None
+        assert found.difference.interval[1] - found.difference.value == pytest.approx(half)
     assert "Last policies of 2 seeds" in output
     assert found.scale.change(statistics.mean(values)) in output
     page = (folder / "report.html").read_text(encoding="utf-8")
