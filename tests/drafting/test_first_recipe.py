@@ -141,7 +141,8 @@ def test_what_a_comparison_saw_decides(tmp_path, monkeypatch):
     done = forethought("compare", model, prompts, "--judge", "microworld", *words)
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.split())
-    assert f"`forethought init {model} {prompts}` writes one that has it." in said
+    assert "have no response" in said
+    assert f"`forethought init {model} {prompts}` writes a recipe with that warm start" in said
     recipe, text = drafted(model, prompts, tmp_path / "taught.yaml")
     assert recipe.warm_start is not None
     assert "In runs/compare-small-p 100% of the model's outputs have no response." in text

@@ -17,6 +17,7 @@ from forethought.pipeline.loop import refuse_changed_recipe, run_recipe
 from forethought.progress.reporter import Reporter
 from forethought.report.data.collect import collect
 from forethought.report.headline import headline
+from forethought.runs.comparison import evaluations
 from forethought.runs.second_opinion import second_opinion
 from forethought.runs.summary import summarise, summary_table
 from forethought.storage.sealed_stage import read_json, read_manifest, read_records
@@ -98,19 +99,21 @@ def test_it_may_be_asked_for_when_a_run_is_done_and_dropped_again(plain, brief):
         assert (brief.run / manifest.relative_to(plain.run)).read_bytes() == manifest.read_bytes()
     without = small_recipe(brief.run, "iterations=1")
     refuse_changed_recipe(without)
-    assert second_opinion(without) is None
+    assert second_opinion(without, evaluations(without)) is None
 
 
 def test_killed_before_the_seal_it_judges_nothing_again(brief):
     folder = brief.run / "measures/second_judge/thought/policy_1"
     sealed = unseal(folder)
+    written = (folder / "answers.parquet").stat().st_mtime_ns
     run_recipe(brief, Reporter(Console(quiet=True)))
+    assert (folder / "answers.parquet").stat().st_mtime_ns == written
     assert counts_of(folder) == sealed.counts
 
 
 def test_the_same_judge_twice_sees_no_gap(plain, tmp_path):
     recipe = also(plain, tmp_path / "run", SAME)
-    opinion = second_opinion(recipe)
+    opinion = second_opinion(recipe, evaluations(recipe))
     assert opinion is not None
     summary = summarise(recipe)
     assert opinion.difference is not None
@@ -124,7 +127,7 @@ def test_the_same_judge_twice_sees_no_gap(plain, tmp_path):
 
 
 def test_a_gap_is_the_wins_of_one_judge_less_those_of_the_other(brief):
-    opinion = second_opinion(brief)
+    opinion = second_opinion(brief, evaluations(brief))
     assert opinion is not None
     for arm, gap in opinion.gaps.items():
         shares = []

@@ -2,5 +2,5 @@
 
 `trial.py` runs the recipe's own stages on a few prompts, `evidence.py` reads what they have sealed,
 `output_checks.py`, `judge_checks.py` and `run_checks.py` hold it against `limits.py`, and
-`report.py` puts everything into one table. docs/doctor.md lists the checks.
+`examination.py` puts everything together. docs/doctor.md lists the checks.
 """

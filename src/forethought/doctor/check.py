@@ -72,6 +72,29 @@ def judged(value: float, limit: Limit, *, error: float = 0.0) -> Verdict:
     return "look" if value - error > limit.look else "ok"
 
 
+def share_check(
+    name: str,
+    arm: Arm | None,
+    share: float,
+    limit: Limit,
+    *,
+    verdict: Verdict,
+    words: str,
+    remedy: Remedy | None = None,
+) -> Check:
+    """A check of a share; it keeps its `remedy` where the verdict asks for one."""
+    return Check(
+        name=name,
+        arm=arm,
+        value=share,
+        shown=percent(share),
+        verdict=verdict,
+        words=words,
+        remedy=remedy if verdict in ("look", "stop") else None,
+        limit=limit,
+    )
+
+
 def unknown(name: str, arm: Arm | None, why: str) -> Check:
     """A check that had nothing to measure."""
     return Check(name=name, arm=arm, value=None, shown="-", verdict="unknown", words=why)

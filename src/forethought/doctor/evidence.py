@@ -69,10 +69,7 @@ class ArmEvidence:
     @property
     def by_prompt(self) -> dict[str, list[Rollout]]:
         """The outputs of each prompt."""
-        found: dict[str, list[Rollout]] = {}
-        for rollout in self.rollouts:
-            found.setdefault(rollout.prompt_id, []).append(rollout)
-        return found
+        return _by_prompt(self.rollouts)
 
     @property
     def new_tokens(self) -> int:
@@ -178,12 +175,16 @@ def _outcomes(
     recipe: Recipe, rollouts: Sequence[Rollout], scored: dict[str, ScoredGroup | Unjudged]
 ) -> dict[str, int]:
     """As the stage `pairs` decides."""
-    by_prompt: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        by_prompt.setdefault(rollout.prompt_id, []).append(rollout)
     groups = {key: group for key, group in scored.items() if isinstance(group, ScoredGroup)}
-    offers, _ = possible_pairs(by_prompt, groups, recipe.pairs.rho)
+    offers, _ = possible_pairs(_by_prompt(rollouts), groups, recipe.pairs.rho)
     return pair_counts(decide(offers, recipe.pairs.max_unparsable, recipe.seed))
+
+
+def _by_prompt(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    found: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        found.setdefault(rollout.prompt_id, []).append(rollout)
+    return found
 
 
 def _room(trial: Trial, ref: StageRef, rollouts: Sequence[Rollout]) -> Room:

@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean, pstdev
 
 from forethought.config import JudgeConfig, Recipe
-from forethought.doctor.check import Check, Remedy, judged, percent, unknown
+from forethought.doctor.check import Check, Remedy, judged, percent, share_check, unknown
 from forethought.doctor.evidence import ArmEvidence
 from forethought.doctor.limits import ENOUGH, FEW, FOLLOWS_LENGTH, JUDGE_FAILURES, JUDGE_NOISE, TIES
 from forethought.evaluation.judge_quality.figures import Judged, judge_figures
@@ -49,15 +49,14 @@ def _failures(arm: ArmEvidence, judge: JudgeConfig) -> Check:
         words += f", {lacking} more lack that of a response"
     if reasons:
         words += f"; the first because: {reasons[0]:.200}"
-    return Check(
-        name=name,
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        name,
+        arm.arm,
+        share,
+        JUDGE_FAILURES,
         verdict=verdict,
         words=words,
-        remedy=Remedy(field=FIELDS[judge.type]) if verdict != "ok" else None,
-        limit=JUDGE_FAILURES,
+        remedy=Remedy(field=FIELDS[judge.type]),
     )
 
 
@@ -93,15 +92,14 @@ def _ties(arm: ArmEvidence, recipe: Recipe) -> Check:
         else:
             words += f", {next(iter(seen)):g} each time"
             remedy = Remedy(field=FIELDS[recipe.judge.type])
-    return Check(
-        name=name,
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        name,
+        arm.arm,
+        share,
+        TIES,
         verdict=verdict,
         words=words,
         remedy=remedy,
-        limit=TIES,
     )
 
 
@@ -128,15 +126,14 @@ def _noise(arm: ArmEvidence, judge: JudgeConfig) -> Check:
         f"{percent(share)} of its order in the {arm.arm} arm (a coin loses 50%); a score moved by "
         f"{difference:.3g} on average, and those of a prompt spread by {spread:.3g}"
     )
-    return Check(
-        name=name,
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        name,
+        arm.arm,
+        share,
+        JUDGE_NOISE,
         verdict=verdict,
         words=words,
-        remedy=_surer(judge) if verdict != "ok" else None,
-        limit=JUDGE_NOISE,
+        remedy=_surer(judge),
     )
 
 

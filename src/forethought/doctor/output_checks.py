@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from statistics import median, stdev
 
 from forethought.config import Recipe, WarmStartConfig
-from forethought.doctor.check import Check, Remedy, Verdict, judged, percent, unknown
+from forethought.doctor.check import Check, Remedy, Verdict, judged, share_check, unknown
 from forethought.doctor.evidence import ArmEvidence
 from forethought.doctor.limits import CUT_OFF, DUPLICATES, FEW_EXAMPLES, NO_ROOM, UNPARSED
 from forethought.types import ParseStatus, Rollout
@@ -98,15 +98,14 @@ def _unparsed(arm: ArmEvidence, causes: Causes, spare: int, *, taught: bool) -> 
             remedy = Remedy(field="warm_start", value=value)
     elif taught:
         words += "; the warm start teaches it, so this is no fault"
-    return Check(
-        name="unparsed",
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        "unparsed",
+        arm.arm,
+        share,
+        UNPARSED,
         verdict=verdict,
         words=words,
         remedy=remedy,
-        limit=UNPARSED,
     )
 
 
@@ -122,16 +121,14 @@ def _warm_start(arm: ArmEvidence, prompts: int) -> Check:
         f"on; {kept} of them would be, and about {kept * prompts / len(arm.by_prompt):.0f} of all "
         f"{prompts:,} prompts of the warm start"
     )
-    remedy = Remedy(field="warm_start.demonstrations") if verdict != "ok" else None
-    return Check(
-        name=name,
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        name,
+        arm.arm,
+        share,
+        FEW_EXAMPLES,
         verdict=verdict,
         words=words,
-        remedy=remedy,
-        limit=FEW_EXAMPLES,
+        remedy=Remedy(field="warm_start.demonstrations"),
     )
 
 
@@ -157,15 +154,14 @@ def _cut_off(
             more = min(more, arm.room.context - max(arm.room.sampled))
         value = str(more) if more > limit else None
         remedy = Remedy(field="sampling.max_new_tokens", value=value)
-    return Check(
-        name=f"cut in {where}",
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        f"cut in {where}",
+        arm.arm,
+        share,
+        CUT_OFF,
         verdict=verdict,
         words=words,
         remedy=remedy,
-        limit=CUT_OFF,
     )
 
 
@@ -221,18 +217,14 @@ def _duplicates(arm: ArmEvidence, recipe: Recipe) -> Check:
         f"{repeated} of {len(arm.rollouts)} outputs of the {arm.arm} arm are the same as an "
         f"earlier one of their prompt, at sampling.temperature {sampling.temperature:g}"
     )
-    remedy = None
-    if verdict != "ok":
-        remedy = _livelier(sampling.temperature, sampling.top_p)
-    return Check(
-        name=name,
-        arm=arm.arm,
-        value=share,
-        shown=percent(share),
+    return share_check(
+        name,
+        arm.arm,
+        share,
+        DUPLICATES,
         verdict=verdict,
         words=words,
-        remedy=remedy,
-        limit=DUPLICATES,
+        remedy=_livelier(sampling.temperature, sampling.top_p),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from forethought.config import Recipe
-from forethought.doctor.check import Check, Remedy, judged, percent, unknown
+from forethought.doctor.check import Check, Remedy, judged, percent, share_check, unknown
 from forethought.doctor.evidence import ArmEvidence, PromptEvidence
 from forethought.doctor.limits import HOURS, LEFT_OUT
 from forethought.doctor.run_length import RunLength
@@ -39,16 +39,15 @@ def prompt_checks(recipe: Recipe, prompts: PromptEvidence) -> Iterator[Check]:
     total = prompts.there + prompts.left_out
     share = prompts.left_out / total
     verdict = judged(share, LEFT_OUT)
-    yield Check(
-        name="left out",
-        arm=None,
-        value=share,
-        shown=percent(share),
+    yield share_check(
+        "left out",
+        None,
+        share,
+        LEFT_OUT,
         verdict=verdict,
         words=f"{prompts.left_out:,} prompts cannot be asked"
         + (f", the first: {prompts.first_left_out:.200}" if prompts.left_out else ""),
-        remedy=Remedy(field="prompts.train") if verdict != "ok" else None,
-        limit=LEFT_OUT,
+        remedy=Remedy(field="prompts.train"),
     )
 
 

@@ -17,11 +17,10 @@ from forethought.doctor.trial import Trial
 from forethought.models.loading import pick_device
 from forethought.planning.costs import StageCost, recipe_costs, stage_costs
 from forethought.planning.devices import DEVICES, Device, find_device
+from forethought.planning.fitting import SAMPLING
 from forethought.planning.lengths import Lengths
 from forethought.types import Arm
 
-SAMPLING = frozenset({"rollouts", "selection", "evaluation", "win_rate", "probe", "gsm8k"})
-"""Stages whose time is mostly the policy's sampling."""
 TRAINING = frozenset({"reference", "training"})
 
 

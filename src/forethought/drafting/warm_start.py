@@ -112,9 +112,8 @@ def warm_start_advice(recipe: Recipe, model: str, prompts: str) -> str | None:
     if share is None or share <= MOSTLY or by_template:
         return None
     return (
-        f"{share:.0%} of the thought arm's outputs have no response: teach the model the format "
-        f"first, with warm_start in a recipe (docs/warm-start.md). `forethought init {model} "
-        f"{prompts}` writes one that has it."
+        f"`forethought init {model} {prompts}` writes a recipe with that warm start "
+        "(docs/warm-start.md)."
     )
 
 

@@ -26,6 +26,7 @@ from forethought.planning.hardware import Setting
 from forethought.planning.memory import RESERVE
 
 SAMPLING = ("rollouts", "selection", "evaluation", "win_rate", "probe", "gsm8k")
+"""Stages whose time and memory are mostly those of the policy's sampling."""
 Change = tuple[str, Recipe]
 
 

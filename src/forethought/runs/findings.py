@@ -35,8 +35,9 @@ def findings(recipe: Recipe, claim: Claim) -> list[str]:
     """
     hurts = [] if claim.withheld else _hurts(claim)
     # Of one arm alone the claim itself says how it changed.
-    falls = _falls(recipe, evaluations(recipe), claim) if len(recipe.arms) > 1 else []
-    second = second_opinion(recipe)
+    evaluated = evaluations(recipe)
+    falls = _falls(recipe, evaluated, claim) if len(recipe.arms) > 1 else []
+    second = second_opinion(recipe, evaluated)
     said = [] if second is None else second.sentences(recipe, claim)
     return [*said, *hurts, *falls]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from forethought.config import Recipe
@@ -18,7 +19,6 @@ from forethought.evaluation.scale import PERCENT, Scale
 from forethought.runs.comparison import (
     Claim,
     Evaluations,
-    evaluations,
     first_policy,
     score_difference,
     score_scale,
@@ -57,7 +57,8 @@ class SecondOpinion:
     """What the second judge says of a run so far.
 
     Example: `SecondOpinion(judge="verifier constraints", policy=4,
-    difference=EvaluationResult(…), gaps={"thought": Gap(…)}, scale=PERCENT)`
+    difference=EvaluationResult(…), gaps={"thought": Gap(…)}, means={"thought": {4: 0.6}},
+    scale=PERCENT)`
     """
 
     judge: str
@@ -66,6 +67,8 @@ class SecondOpinion:
     difference: EvaluationResult | None
     """Thought minus direct at that policy."""
     gaps: Mapping[Arm, Gap]
+    means: Mapping[Arm, Mapping[int, float]]
+    """Its mean score of each policy that it scored."""
     scale: Scale
 
     def sentences(self, recipe: Recipe, claim: Claim) -> Iterator[str]:
@@ -85,13 +88,14 @@ class SecondOpinion:
             )
 
 
-def second_opinion(recipe: Recipe) -> SecondOpinion | None:
-    """What the sealed second scores of a run say; `None` where there are none.
+def second_opinion(recipe: Recipe, evaluated: Evaluations) -> SecondOpinion | None:
+    """What the sealed second scores of a run say beside its evaluations; `None` where there are
+    none.
 
     Raises: StageError if a sealed stage is damaged.
     """
-    config, scores = recipe.measures.second_judge, second_scores(recipe)
-    if config is None or not scores:
+    config = recipe.measures.second_judge
+    if config is None or not (scores := _scores(recipe)):
         return None
     thought, direct = (scores.get(arm, {}) for arm in ("thought", "direct"))
     policy = max(thought.keys() & direct.keys(), default=-1)
@@ -103,16 +107,16 @@ def second_opinion(recipe: Recipe) -> SecondOpinion | None:
         judge=config.judge.title,
         policy=policy,
         difference=difference,
-        gaps=dict(_gaps(evaluations(recipe), scores)),
+        gaps=dict(_gaps(evaluated, scores)),
+        means={
+            arm: {index: fmean(own.values()) for index, own in each.items() if own}
+            for arm, each in scores.items()
+        },
         scale=score_scale(config.judge, every),
     )
 
 
-def second_scores(recipe: Recipe) -> Scores:
-    """Each test prompt's score by the second judge, of every policy that it scored.
-
-    Raises: StageError if a sealed stage is damaged.
-    """
+def _scores(recipe: Recipe) -> Scores:
     found: Scores = {}
     for ref in sealed_measures(recipe):
         if ref.stage == MEASURE:

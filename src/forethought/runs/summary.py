@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ from forethought.judging.describe import BY_JUDGE, score_of
 from forethought.runs.comparison import Claim, claim_of, evaluations, seed_evaluations
 from forethought.runs.layout import StageRef
 from forethought.runs.schedule import warm_start_refs
-from forethought.runs.second_opinion import second_opinion, second_scores
+from forethought.runs.second_opinion import SecondOpinion, second_opinion
 from forethought.storage import left_out
 from forethought.storage.files import write_json
 from forethought.storage.sealed_stage import read_manifest, read_object
@@ -32,14 +32,15 @@ def write_summary(recipe: Recipe) -> None:
 
 def summarise(recipe: Recipe) -> dict[str, Any]:
     """Figures of every evaluated policy; 0 is the seed, or what the warm start made of it."""
-    arms, claim, second = evaluations(recipe), claim_of(recipe), second_scores(recipe)
+    arms, claim = evaluations(recipe), claim_of(recipe)
+    second = second_opinion(recipe, arms)
     rows = {
         arm: [
             {"iteration": i}
             | _row(counts)
             | {
                 "margin_kept": margin_kept(recipe, arm, i),
-                "second_judge": _mean(second.get(arm, {}).get(i)),
+                "second_judge": second.means.get(arm, {}).get(i) if second else None,
             }
             for i, counts in each.items()
         ]
@@ -51,7 +52,7 @@ def summarise(recipe: Recipe) -> dict[str, Any]:
         "warm_start": warm_start_figures(recipe),
         "score_of": score_of(recipe),
         "difference": _difference(claim),
-        "second_judge": _second(recipe),
+        "second_judge": _said_by(second),
         "left_out": {
             stage: {
                 "count": len(gone),
@@ -239,13 +240,13 @@ def _difference(claim: Claim) -> dict[str, Any] | None:
     }
 
 
-def _second(recipe: Recipe) -> dict[str, Any] | None:
-    opinion = second_opinion(recipe)
-    return None if opinion is None else asdict(opinion) | {"scale": opinion.scale.unit}
-
-
-def _mean(scores: Mapping[str, float] | None) -> float | None:
-    return sum(scores.values()) / len(scores) if scores else None
+def _said_by(opinion: SecondOpinion | None) -> dict[str, Any] | None:
+    """Its means stand in the rows of the policies."""
+    if opinion is None:
+        return None
+    whole = asdict(opinion) | {"scale": opinion.scale.unit}
+    del whole["means"]
+    return whole
 
 
 def _seconds(run: Path) -> float:

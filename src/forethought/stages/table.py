@@ -126,7 +126,7 @@ def kind_of(ref: StageRef) -> StageKind:
     return STAGES[ref.stage]
 
 
-def judge_of(ref: StageRef) -> JudgeConfig:
+def _judge_of(ref: StageRef) -> JudgeConfig:
     """The judge that a stage asks: the run's, but for the measure by another."""
     second = ref.recipe.measures.second_judge
     return second.judge if ref.stage == "second_judge" and second else ref.recipe.judge
@@ -145,7 +145,7 @@ def inputs(ref: StageRef) -> list[Path]:
         if name in skipped:
             continue
         if name == "baseline":
-            if judge_of(ref).is_relative and ref.baseline != replace(ref, stage="evaluation"):
+            if _judge_of(ref).is_relative and ref.baseline != replace(ref, stage="evaluation"):
                 folders.append(ref.baseline.folder)
         elif name == "evaluations":
             folders += [each.folder for each in ref.evaluations]

@@ -35,6 +35,13 @@ def packed_tokens(trained: PreferencePair | TrainingExample) -> int:
     return len(trained.prompt_token_ids) + sum(map(len, outputs)) - len(outputs)
 
 
+def short_enough(
+    examples: Sequence[TrainingExample], max_length: int | None
+) -> list[TrainingExample]:
+    """Examples whose sequences fit, in order."""
+    return [each for each in examples if max_length is None or longest_side(each) <= max_length]
+
+
 def usable_pairs(
     pairs: Sequence[PreferencePair], max_length: int | None
 ) -> tuple[list[PreferencePair], int]:

@@ -19,7 +19,7 @@ import torch
 
 from forethought.config import TrainingConfig
 from forethought.models.loading import Named, source_of
-from forethought.training.batches import longest_side
+from forethought.training.batches import short_enough
 from forethought.training.checkpoint import TrainingDirectory, examples_fingerprint
 from forethought.training.distributed.ranks import ALONE, Ranks
 from forethought.training.loss import nll_losses
@@ -70,8 +70,8 @@ def fine_tune(
         return result
     torch.manual_seed(seed)
     with open_trainee(model, config, device, ranks) as trainee:
-        limit = length_limit(trainee.policy, config)
-        kept = [each for each in examples if limit is None or longest_side(each) <= limit]
+        limit = length_limit(trainee.policy.model, config)
+        kept = short_enough(examples, limit)
         if not kept:
             raise ValueError(
                 f"training: none of {len(examples)} examples can be trained on, all are longer "

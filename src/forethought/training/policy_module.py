@@ -39,12 +39,13 @@ from forethought.training.optimizer import MasterWeights, cast_parameters
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
-def length_limit(policy: PolicyLogprobs, config: TrainingConfig) -> int | None:
+def length_limit(model: PreTrainedModel, config: TrainingConfig) -> int | None:
     """Longest prompt + output that is trained on, in tokens; `None` where nothing sets a limit."""
-    context = context_of(policy.model)
-    if original_length(policy.model.config) is not None and context is not None:
+    context = context_of(model)
+    if original_length(model.config) is not None and context is not None:
         # Its positions were fixed for so many tokens and no more.
         return min(config.max_length or context, context)
     return config.max_length or context

@@ -54,7 +54,7 @@ def reference_logprobs(
             return reference_logprobs(
                 model, pairs, config, device=device, policy=opened, ranks=ranks
             )
-    kept, _ = usable_pairs(pairs, length_limit(policy, config))
+    kept, _ = usable_pairs(pairs, length_limit(policy.model, config))
     found: dict[str, ReferenceLogprobs] = {}
     for groups in rounds(kept, config.tokens_per_microbatch, ranks.size):
         # Who has no pair keeps the others company: each needs all shards.

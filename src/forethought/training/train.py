@@ -84,7 +84,7 @@ def train(
         return result
     torch.manual_seed(seed)
     with open_trainee(model, config, device, ranks) as trainee:
-        kept, left_out = _usable(pairs, length_limit(trainee.policy, config))
+        kept, left_out = _usable(pairs, length_limit(trainee.policy.model, config))
         run = _TrainingRun(trainee.policy, trainee.masters, kept, reference, config, seed, ranks)
         source = source_of(model)
         probe = MarginProbe(trainee, source, kept, config, sampled, ranks)

@@ -36,6 +36,22 @@ class Known:
     folded: bool = False
 
 
+SEVERAL = {
+    "best_of_n": (
+        "the best of several direct answers",
+        "the judge picks the best of them before they are compared",
+    ),
+    "best_of_n_by_vote": (
+        "a vote of several direct answers",
+        "the response that most of them agree on is compared. The judge does not pick",
+    ),
+    "best_of_n_by_likelihood": (
+        "the likeliest of several direct answers",
+        "the one that it finds likeliest per token is compared. The judge does not pick",
+    ),
+}
+"""How one of several answers was picked: the rival in words, and what a reader needs to know."""
+
 KNOWN = {
     "win_rate": Known(
         title="Win rate, thought against direct",
@@ -54,30 +70,17 @@ KNOWN = {
         even=0.5,
         folded=True,
     ),
-    "win_rate_best_of_n": Known(
-        title="Win rate against the best of several direct answers",
-        caption="The direct policy draws more answers with the tokens that thinking took; the "
-        "judge picks the best of them before they are compared.",
-        axis="win rate",
-        scale=PERCENT,
-        even=0.5,
-    ),
-    "win_rate_best_of_n_by_vote": Known(
-        title="Win rate against a vote of several direct answers",
-        caption="The direct policy draws more answers with the tokens that thinking took; the "
-        "response that most of them agree on is compared. The judge does not pick.",
-        axis="win rate",
-        scale=PERCENT,
-        even=0.5,
-    ),
-    "win_rate_best_of_n_by_likelihood": Known(
-        title="Win rate against the likeliest of several direct answers",
-        caption="The direct policy draws more answers with the tokens that thinking took; the one "
-        "that it finds likeliest per token is compared. The judge does not pick.",
-        axis="win rate",
-        scale=PERCENT,
-        even=0.5,
-    ),
+    **{
+        f"win_rate_{name}": Known(
+            title=f"Win rate against {words}",
+            caption="The direct policy draws more answers with the tokens that thinking took; "
+            f"{picked}.",
+            axis="win rate",
+            scale=PERCENT,
+            even=0.5,
+        )
+        for name, (words, picked) in SEVERAL.items()
+    },
     "win_rate_longer": Known(
         title="Win rate against a longer direct answer",
         caption="The direct policy is asked for one longer answer and may spend the tokens that "
@@ -86,33 +89,17 @@ KNOWN = {
         scale=PERCENT,
         even=0.5,
     ),
-    "length_controlled_win_rate_best_of_n": Known(
-        title="Win rate against the best of several, at equal length",
-        caption="Against the best of several direct answers, with the effect of the responses' "
-        "lengths taken out.",
-        axis="win rate",
-        scale=PERCENT,
-        even=0.5,
-        folded=True,
-    ),
-    "length_controlled_win_rate_best_of_n_by_vote": Known(
-        title="Win rate against a vote of several, at equal length",
-        caption="Against the response that most of several direct answers agree on, with the "
-        "effect of the responses' lengths taken out.",
-        axis="win rate",
-        scale=PERCENT,
-        even=0.5,
-        folded=True,
-    ),
-    "length_controlled_win_rate_best_of_n_by_likelihood": Known(
-        title="Win rate against the likeliest of several, at equal length",
-        caption="Against the likeliest of several direct answers, with the effect of the "
-        "responses' lengths taken out.",
-        axis="win rate",
-        scale=PERCENT,
-        even=0.5,
-        folded=True,
-    ),
+    **{
+        f"length_controlled_win_rate_{name}": Known(
+            title=f"Win rate against {words}, at equal length",
+            caption="The same with the effect of the responses' lengths taken out.",
+            axis="win rate",
+            scale=PERCENT,
+            even=0.5,
+            folded=True,
+        )
+        for name, (words, _) in SEVERAL.items()
+    },
     "length_controlled_win_rate_longer": Known(
         title="Win rate against a longer answer, at equal length",
         caption="Against a longer direct answer, with the effect of the responses' lengths taken "

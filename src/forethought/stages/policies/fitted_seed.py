@@ -30,7 +30,9 @@ def fitted_seed(
     """
     import torch
 
+    from forethought.training.batches import short_enough
     from forethought.training.marker_rows import fit_marker_rows
+    from forethought.training.policy_module import length_limit
     from forethought.training.stored import copy_rest
 
     source = ref.policy.source
@@ -40,14 +42,16 @@ def fitted_seed(
         return fitted
     tokens = whole_marker_tokens(loading.load_tokenizer(source), ref.thought_format.markers)
     ids = list(tokens.values())
+    dtype = loading.stored_dtype(source)
     device = str(pick_device(ref.recipe.model.device))
-    model = loading.load_runnable(source, dtype=ref.recipe.training.dtype, device=device)
-    found = fit_marker_rows(model, ids, examples)
-    del model
+    model = loading.load_runnable(source, dtype=dtype, device=device)
+    limit = length_limit(model, ref.recipe.warm_training)
+    found = fit_marker_rows(model, ids, short_enough(examples, limit))
     if found is None:
         reporter.say(
-            f"{ref.label}: the output layer is not linear in its rows, so the new tokens begin as "
-            "the means of their words; they may need more warm_start.prompts or epochs"
+            f"{ref.label}: no rows can be fitted to these outputs and this output layer, so the "
+            "new tokens begin as the means of their words; they may need more warm_start.prompts "
+            "or epochs"
         )
         return source
     reporter.say(
@@ -56,11 +60,11 @@ def fitted_seed(
     )
     partial = folder.with_name(f"{FITTED}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    grown = loading.load_model(source, dtype=loading.stored_dtype(source), device="cpu")
-    head: Any = grown.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     with torch.no_grad():
-        head.weight[ids] = found.rows_TD.to(head.weight.dtype)
-    grown.save_pretrained(partial)
+        head.weight[ids] = found.rows_TD.to(head.weight)
+    # Where the device multiplies in a wider type the values are those of the stored one.
+    model.to(getattr(torch, dtype)).save_pretrained(partial)
     copy_rest(source, partial)
     os.replace(partial, folder)
     return fitted
