@@ -138,7 +138,7 @@ def _iteration(place: Path, arm: Arm, prompts: list[Prompt], writer: Writer) -> 
     ]
     scored = {group.prompt_id: group for group in groups}
     rules = PairsConfig()
-    offers, possible = possible_pairs(outputs, scored, rules.rho)
+    offers, possible = possible_pairs(outputs, scored, rules)
     decisions = decide(offers, rules.max_unparsable, seed=0)
     pairs = list(chosen_pairs(possible, outcomes(decisions)))
     every = [rollout for rollouts in outputs.values() for rollout in rollouts]

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from forethought.config import (
     MicroworldPrompts,
     ModelConfig,
+    PairsConfig,
     TrainingConfig,
     TransformersEngine,
     VerifierJudge,
@@ -72,7 +73,7 @@ def judge(prompts: Sequence[Prompt], rollouts: Rollouts) -> dict[str, ScoredGrou
 
 def pair(rollouts: Rollouts, scored: Mapping[str, ScoredGroup]) -> list[PreferencePair]:
     """Best and worst output of each prompt, thoughts included; rho is the length control."""
-    offers, possible = possible_pairs(rollouts, scored, rho=0.0)
+    offers, possible = possible_pairs(rollouts, scored, PairsConfig(rho=0.0))
     decisions = decide(offers, max_unparsable=0.1, seed=SEED)
     return list(chosen_pairs(possible, outcomes(decisions)))
 

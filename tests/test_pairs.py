@@ -1,5 +1,6 @@
 """Best and worst: hand-computed numbers, then properties over random groups."""
 
+from dataclasses import replace
 from math import isclose, sqrt
 
 import pytest
@@ -12,6 +13,7 @@ from forethought.pairs import (
     LengthSums,
     length_controlled,
     pair_counts,
+    shaped_scores,
     unparsable_quota,
 )
 from forethought.types import (
@@ -61,10 +63,15 @@ def group(scores: dict[int, float], prompt: str = "p") -> ScoredGroup:
 
 
 def one_pair(
-    rollouts: list[Rollout], scores: dict[int, float] | None, *, rho: float = 0.0, cap: float = 1.0
+    rollouts: list[Rollout],
+    scores: dict[int, float] | None,
+    *,
+    rho: float = 0.0,
+    cap: float = 1.0,
+    price: float = 0.0,
 ) -> tuple[PreferencePair | None, PairDecision]:
     scored = {} if scores is None else {"p": group(scores)}
-    config = PairsConfig(rho=rho, max_unparsable=cap)
+    config = PairsConfig(rho=rho, max_unparsable=cap, thought_price=price)
     pairs, decisions = build_pairs({"p": rollouts}, scored, config, seed=0)
     assert len(decisions) == 1
     assert len(pairs) <= 1
@@ -128,6 +135,32 @@ def test_length_control_may_overrule_the_judge_and_is_reported() -> None:
     assert pair is not None
     assert pair.margin == -1.0
     assert lengths([pair])["against_judge"] == 1
+
+
+def test_a_price_on_thoughts_prefers_the_shorter_one_at_equal_score() -> None:
+    rollouts = [replace(rollout(i), response_start=start) for i, start in enumerate((9, 4, 2))]
+    scores = {0: 1.0, 1: 1.0, 2: 0.0}
+    free, _ = one_pair(rollouts, scores)
+    priced, _ = one_pair(rollouts, scores, price=0.1)
+    assert free is not None
+    assert priced is not None
+    assert (free.chosen.sample_index, priced.chosen.sample_index) == (0, 1)
+    # N(s) of 1, 1, 0 and N(t) of 9, 4, 2, whose mean is 5 and whose deviation is sqrt(26 / 3).
+    assert priced.chosen.shaped_score == pytest.approx(sqrt(0.5) + 0.1 / sqrt(26 / 3))
+
+
+def test_a_price_on_thoughts_may_overrule_the_judge_but_decides_no_tie() -> None:
+    rollouts = [replace(rollout(i), response_start=start) for i, start in enumerate((2, 9))]
+    pair, _ = one_pair(rollouts, {0: 0.4, 1: 0.5}, price=2.0)
+    assert pair is not None
+    assert pair.chosen.sample_index == 0
+    assert lengths([pair])["against_judge"] == 1
+    assert one_pair(rollouts, {0: 0.5, 1: 0.5}, price=2.0)[1].outcome == "tie"
+
+
+def test_rho_and_price_are_taken_off_together() -> None:
+    config = PairsConfig(rho=0.5, thought_price=0.25)
+    assert shaped_scores([0.0, 1.0], [3, 5], [7, 2], config) == [-1 + 0.5 - 0.25, 1 - 0.5 + 0.25]
 
 
 def test_ties_take_the_lowest_index_in_any_order_of_rollouts() -> None:

@@ -15,6 +15,6 @@ def build_pairs(
     seed: int,
 ) -> tuple[list[PreferencePair], list[PairDecision]]:
     """At most one pair per prompt, and for every prompt, in input order, what became of it."""
-    offers, possible = possible_pairs(rollouts, scored, config.rho)
+    offers, possible = possible_pairs(rollouts, scored, config)
     decisions = decide(offers, config.max_unparsable, seed)
     return list(chosen_pairs(possible, outcomes(decisions))), decisions

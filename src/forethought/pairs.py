@@ -7,6 +7,9 @@ population's, a zero deviation makes its term 0, lengths are tokens, and ties go
 sample index. A prompt whose judge scores are all equal gives no judged pair, since a pair decided
 by length alone would teach nothing but brevity.
 
+`thought_price` asks for shorter thoughts in the same way, which the paper leaves as long as they
+get: `s_k` also loses `thought_price · N(t_k)`, `t_k` the tokens before the response. 0 is off.
+
 An output without a response is never judged and never chosen. A prompt that has one may pair it,
 as rejected, with its best judged output; such pairs teach the format and are at most
 `max_unparsable` of all pairs. Prompts without a judged pair come first, then others give theirs up;
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import floor, fsum, isinf, sqrt
 
+from forethought.config import PairsConfig
 from forethought.storage.files import content_hash
 from forethought.types import (
     PairDecision,
@@ -51,8 +55,23 @@ def length_controlled(scores: Sequence[float], lengths: Sequence[int], rho: floa
 
     `lengths` are the tokens of the responses alone; scores, lengths and result have one order.
     """
-    normal_scores, normal_lengths = _normalised(scores), _normalised(lengths)
-    return [s - rho * length for s, length in zip(normal_scores, normal_lengths, strict=True)]
+    return _less(_normalised(scores), lengths, rho)
+
+
+def shaped_scores(
+    scores: Sequence[float], lengths: Sequence[int], thoughts: Sequence[int], config: PairsConfig
+) -> list[float]:
+    """What best and worst of one prompt's judged outputs are told by:
+    `N(s) - rho · N(l) - thought_price · N(t)`.
+
+    `lengths` are the tokens of the responses, `thoughts` those before them; all have one order.
+    """
+    return _less(length_controlled(scores, lengths, config.rho), thoughts, config.thought_price)
+
+
+def _less(scores: Sequence[float], tokens: Sequence[int], weight: float) -> list[float]:
+    """The scores less the weight of their normalised tokens."""
+    return [s - weight * count for s, count in zip(scores, _normalised(tokens), strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +96,7 @@ class Offer:
 def possible_pairs(
     rollouts_by_prompt: Mapping[str, Sequence[Rollout]],
     scored: Mapping[str, ScoredGroup],
-    rho: float,
+    config: PairsConfig,
 ) -> tuple[list[Offer], list[PreferencePair]]:
     """What each prompt could give, in input order, and the pairs, up to two of a prompt.
 
@@ -86,7 +105,7 @@ def possible_pairs(
     offers: list[Offer] = []
     pairs: list[PreferencePair] = []
     for prompt_id, rollouts in rollouts_by_prompt.items():
-        offer, found = _offer(prompt_id, rollouts, scored.get(prompt_id), rho)
+        offer, found = _offer(prompt_id, rollouts, scored.get(prompt_id), config)
         offers.append(offer)
         pairs += found
     return offers, pairs
@@ -174,8 +193,8 @@ class LengthSums:
     tokens: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Of responses, chosen and rejected, and of whole outputs."""
     against_judge: int = 0
-    """Pairs that length control turned round: the judge scored the chosen response no higher than
-    the rejected one."""
+    """Pairs that length control or the price of thoughts turned round: the judge scored the chosen
+    response no higher than the rejected one."""
 
     def add(self, pairs: Iterable[PreferencePair]) -> None:
         """Count a piece."""
@@ -206,13 +225,13 @@ class LengthSums:
 
 
 def _offer(
-    prompt_id: str, rollouts: Sequence[Rollout], group: ScoredGroup | None, rho: float
+    prompt_id: str, rollouts: Sequence[Rollout], group: ScoredGroup | None, config: PairsConfig
 ) -> tuple[Offer, list[PreferencePair]]:
     ordered = sorted(rollouts, key=lambda rollout: rollout.sample_index)
     complete = [r for r in ordered if r.parsed.status is ParseStatus.COMPLETE]
     unparsable = [r for r in ordered if r.parsed.status is not ParseStatus.COMPLETE]
-    sides = _judged_sides(complete, group, rho) if group is not None else []
-    ends = _best_and_worst(sides, rho)
+    sides = _judged_sides(complete, group, config) if group is not None else []
+    ends = _best_and_worst(sides, config)
     pairs: list[PreferencePair] = []
     pair, outcome = None, _why_none(len(complete), len(sides))
     unparsable_pair = None
@@ -252,22 +271,27 @@ def _why_none(complete: int, judged: int) -> str:
             return "tie"
 
 
-def _judged_sides(complete: Sequence[Rollout], group: ScoredGroup, rho: float) -> list[PairSide]:
+def _judged_sides(
+    complete: Sequence[Rollout], group: ScoredGroup, config: PairsConfig
+) -> list[PairSide]:
     """The judged outputs by sample index; one without a score has no part in anything."""
     scores = dict(zip(group.sample_indices, group.scores, strict=True))
     known = [rollout for rollout in complete if rollout.sample_index in scores]
     assert len(known) == len(scores), f"{group.prompt_id}: judged {sorted(scores)}"
     judged = [scores[rollout.sample_index] for rollout in known]
-    shaped = length_controlled(judged, [r.response_tokens for r in known], rho)
+    lengths, thoughts = [r.response_tokens for r in known], [r.response_start for r in known]
+    shaped = shaped_scores(judged, lengths, thoughts, config)
     return [_side(r, s, t) for r, s, t in zip(known, judged, shaped, strict=True)]
 
 
-def _best_and_worst(sides: Sequence[PairSide], rho: float) -> tuple[PairSide, PairSide] | None:
+def _best_and_worst(
+    sides: Sequence[PairSide], config: PairsConfig
+) -> tuple[PairSide, PairSide] | None:
     """The ends of the order, `None` if the judge or the shaped score has no preference."""
     if len({side.score for side in sides}) < 2:
         return None
-    # Without length control the judge's own numbers decide, which no normalisation can merge.
-    key = _judge_score if rho == 0 else _rounded_shaped_score
+    # Where nothing shapes them the judge's own numbers decide, which no normalisation can merge.
+    key = _rounded_shaped_score if config.shapes else _judge_score
     best, worst = max(sides, key=key), min(sides, key=key)
     return None if key(best) == key(worst) else (best, worst)
 

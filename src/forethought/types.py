@@ -254,7 +254,7 @@ class PairSide:
     score: float | None
     """The judge's score; `None` for an output that has no response."""
     shaped_score: float | None
-    """The score after length control."""
+    """The score after length control and the price of its thought."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -460,6 +460,23 @@ def test_length_control_is_explained(open_page: Open, tmp_path: Path):
     )
 
 
+def test_the_price_of_thoughts_is_explained(open_page: Open, tmp_path: Path):
+    case = _case(0, samples=2)
+    outputs = [
+        replace(one, shaped=1.5 - one.index, score=0.5 + one.index / 10, thought_tokens=tokens)
+        for one, tokens in zip(case.groups[0].outputs, (30, 90), strict=True)
+    ]
+    group = replace(case.groups[0], chosen=0, rejected=1, margin=-0.1, outputs=tuple(outputs))
+    cases = [Case(kind="train", prompt=case.prompt, groups=(group,))]
+    samples = replace(_samples(cases), packed=pack(cases, priced=True))
+    page = open_page(_write_page(tmp_path / "page.html", {"": samples}))
+    assert page.locator(".verdict").inner_text() == (
+        "Pair: sample 0 (score 0.5, 1.5 after the price of its length) over sample 1 (score 0.6, "
+        "0.5 after the price of its length), margin \u22120.1. Chosen although its score is 0.1 "
+        "lower than that of sample 1: 60 thought tokens less."
+    )
+
+
 def test_an_output_without_a_response_is_shown_whole(open_page: Open, run: Run):
     page = open_page(run[0])
     page.locator("select[name=status]").select_option("no_response")

@@ -31,6 +31,7 @@ from forethought.runs.layout import StageRef
 from forethought.runs.schedule import stage_refs
 from forethought.stages.policies.others_thoughts import OthersThoughts
 from forethought.stages.policies.sampled_policy import OutputSplitter
+from forethought.stages.table import kind_of
 from forethought.storage.sealed_stage import read_json, read_manifest, read_records
 from forethought.thoughts import ThoughtFormat, load_format
 from forethought.training.results import ReferenceLogprobs
@@ -54,6 +55,20 @@ def run(recipe: Recipe) -> Recipe:
 
 def stage(recipe: Recipe, name: str, arm: Any = "thought") -> StageRef:
     return StageRef(recipe=recipe, stage=name, arm=arm, index=0)
+
+
+def test_a_price_of_nothing_names_no_work(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path / "run")
+    assert (
+        "thought_price"
+        not in kind_of(stage(recipe, "pairs")).configure(stage(recipe, "pairs"))["pairs"]
+    )
+    priced = small_recipe(tmp_path / "run", "pairs.thought_price=0.05")
+    assert kind_of(stage(priced, "pairs")).configure(stage(priced, "pairs"))["pairs"] == {
+        "rho": 0.0,
+        "thought_price": 0.05,
+        "max_unparsable": 0.1,
+    }
 
 
 def digests(recipe: Recipe) -> dict[str, str]:

@@ -14,6 +14,9 @@ class PairsConfig(ConfigModel):
 
     rho: float = Field(default=0.0, ge=0)
     """Weight of the response length, 0 to 0.5 in the paper; 0 is off."""
+    thought_price: float = Field(default=0.0, ge=0)
+    """Weight of the thought's length, markers included: of two outputs that score alike the one
+    with the shorter thought is preferred. 0 is off, as in the paper."""
     max_unparsable: float = Field(default=0.1, ge=0, le=1)
     """Largest share of an iteration's pairs whose rejected side has no response."""
     thoughts: Literal["own", "shuffled"] = "own"
@@ -22,6 +25,11 @@ class PairsConfig(ConfigModel):
     of another prompt's output of the same iteration, of about the same length, and its response
     stays. So what is trained is not what was sampled. The direct arm has no thoughts and is as
     ever."""
+
+    @property
+    def shapes(self) -> bool:
+        """Whether scores are changed before best and worst are taken."""
+        return self.rho > 0 or self.thought_price > 0
 
 
 ALL = "all-linear"

@@ -176,7 +176,7 @@ def _outcomes(
 ) -> dict[str, int]:
     """As the stage `pairs` decides."""
     groups = {key: group for key, group in scored.items() if isinstance(group, ScoredGroup)}
-    offers, _ = possible_pairs(_by_prompt(rollouts), groups, recipe.pairs.rho)
+    offers, _ = possible_pairs(_by_prompt(rollouts), groups, recipe.pairs)
     return pair_counts(decide(offers, recipe.pairs.max_unparsable, recipe.seed))
 
 

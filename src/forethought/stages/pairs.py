@@ -38,6 +38,8 @@ def configure(ref: StageRef) -> dict[str, Any]:
     settings = ref.recipe.pairs.model_dump(mode="json")
     if not ref.shuffles_thoughts:
         del settings["thoughts"]
+    if ref.recipe.pairs.thought_price == 0:
+        del settings["thought_price"]
     return {"seed": ref.recipe.seed, "pairs": settings}
 
 
@@ -88,7 +90,7 @@ def _offered(stage: Stage, ref: StageRef, task: Task) -> Iterator[list[Offer]]:
             rollouts.setdefault(rollout.prompt_id, []).append(rollout)
         groups = read_part(judged, scores, ScoredGroup)
         scored = {group.prompt_id: group for group in groups}
-        offers, pairs = possible_pairs(rollouts, scored, ref.recipe.pairs.rho)
+        offers, pairs = possible_pairs(rollouts, scored, ref.recipe.pairs)
         stage.write_records(_possible(index), pairs, PreferencePair)
         task.advance(len(rollouts))
         yield offers

@@ -54,7 +54,7 @@ class ShownOutput:
     response_tokens: int
     score: float | None
     shaped: float | None
-    """The score after length control, where there was any."""
+    """The score after length control or the price of thoughts, where there was any."""
     attempts: int
 
 
@@ -105,12 +105,14 @@ class PackedSamples:
     pieces: tuple[str, ...]
 
 
-def pack(cases: Sequence[Case]) -> PackedSamples:
-    """The index of the cases, and their texts in pieces in the same order."""
+def pack(cases: Sequence[Case], *, priced: bool = False) -> PackedSamples:
+    """The index of the cases, and their texts in pieces in the same order; `priced` says that
+    shaped scores have paid for thoughts."""
     cuts = list(_cuts(cases))
     index = {
         "counts": [end - start for start, end in cuts],
         "cases": [_numbers(case) for case in cases],
+        "priced": priced,
     }
     pieces = tuple(_packed(_texts(cases[start:end])) for start, end in cuts)
     return PackedSamples(index=_packed(index), pieces=pieces)

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from forethought.config import Recipe
-from forethought.pairs import length_controlled
+from forethought.config import PairsConfig, Recipe
+from forethought.pairs import shaped_scores
 from forethought.report.data.columns import count_rows, read_columns, read_rows
 from forethought.report.data.sample_pieces import (
     OUTCOMES,
@@ -75,7 +75,7 @@ def collect_samples(
     prompts = prompts_ref(recipe).folder
     return _collect(
         _Sealed(
-            rho=recipe.pairs.rho,
+            rules=recipe.pairs,
             prompts=(prompts.absolute(), _digest(prompts)),
             iterations=tuple(_iterations(recipe)),
             evaluations=tuple(_evaluations(recipe)),
@@ -114,7 +114,7 @@ def evenly(items: Sequence[Item], count: int) -> list[Item]:
 class _Sealed:
     """What the samples are a function of: a page that is made again need not read it again."""
 
-    rho: float
+    rules: PairsConfig
     prompts: tuple[Path, str | None]
     iterations: tuple[Source, ...]
     evaluations: tuple[Source, ...]
@@ -147,7 +147,7 @@ def _digest(folder: Path) -> str | None:
 def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samples:
     prompts, digest = sealed.prompts
     if digest is None:
-        return _samples([], 0, "")
+        return _samples([], 0, "", sealed.rules)
     known = {
         record.prompt_id: record
         for prefix in ("train", "test")
@@ -160,7 +160,7 @@ def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samp
     share = min(1.0, output_limit / total) if total else 1.0
     groups: dict[tuple[str, str], list[Group]] = {}
     for arm, number, folder in rollouts:
-        for prompt_id, group in _train(arm, number, folder, share, sealed.rho):
+        for prompt_id, group in _train(arm, number, folder, share, sealed.rules):
             groups.setdefault(("train", prompt_id), []).append(group)
     for prompt_id, group in _test(answers, share):
         groups.setdefault(("test", prompt_id), []).append(group)
@@ -169,12 +169,14 @@ def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samp
         for (kind, prompt_id), own_groups in groups.items()
     ]
     limit = f"at most {output_limit:,} outputs" if share < 1 else ""
-    return _fit(cases, total, limit, byte_limit)
+    return _fit(cases, total, limit, byte_limit, sealed.rules)
 
 
-def _fit(cases: list[Case], total: int, limit: str, byte_limit: int | None) -> Samples:
+def _fit(
+    cases: list[Case], total: int, limit: str, byte_limit: int | None, rules: PairsConfig
+) -> Samples:
     while True:
-        samples = _samples(cases, total, limit)
+        samples = _samples(cases, total, limit, rules)
         if byte_limit is None or not cases:
             return samples
         size = len(samples_json(samples))
@@ -185,12 +187,12 @@ def _fit(cases: list[Case], total: int, limit: str, byte_limit: int | None) -> S
         cases = evenly(cases, int(len(cases) * 0.95 * byte_limit / size))
 
 
-def _samples(cases: Sequence[Case], total: int, limit: str) -> Samples:
+def _samples(cases: Sequence[Case], total: int, limit: str, rules: PairsConfig) -> Samples:
     return Samples(
         cases=tuple((case.kind, case.prompt.prompt_id) for case in cases),
         shown=sum(len(group.outputs) for case in cases for group in case.groups),
         total=total,
-        packed=pack(cases),
+        packed=pack(cases, priced=rules.thought_price > 0),
         limit=limit,
     )
 
@@ -207,7 +209,7 @@ def _chosen_prompts(folder: Path, share: float, prefix: str = "") -> frozenset[s
 
 
 def _train(
-    arm: Arm, number: int, folder: Path, share: float, rho: float
+    arm: Arm, number: int, folder: Path, share: float, rules: PairsConfig
 ) -> Iterator[tuple[str, Group]]:
     wanted = _chosen_prompts(folder / "rollouts", share)
     scored, unjudged = _judgements(folder / "judgements")
@@ -230,7 +232,7 @@ def _train(
         pair = pairs.get(prompt_id)
         scores = dict(zip(group.sample_indices, group.scores, strict=True)) if group else {}
         # What the pair was made with goes over what is computed again.
-        shaped = _shaped(own_rows, scores, rho) | _shaped_sides(pair) if rho > 0 else {}
+        shaped = _shaped(own_rows, scores, rules) | _shaped_sides(pair) if rules.shapes else {}
         made = Group(
             arm=arm,
             iteration=number,
@@ -297,13 +299,14 @@ def _decisions(folder: Path) -> tuple[dict[str, PairDecision], dict[str, dict[st
 
 
 def _shaped(
-    rows: Sequence[Mapping[str, Any]], scores: Mapping[int, float], rho: float
+    rows: Sequence[Mapping[str, Any]], scores: Mapping[int, float], rules: PairsConfig
 ) -> dict[int, float | None]:
     """Shaped scores of all judged outputs, as pair building computed them."""
     judged = [row for row in rows if row["sample_index"] in scores]
     indices = [row["sample_index"] for row in judged]
     lengths = [row["response_tokens"] for row in judged]
-    shaped = length_controlled([scores[index] for index in indices], lengths, rho)
+    thoughts = [row["response_start"] for row in judged]
+    shaped = shaped_scores([scores[index] for index in indices], lengths, thoughts, rules)
     return dict(zip(indices, shaped, strict=True))
 
 

@@ -133,7 +133,7 @@
       }
       made.append(head);
       if (one.kind === "train") {
-        made.append(element("p", "verdict", this.#verdict(group, this.store.string(one, unjudged))));
+        made.append(element("p", "verdict", this.#verdict(one, group, this.store.string(one, unjudged))));
       }
       const pairs = group.outputs.map((output, index) => [output, outputTexts[index]]);
       const asked = pairs.filter(([output]) => this.view.within(group, output));
@@ -182,19 +182,20 @@
       return more;
     }
 
-    #verdict(group, unjudged) {
+    #verdict(one, group, unjudged) {
       if (!group.outcome) return "Not paired yet." + (unjudged ? " The judge said: " + unjudged : "");
       const side = (index) => group.outputs.find((output) => output.index === index);
       const scored = group.outputs.filter((output) => output.score !== null).length;
       if (group.outcome === "judged") {
         const [chosen, rejected] = [side(group.chosen), side(group.rejected)];
-        const text = "Pair: " + named(chosen) + " over " + named(rejected);
+        const text = "Pair: " + named(one, chosen) + " over " + named(one, rejected);
         const margin = ", margin " + number(group.margin) + ".";
+        if (one.priced) return text + margin + although(group, chosen);
         if (group.margin > 0) return text + margin;
         return text + margin + " Length control decided: the judge did not score it higher.";
       }
       if (group.outcome === "unparsable") {
-        const chosen = named(side(group.chosen)) + ", the best response,";
+        const chosen = named(one, side(group.chosen)) + ", the best response,";
         return "Pair: " + chosen + " over sample " + group.rejected + ", which has no response.";
       }
       const words = this.store.outcomes[group.outcome] || group.outcome;
@@ -226,7 +227,7 @@
       card.append(this.#text(one, name + " response", "response", response));
       const facts = [];
       if (output.status === "complete") facts.push(output.responseTokens + " response tokens");
-      if (output.shaped !== null) facts.push(number(output.shaped) + " after length control");
+      if (output.shaped !== null) facts.push(number(output.shaped) + shaping(one));
       if (output.attempts > 1) facts.push(output.attempts + " attempts");
       if (facts.length) card.append(element("p", "lengths", facts.join(" · ")));
       return card;
@@ -310,9 +311,28 @@
     }
   };
 
-  function named(output) {
+  // What changed a score before best and worst were taken.
+  function shaping(one) {
+    return one.priced ? " after the price of its length" : " after length control";
+  }
+
+  // Why an output was chosen that the judge did not like best.
+  function although(group, chosen) {
+    const best = Math.max(...group.outputs.map((output) => output.score ?? -Infinity));
+    if (chosen.score >= best) return "";
+    const better = group.outputs.find((output) => output.score === best);
+    const less = (name, more, own) => (more > own ? [more - own + " " + name + " tokens less"] : []);
+    const saved = [
+      ...less("thought", better.thoughtTokens, chosen.thoughtTokens),
+      ...less("response", better.responseTokens, chosen.responseTokens),
+    ];
+    const lower = " Chosen although its score is " + number(best - chosen.score) + " lower than that of";
+    return lower + " sample " + better.index + ": " + saved.join(", ") + ".";
+  }
+
+  function named(one, output) {
     let score = output.score === null ? "no score" : "score " + number(output.score);
-    if (output.shaped !== null) score += ", " + number(output.shaped) + " after length control";
+    if (output.shaped !== null) score += ", " + number(output.shaped) + shaping(one);
     return "sample " + output.index + " (" + score + ")";
   }
 })();

@@ -76,6 +76,7 @@ const sampleBrowser = {};
         for (const [kind, prompt, category, groups] of index.cases) {
           while (this.cases.length >= this.pieces[piece].first + this.pieces[piece].count) piece++;
           this.cases.push(this.#case(run.name, kind, prompt, category, groups, piece));
+          this.cases[this.cases.length - 1].priced = index.priced;
         }
       }
     }
