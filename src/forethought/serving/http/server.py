@@ -30,6 +30,7 @@ from forethought.serving.http.completions import ChatEndpoint
 from forethought.serving.http.connection import connection
 from forethought.serving.http.failures import WithoutValues, where
 from forethought.serving.http.gate import LOCAL
+from forethought.serving.http.heap import trimmed_heap
 from forethought.serving.http.private_log import PrivateLog
 from forethought.serving.http.settings import ServerSettings
 
@@ -97,7 +98,8 @@ def run_server(
         server = _Server(application, application.chat, backend, settings, say)
         if started is not None:
             started(url, lambda: server.handle_exit(signal.SIGTERM, None))
-        server.run(sockets=[listening])
+        with trimmed_heap():
+            server.run(sockets=[listening])
         reporter.say("The server has ended.")
 
 
