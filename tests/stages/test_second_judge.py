@@ -46,10 +46,10 @@ def plain(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("second") / "run", "iterations=1")
 
 
-def also(plain, folder, measure):
+def also(plain, folder, *measure):
     """The finished run, copied and measured by a second judge."""
     shutil.copytree(plain.run, folder)
-    recipe = small_recipe(folder, "iterations=1", measure)
+    recipe = small_recipe(folder, "iterations=1", *measure)
     run_recipe(recipe, Reporter(Console(quiet=True)))
     return recipe
 
@@ -155,6 +155,55 @@ def test_the_table_the_summary_and_the_page_say_it(brief):
     assert any(one.startswith("By a second judge (verifier liking:brief)") for one in said)
     assert sum("by the judge that trained it" in one for one in said) == 2
     assert json.dumps(summary["second_judge"])
+
+
+@pytest.fixture(scope="module")
+def by_epoch(plain, tmp_path_factory, liking):
+    folder = tmp_path_factory.mktemp("epochs") / "run"
+    return also(plain, folder, BRIEF, "measures.second_judge.epochs=true")
+
+
+def test_it_says_which_epoch_it_would_have_chosen(by_epoch):
+    opinion = second_opinion(by_epoch, evaluations(by_epoch))
+    assert opinion is not None
+    said = headline(collect(by_epoch.run)).findings
+    for arm in ("thought", "direct"):
+        selection = by_epoch.run / arm / "iteration_0" / "selection"
+        means = {}
+        for epoch in (1, 2):
+            scores: dict[str, float] = {}
+            for answer in read_records(selection, Answer, f"epoch_{epoch}"):
+                complete = answer.parsed.status is ParseStatus.COMPLETE
+                shown = answer.parsed.response or ""
+                scores[answer.prompt_id] = 1 / (1 + len(shown)) if complete else 0.0
+            means[epoch] = mean(scores.values())
+        choice = opinion.epochs[arm][1]
+        assert choice.scores == pytest.approx(means)
+        assert choice.second == max(means, key=lambda epoch: (means[epoch], -epoch))
+        assert choice.chosen == counts_of(selection)["chosen_epoch"]
+        agrees = int(choice.chosen == choice.second)
+        assert any(
+            f"Of the 1 epochs that became policies of the {arm} arm the second judge would have "
+            f"chosen {agrees}" in one
+            for one in said
+        )
+    assert "epochs" not in counts_of(by_epoch.run / "measures/second_judge/thought/policy_0")
+    assert read_json(by_epoch.run / "summary.json")["second_judge"]["epochs"]["thought"]["1"]
+
+
+def test_killed_before_the_seal_it_judges_no_epoch_again(by_epoch):
+    folder = by_epoch.run / "measures/second_judge/thought/policy_1"
+    sealed = unseal(folder)
+    written = [(folder / f"epoch_{k}.parquet").stat().st_mtime_ns for k in (1, 2)]
+    run_recipe(by_epoch, Reporter(Console(quiet=True)))
+    assert [(folder / f"epoch_{k}.parquet").stat().st_mtime_ns for k in (1, 2)] == written
+    assert counts_of(folder) == sealed.counts
+
+
+@pytest.mark.parametrize("word", ["selection.by=last", "training.epochs=1"])
+def test_epochs_that_nobody_compared_are_refused(tmp_path, word):
+    with pytest.raises(ValueError, match="epochs: says which epoch another"):
+        small_recipe(tmp_path, BRIEF, "measures.second_judge.epochs=true", word)
 
 
 def test_one_that_only_compares_is_shown_each_policy_beside_the_baseline(plain, tmp_path):

@@ -122,6 +122,9 @@ class SecondJudgeMeasure(MeasureConfig):
 
     judge: JudgeConfig
     """Another model than the run's judge, or a verifier."""
+    epochs: bool = False
+    """Also score the validation answers of every epoch of the training that ended in a policy, and
+    say which epoch this judge would have chosen: as many judgements more as that selection had."""
 
 
 class ArenaHardMeasure(DrawnMeasure):

@@ -208,6 +208,20 @@ class Recipe(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _epochs_were_compared(self) -> Recipe:
+        second = self.measures.second_judge
+        if second is None or not second.epochs:
+            return self
+        if self.selection.by != "judge" or self.training.epochs == 1:
+            by, epochs = self.selection.by, self.training.epochs
+            raise ValueError(
+                "measures.second_judge.epochs: says which epoch another judge would have chosen, "
+                f"and with selection.by {by} and training.epochs {epochs} none is chosen by one; "
+                "leave it out, or give selection.by: judge and training.epochs: 2 or more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _workers_keep_no_engine(self) -> Recipe:
         if not self.launch.keep_engines:
             return self

@@ -224,6 +224,11 @@ def _measure_plan(ref: StageRef) -> StagePlan:
             calls = test * judge.calls_per_group(samples)
         elif (ref.arm, ref.index) != (ref.baseline.arm, ref.baseline.index):
             calls = test * judge.calls_per_group(2 * samples)
+        if ref.choice is not None:
+            held_out = recipe.prompts.validation.count
+            epochs = recipe.training.epochs * recipe.selection.samples
+            work += f", {held_out * epochs} of {recipe.training.epochs} epochs"
+            calls += held_out * judge.calls_per_group(epochs)
     elif ref.stage == "probe" and measures.probe is not None:
         count = min(test, measures.probe.prompts)
         # A first answer, whose thought is then kept, left out, swapped or halved.

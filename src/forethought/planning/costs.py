@@ -372,7 +372,11 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
         judge = recipe.measures.second_judge.judge
         asked = replace(setting, recipe=recipe.model_copy(update={"judge": judge}))
         samples = recipe.evaluation.samples * (2 if judge.is_relative else 1)
-        return _judged(asked, lengths, test, samples)
+        cost = _judged(asked, lengths, test, samples)
+        if ref.choice is None:
+            return cost
+        sides = recipe.training.epochs * recipe.selection.samples
+        return cost + _judged(asked, lengths, recipe.prompts.validation.count, sides)
     if stage == "probe" and recipe.measures.probe is not None:
         count = min(test, recipe.measures.probe.prompts)
         drawn = _drawn(setting, lengths, count, 1)

@@ -124,6 +124,14 @@ class StageRef:
         return StageRef(recipe=self.recipe, stage="selection", arm=self.arm, index=before).folder
 
     @property
+    def choice(self) -> Path | None:
+        """The selection that chose this policy's epoch, where a second judge scores epochs too;
+        `None` for a policy that no iteration trained."""
+        second = self.recipe.measures.second_judge
+        asked = second is not None and second.epochs and self.index > 0
+        return self.policy_stage if asked else None
+
+    @property
     def policy(self) -> ModelConfig:
         """The model that this stage samples or starts from."""
         seed, selection = self.recipe.model.of_arm(self.arm), self.policy_stage

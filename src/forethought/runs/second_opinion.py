@@ -53,12 +53,25 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochChoice:
+    """The epoch that became a policy, and that which the second judge would have taken.
+
+    Example: `EpochChoice(chosen=3, second=1, scores={1: 0.62, 2: 0.6, 3: 0.57})`
+    """
+
+    chosen: int
+    second: int
+    scores: Mapping[int, float]
+    """The second judge's mean score of each epoch's validation answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecondOpinion:
     """What the second judge says of a run so far.
 
     Example: `SecondOpinion(judge="verifier constraints", policy=4,
     difference=EvaluationResult(…), gaps={"thought": Gap(…)}, means={"thought": {4: 0.6}},
-    scale=PERCENT)`
+    scale=PERCENT, epochs={})`
     """
 
     judge: str
@@ -70,6 +83,8 @@ class SecondOpinion:
     means: Mapping[Arm, Mapping[int, float]]
     """Its mean score of each policy that it scored."""
     scale: Scale
+    epochs: Mapping[Arm, Mapping[int, EpochChoice]]
+    """By policy, where it was asked (`measures.second_judge.epochs`)."""
 
     def sentences(self, recipe: Recipe, claim: Claim) -> Iterator[str]:
         """The difference and each arm's gap, a whole sentence each."""
@@ -86,6 +101,8 @@ class SecondOpinion:
                 f" of the test prompts by the judge that trained it and on {wins[1]} by the second"
                 f" judge, a gap of {PERCENT.change_with_interval(gap.apart)}; {_apart(gap.apart)}."
             )
+        for arm, choices in self.epochs.items():
+            yield _of_epochs(arm, choices, self.scale)
 
 
 def second_opinion(recipe: Recipe, evaluated: Evaluations) -> SecondOpinion | None:
@@ -95,7 +112,14 @@ def second_opinion(recipe: Recipe, evaluated: Evaluations) -> SecondOpinion | No
     Raises: StageError if a sealed stage is damaged.
     """
     config = recipe.measures.second_judge
-    if config is None or not (scores := _scores(recipe)):
+    if config is None:
+        return None
+    counts = _counts(recipe)
+    scores: Scores = {
+        arm: {index: each["scores"] for index, each in by_policy.items()}
+        for arm, by_policy in counts.items()
+    }
+    if not scores:
         return None
     thought, direct = (scores.get(arm, {}) for arm in ("thought", "direct"))
     policy = max(thought.keys() & direct.keys(), default=-1)
@@ -113,16 +137,48 @@ def second_opinion(recipe: Recipe, evaluated: Evaluations) -> SecondOpinion | No
             for arm, each in scores.items()
         },
         scale=score_scale(config.judge, every),
+        epochs={
+            arm: choices for arm, by_policy in counts.items() if (choices := _choices(by_policy))
+        },
     )
 
 
-def _scores(recipe: Recipe) -> Scores:
-    found: Scores = {}
+def _counts(recipe: Recipe) -> dict[Arm, dict[int, dict[str, Any]]]:
+    """What the measure's sealed stages say, by arm and policy."""
+    found: dict[Arm, dict[int, dict[str, Any]]] = {}
     for ref in sealed_measures(recipe):
         if ref.stage == MEASURE:
-            counts: dict[str, Any] = read_manifest(ref.folder).counts
-            found.setdefault(ref.arm, {})[ref.index] = counts["scores"]
+            found.setdefault(ref.arm, {})[ref.index] = read_manifest(ref.folder).counts
     return found
+
+
+def _choices(by_policy: Mapping[int, dict[str, Any]]) -> dict[int, EpochChoice]:
+    return {
+        index: EpochChoice(
+            chosen=epochs["chosen"],
+            second=epochs["second"],
+            scores={row["epoch"]: row["score"] for row in epochs["scores"]},
+        )
+        for index, counts in sorted(by_policy.items())
+        if (epochs := counts.get("epochs"))
+    }
+
+
+def _of_epochs(arm: Arm, choices: Mapping[int, EpochChoice], scale: Scale) -> str:
+    """In how many selections both judges agree, and what the others would have gained."""
+    agreed = [index for index, choice in choices.items() if choice.chosen == choice.second]
+    said = (
+        f"Of the {len(choices)} epochs that became policies of the {arm} arm the second judge "
+        f"would have chosen {len(agreed)}"
+    )
+    apart = [
+        f"epoch {choice.second} instead of {choice.chosen} for policy {index} "
+        f"({scale.number(choice.scores[choice.second])} against "
+        f"{scale.number(choice.scores[choice.chosen])})"
+        for index, choice in choices.items()
+        if index not in agreed and choice.chosen in choice.scores
+    ]
+    return said + (f"; {', '.join(apart)}." if apart else ".")
 
 
 def _gaps(evaluated: Evaluations, scores: Scores) -> Iterator[tuple[Arm, Gap]]:

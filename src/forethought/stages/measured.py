@@ -24,7 +24,7 @@ from forethought.types import Answer, Prompt
 
 READS = {
     "win_rate": ("prompts", "evaluations"),
-    "second_judge": ("prompts", "evaluation", "baseline"),
+    "second_judge": ("prompts", "evaluation", "baseline", "choice"),
     "probe": ("prompts", "policy"),
     "gsm8k": ("policy",),
     "alpaca_eval": ("policy",),
@@ -36,7 +36,7 @@ READS = {
 def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
     if (second := _second_judge(ref)) is not None:
-        return {"judge": identity(second.judge)}
+        return {"judge": identity(second.judge)} | ({"epochs": True} if second.epochs else {})
     config = settings_identity(ref.stage, _config(ref), _judge(ref), [Policy.of(ref)])
     if ref.policy_stage is None:
         config["model"] = loading.identity(ref.recipe.model.source)

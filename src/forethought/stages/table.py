@@ -44,7 +44,8 @@ class StageKind:
     configure: Callable[[StageRef], dict[str, Any]]
     reads: tuple[str, ...]
     """Stages beside it whose digests are inputs; `policy` is the selection before it, `baseline`
-    the evaluation that a judge without a scale compares with, `evaluations` those of both arms."""
+    the evaluation that a judge without a scale compares with, `evaluations` those of both arms,
+    `choice` the selection whose epochs another judge scores."""
     work: Callable[[Stage, StageRef, Reporter], dict[str, Count]]
 
 
@@ -149,6 +150,8 @@ def inputs(ref: StageRef) -> list[Path]:
                 folders.append(ref.baseline.folder)
         elif name == "evaluations":
             folders += [each.folder for each in ref.evaluations]
+        elif name == "choice":
+            folders += [ref.choice] if ref.choice else []
         elif name != "policy":
             folders.append(ref.beside(name))
         elif ref.policy_stage is not None:

@@ -30,7 +30,14 @@ Key = TypeVar("Key", int, str)
 class JudgedAnswers:
     """Scores answers that were sampled; the judge is loaded only when there is something to do."""
 
-    def __init__(self, stage: Stage, ref: StageRef, judge: JudgeConfig) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        ref: StageRef,
+        judge: JudgeConfig,
+        noted_in: tuple[str, str] = JUDGED,
+    ) -> None:
+        self.noted_in = noted_in
         self.relative = judge.is_relative
         self._stage = stage
         self._ref = ref
@@ -41,12 +48,12 @@ class JudgedAnswers:
         """What an answer without a response is worth; `None` if the judge's scale has no end."""
         if self.relative:
             return 0.0
-        return read_object(self._stage.folder / JUDGED[0])["floor"]
+        return read_object(self._stage.folder / self.noted_in[0])["floor"]
 
     def counts(self) -> dict[str, Count]:
         """Prompts that the judge could not score, and what it spent."""
-        noted = read_object(self._stage.folder / JUDGED[0])
-        spent = read_json(self._stage.folder / JUDGED[1])
+        noted = read_object(self._stage.folder / self.noted_in[0])
+        spent = read_json(self._stage.folder / self.noted_in[1])
         return {
             "missing": noted["missing"],
             "unread_verdicts": noted["unread"],
@@ -96,8 +103,8 @@ class JudgedAnswers:
         spent: dict[str, Any] | None,
     ) -> None:
         noted = {"floor": floor, "missing": missing, "unread": unread}
-        self._stage.write_json(JUDGED[0], noted)
-        self._stage.write_bytes(JUDGED[1], f"{json.dumps(spent)}\n".encode())
+        self._stage.write_json(self.noted_in[0], noted)
+        self._stage.write_bytes(self.noted_in[1], f"{json.dumps(spent)}\n".encode())
 
 
 def on_the_same_prompts(sides: Mapping[Key, Sequence[Answer]]) -> dict[Key, list[Answer]]:

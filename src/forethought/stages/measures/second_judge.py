@@ -5,11 +5,17 @@ for Reward Model Overoptimization"). Nothing is sampled here: the sealed answers
 stand before another judge, bare as before any. With one that only compares, a score is the share of
 wins against the baseline's answers. What both judges say is set side by side where a run is read
 (runs/second_opinion.py).
+
+With `epochs` the judge scores the selection's answers to validation prompts, too: all epochs' at
+once, as the judge of training did.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
+from statistics import fmean
+from typing import Any
 
 from forethought.config import SecondJudgeMeasure
 from forethought.evaluation.intervals import mean_result
@@ -21,8 +27,11 @@ from forethought.stages.judged.joint_judging import prompt_scores, worst_score
 from forethought.stages.judged.judged_answers import JUDGED, JudgedAnswers
 from forethought.stages.measures.base import as_counts
 from forethought.storage.open_stage import Stage
-from forethought.storage.sealed_stage import Count, read_records
+from forethought.storage.sealed_stage import Count, read_manifest, read_records
 from forethought.types import Answer
+
+EPOCHS_JUDGED = ("epochs_judge.json", "epochs_spent.jsonl")
+"""`JUDGED` of the epochs' answers."""
 
 
 def measure(
@@ -41,6 +50,7 @@ def measure(
             bare = [replace(answer, score=None) for answer in sealed]
             stage.write_records("answers", judged.of_policy(bare, prompts), Answer)
         answers = stage.read_records("answers", Answer)
+        epochs = _epochs(stage, ref, config)
         task.advance()
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
         ends = score_ends(config.judge, scores.values())
@@ -54,4 +64,49 @@ def measure(
         replace(mean_result("second_judge", each, ends=ends), category=category)
         for category, each in sorted(by_category.items())
     ]
-    return {"results": as_counts(results), "scores": dict(scores), **judged.counts()}
+    return {
+        "results": as_counts(results),
+        "scores": dict(scores),
+        **judged.counts(),
+        **epochs,
+    }
+
+
+def _epochs(stage: Stage, ref: StageRef, config: SecondJudgeMeasure) -> dict[str, Count]:
+    """Mean score of each epoch's sealed validation answers; nothing where none is asked for.
+
+    Its calls are all of this stage: they are counted for the stage, and these come last.
+    """
+    if ref.choice is None:
+        return {}
+    first: Any = read_manifest(ref.choice).counts
+    judged = JudgedAnswers(stage, ref, config.judge, EPOCHS_JUDGED)
+    numbers = [row["epoch"] for row in first["scores"]]
+    if not all(stage.has(f"epoch_{number}", *EPOCHS_JUDGED) for number in numbers):
+        bare = {
+            number: [
+                replace(answer, score=None)
+                for answer in read_records(ref.choice, Answer, f"epoch_{number}")
+            ]
+            for number in numbers
+        }
+        for number, answers in judged.scored(bare, ref.prompts("validation")).items():
+            stage.write_records(f"epoch_{number}", answers, Answer)
+    answers = {number: stage.read_records(f"epoch_{number}", Answer) for number in numbers}
+    worst = worst_score(judged.floor, list(chain.from_iterable(answers.values())))
+    means = {
+        number: fmean(scores.values())
+        for number, each in answers.items()
+        if (scores := prompt_scores(each, worst))
+    }
+    if not means:
+        return {}
+    return {
+        "epochs": {
+            "chosen": first["chosen_epoch"],
+            # As in the selection, a tie takes the earlier one.
+            "second": max(means, key=lambda number: (means[number], -number)),
+            "scores": [{"epoch": number, "score": mean} for number, mean in means.items()],
+        },
+        "judge_calls": judged.counts()["judge_calls"],
+    }
