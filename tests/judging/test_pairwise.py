@@ -21,7 +21,7 @@ from judge_models import (
     shown,
 )
 
-from forethought.config import OpenAIEngine, PairwiseJudge, Rounds, ScriptedEngine
+from forethought.config import OpenAIEngine, PairwiseJudge, ScriptedEngine, Tournament
 from forethought.judging.base import checked
 from forethought.judging.llm.bradley_terry import bradley_terry
 from forethought.judging.llm.pairwise import Pairwise
@@ -211,7 +211,7 @@ def test_a_prompt_without_the_reference_that_the_file_shows(tmp_path: Path) -> N
 
 def test_scores_do_not_depend_on_the_order_of_responses_or_groups() -> None:
     texts = lengths(7, seed=3)
-    for comparisons in ("all", {"rounds": 3}):
+    for comparisons in ("all", {"rounds": 3}, "circular", {"circles": 2}):
         judge = pairwise(JudgeModel(prefers_longer), comparisons=comparisons)
         [one] = scores(judge, group(*texts))
         [_, other] = scores(judge, group("a", "b", prompt_id="q"), group(*reversed(texts)))
@@ -259,13 +259,64 @@ def test_a_tournament_goes_on_after_a_failure() -> None:
     assert judged.scores[longest] == max(score or 0.0 for score in judged.scores)
 
 
+@pytest.mark.parametrize(("count", "number"), [(8, 1), (8, 2), (8, 3), (9, 2), (3, 1)])
+def test_circles_are_asked_in_one_batch(count: int, number: int) -> None:
+    model = JudgeModel(prefers_longer)
+    judge = pairwise(model, comparisons={"circles": number})
+    groups = [group(*lengths(count, seed), prompt_id=f"p{seed}") for seed in range(3)]
+    found = scores(judge, *groups)
+    [call] = model.calls
+    asked = [(request.prompt_id, *shown(request.messages)) for request in call]
+    assert len(set(asked)) == len(asked) == 3 * 2 * number * count
+    assert all((name, second, first) in set(asked) for name, first, second in asked)
+    for one, given in zip(groups, found, strict=True):
+        order = sorted(range(count), key=lambda index: len(one.responses[index]))
+        # Who has met few may be best among these alone.
+        assert given[order[0]] < 0 < given[order[-1]]
+    # Another prompt has another draw.
+    draws = {
+        tuple(len(text) for name, *both in asked if name == each for text in both)
+        for each in ("p0", "p1", "p2")
+    }
+    assert count == 3 or len(draws) == 3
+
+
+def test_one_failure_leaves_a_circle_in_one_piece_and_two_may_not() -> None:
+    texts = lengths(8)
+    model = JudgeModel(prefers_longer)
+    scores(pairwise(model, comparisons="circular"), group(*texts))
+    met = [shown(request.messages) for request in model.requests][::2]
+    [judged] = answers(pairwise(unreadable(met[0]), comparisons="circular"), group(*texts))
+    assert isinstance(judged, Judgement)
+    assert judged.missing == 1
+    assert None not in judged.scores
+    parted = pairwise(unreadable(met[0], met[4]), comparisons="circular")
+    assert reason(parted, group(*texts)).startswith("no verdict joins all responses")
+    joined = pairwise(unreadable(met[0], met[4]), comparisons={"circles": 2})
+    assert scores(joined, group(*texts))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"rounds": 2, "circles": 1}])
+def test_a_tournament_is_of_one_kind(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"either rounds or circles"):
+        PairwiseJudge.model_validate({"engine": NOWHERE, "comparisons": wrong})
+
+
+def test_rounds_name_the_same_judge_as_before_there_were_circles() -> None:
+    config = PairwiseJudge(engine=NOWHERE, comparisons=Tournament(rounds=3))
+    assert config.identity()["comparisons"] == {"rounds": 3}
+
+
 @pytest.mark.parametrize(
     ("comparisons", "calls"),
     [
         ("all", [0, 0, 2, 6, 56]),
-        (Rounds(rounds=1), [0, 0, 2, 2, 8]),
-        (Rounds(rounds=3), [0, 0, 2, 6, 24]),
-        (Rounds(rounds=99), [0, 0, 2, 6, 56]),
+        (Tournament(rounds=1), [0, 0, 2, 2, 8]),
+        (Tournament(rounds=3), [0, 0, 2, 6, 24]),
+        (Tournament(rounds=99), [0, 0, 2, 6, 56]),
+        ("circular", [0, 0, 2, 6, 16]),
+        (Tournament(circles=3), [0, 0, 2, 6, 48]),
+        (Tournament(circles=4), [0, 0, 2, 6, 56]),
     ],
 )
 def test_calls_are_known_before(comparisons, calls: list[int]) -> None:

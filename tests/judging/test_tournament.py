@@ -1,11 +1,13 @@
-"""Rounds of a tournament: everyone plays, nobody the same rival twice, neighbours in strength."""
+"""Who meets whom: everyone plays, nobody the same rival twice; rounds pair neighbours in strength,
+circles join all."""
 
 import random
 from collections import Counter
 
 import pytest
 
-from forethought.judging.llm.tournament import all_meetings, is_complete, next_round
+from forethought.config import most_circles
+from forethought.judging.llm.tournament import all_meetings, circles, is_complete, next_round
 
 
 def played(count: int, rounds: int, seed: int) -> list[list[tuple[int, int]]]:
@@ -89,3 +91,26 @@ def test_meetings_exchange_partners_until_gaps_are_small() -> None:
     """Squared gaps 4 + 9 + 4; the first pairing without a repetition has 25 + 16 + 4."""
     found = next_round(range(6), [6, 4, 4, 2, 1, 0], met={(0, 1), (4, 5)})
     assert sorted(found) == [(0, 2), (1, 4), (3, 5)]
+
+
+@pytest.mark.parametrize("size", range(3, 18))
+def test_circles_go_through_all_and_share_no_meeting(size: int) -> None:
+    order = random.Random(size).sample(range(size), size)
+    meetings = circles(order, most_circles(size))
+    assert len(set(meetings)) == len(meetings) == size * most_circles(size)
+    for start in range(0, len(meetings), size):
+        circle = meetings[start : start + size]
+        games = Counter(one for meeting in circle for one in meeting)
+        assert games == dict.fromkeys(range(size), 2)
+        # One circle, not several.
+        reached, waiting = {0}, [0]
+        while waiting:
+            here = waiting.pop()
+            there = {one for meeting in circle if here in meeting for one in meeting} - reached
+            reached |= there
+            waiting += there
+        assert len(reached) == size
+    # What is left over of an even number is one meeting for each.
+    left = set(all_meetings(size)) - set(meetings)
+    assert len(left) == (0 if size % 2 == 1 else size // 2)
+    assert circles(order, 1) == meetings[:size]

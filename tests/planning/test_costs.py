@@ -239,6 +239,19 @@ def test_every_judging_of_a_measure_is_counted(tmp_path):
     assert usd["win_rate"] == 8 * (3 * 2 + 4 * 3)
 
 
+@pytest.mark.parametrize(
+    ("comparisons", "calls"), [("all", 56), ("circular", 16), ("{circles: 2}", 32)]
+)
+def test_a_tournament_costs_its_calls(tmp_path, comparisons: str, calls: int) -> None:
+    price = "price: {prompt: 0, completion: 1000000}"
+    server = f"{{type: openai, base_url: 'http://localhost:9/v1', model: m, {price}}}"
+    judge = f"type: pairwise, comparisons: {comparisons}, max_new_tokens: 1, engine: {server}"
+    recipe = small_recipe(tmp_path / "run", f"judge={{{judge}}}", "sampling.samples=8")
+    stages = recipe_costs(recipe, find_device("h200"), 1).stages
+    [cost] = [one for one in stages if (one.stage, one.arm) == ("judgements", "thought")]
+    assert cost.effort.usd == recipe.prompts_per_iteration * calls
+
+
 def test_a_source_that_does_not_tell_is_counted_beside_those_that_do(tmp_path):
     sources = "[{type: microworld, split: test, count: 4}, {type: datasets, name: openai/gsm8k}]"
     recipe = small_recipe(tmp_path / "run", f"measures.gsm8k={{sources: {sources}}}")

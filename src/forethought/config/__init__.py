@@ -43,17 +43,20 @@ from forethought.config.judges import (
     ArmoRMJudge,
     CustomJudge,
     JudgeConfig,
-    LLMJudge,
     Member,
     MixtureJudge,
-    PairwiseJudge,
-    RatingJudge,
     RewardModelJudge,
-    Rounds,
     Route,
     ScoringJudge,
     SingleJudge,
     VerifierJudge,
+)
+from forethought.config.llm_judges import (
+    LLMJudge,
+    PairwiseJudge,
+    RatingJudge,
+    Tournament,
+    most_circles,
 )
 from forethought.config.mistakes import explain, wanted
 from forethought.config.prompts import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forethought.config.judges import (
+from forethought.config import (
     CustomJudge,
     JudgeConfig,
     LLMJudge,

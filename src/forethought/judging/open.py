@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import assert_never
 
-from forethought.config.judges import (
+from forethought.config import (
     ArmoRMJudge,
     CustomJudge,
     JudgeConfig,

@@ -12,8 +12,8 @@ compared as one, and two responses have met only where both orders have a verdic
 alone would favour a place. Where too few could be read, the prompt stays owed whole: every response
 needs `min_read` of its meetings, and no failure may part what was asked to hang together.
 
-`comparisons: {rounds: n}` holds a tournament instead (tournament.py). All prompts of a call advance
-together, so that the engine gets each round as one batch.
+`comparisons: {rounds: n}` or `{circles: n}` holds a tournament instead (tournament.py). All prompts
+of a call advance together, so that the engine gets each round, or all circles, as one batch.
 
 Evidence is a JSON list of `[first, second, label, reason]`: the indices of the two responses in the
 order in which they were shown, of equal ones the first; the verdict; how its reasoning ends. Where
@@ -32,10 +32,16 @@ from typing import Self
 
 import numpy as np
 
-from forethought.config import PairwiseJudge, Rounds
+from forethought.config import PairwiseJudge, most_circles
 from forethought.judging.llm.bradley_terry import SMALLEST_PRIOR, bradley_terry
 from forethought.judging.llm.prompt_file import VerdictWeights, load_prompt
-from forethought.judging.llm.tournament import Meeting, all_meetings, is_complete, next_round
+from forethought.judging.llm.tournament import (
+    Meeting,
+    all_meetings,
+    circles,
+    is_complete,
+    next_round,
+)
 from forethought.judging.llm.verdicts import (
     MISSING_REFERENCE,
     NoVerdict,
@@ -185,8 +191,7 @@ class Pairwise:
         Raises: ValueError where the engine itself fails.
         """
         contests = [self._contest(group) for group in groups]
-        comparisons = self._config.comparisons
-        rounds = comparisons.rounds if isinstance(comparisons, Rounds) else 1
+        rounds = self._config.rounds or 1
         for index in range(rounds):
             self._play([(contest, self._meetings(contest, index)) for contest in contests])
             for contest in contests:
@@ -205,13 +210,17 @@ class Pairwise:
         return contest
 
     def _meetings(self, contest: _Contest, index: int) -> list[Meeting]:
-        """Who meets in this round; all in the first one where the rounds are enough for that."""
-        count, comparisons = len(contest.texts), self._config.comparisons
+        """Who meets in this round; all in the first one where the tournament is large enough."""
+        count, config = len(contest.texts), self._config
         if contest.problem is not None:
             return []
-        if comparisons == "all" or is_complete(count, comparisons.rounds):
-            return all_meetings(count) if index == 0 else []
-        return next_round(contest.order, self._scores(contest), contest.asked)
+        if config.rounds is not None and not is_complete(count, config.rounds):
+            return next_round(contest.order, self._scores(contest), contest.asked)
+        if index > 0:
+            return []
+        if config.circles is not None and config.circles <= most_circles(count):
+            return circles(contest.order, config.circles)
+        return all_meetings(count)
 
     def _play(self, draws: Sequence[tuple[_Contest, Sequence[Meeting]]]) -> None:
         """Ask about every meeting in both orders and count the verdicts."""

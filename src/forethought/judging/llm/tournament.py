@@ -1,8 +1,9 @@
-"""Who meets whom: all pairs, or rounds in which neighbours in strength meet.
+"""Who meets whom: all pairs, rounds in which neighbours in strength meet, or circles.
 
 With K responses all pairs take K(K-1)/2 meetings. A tournament of n rounds takes n·K/2 and learns
-most about the best and the worst, which become the pair to train on. Nobody meets twice: the judge
-was asked in both orders and would only say the same again.
+most about the best and the worst, which become the pair to train on. n circles, in each of which
+everyone meets two neighbours, take n·K; they are drawn beforehand, so no meeting waits for another.
+Nobody meets twice: the judge was asked in both orders and would only say the same again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence, Set
 from itertools import combinations, pairwise
+
+from forethought.config import most_circles
 
 Meeting = tuple[int, int]
 """Two responses, the lower index first."""
@@ -25,6 +28,32 @@ def all_meetings(count: int) -> list[Meeting]:
 def is_complete(count: int, rounds: int) -> bool:
     """Whether so many rounds are enough for all pairs."""
     return rounds >= (count - 1 if count % 2 == 0 else count)
+
+
+def circles(order: Sequence[int], count: int) -> list[Meeting]:
+    """The meetings of `count` circles through all responses, no meeting twice, circle by circle.
+
+    `order` is the draw: it says who stands where. The circles are those into which Walecki parts
+    the edges of a complete graph (Alspach 2008, "The wonderful Walecki construction"): one response
+    stands still while a zigzag through the others is turned. Where the number is even, the last
+    response comes into each circle by its middle edge; no two of these have an end in common, so
+    that its new neighbours are others every time.
+
+    `count` is at most `most_circles(len(order))`, and at least 1.
+    """
+    assert 1 <= count <= most_circles(len(order)), (count, len(order))
+    size = len(order)
+    still, turning = order[0], order[1 : size if size % 2 == 1 else size - 1]
+    half = len(turning) // 2
+    zigzag = [(step + 1) // 2 * (1 if step % 2 == 1 else -1) for step in range(len(turning))]
+    meetings: list[Meeting] = []
+    for turn in range(count):
+        circle = [turning[(turn + place) % len(turning)] for place in zigzag]
+        if size % 2 == 0:
+            circle.insert(half, order[-1])
+        circle.insert(0, still)
+        meetings += [_meeting(*pair) for pair in pairwise([*circle, still])]
+    return meetings
 
 
 def next_round(order: Sequence[int], scores: Sequence[float], met: Set[Meeting]) -> list[Meeting]:
