@@ -42,6 +42,10 @@ class ExpandedDecoder:
         self.cache: DynamicCache | None = None
         self.ids_RT = torch.empty(0, 0, dtype=torch.int64)
 
+    def expect(self, prompts: Sequence[tuple[int, ...]]) -> list[bool]:
+        # Not every architecture can go on from a beginning that others go on from too.
+        return [False] * len(prompts)
+
     def admit(self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int]) -> Tensor:
         ids_PT = torch.tensor(prompts, dtype=torch.int64, device=self.device)
         self.cache = DynamicCache(config=self.model.config) if self.has_cache else None

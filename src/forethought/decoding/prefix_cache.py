@@ -9,8 +9,13 @@ The scores over the prompt come from one product per prompt and head, with the q
 samples side by side; the prompt's keys are neither copied nor read once per sample. The scores over
 a row's own suffix come from a second one. They share one softmax.
 
-Shapes: N rows, P prompts, C copies per prompt (the largest), T padded prompt tokens, S suffix
-columns, H key-value heads, G query heads per key-value head, D head size.
+What all prompts begin with, if that is long, is a cache of its own that any number of these stand
+behind (`common`): one product of its keys with the queries of all rows. Its columns come before
+all others, so that padding lies between them and a prompt's rest.
+
+Shapes: N rows, P prompts, C copies per prompt (the largest), B tokens of the common beginning (0
+without one), T padded prompt tokens behind it, S suffix columns, H key-value heads, G query heads
+per key-value head, D head size.
 """
 
 from __future__ import annotations
@@ -77,16 +82,20 @@ class PrefixCache:
     width: int
     """T"""
     lengths: list[int]
-    """Prompt tokens per prompt, without padding."""
+    """Prompt tokens per prompt, without padding and without the common beginning."""
     prompt_of_row: list[int]
     device: torch.device
+    common: PrefixCache | None = None
+    """The beginning of all its prompts: a cache of one prompt and no rows."""
     drawn: int = 0
     """Suffix columns in use."""
     layers: dict[int, LayerCache] = field(default_factory=dict)
     row_index: RowIndex | None = None
     """Made when the first step tells how many heads there are."""
     mask: Tensor = field(default_factory=lambda: torch.empty(0))
-    """Added to the scores, [1 or N, 1, 1, T + S]; empty until the first step."""
+    """Added to the scores, [1 or N, 1, 1, B + T + S]; empty until the first step."""
+    padding: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Columns before a row's own first one and behind the common ones, shaped as the mask is."""
     windowed: dict[int, Tensor] = field(default_factory=dict)
     """The mask of this step per sliding window."""
     columns: int = BLOCK
@@ -94,18 +103,27 @@ class PrefixCache:
 
     @classmethod
     def plan(
-        cls, lengths: Sequence[int], copies: Sequence[int], device: torch.device
+        cls,
+        lengths: Sequence[int],
+        copies: Sequence[int],
+        device: torch.device,
+        common: PrefixCache | None = None,
     ) -> PrefixCache:
         """An empty cache for prompts of these lengths in tokens, a prompt's rows side by side.
 
-        `copies` says how many rows each prompt has.
+        `copies` says how many rows each prompt has; lengths are of what follows `common`.
         """
         rows = [prompt for prompt, count in enumerate(copies) for _ in range(count)]
-        return cls(max(lengths), list(lengths), rows, device)
+        return cls(max(lengths), list(lengths), rows, device, common)
 
     def __len__(self) -> int:
         """The number of rows, N."""
         return len(self.prompt_of_row)
+
+    @property
+    def before(self) -> int:
+        """B"""
+        return self.common.width if self.common is not None else 0
 
     # Prefill
 
@@ -146,7 +164,7 @@ class PrefixCache:
             self._rebuild_mask()
         else:
             # Every row's newest column is the same one, so the mask is never built per step.
-            self.mask[..., self.width + self.drawn - 1] = 0
+            self.mask[..., self.before + self.width + self.drawn - 1] = 0
 
     def attend(
         self,
@@ -177,19 +195,34 @@ class PrefixCache:
         suffix = torch.bmm(
             query_NHGD.reshape(*flat, size), stored.suffix_keys.flatten(0, 1).transpose(1, 2)
         )
-        # Back in the order of rows, both stand side by side for one softmax over T + S columns.
-        scores = torch.cat(
-            [self._by_row(prefix, index, groups), suffix.view(rows, heads, groups, -1)], 3
-        )
-        weights = self._softmax(scores, settings)
+        # Back in the order of rows, all stand side by side for one softmax over their columns.
+        scores = [self._by_row(prefix, index, groups), suffix.view(rows, heads, groups, -1)]
+        if self.common is not None:
+            scores.insert(0, self.common.scores(layer, query_NHGD))
+        weights = self._softmax(torch.cat(scores, 3), settings)
 
         # The weighted sum over all columns is that over the prompt's plus that over the suffix's.
-        prefix_weights, suffix_weights = weights.split([self.width, self.columns], 3)
+        common_weights, prefix_weights, suffix_weights = weights.split(
+            [self.before, self.width, self.columns], 3
+        )
         output = torch.matmul(self._by_prompt(prefix_weights, index), stored.prefix_values)
         own = torch.bmm(
             suffix_weights.reshape(*flat, self.columns), stored.suffix_values.flatten(0, 1)
         )
-        return self._by_row(output, index, groups) + own.view(rows, heads, groups, -1)
+        output = self._by_row(output, index, groups) + own.view(rows, heads, groups, -1)
+        if self.common is not None:
+            output += self.common.weighted(layer, common_weights)
+        return output
+
+    def scores(self, layer: int, query_NHGD: Tensor) -> Tensor:
+        """Of any rows over this one prompt, which is their common beginning: [N, H, G, B]."""
+        (keys_HBD,) = self.layers[layer].prefix_keys
+        return _for_all_rows(query_NHGD, keys_HBD.transpose(1, 2))
+
+    def weighted(self, layer: int, weights_NHGB: Tensor) -> Tensor:
+        """The weighted sum of this one prompt's values, [N, H, G, D]."""
+        (values_HBD,) = self.layers[layer].prefix_values
+        return _for_all_rows(weights_NHGB, values_HBD)
 
     def _softmax(self, scores: Tensor, settings: AttentionSettings) -> Tensor:
         mask = self._mask(settings.window)
@@ -201,11 +234,13 @@ class PrefixCache:
 
     def _mask(self, window: int | None) -> Tensor:
         """0 where a column is seen, -infinity on padding, spare columns and beyond the window."""
-        if window is None or self.width + self.drawn <= window:
+        end = self.before + self.width + self.drawn
+        if window is None or end <= window:
             return self.mask
         if window not in self.windowed:
-            gone = torch.arange(self.width + self.columns, device=self.device)
-            gone = gone < self.width + self.drawn - window
+            columns = torch.arange(self.mask.shape[-1], device=self.device)
+            # The padding behind the common columns is no distance.
+            gone = columns + (columns < self.before) * self.padding < end - window
             self.windowed[window] = self.mask.masked_fill(gone, -torch.inf)
         return self.windowed[window]
 
@@ -216,8 +251,10 @@ class PrefixCache:
         rows = padding if padding.any() else padding[:1]
         columns = torch.arange(self.width + self.columns)
         hidden = (columns < rows[:, None]) | (columns >= self.width + self.drawn)
+        hidden = torch.cat([hidden.new_zeros(len(rows), self.before), hidden], 1)
         mask = torch.zeros(hidden.shape, dtype=stored.prefix_keys.dtype)
         self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None].to(self.device)
+        self.padding = rows[:, None, None, None].to(self.device)
 
     def _by_prompt(self, rows_NHGX: Tensor, index: RowIndex) -> Tensor:
         """[N, H, G, X] to [P, H, C * G, X]: a prompt's samples side by side."""
@@ -323,6 +360,13 @@ def _join(into_NHTD: Tensor, cache: PrefixCache, prefix_PHTD: Tensor, suffix_NHS
     taken = min(cache.width, width)
     prompts = prefix_PHTD[cache.prompt_of_row, :, cache.width - taken :]
     into_NHTD[:, :, width - taken : width] = prompts
+
+
+def _for_all_rows(rows_NHGX: Tensor, of_head_HXY: Tensor) -> Tensor:
+    """One product per head with the rows of all side by side: [N, H, G, Y]."""
+    count, heads, groups, _ = rows_NHGX.shape
+    product = torch.bmm(rows_NHGX.transpose(0, 1).flatten(1, 2), of_head_HXY)
+    return product.view(heads, count, groups, -1).transpose(0, 1)
 
 
 def _widened(suffix: Tensor, columns: int) -> Tensor:

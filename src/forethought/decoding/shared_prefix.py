@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
+from forethought.decoding import common_prefix
+from forethought.decoding.prefill import PromptAttention, RestAttention
 from forethought.decoding.prefix_cache import AttentionSettings, PrefixCache, merge
 from forethought.models import loading
 
@@ -63,65 +65,6 @@ def attention(
 
 
 AttentionInterface.register(ATTENTION, attention)
-
-
-class _PrefillAttention:
-    """Attention of padded prompts on themselves, storing their keys and values.
-
-    One prompt may come in chunks: `earlier` of its tokens are stored already and are seen too.
-    """
-
-    def __init__(
-        self, cache: PrefixCache, start: int, lengths: Sequence[int], column: int, earlier: int = 0
-    ) -> None:
-        self.cache, self.start, self.lengths = cache, start, lengths
-        self.column, self.earlier = column, earlier
-        self.masks: dict[int | None, Tensor | None] = {}
-
-    def attend(
-        self, layer: int, settings: AttentionSettings, query: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
-        self.cache.store_prefix(layer, self.start, self.column, key, value)
-        if self.earlier:
-            stored, columns = self.cache.layers[layer], self.column + key.shape[2]
-            key, value = stored.prefix_keys[:, :, :columns], stored.prefix_values[:, :, :columns]
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key = key.repeat_interleave(groups, 1)
-            value = value.repeat_interleave(groups, 1)
-        mask = self._mask(settings.window)
-        if settings.softcap is None:
-            output = scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=mask is None, scale=settings.scaling
-            )
-        else:
-            # torch's own attention has no soft cap.
-            scores = torch.matmul(query, key.transpose(2, 3)) * settings.scaling
-            scores = torch.tanh(scores / settings.softcap) * settings.softcap
-            scores = scores.masked_fill(~self._visible(settings.window), -torch.inf)
-            output = torch.matmul(scores.softmax(-1, torch.float32).to(value.dtype), value)
-        return output.transpose(1, 2).contiguous()
-
-    def _mask(self, window: int | None) -> Tensor | None:
-        """`None` where plain causal attention is meant, for which torch has faster kernels."""
-        if window is not None and window >= self.earlier + max(self.lengths):
-            window = None
-        if window not in self.masks:
-            plain = window is None and len(set(self.lengths)) == 1 and not self.earlier
-            self.masks[window] = None if plain else self._visible(window)
-        return self.masks[window]
-
-    def _visible(self, window: int | None) -> Tensor:
-        """[P, 1, T, earlier + T]; padding sees itself, so that no row of a softmax is empty."""
-        width = max(self.lengths)
-        columns = torch.arange(self.earlier + width, device=self.cache.device)
-        distance = columns[self.earlier :, None] - columns
-        seen = distance >= 0
-        if window is not None:
-            seen &= distance < window
-        padding = torch.tensor([width - n for n in self.lengths], device=self.cache.device)
-        real = columns >= padding[:, None]
-        return ((seen & real[:, None, :]) | (distance == 0))[:, None]
 
 
 class _Step:
@@ -167,13 +110,48 @@ class SharedPrefixDecoder:
         self.caches: list[PrefixCache] = []
         """Their rows, one cache after the other, are the live rows."""
         self.positions_R = torch.empty(0, dtype=torch.int64, device=self.device)
+        self.common_ids: tuple[int, ...] = ()
+        self.common: PrefixCache | None = None
+        """What is kept of `common_ids`, once a prompt that begins so has been admitted."""
+
+    def expect(self, prompts: Sequence[tuple[int, ...]]) -> list[bool]:
+        self.common_ids, self.common = common_prefix.of(prompts), None
+        return [self._begins_so(prompt) for prompt in prompts]
 
     def admit(self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int]) -> Tensor:
-        lengths = [len(prompt) for prompt in prompts]
-        cache = PrefixCache.plan(lengths, copies, self.device)
-        logits = [self._prefill(cache, prompts, start, end) for start, end in _batches(lengths)]
-        self._append(cache)
+        logits: list[Tensor] = []
+        alike = groupby(zip(prompts, copies, strict=True), lambda each: self._begins_so(each[0]))
+        for begin_so, members in alike:
+            some, counts = zip(*members, strict=True)
+            logits += self._admit_alike(some, counts, self._common() if begin_so else None)
         return torch.cat(logits)
+
+    def _admit_alike(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        copies: Sequence[int],
+        common: PrefixCache | None,
+    ) -> list[Tensor]:
+        before = 0 if common is None else common.width
+        rests = [prompt[before:] for prompt in prompts]
+        lengths = [len(rest) for rest in rests]
+        cache = PrefixCache.plan(lengths, copies, self.device, common)
+        logits = [self._prefill(cache, rests, start, end) for start, end in _batches(lengths)]
+        self._append(cache)
+        return logits
+
+    def _begins_so(self, prompt: tuple[int, ...]) -> bool:
+        """Whether it begins with what many have in common, and does not end there."""
+        length = len(self.common_ids)
+        return 0 < length < len(prompt) and prompt[:length] == self.common_ids
+
+    def _common(self) -> PrefixCache:
+        if self.common is None:
+            # A prompt without rows: its samples are those of the prompts that begin so.
+            cache = PrefixCache.plan([len(self.common_ids)], [0], self.device)
+            self._prefill(cache, [self.common_ids], 0, 1)
+            self.common = cache
+        return self.common
 
     def admit_in_chunks(
         self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int], chunk_tokens: int
@@ -189,7 +167,7 @@ class SharedPrefixDecoder:
             ids_1T = torch.tensor([prompt[begin : begin + chunk_tokens]])
             count = ids_1T.shape[1]
             positions_1T = torch.arange(begin, begin + count)[None]
-            phase = _PrefillAttention(cache, 0, [count], column=begin, earlier=begin)
+            phase = PromptAttention(cache, 0, [count], column=begin, earlier=begin)
             logits_1V = self._forward(ids_1T, positions_1T, phase)
             if begin == begins[-1]:
                 self._append(cache)
@@ -199,13 +177,14 @@ class SharedPrefixDecoder:
 
     def _append(self, cache: PrefixCache) -> None:
         self.caches.append(cache)
-        positions = [cache.lengths[prompt] for prompt in cache.prompt_of_row]
+        positions = [cache.before + cache.lengths[prompt] for prompt in cache.prompt_of_row]
         new_R = torch.tensor(positions, dtype=torch.int64, device=self.device)
         self.positions_R = torch.cat([self.positions_R, new_R])
 
     def _prefill(
         self, cache: PrefixCache, prompts: Sequence[tuple[int, ...]], start: int, end: int
     ) -> Tensor:
+        """Of `start` to `end`, what stands behind the cache's common beginning."""
         lengths = [len(prompt) for prompt in prompts[start:end]]
         width = max(lengths)
         # Padded on the left: all prompts end in the same column, where suffixes begin.
@@ -213,8 +192,9 @@ class SharedPrefixDecoder:
         for row, prompt in enumerate(prompts[start:end]):
             ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         padding_B1 = width - torch.tensor(lengths)[:, None]
-        positions_BT = (torch.arange(width) - padding_B1).clamp_(min=0)
-        phase = _PrefillAttention(cache, start, lengths, column=cache.width - width)
+        positions_BT = (torch.arange(width) - padding_B1).clamp_(min=0) + cache.before
+        attention_of = PromptAttention if cache.common is None else RestAttention
+        phase = attention_of(cache, start, lengths, column=cache.width - width)
         return self._forward(ids_BT, positions_BT, phase)
 
     def step(self, tokens_R: Tensor) -> Tensor:

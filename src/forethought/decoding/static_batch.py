@@ -5,8 +5,9 @@ continuous_batch.py, because a part of a run must be repeated bit for bit: who s
 here a function of the requests and of nothing else, never of when something arrived.
 
 A row is one sample. A decoder knows the model and the cache; this loop knows when a row begins and
-ends. Prompts wait sorted by length, so that those admitted together need little padding, and are
-admitted when a quarter of the rows is free: fewer, larger groups cost fewer operations per step.
+ends. Prompts wait sorted by length, so that those admitted together need little padding; those with
+a common beginning (common_prefix.py) come before the others. They are admitted when a quarter of
+the rows is free: fewer, larger groups cost fewer operations per step.
 
 Shapes: R live rows, N new rows, P prompts, V tokens of the vocabulary.
 """
@@ -53,6 +54,14 @@ class StaticDecoder(Decoder, Protocol):
     """Whether prompts may be admitted while rows are live."""
     check_every: int
     """Steps between looks at what has finished: on a GPU each look waits for the device."""
+
+    def expect(self, prompts: Sequence[tuple[int, ...]]) -> list[bool]:
+        """Look at all prompts before the first is admitted.
+
+        Returns of each whether it begins with what is computed once for many: those had better be
+        admitted together.
+        """
+        ...
 
     def admit(self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int]) -> Tensor:
         """Append rows, a prompt's copies side by side; the logits after each prompt, [P, V]."""
@@ -141,7 +150,12 @@ class _Loop:
         )
         self.lengths = torch.zeros(self.first_output[-1], dtype=torch.int64, device=device)
         with_seeds = [index for index, request in enumerate(requests) if request.seeds]
-        self.waiting = sorted(with_seeds, key=lambda index: len(requests[index].token_ids))
+        shared = decoder.expect([requests[index].token_ids for index in with_seeds])
+        order = {
+            index: (not shares, len(requests[index].token_ids))
+            for index, shares in zip(with_seeds, shared, strict=True)
+        }
+        self.waiting = sorted(with_seeds, key=order.__getitem__)
         self.rows: _BatchRows | None = None
 
     def run(self, tally: Tally) -> list[list[list[int]]]:
