@@ -54,6 +54,21 @@ def rates_what_it_is_told(messages):
     return f"[[{10 if told else 5}]]"
 
 
+STATEMENT = re.compile(r"\[The statement\]\nIt says (.*?)\.\n\[End of the statement\]", re.DOTALL)
+
+
+def checks_words(messages):
+    """Writes a checklist of a question's words, and says which of them a response has."""
+    asked = messages[0]["content"]
+    if "[The statement]" not in asked:
+        question = asked.partition("[The user's question]\n")[2].partition("\n[End of")[0]
+        words = dict.fromkeys(re.findall(r"[a-z]{4,}", question.lower()))
+        return "\n".join(f"[[{len(word) % 3 + 1}]] It says {word}." for word in list(words)[:4])
+    answer = asked.partition("[The assistant's answer]\n")[2].partition("\n[End of")[0]
+    [word] = STATEMENT.findall(asked)
+    return f"I looked for {word}. [[{'yes' if word in answer.lower() else 'no'}]]"
+
+
 def loves_length(prompt, response):
     """As a verifier: ever more for longer ones."""
     return len(response)

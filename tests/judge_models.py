@@ -5,8 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from forethought.config import PairwiseJudge, RatingJudge, ScriptedEngine
-from forethought.judging.base import checked
+from forethought.config import ChecklistJudge, PairwiseJudge, RatingJudge, ScriptedEngine
+from forethought.judging.base import Judge, checked
+from forethought.judging.llm.checklist import Checklist
 from forethought.judging.llm.pairwise import Pairwise
 from forethought.judging.llm.rating import Rating
 from forethought.types import (
@@ -116,19 +117,24 @@ def rating(model: JudgeModel, **options: object) -> Rating:
     return Rating(config, sampler=model)
 
 
-def answers(judge: Pairwise | Rating, *groups: ResponseGroup) -> list[Judgement | Unjudged]:
+def checklist(model: JudgeModel, **options: object) -> Checklist:
+    config = ChecklistJudge.model_validate({"engine": NOWHERE, **options})
+    return Checklist(config, sampler=model)
+
+
+def answers(judge: Judge, *groups: ResponseGroup) -> list[Judgement | Unjudged]:
     with judge:
         return list(checked(judge, groups))
 
 
-def scores(judge: Pairwise | Rating, *groups: ResponseGroup) -> list[tuple[float, ...]]:
+def scores(judge: Judge, *groups: ResponseGroup) -> list[tuple[float, ...]]:
     """Of groups of which every response has one."""
     found = answers(judge, *groups)
     assert all(isinstance(one, Judgement) for one in found), found
     return [one.all_scores for one in found if isinstance(one, Judgement)]
 
 
-def reason(judge: Pairwise | Rating, asked: ResponseGroup) -> str:
+def reason(judge: Judge, asked: ResponseGroup) -> str:
     [only] = answers(judge, asked)
     assert isinstance(only, Unjudged), only
     return only.reason

@@ -26,6 +26,7 @@ SECRET = "zanzibar"
 INSTRUCTION = "write down your thought process"
 MAY_HOLD_IT = ("rollouts", "pairs", "selection", "evaluation", "training", "reference")
 """Stages that keep whole outputs."""
+LLM = ("pairwise", "rating", "checklist")
 seen: list[str] = []
 
 
@@ -61,6 +62,11 @@ class Recording:
 def longer(messages):
     """A chat model's reply that repeats all it was told."""
     shown = messages[-1]["content"]
+    if "checked against a list of statements" in shown:
+        return f"I read: {shown.replace('[[', '(')}\n[[2]] It is short.\n[[1]] It is long."
+    if "[The statement]" in shown:
+        verdict = ("yes", "no", "cannot tell")[sum(map(ord, shown)) % 3]
+        return f"I read: {shown.replace('[[', '(')} So: [[{verdict}]]"
     if "[[B]]" not in str(messages):
         return f"I read: {shown.replace('[[', '(')} Rating: [[{sum(map(ord, shown)) % 10 + 1}]]"
     first = shown.split("Assistant A's Answer]")[1]
@@ -99,7 +105,7 @@ def judges(folder: Path, base_url: str) -> dict[str, dict[str, Any]]:
         kind: {"type": kind, "path": str(folder / kind), "dtype": "float32"}
         for kind in ("reward_model", "armorm")
     }
-    asked = {kind: {"type": kind, "engine": engine} for kind in ("pairwise", "rating")}
+    asked = {kind: {"type": kind, "engine": engine} for kind in LLM}
     function = {"type": "verifier", "function": f"{__name__}:recording"}
     members = [{"judge": judge} for judge in (own, function, *models.values(), *asked.values())]
     routes = [{"category": ["a"], "members": members[:3]}, {"members": members}]
@@ -107,9 +113,7 @@ def judges(folder: Path, base_url: str) -> dict[str, dict[str, Any]]:
     return {"verifier": function, "custom": own, **models, **asked, "mixture": mixture}
 
 
-@pytest.mark.parametrize(
-    "kind", ["verifier", "custom", "reward_model", "armorm", "pairwise", "rating", "mixture"]
-)
+@pytest.mark.parametrize("kind", ["verifier", "custom", "reward_model", "armorm", *LLM, "mixture"])
 def test_no_judge_ever_meets_a_thought(folder, server, tmp_path, kind):
     seen.clear()
     recipe = {
@@ -143,7 +147,7 @@ def test_no_judge_ever_meets_a_thought(folder, server, tmp_path, kind):
     rollouts = texts(tmp_path / "run/thought/iteration_0/rollouts")
     assert SECRET in rollouts, "the thoughts are there"
     shown = "\n".join(seen) + json.dumps(server.requests())
-    if kind in ("verifier", "custom", "pairwise", "rating", "mixture"):
+    if kind in ("verifier", "custom", *LLM, "mixture"):
         assert "It is one." in shown, "the judge saw responses"
     assert SECRET not in shown
     assert INSTRUCTION not in shown

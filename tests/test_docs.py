@@ -29,7 +29,7 @@ from forethought.decoding.request import SamplingParams
 from forethought.judging.base import checked
 from forethought.judging.llm.prompt_file import RatingPrompt, load_prompt
 from forethought.judging.open import open_judge
-from forethought.prompts import load_prompts
+from forethought.prompts import load_prompts, prompt_id_of
 from forethought.sampling.open import open_sampler
 from forethought.thoughts import load_format
 from forethought.types import (
@@ -93,7 +93,13 @@ def folder(tmp_path_factory):
     save_policy(folder / "policy")
     save_reward_model(folder / "reward_model")
     save_armorm(folder / "armorm")
-    for match, reply in [("rating", "[[7]]"), ("", "[[A]]")]:
+    replies = [
+        ("The statement]", "[[yes]]"),
+        ("Write the lines alone", "\n[[2]] It is right."),
+        ("rating", "[[7]]"),
+        ("", "[[A]]"),
+    ]
+    for match, reply in replies:
         line = {"match": match, "replies": [f"I thought about it. {reply}"]}
         with (folder / "script.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -111,7 +117,7 @@ def with_small_models(judge: Any, folder: Path) -> Any:
     """The same judge, its models and servers replaced by what this machine has."""
     if judge["type"] in ("armorm", "reward_model"):
         return judge | {"path": str(folder / judge["type"])}
-    if judge["type"] in ("pairwise", "rating"):
+    if judge["type"] in ("pairwise", "rating", "checklist"):
         engine = {"type": "scripted", "path": str(folder / "script.jsonl")}
         return {key: value for key, value in judge.items() if key != "model"} | {"engine": engine}
     if judge["type"] == "mixture":
@@ -119,6 +125,12 @@ def with_small_models(judge: Any, folder: Path) -> Any:
             for member in route["members"]:
                 member["judge"] = with_small_models(member["judge"], folder)
     return judge
+
+
+def records() -> list[Any]:
+    """Those that the chapter on judges shows."""
+    found = re.findall(r"```json\n(.*?)```", (DOCS / "judges.md").read_text(), re.DOTALL)
+    return [json.loads(each) for each in found]
 
 
 def question() -> Prompt:
@@ -140,8 +152,14 @@ def test_a_judge_in_the_documents_scores(fragment, folder, tmp_path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     prompt = question()
     if fragment.get("function") == "constraints":
-        [record] = re.findall(r"```json\n(.*?)```", (DOCS / "judges.md").read_text(), re.DOTALL)
-        prompt = replace(prompt, reference=json.dumps(json.loads(record)["reference"]))
+        [record] = [each for each in records() if "reference" in each]
+        prompt = replace(prompt, reference=json.dumps(record["reference"]))
+    if fragment.get("items", "per_prompt") != "per_prompt":
+        [record] = [each for each in records() if "items" in each]
+        (tmp_path / fragment["items"]).write_text(json.dumps(record))
+        monkeypatch.chdir(tmp_path)
+        messages = (Message(role="user", content=record["prompt"]),)
+        prompt = replace(prompt, messages=messages, prompt_id=prompt_id_of(messages))
     group = ResponseGroup(prompt=prompt, responses=("It is 4.", "5", "Perhaps 22?"))
     with open_judge(adapter.validate_python(with_small_models(fragment, folder))) as judge:
         [answer] = checked(judge, [group])

@@ -52,6 +52,7 @@ from forethought.config.judges import (
     VerifierJudge,
 )
 from forethought.config.llm_judges import (
+    ChecklistJudge,
     LLMJudge,
     PairwiseJudge,
     RatingJudge,

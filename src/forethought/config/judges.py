@@ -15,7 +15,7 @@ from forethought.config.base import (
     Operational,
 )
 from forethought.config.judge_facts import JudgeFacts
-from forethought.config.llm_judges import PairwiseJudge, RatingJudge
+from forethought.config.llm_judges import ChecklistJudge, PairwiseJudge, RatingJudge
 from forethought.config.workers import OptionalWorkers
 from forethought.types import Prompt
 
@@ -179,10 +179,16 @@ class CustomJudge(JudgeFacts):
         return False
 
 
-SingleJudge = Annotated[
-    VerifierJudge | RewardModelJudge | ArmoRMJudge | PairwiseJudge | RatingJudge | CustomJudge,
-    Field(discriminator="type"),
-]
+_Single = (
+    VerifierJudge
+    | RewardModelJudge
+    | ArmoRMJudge
+    | PairwiseJudge
+    | RatingJudge
+    | ChecklistJudge
+    | CustomJudge
+)
+SingleJudge = Annotated[_Single, Field(discriminator="type")]
 
 
 class Member(ConfigModel):
@@ -292,13 +298,4 @@ class MixtureJudge(JudgeFacts):
         return self
 
 
-JudgeConfig = Annotated[
-    VerifierJudge
-    | RewardModelJudge
-    | ArmoRMJudge
-    | PairwiseJudge
-    | RatingJudge
-    | MixtureJudge
-    | CustomJudge,
-    Field(discriminator="type"),
-]
+JudgeConfig = Annotated[_Single | MixtureJudge, Field(discriminator="type")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -190,3 +191,38 @@ class RatingJudge(LLMJudge):
         if self.votes > 1 and self.temperature == 0:
             raise ValueError(f"votes: {self.votes} votes at temperature 0 are all the same one")
         return self
+
+
+class ChecklistJudge(LLMJudge):
+    """A chat model says of each item of a prompt's checklist whether a response meets it; the
+    weighted share is the score."""
+
+    type: Literal["checklist"] = "checklist"
+    prompt: str = "checklist_item"
+    """`checklist_item`, or a YAML file of your own that asks about one item."""
+    items: Literal["per_prompt"] | Path = "per_prompt"
+    """`per_prompt`: the judge model writes each prompt's items once, before it sees a response to
+    it. Or a JSONL file of `{"prompt": …, "items": […]}` that has every prompt of the run."""
+    items_prompt: str = "write_checklist"
+    """By what the model is asked for items: `write_checklist`, or a YAML file of your own."""
+    max_items: int = Field(default=8, ge=1)
+    """Most items of a prompt. A written list with more is asked for once more."""
+
+    @property
+    def writes_items(self) -> bool:
+        """Whether the items are the model's own."""
+        return self.items == "per_prompt"
+
+    @property
+    def title(self) -> str:
+        """Its model, and where the items are from."""
+        return f"{self.model_name}, {self.type} ({self.items})"
+
+    @property
+    def gives_shares(self) -> bool:
+        """Yes: of the items' weights."""
+        return True
+
+    def calls_per_group(self, responses: int) -> int:
+        """One for each item on each response, and one that writes the items."""
+        return responses * self.max_items + self.writes_items

@@ -21,6 +21,7 @@ FIELDS = {
     "armorm": "judge.path",
     "pairwise": "judge.prompt",
     "rating": "judge.prompt",
+    "checklist": "judge.items",
     "mixture": "judge.routes",
 }
 """What a judge of each type is made of."""

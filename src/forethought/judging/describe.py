@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from forethought.config import JudgeConfig, LLMJudge, RatingJudge, Recipe
+from forethought.config import ChecklistJudge, JudgeConfig, LLMJudge, RatingJudge, Recipe
+from forethought.judging.llm.checklist_items import identity_of_items
 from forethought.judging.llm.prompt_file import load_prompt
 from forethought.models import loading
 from forethought.share_interval import SHARE, Ends
@@ -26,6 +27,8 @@ def identity(config: JudgeConfig) -> dict[str, Any]:
         prompt = load_prompt(config.prompt, config.type)
         named["prompt_words"] = content_hash(prompt.model_dump(mode="json"))
         named["reading"] = READING
+    if isinstance(config, ChecklistJudge):
+        named["items"] = identity_of_items(config)
     if config.panels:
         named["members"] = [
             [identity(member.judge) for member in route.members] for route in config.panels

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from forethought.config import (
+    ChecklistJudge,
     CustomJudge,
     JudgeConfig,
     LLMJudge,
@@ -13,6 +14,7 @@ from forethought.config import (
     VerifierJudge,
 )
 from forethought.judging.import_path import import_attribute
+from forethought.judging.llm.checklist_items import item_file
 from forethought.judging.scoring.kinds import refuse_other_kinds
 from forethought.judging.verifier.constraints import constraints_of
 from forethought.judging.verifier.verifier_judge import Verifier
@@ -39,6 +41,8 @@ def look_at_judge(judge: JudgeConfig) -> Iterator[str]:
             except UnreachableError as error:
                 yield str(error)
         case LLMJudge():
+            if isinstance(judge, ChecklistJudge) and (items := item_file(judge)) is not None:
+                items.verifiers()
             yield from look_at_engine(judge.engine, judge.model, field="judge.model.path")
         case _:
             pass
@@ -53,6 +57,8 @@ def mistake_in(prompt: Prompt, judge: JudgeConfig) -> str | None:
             constraints_of(prompt.reference)
         except ValueError as error:
             return str(error)
+    if isinstance(judge, ChecklistJudge) and (items := item_file(judge)) is not None:
+        return items.mistake_in(prompt)
     route = next((route for route in judge.panels if route.fits(prompt)), None)
     members = () if route is None else route.members
     mistakes = (mistake_in(prompt, member.judge) for member in members)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import assert_never
 
-from forethought.config import (
+from forethought.config.judges import (
     ArmoRMJudge,
+    ChecklistJudge,
     CustomJudge,
     JudgeConfig,
     MixtureJudge,
@@ -45,6 +46,10 @@ def open_judge(config: JudgeConfig, cache: Cache | None = None) -> Judge:
             from forethought.judging.llm.rating import Rating
 
             return Rating(config, cache)
+        case ChecklistJudge():
+            from forethought.judging.llm.checklist import Checklist
+
+            return Checklist(config, cache)
         case MixtureJudge():
             from forethought.judging.mixture import Mixture
 

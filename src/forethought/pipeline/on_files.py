@@ -22,6 +22,7 @@ from forethought.config import ColumnsConfig, JudgeConfig, JudgePart, SamplePart
 from forethought.decoding.request import SamplingParams
 from forethought.judging.describe import identity, refuse_missing_models
 from forethought.judging.executor import Verdicts, judging_executor
+from forethought.judging.llm import checklist_evidence
 from forethought.judging.look import mistake_in
 from forethought.models import loading
 from forethought.models.control_tokens import without_well_known
@@ -401,5 +402,7 @@ def _explain(part: JudgePart, target: Path, reporter: Reporter) -> None:
             from forethought.judging.armorm.objectives import explanation
 
             reporter.console.print(explanation(row["evidence"]))
+        elif row["evidence"] and part.judge.type == "checklist":
+            reporter.console.print(checklist_evidence.explanation(row["evidence"]))
         elif row["evidence"]:
             reporter.say(row["evidence"])

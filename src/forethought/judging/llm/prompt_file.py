@@ -1,13 +1,15 @@
 """What an LLM judge is told: a YAML file with the words of the question and the verdicts it takes.
 
 Built in are the prompt that the paper's pairwise judge is run with (`self_taught_evaluator`), that
-of Arena-Hard v0.1 (`arena_hard`), and two in our own words for any chat model (`with_ties`,
-`rating_1_to_10`). A file of your own looks the same and is named by its path, as in
-`judge.prompt: judges/maths.yaml`. Its texts hold these fields:
+of Arena-Hard v0.1 (`arena_hard`), and those in our own words for any chat model (`with_ties`,
+`rating_1_to_10`, `checklist_item`, `write_checklist`). A file of your own looks the same and is
+named by its path, as in `judge.prompt: judges/maths.yaml`. Its texts hold these fields:
 
 - `{question}`: the user's last turn.
 - `{conversation}`: all turns before it, each under its role; empty where there are none.
-- `{response_a}` and `{response_b}` where two are compared, `{response}` where one is rated.
+- `{response_a}` and `{response_b}` where two are compared, `{response}` where one is rated,
+  `{response}` and `{item}` where it is held against an item of a checklist; `{most}`, the number of
+  items, where a checklist is written.
 - `{reference}` (optional): the prompt's reference; a prompt without one is not judged.
 
 Other braces are ordinary text, unless they hold a single word: that is a field misspelt. Fields
@@ -33,19 +35,21 @@ from forethought.judging.llm import frame
 from forethought.judging.llm.stated import stated
 from forethought.types import Message, Prompt
 
-Kind = Literal["pairwise", "rating"]
+Kind = Literal["pairwise", "rating", "checklist", "items"]
 
 FOLDER = Path(__file__).parent / "prompts"
 BUILT_IN: dict[Kind, tuple[str, ...]] = {
     "pairwise": ("self_taught_evaluator", "with_ties", "arena_hard"),
     "rating": ("rating_1_to_10",),
+    "checklist": ("checklist_item",),
+    "items": ("write_checklist",),
 }
 FIELD = re.compile(r"\{([A-Za-z_][A-Za-z_0-9]*)\}")
 NUMBER = "{number}"
 
 
 class PromptFile(ConfigModel):
-    """What both kinds of prompt file share."""
+    """What all kinds of prompt file share."""
 
     response_fields: ClassVar[tuple[str, ...]]
 
@@ -91,7 +95,8 @@ class PromptFile(ConfigModel):
         return tuple(dict.fromkeys([*found, *self.frame]))
 
     def messages(self, prompt: Prompt, responses: tuple[str, ...]) -> tuple[Message, ...]:
-        """The judge's conversation about these responses of a prompt.
+        """The judge's conversation about these responses of a prompt, or what else the file's
+        `response_fields` stand for.
 
         The prompt has a reference if `reference` is one of the `fields`.
         """
@@ -217,11 +222,74 @@ class RatingPrompt(PromptFile):
         return list(dict.fromkeys(float(match["number"]) for match in matches))
 
 
+class ChecklistPrompt(PromptFile):
+    """One response is held against one item."""
+
+    response_fields: ClassVar[tuple[str, ...]] = ("response", "item")
+
+    verdicts: dict[str, bool | None]
+    """Every verdict as the judge writes it, in either case, such as `[[yes]]`: whether the response
+    meets the item; null where it cannot be told."""
+
+    @field_validator("verdicts")
+    @classmethod
+    def _clear(cls, verdicts: dict[str, bool | None]) -> dict[str, bool | None]:
+        labels = [label.casefold() for label in verdicts]
+        for label in labels:
+            if len("".join(label.split())) < 2:
+                raise ValueError(f"{label!r} is too short for a label; use one such as '[[yes]]'")
+            if sum(label in other for other in labels) > 1:
+                raise ValueError(f"{label!r} is a part of another label, so a reply has both")
+        if not {True, False} <= set(verdicts.values()):
+            raise ValueError('it needs a label that is true and one that is false: "[[yes]]": true')
+        return verdicts
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self.verdicts)
+
+    @property
+    def verdict_pattern(self) -> str:
+        """Any label."""
+        return "|".join(map(re.escape, self.verdicts))
+
+    def verdicts_in(self, text: str) -> list[str]:
+        """The distinct labels with which a text states its verdict (stated.py), as in the file."""
+        known = {label.casefold(): label for label in self.verdicts}
+        found = stated(text, re.compile(self.verdict_pattern, re.IGNORECASE))
+        return list(dict.fromkeys(known[match.group().casefold()] for match in found))
+
+
+class ItemsPrompt(RatingPrompt):
+    """A checklist is written: a line for each item, which begins with its weight on the scale."""
+
+    response_fields: ClassVar[tuple[str, ...]] = ("most",)
+
+    def lines_in(self, text: str) -> list[tuple[float, str]]:
+        """Weight and words of every line that begins with a label, besides a bullet or number."""
+        line = re.compile(
+            rf"^[ \t]*(?:[-*•]|\d+[.)])?[ \t]*{self.verdict_pattern}(?P<item>.*)$", re.M
+        )
+        return [
+            (float(match["number"]), match["item"].strip(" \t:")) for match in line.finditer(text)
+        ]
+
+
+AnyPrompt = PairwisePrompt | RatingPrompt | ChecklistPrompt
+
+
 @overload
 def load_prompt(name: str, kind: Literal["pairwise"]) -> PairwisePrompt: ...
 @overload
 def load_prompt(name: str, kind: Literal["rating"]) -> RatingPrompt: ...
-def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
+@overload
+def load_prompt(name: str, kind: Literal["checklist"]) -> ChecklistPrompt: ...
+@overload
+def load_prompt(
+    name: str, kind: Literal["items"], field: Literal["judge.items_prompt"]
+) -> ItemsPrompt: ...
+def load_prompt(name: str, kind: Kind, field: str = "judge.prompt") -> AnyPrompt:
     """A built-in prompt file by its name, or one of the user's own by its path.
 
     Raises: ValueError that names file, field, value and the way out.
@@ -229,7 +297,7 @@ def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
     path = FOLDER / f"{name}.yaml" if name in BUILT_IN[kind] else Path(name).expanduser()
     if not path.is_file():
         raise ValueError(
-            f"judge.prompt: {name} is neither a file nor a {kind} prompt of the package; give a "
+            f"{field}: {name} is neither a file nor a {kind} prompt of the package; give a "
             f"YAML file or one of {', '.join(BUILT_IN[kind])}{did_you_mean(name, BUILT_IN[kind])}"
         )
     try:
@@ -249,13 +317,15 @@ def load_prompt(name: str, kind: Kind) -> PairwisePrompt | RatingPrompt:
     return prompt
 
 
-_SHAPES: dict[Kind, type[PairwisePrompt] | type[RatingPrompt]] = {
+_SHAPES: dict[Kind, type[PairwisePrompt] | type[RatingPrompt] | type[ChecklistPrompt]] = {
     "pairwise": PairwisePrompt,
     "rating": RatingPrompt,
+    "checklist": ChecklistPrompt,
+    "items": ItemsPrompt,
 }
 
 
-def _mistake(prompt: PairwisePrompt | RatingPrompt) -> str | None:
+def _mistake(prompt: AnyPrompt) -> str | None:
     """What is wrong with the texts; `None` if they can be used."""
     required = ("question", "conversation", *prompt.response_fields)
     known = (*required, "reference")
@@ -284,7 +354,7 @@ def _mistake(prompt: PairwisePrompt | RatingPrompt) -> str | None:
     return _seam(prompt)
 
 
-def _seam(prompt: PairwisePrompt | RatingPrompt) -> str | None:
+def _seam(prompt: AnyPrompt) -> str | None:
     strings = (*prompt.delimiters, *prompt.labels)
     for text in (prompt.system or "", prompt.user):
         for field in FIELD.finditer(text):

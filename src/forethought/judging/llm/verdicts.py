@@ -23,7 +23,7 @@ from forethought.sampling.open import open_sampler
 from forethought.storage.reply_cache import Cache
 from forethought.types import Completion, Message, SampledPrompt, SampleRequest, Unsampled
 
-V = TypeVar("V", str, float)
+V = TypeVar("V")
 
 SHOWN = 160
 """Characters of a reply that stand in the reason why it is no verdict; its end tells most."""
