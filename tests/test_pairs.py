@@ -11,8 +11,12 @@ from whole_pairs import build_pairs
 from forethought.config import PairsConfig
 from forethought.pairs import (
     LengthSums,
+    chosen_pairs,
+    decide,
     length_controlled,
+    outcomes,
     pair_counts,
+    possible_pairs,
     shaped_scores,
     unparsable_quota,
 )
@@ -161,6 +165,83 @@ def test_a_price_on_thoughts_may_overrule_the_judge_but_decides_no_tie() -> None
 def test_rho_and_price_are_taken_off_together() -> None:
     config = PairsConfig(rho=0.5, thought_price=0.25)
     assert shaped_scores([0.0, 1.0], [3, 5], [7, 2], config) == [-1 + 0.5 - 0.25, 1 - 0.5 + 0.25]
+
+
+def mixed(*starts: int) -> list[Rollout]:
+    """Outputs that think for so many tokens, or not at all."""
+    return [replace(rollout(i), response_start=start) for i, start in enumerate(starts)]
+
+
+def ends(
+    starts: tuple[int, ...], scores: tuple[float, ...], **rules: float
+) -> tuple[int, int] | str:
+    """Chosen and rejected sample, or why there is no pair."""
+    scored = {"p": group(dict(enumerate(scores)))}
+    pairs, decisions = build_pairs({"p": mixed(*starts)}, scored, PairsConfig(**rules), seed=0)
+    if not pairs:
+        return decisions[0].outcome
+    return pairs[0].chosen.sample_index, pairs[0].rejected.sample_index
+
+
+def test_a_thinking_output_has_to_win_by_the_margin() -> None:
+    # N(s) of 0.5, 0.4, 0 is 0.93, 0.46, -1.39: the first beats the second by 0.47.
+    assert ends((9, 0, 0), (0.5, 0.4, 0.0), mode_margin=0.4) == (0, 2)
+    assert ends((9, 0, 0), (0.5, 0.4, 0.0), mode_margin=0.5) == (1, 2)
+    assert ends((9, 9, 9), (0.5, 0.4, 0.0), mode_margin=0.5) == (0, 2)
+
+
+def test_with_a_margin_a_thought_that_adds_nothing_is_rejected() -> None:
+    assert ends((9, 0, 4), (1.0, 1.0, 1.0)) == "tie"
+    assert ends((9, 0, 4), (1.0, 1.0, 1.0), mode_margin=0.1) == (1, 0)
+    assert ends((9, 0, 4), (1.0, 1.0, 1.0), mode_margin=0.1, thought_price=0.1) == (1, 0)
+    assert ends((9, 4), (1.0, 1.0), mode_margin=0.1) == "tie"
+    assert ends((0, 0), (1.0, 1.0), mode_margin=0.1) == "tie"
+
+
+def test_counterfactual_pairs_cross_modes_by_their_means() -> None:
+    assert ends((9, 9, 0, 0), (1.0, 0.4, 0.5, 0.4), counterfactual=True) == (0, 3)
+    # The best of all thinks, by luck: in the mean the others are better.
+    assert ends((9, 9, 0, 0), (1.0, 0.0, 0.9, 0.5), counterfactual=True) == (2, 1)
+    assert ends((9, 9), (1.0, 0.0), counterfactual=True) == "one_mode"
+    assert ends((0, 0), (1.0, 0.0), counterfactual=True) == "one_mode"
+    assert ends((9, 0), (1.0, 1.0), counterfactual=True) == "tie"
+    # N(s) of the one that thinks is 2 above that of the other.
+    assert ends((9, 0), (1.0, 0.0), counterfactual=True, mode_margin=1.9) == (0, 1)
+    assert ends((9, 0), (1.0, 0.0), counterfactual=True, mode_margin=2.1) == (1, 0)
+    assert ends((9, 0), (1.0, 1.0), counterfactual=True, mode_margin=0.1) == (1, 0)
+
+
+def test_where_every_mode_was_forced_pairs_are_within_one() -> None:
+    def within(starts: tuple[int, ...], scores: tuple[float, ...]) -> list[tuple[int, int]]:
+        _, pairs = possible_pairs(
+            {"p": mixed(*starts)},
+            {"p": group(dict(enumerate(scores)))},
+            PairsConfig(mode_margin=0.2, counterfactual=True),
+            across=False,
+        )
+        return [(pair.chosen.sample_index, pair.rejected.sample_index) for pair in pairs]
+
+    config = PairsConfig(mode_margin=0.2)
+    scored = {"p": group({0: 0.0, 1: 0.5, 2: 1.0, 3: 0.2})}
+    _, [pair] = possible_pairs({"p": mixed(9, 9, 0, 0)}, scored, config, across=False)
+    assert (pair.chosen.sample_index, pair.rejected.sample_index) == (1, 0)
+    scored = {"p": group({0: 0.5, 1: 0.5, 2: 1.0, 3: 0.2})}
+    _, [pair] = possible_pairs({"p": mixed(9, 9, 0, 0)}, scored, config, across=False)
+    assert (pair.chosen.sample_index, pair.rejected.sample_index) == (2, 3)
+    scored = {"p": group({0: 0.5, 1: 0.5, 2: 1.0, 3: 1.0})}
+    assert not possible_pairs({"p": mixed(9, 9, 0, 0)}, scored, config, across=False)[1]
+    assert within((9, 9, 0, 0), (0.0, 0.5, 1.0, 0.2)) == [(1, 0)]
+
+
+def test_what_was_forced_goes_with_the_pair() -> None:
+    offers, possible = possible_pairs(
+        {"p": mixed(9, 0)},
+        {"p": group({0: 1.0, 1: 0.0})},
+        PairsConfig(),
+        forced=lambda one: tuple(range(2 - one.sample_index)),
+    )
+    [pair] = chosen_pairs(possible, outcomes(decide(offers, 0.1, seed=0)))
+    assert pair.forced == ((0, 1), (0,))
 
 
 def test_ties_take_the_lowest_index_in_any_order_of_rollouts() -> None:

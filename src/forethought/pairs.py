@@ -10,6 +10,12 @@ by length alone would teach nothing but brevity.
 `thought_price` asks for shorter thoughts in the same way, which the paper leaves as long as they
 get: `s_k` also loses `thought_price · N(t_k)`, `t_k` the tokens before the response. 0 is off.
 
+In the hybrid arm outputs that think and outputs that do not meet. Where a prompt has both, the
+former lose `mode_margin`; with it, scores that are all equal do give a pair, of a direct output
+over one that thinks: the thought added nothing. The best of several is the best by luck as well, in
+either mode; so `counterfactual` compares the modes' means, and takes the best output of the better
+one and the worst of the other. An output thinks where something stands before its response.
+
 An output without a response is never judged and never chosen. A prompt that has one may pair it,
 as rejected, with its best judged output; such pairs teach the format and are at most
 `max_unparsable` of all pairs. Prompts without a judged pair come first, then others give theirs up;
@@ -18,10 +24,11 @@ a hash of (seed, prompt_id) decides who gets a place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor, fsum, isinf, sqrt
+from statistics import fmean
 
 from forethought.config import PairsConfig
 from forethought.storage.files import content_hash
@@ -44,7 +51,9 @@ OUTCOMES = (
     "unjudged",
     "unparsable_quota",
 )
-"""Every `PairDecision.outcome`: two kinds of pair, five reasons for none."""
+"""What every arm's `PairDecision.outcome` may be: two kinds of pair, five reasons for none."""
+ONE_MODE = "one_mode"
+"""A further reason, with `counterfactual` alone: all that is judged thinks, or nothing does."""
 
 SHAPED_DIGITS = 9
 """Shaped scores are of order 1; differences below this are rounding and no preference."""
@@ -62,11 +71,14 @@ def shaped_scores(
     scores: Sequence[float], lengths: Sequence[int], thoughts: Sequence[int], config: PairsConfig
 ) -> list[float]:
     """What best and worst of one prompt's judged outputs are told by:
-    `N(s) - rho · N(l) - thought_price · N(t)`.
+    `N(s) - rho · N(l) - thought_price · N(t)`, less `mode_margin` where `t > 0` for some only.
 
     `lengths` are the tokens of the responses, `thoughts` those before them; all have one order.
     """
-    return _less(length_controlled(scores, lengths, config.rho), thoughts, config.thought_price)
+    shaped = _less(length_controlled(scores, lengths, config.rho), thoughts, config.thought_price)
+    if config.mode_margin == 0 or all(thoughts):
+        return shaped
+    return [s - config.mode_margin * (t > 0) for s, t in zip(shaped, thoughts, strict=True)]
 
 
 def _less(scores: Sequence[float], tokens: Sequence[int], weight: float) -> list[float]:
@@ -97,17 +109,22 @@ def possible_pairs(
     rollouts_by_prompt: Mapping[str, Sequence[Rollout]],
     scored: Mapping[str, ScoredGroup],
     config: PairsConfig,
+    forced: Callable[[Rollout], tuple[int, ...]] | None = None,
+    across: bool = True,
 ) -> tuple[list[Offer], list[PreferencePair]]:
     """What each prompt could give, in input order, and the pairs, up to two of a prompt.
+
+    `forced` says where in its tokens an output was not drawn freely, if that may be. Without
+    `across`, both sides of a pair are of one mode: of the thinking one where that has a pair.
 
     Prompts do not depend on each other here, so that an iteration may be done part by part.
     """
     offers: list[Offer] = []
     pairs: list[PreferencePair] = []
     for prompt_id, rollouts in rollouts_by_prompt.items():
-        offer, found = _offer(prompt_id, rollouts, scored.get(prompt_id), config)
+        offer, found = _offer(prompt_id, rollouts, scored.get(prompt_id), config, across)
         offers.append(offer)
-        pairs += found
+        pairs += [_with_forced(pair, rollouts, forced) for pair in found] if forced else found
     return offers, pairs
 
 
@@ -174,10 +191,10 @@ def unparsable_quota(judged: int, share: float, eligible: int) -> int:
 
 
 def pair_counts(decisions: Iterable[PairDecision]) -> dict[str, int]:
-    """How many prompts had each outcome, those that none had included."""
+    """How many prompts had each outcome, those of every arm that none had included."""
     counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
     for decision in decisions:
-        counts[decision.outcome] += 1
+        counts[decision.outcome] = counts.get(decision.outcome, 0) + 1
     return counts
 
 
@@ -225,15 +242,19 @@ class LengthSums:
 
 
 def _offer(
-    prompt_id: str, rollouts: Sequence[Rollout], group: ScoredGroup | None, config: PairsConfig
+    prompt_id: str,
+    rollouts: Sequence[Rollout],
+    group: ScoredGroup | None,
+    config: PairsConfig,
+    across: bool,
 ) -> tuple[Offer, list[PreferencePair]]:
     ordered = sorted(rollouts, key=lambda rollout: rollout.sample_index)
     complete = [r for r in ordered if r.parsed.status is ParseStatus.COMPLETE]
     unparsable = [r for r in ordered if r.parsed.status is not ParseStatus.COMPLETE]
     sides = _judged_sides(complete, group, config) if group is not None else []
-    ends = _best_and_worst(sides, config)
+    ends = _best_and_worst(sides, config, across)
     pairs: list[PreferencePair] = []
-    pair, outcome = None, _why_none(len(complete), len(sides))
+    pair, outcome = None, _why_none(len(complete), sides, config.counterfactual and across)
     unparsable_pair = None
     if ends is not None:
         pairs.append(_pair(ordered[0], *ends, kind="judged"))
@@ -259,8 +280,20 @@ def _indices(pair: PreferencePair) -> tuple[int, int]:
     return pair.chosen.sample_index, pair.rejected.sample_index
 
 
-def _why_none(complete: int, judged: int) -> str:
-    match complete, judged:
+def _with_forced(
+    pair: PreferencePair,
+    rollouts: Sequence[Rollout],
+    forced: Callable[[Rollout], tuple[int, ...]],
+) -> PreferencePair:
+    places = {rollout.sample_index: forced(rollout) for rollout in rollouts}
+    chosen, rejected = _indices(pair)
+    return replace(pair, chosen_forced=places[chosen], rejected_forced=places[rejected])
+
+
+def _why_none(complete: int, sides: Sequence[PairSide], two_modes: bool) -> str:
+    if two_modes and len(sides) > 1 and not all(_by_mode(sides)):
+        return ONE_MODE
+    match complete, len(sides):
         case 0, _:
             return "none_judged"
         case _, 0:
@@ -285,15 +318,33 @@ def _judged_sides(
 
 
 def _best_and_worst(
-    sides: Sequence[PairSide], config: PairsConfig
+    sides: Sequence[PairSide], config: PairsConfig, across: bool
 ) -> tuple[PairSide, PairSide] | None:
     """The ends of the order, `None` if the judge or the shaped score has no preference."""
-    if len({side.score for side in sides}) < 2:
-        return None
     # Where nothing shapes them the judge's own numbers decide, which no normalisation can merge.
     key = _rounded_shaped_score if config.shapes else _judge_score
-    best, worst = max(sides, key=key), min(sides, key=key)
-    return None if key(best) == key(worst) else (best, worst)
+    thinking, direct = _by_mode(sides)
+    equal = len({side.score for side in sides}) < 2
+    if not across:
+        rules = config.of_one_mode
+        return _best_and_worst(thinking, rules, True) or _best_and_worst(direct, rules, True)
+    if config.counterfactual or (equal and config.mode_margin > 0):
+        if not (thinking and direct):
+            return None
+        adds = fmean(map(key, thinking)) > fmean(map(key, direct))
+        better, other = (thinking, direct) if adds and not equal else (direct, thinking)
+    elif equal:
+        return None
+    else:
+        better = other = sides
+    best, worst = max(better, key=key), min(other, key=key)
+    return (best, worst) if key(best) > key(worst) else None
+
+
+def _by_mode(sides: Sequence[PairSide]) -> tuple[list[PairSide], list[PairSide]]:
+    """Those that think, and those that do not."""
+    thinking = [side for side in sides if side.response_start > 0]
+    return thinking, [side for side in sides if side.response_start == 0]
 
 
 def _judge_score(side: PairSide) -> float:

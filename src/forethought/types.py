@@ -13,7 +13,7 @@ from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
-Arm = Literal["thought", "direct"]
+Arm = Literal["thought", "direct", "hybrid"]
 PairKind = Literal["judged", "unparsable"]
 
 
@@ -61,6 +61,9 @@ class SampleRequest:
     opening_ids: tuple[int, ...] = ()
     """Tokens the output has already begun with, such as a thought that was put there. They count
     towards the token limit and are not in the completion. Engines at a server refuse them."""
+    never_opens_with: tuple[tuple[int, ...], ...] = ()
+    """Tokens, one after the other, that the output may not begin with: the last of them is not
+    drawn behind the others. Only the embedded engine can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,11 +275,20 @@ class PreferencePair:
     kind: PairKind
     margin: float | None
     """Judge score of chosen minus rejected; `None` when the rejected output has no response."""
+    chosen_forced: tuple[int, ...] = ()
+    """Places in the chosen output's tokens at which the policy was not free to draw: in the hybrid
+    arm, where a mode was forced. Their log-probs count nowhere."""
+    rejected_forced: tuple[int, ...] = ()
 
     @property
     def outputs(self) -> tuple[tuple[int, ...], ...]:
         """Token ids of all outputs that are trained on."""
         return self.chosen.token_ids, self.rejected.token_ids
+
+    @property
+    def forced(self) -> tuple[tuple[int, ...], ...]:
+        """Of each of these outputs the places that count nowhere."""
+        return self.chosen_forced, self.rejected_forced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,7 +341,7 @@ class PairDecision:
     prompt_id: str
     outcome: str
     """`judged`, `unparsable` (a pair of that kind) or the reason for none: `tie`,
-    `one_judged`, `none_judged`, `unjudged`, `unparsable_quota`."""
+    `one_judged`, `none_judged`, `unjudged`, `unparsable_quota`, `one_mode`."""
     judged: int
     """Outputs with a score of the judge."""
     unparsable: int

@@ -41,7 +41,7 @@ OWN = ThoughtFormat(
     thought_starts_after=("[[thought]]",),
     response_starts_after=("[[answer]]", "ANSWER\n"),
 )
-THINKING = [GENERIC, SPECIFIC, TAGS, OWN]
+THINKING = [GENERIC, SPECIFIC, TAGS, OWN, GENERIC.as_hybrid(), OWN.as_hybrid()]
 MARKERS = [
     one for each in THINKING for one in (*each.thought_starts_after, *each.response_starts_after)
 ]

@@ -2,6 +2,7 @@ import gc
 import logging
 import re
 import weakref
+from dataclasses import replace
 
 import pytest
 import random_models
@@ -52,6 +53,26 @@ def generated(model, prompt: tuple[int, ...], count: int) -> tuple[int, ...]:
         )
     tail = output[0, len(prompt) :].tolist()
     return tuple(tail[: tail.index(random_models.END) + 1] if random_models.END in tail else tail)
+
+
+@pytest.mark.parametrize("variant", [*random_models.VARIANTS][:1] + [*random_models.GENERAL][:1])
+def test_an_opening_that_is_barred_is_not_drawn_and_others_stay(variant):
+    with sampler(random_models.model(variant), GREEDY) as opened:
+        plain = requests(samples=2)
+        free = ids(all_of(opened, plain))
+        first = {name: outputs[0] for name, outputs in free.items()}
+        openings = {
+            one.prompt_id: (first[one.prompt_id][:2], first[one.prompt_id][:4]) for one in plain[:3]
+        }
+        barred = [replace(one, never_opens_with=openings[one.prompt_id]) for one in plain[:3]]
+        found = ids(all_of(opened, [*barred, *plain[3:]]))
+    for one in plain[3:]:
+        assert found[one.prompt_id] == free[one.prompt_id]
+    for one in barred:
+        shortest = openings[one.prompt_id][0]
+        for output in found[one.prompt_id]:
+            assert output[: len(shortest) - 1] == shortest[:-1]
+            assert output[: len(shortest)] != shortest
 
 
 @pytest.mark.parametrize("variant", random_models.VARIANTS)

@@ -427,3 +427,28 @@ def test_first_response_token_counts_a_straddling_token_as_response():
 def test_formats_are_frozen_data():
     again = ThoughtFormat.model_validate_json(GENERIC.model_dump_json())
     assert again == GENERIC
+
+
+def test_a_hybrid_output_thinks_where_the_marker_opens_it():
+    hybrid = GENERIC.as_hybrid()
+    assert (hybrid.name, hybrid.thinks, hybrid.must_think) == ("generic-hybrid", True, False)
+    said = hybrid.parse("Here is my thought process: x. Here is my response: y")
+    assert (said.thought, said.response) == ("x.", "y")
+    for text in ("y", "Well. Here is my thought process: x. Here is my response: y"):
+        said = hybrid.parse(text)
+        assert (said.thought, said.response) == (None, text)
+    assert hybrid.parse("Here is my thought process: x.").response is None
+    assert hybrid.parse(hybrid.write(None, "y")).thought is None
+    assert hybrid.parse(hybrid.write("x", "y")).thought == "x"
+    assert ThoughtFormat.model_validate_json(hybrid.model_dump_json()) == hybrid
+    assert "hybrid" not in GENERIC.model_dump_json()
+    assert hybrid.instruction == f"{GENERIC.instruction} Think first where it helps."
+    assert TAGS.as_hybrid().instruction == "Think first where it helps."
+    own = GENERIC.model_copy(update={"hybrid_instruction": "Decide."})
+    assert own.as_hybrid().instruction == "Decide."
+
+
+def test_a_hybrid_format_needs_a_marker_before_thoughts():
+    for thought_format in (SPECIFIC, DIRECT):
+        with pytest.raises(ValueError, match="does not mark where a thought begins"):
+            thought_format.as_hybrid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from forethought.training.blocked import QUERY_BLOCK, BlockedCausal
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack
 from forethought.training.policy_module import cast_parameters
+from forethought.training.reference import sequence_sums
 from forethought.types import PreferencePair
 
 ARCHITECTURES: list[tuple[str, dict[str, Any]]] = [
@@ -189,3 +191,29 @@ def test_bfloat16_packed_is_near_float32():
     exact = policy(pack(pairs)).detach()
     cast_parameters(policy, torch.bfloat16)
     assert (policy(pack(pairs)) - exact).abs().mean() < 0.02
+
+
+def test_forced_tokens_count_nowhere():
+    model = tiny_model("llama")
+    policy = PolicyLogprobs.open(model)
+    pairs = make_pairs(3)
+    forced = [
+        replace(pair, chosen_forced=(0, 2), rejected_forced=() if i else (1,))
+        for i, pair in enumerate(pairs)
+    ]
+    batch = pack(forced)
+    with torch.no_grad():
+        logps_M = policy(batch)
+    sums_S = sequence_sums(logps_M, batch)
+    sides = [p.chosen for p in pairs] + [p.rejected for p in pairs]
+    places = [p.chosen_forced for p in forced] + [p.rejected_forced for p in forced]
+    at = 0
+    for side, left_out, total in zip(sides, places, sums_S.tolist(), strict=True):
+        own = logps_M[at : at + len(side.token_ids)]
+        kept = [own[i] for i in range(len(own)) if i not in left_out]
+        assert total == pytest.approx(float(sum(kept)), abs=1e-4)
+        at += len(own)
+    assert batch.counted.tolist() == [
+        len(side.token_ids) - len(left_out) for side, left_out in zip(sides, places, strict=True)
+    ]
+    assert pack(pairs).forced_M is None

@@ -20,6 +20,7 @@ from forethought.cli.serve import chat, new_key, serve, vllm_plugin
 from forethought.config import JudgePart, Recipe, SamplePart, path_or_url
 from forethought.config.recipe_files import dump, load_part, load_recipe, load_run
 from forethought.progress.reporter import Reporter
+from forethought.types import Arm
 
 app = typer.Typer(
     help="Train a chat model to think before it answers.",
@@ -237,7 +238,7 @@ def export(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="The folder to write, or an address as s3://…")
     ],
-    arm: Annotated[Literal["thought", "direct"], typer.Option("--arm")] = "thought",
+    arm: Annotated[Arm, typer.Option("--arm")] = "thought",
     policy: Annotated[
         str, typer.Option("--policy", help="A number (0 is the seed), last, or best by test score")
     ] = "last",

@@ -79,6 +79,6 @@ from forethought.config.recipe import (
     SamplePart,
 )
 from forethought.config.trackers import TrackerConfig
-from forethought.config.training import LoraSettings, PairsConfig, TrainingConfig
+from forethought.config.training import HybridConfig, LoraSettings, PairsConfig, TrainingConfig
 from forethought.config.warm_start import WarmStartConfig
 from forethought.config.workers import OptionalWorkers, RayConfig, Workers

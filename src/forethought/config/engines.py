@@ -27,6 +27,9 @@ class EngineFacts(ConfigModel):
     shares_prompts: ClassVar[bool] = False
     """Whether a decoding step reads a prompt's keys and values once for all of its outputs."""
 
+    forces_modes: ClassVar[bool] = False
+    """Whether it can have an output open with given tokens, and keep one from opening with them."""
+
     @property
     def model_name(self) -> str:
         """The model of its own, as far as the recipe tells it."""
@@ -70,6 +73,7 @@ class TransformersEngine(EngineFacts):
 
     loads_model: ClassVar[bool] = True
     shares_prompts: ClassVar[bool] = True
+    forces_modes: ClassVar[bool] = True
 
     type: Literal["transformers"] = "transformers"
     rows: int = Field(default=512, ge=1)

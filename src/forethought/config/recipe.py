@@ -13,7 +13,7 @@ from forethought.config.evaluation import EvaluationConfig, MeasuresConfig, Sele
 from forethought.config.judges import JudgeConfig
 from forethought.config.prompts import PromptsConfig
 from forethought.config.trackers import TrackerConfig
-from forethought.config.training import PairsConfig, TrainingConfig
+from forethought.config.training import HybridConfig, PairsConfig, TrainingConfig
 from forethought.config.warm_start import FULL_RATE, LORA_RATE, WarmStartConfig
 from forethought.config.workers import RayConfig
 from forethought.types import Arm
@@ -93,7 +93,8 @@ class Recipe(ConfigModel):
     other; the report sets them side by side, with an interval over seeds."""
     model: ModelConfig
     arms: tuple[Arm, ...] = Field(default=("thought", "direct"), min_length=1)
-    """`direct` is the matched baseline without thoughts."""
+    """`direct` is the matched baseline without thoughts; `hybrid` is one policy that thinks before
+    some answers and gives others at once."""
     thought_format: str = "generic"
     """`generic`, `specific`, `tags`, `tokens`, or a YAML file with a format of your own."""
     iterations: int = Field(default=4, ge=0)
@@ -111,6 +112,7 @@ class Recipe(ConfigModel):
     by default."""
     warm_start: WarmStartConfig | None = None
     """Teach the thought format first; for models most of whose outputs have no response."""
+    hybrid: HybridConfig = HybridConfig()
     pairs: PairsConfig = PairsConfig()
     training: TrainingConfig = TrainingConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -194,6 +196,37 @@ class Recipe(ConfigModel):
         return self
 
     @model_validator(mode="after")
+    def _modes_have_their_arm(self) -> Recipe:
+        if "hybrid" in self.arms:
+            self._refuse_for_hybrid()
+            return self
+        given = {
+            "pairs.mode_margin": self.pairs.mode_margin > 0,
+            "pairs.counterfactual": self.pairs.counterfactual,
+            "hybrid": self.hybrid != HybridConfig(),
+        }
+        for field, there in given.items():
+            if there:
+                raise ValueError(
+                    f"{field} is of the arm hybrid, and arms: {list(self.arms)} lacks it; add it, "
+                    f"or leave {field} out"
+                )
+        return self
+
+    def _refuse_for_hybrid(self) -> None:
+        if not self.sampling.forces_modes:
+            raise ValueError(
+                f"sampling.type {self.sampling.type} cannot make an output think or keep it from "
+                "it, which the arm hybrid needs; use sampling.type: transformers, or leave that "
+                "arm out of arms"
+            )
+        if not self.training.prefers:
+            raise ValueError(
+                "training.loss: nll learns whole outputs, and of the arm hybrid's the opening is "
+                "forced and no example; give another training.loss, or leave that arm out of arms"
+            )
+
+    @model_validator(mode="after")
     def _measures_fit_the_engine(self) -> Recipe:
         self.measures.refuse(self.sampling)
         return self
@@ -242,8 +275,11 @@ class Recipe(ConfigModel):
         types = [tracker.type for tracker in self.trackers]
         if len(set(types)) != len(types):
             raise ValueError(f"trackers: {types} names a tracker twice")
-        if "thought" in self.arms and self.thought_format == "direct":
-            raise ValueError("thought_format: 'direct' has no thoughts; leave the arm out instead")
+        for arm in ("thought", "hybrid"):
+            if arm in self.arms and self.thought_format == "direct":
+                raise ValueError(
+                    "thought_format: 'direct' has no thoughts; leave the arm out instead"
+                )
         return self
 
     @model_validator(mode="after")

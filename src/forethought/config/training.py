@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import ceil
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,6 +19,13 @@ class PairsConfig(ConfigModel):
     thought_price: float = Field(default=0.0, ge=0)
     """Weight of the thought's length, markers included: of two outputs that score alike the one
     with the shorter thought is preferred. 0 is off, as in the paper."""
+    mode_margin: float = Field(default=0.0, ge=0)
+    """Of the arm `hybrid`: by how much of a normalised score an output that thinks has to beat one
+    that does not. Above 0, where all score alike, the one that does not think is preferred."""
+    counterfactual: bool = False
+    """Of the arm `hybrid`: both sides of a pair are of different modes, so that what is learned is
+    what the thought adds. One that thinks is chosen only where those of its prompt that think beat,
+    in the mean, those that do not, by `mode_margin`; else the best of the others is."""
     max_unparsable: float = Field(default=0.1, ge=0, le=1)
     """Largest share of an iteration's pairs whose rejected side has no response."""
     thoughts: Literal["own", "shuffled"] = "own"
@@ -29,7 +38,31 @@ class PairsConfig(ConfigModel):
     @property
     def shapes(self) -> bool:
         """Whether scores are changed before best and worst are taken."""
-        return self.rho > 0 or self.thought_price > 0
+        return self.rho > 0 or self.thought_price > 0 or self.mode_margin > 0
+
+    @property
+    def of_one_mode(self) -> PairsConfig:
+        """Without what is about modes, for arms that have one."""
+        return self.model_copy(update={"mode_margin": 0.0, "counterfactual": False})
+
+
+class HybridConfig(ConfigModel):
+    """How the arm `hybrid` gets samples of both modes, with thought and without, of every prompt.
+
+    A mode is forced at an output's opening: the thought marker is put there, or may not be drawn.
+    What was forced is no training signal."""
+
+    half: int = Field(default=2, ge=0)
+    """So many first iterations force a mode on every sample, half of them to think. Their pairs are
+    within a mode: what is learned is to think, and to answer at once, before it is learned when."""
+    floor: float = Field(default=0.25, ge=0, le=0.5)
+    """Later ones force so much of the samples into either mode, at least one of each where it is
+    above 0; the policy decides about the others."""
+
+    def forced(self, iteration: int, samples: int) -> int:
+        """How many of a prompt's samples are forced into each of the two modes."""
+        share = 0.5 if iteration < self.half else self.floor
+        return min(samples // 2, ceil(Fraction(str(share)) * samples))
 
 
 ALL = "all-linear"

@@ -57,6 +57,8 @@ class TokenizedRequest:
     seeds: tuple[int, ...]
     limit: int
     """New tokens allowed, at least 1."""
+    never_opens_with: tuple[tuple[int, ...], ...] = ()
+    """What the new tokens may not begin with."""
 
 
 def tokenize(
@@ -81,7 +83,12 @@ def tokenize(
     if context is not None:
         limit = min(limit, context - len(ids))
     if ids and limit > 0:
-        return TokenizedRequest(token_ids=ids, seeds=request.seeds, limit=limit)
+        return TokenizedRequest(
+            token_ids=ids,
+            seeds=request.seeds,
+            limit=limit,
+            never_opens_with=request.never_opens_with,
+        )
     reason = "it is empty once rendered; leave it out"
     if ids and len(request.opening_ids) >= params.max_new_tokens:
         reason = (

@@ -102,6 +102,8 @@ class _BatchRows(LiveRows):
     """Row of the output table."""
     limits: Tensor
     done: Tensor
+    barred: Tensor
+    """Which of the loop's openings the row may not have, [R, openings]."""
 
 
 def run(
@@ -156,6 +158,9 @@ class _Loop:
             for index, shares in zip(with_seeds, shared, strict=True)
         }
         self.waiting = sorted(with_seeds, key=order.__getitem__)
+        self.openings = tuple(
+            dict.fromkeys(each for request in requests for each in request.never_opens_with)
+        )
         self.rows: _BatchRows | None = None
 
     def run(self, tally: Tally) -> list[list[list[int]]]:
@@ -218,6 +223,11 @@ class _Loop:
         limits = [request.limit for request in requests for _ in request.seeds]
         seeds = [seed for request in requests for seed in request.seeds]
         count = len(outputs)
+        barred = [
+            [opening in request.never_opens_with for opening in self.openings]
+            for request in requests
+            for _ in request.seeds
+        ]
         new = _BatchRows(
             outputs=torch.tensor(outputs, device=self.device),
             keys=nucleus.keys(torch.tensor(seeds, dtype=torch.int64, device=self.device)),
@@ -225,12 +235,24 @@ class _Loop:
             limits=torch.tensor(limits, device=self.device),
             tokens=torch.zeros(count, dtype=torch.int64, device=self.device),
             done=torch.zeros(count, dtype=torch.bool, device=self.device),
+            barred=torch.tensor(barred, dtype=torch.bool, device=self.device),
         )
         repeats = torch.tensor(copies, device=self.device)
         self._draw(new, logits_PV.repeat_interleave(repeats, 0))
         self.rows = new if self.rows is None else self.rows.join(new)
 
+    def _bar_openings(self, rows: _BatchRows, logits_RV: Tensor) -> None:
+        """Take from rows that began as a barred opening does its last token."""
+        for index, opening in enumerate(self.openings):
+            if len(opening) > self.table.shape[1]:
+                continue
+            before = torch.tensor(opening[:-1], dtype=torch.int32, device=self.device)
+            begun_R = (self.table[rows.outputs, : len(before)] == before).all(-1)
+            here_R = begun_R & rows.barred[:, index] & (rows.steps == len(before))
+            logits_RV[:, opening[-1]] = logits_RV[:, opening[-1]].masked_fill(here_R, -torch.inf)
+
     def _draw(self, rows: _BatchRows, logits_RV: Tensor) -> None:
+        self._bar_openings(rows, logits_RV)
         rows.tokens = nucleus.draw(
             logits_RV,
             rows.keys,

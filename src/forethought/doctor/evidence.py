@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from forethought.config import Recipe
 from forethought.doctor.trial import Trial, cases_of
 from forethought.evaluation.judge_quality.cases import CaseVerdict
 from forethought.evaluation.judge_quality.figures import Judged
 from forethought.models import loading, rendering
 from forethought.pairs import decide, pair_counts, possible_pairs
-from forethought.runs.layout import StageRef
+from forethought.runs.layout import WARM_START, StageRef
 from forethought.stages.policies.demonstrated import shown_demonstrations
+from forethought.stages.policies.modes import modes_of
 from forethought.stages.policies.sampled_policy import longest_sequence
 from forethought.storage.sealed_stage import is_sealed, read_manifest, read_records
 from forethought.thoughts import ThoughtFormat
@@ -129,7 +129,7 @@ def read_arm(trial: Trial, arm: Arm) -> ArmEvidence:
         rollouts=rollouts,
         once=Judged(cases, once),
         again=Judged([case.turned for case in reversed(cases)], verdicts),
-        outcomes=_outcomes(trial.recipe, rollouts, scored),
+        outcomes=_outcomes(ref, rollouts, scored),
         room=_room(trial, ref, rollouts),
         bare_tokens=fmean(_tokens(ref, ref.prompts("train"))),
         examples=dict(read_manifest(examples).counts) if is_sealed(examples) else None,
@@ -172,11 +172,14 @@ def _first_verdict(
 
 
 def _outcomes(
-    recipe: Recipe, rollouts: Sequence[Rollout], scored: dict[str, ScoredGroup | Unjudged]
+    ref: StageRef, rollouts: Sequence[Rollout], scored: dict[str, ScoredGroup | Unjudged]
 ) -> dict[str, int]:
     """As the stage `pairs` decides."""
     groups = {key: group for key, group in scored.items() if isinstance(group, ScoredGroup)}
-    offers, _ = possible_pairs(_by_prompt(rollouts), groups, recipe.pairs)
+    modes = modes_of(ref) if ref.index != WARM_START else None
+    across = modes is None or modes.decides
+    offers, _ = possible_pairs(_by_prompt(rollouts), groups, ref.pair_rules, across=across)
+    recipe = ref.recipe
     return pair_counts(decide(offers, recipe.pairs.max_unparsable, recipe.seed))
 
 

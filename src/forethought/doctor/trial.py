@@ -128,7 +128,9 @@ def small_trial(recipe: Recipe, prompts: int) -> Trial:
 
 def _refuse_unknown_tokens(recipe: Recipe) -> None:
     """Raises: ValueError where the seed, which is all there is, cannot write the markers."""
-    if "thought" in recipe.arms and load_format(recipe.thought_format).markers_are_tokens:
+    if {"thought", "hybrid"} & set(recipe.arms) and load_format(
+        recipe.thought_format
+    ).markers_are_tokens:
         raise ValueError(
             f"thought_format: the markers of {recipe.thought_format} are tokens that the model "
             "gets in its warm start, and with warm_start.samples: 0 nothing is sampled before "

@@ -115,6 +115,6 @@ def _front(chosen: StageRef) -> dict[str, Any]:
     if datasets := run_facts.hub_datasets(recipe):
         fields["datasets"] = datasets
     tags = ["forethought", "dpo", "preference-optimization"]
-    if chosen.arm == "thought":
+    if chosen.arm != "direct":
         tags.append("thought-preference-optimization")
     return fields | {"tags": tags}

@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from forethought.config import Recipe
+from forethought.config.base import ARMS
 from forethought.config.recipe_files import load_run
 from forethought.models.loading import pick_device
 from forethought.progress.reporter import Reporter
@@ -115,7 +116,7 @@ def main(arguments: list[str]) -> int:
         # Then the other words are the engine's name and the file for what is wrong with it.
         if stage == OPENING:
             return _open(recipe, arm, Path(index))
-        assert arm in ("thought", "direct")
+        assert arm in ARMS
         use_threads(recipe.launch.threads)
         run_stage(StageRef(recipe=recipe, stage=stage, arm=arm, index=int(index)), reporter)
     except (ValueError, OSError) as error:

@@ -16,7 +16,7 @@ from forethought.models.loading import MICROWORLD
 from forethought.runs.layout import WARM_START, StageRef
 from forethought.stages.policies.demonstrated import arm_demonstrations
 from forethought.storage.sealed_stage import read_manifest, read_records
-from forethought.thoughts import DIRECT, load_format
+from forethought.thoughts import DIRECT, HYBRID_SENTENCE
 from forethought.types import Arm, PreferencePair
 
 LETTERS_PER_TOKEN = 4.5
@@ -63,6 +63,19 @@ MEASURED: dict[Arm, Lengths] = {
 """The microworld's seed model on 640 prompts, seed 0, eight outputs each."""
 RIGHT: dict[Arm, tuple[float, float]] = {"thought": (0.596, 4.31), "direct": (0.661, 0.723)}
 """Of the same outputs: the share that is right, and how alike prompts are in it (`pair_share`)."""
+
+
+def _of_both_modes(thought: Lengths, direct: Lengths) -> Lengths:
+    """Of the hybrid arm, half of whose samples think: the means of the two, and the prompt of the
+    former with a sentence more."""
+    sentence = len(HYBRID_SENTENCE) / LETTERS_PER_TOKEN
+    return Lengths(
+        prompt=thought.prompt + sentence,
+        output=(thought.output + direct.output) / 2,
+        response=(thought.response + direct.response) / 2,
+        pairs=(thought.pairs + direct.pairs) / 2,
+        source=thought.source,
+    )
 
 
 def expected_lengths(
@@ -123,7 +136,11 @@ def pair_share(mean: float, alike: float, samples: int) -> float:
 
 
 def _lengths(recipe: Recipe, arm: Arm, like: Path | None, prompt: float | None) -> Lengths:
-    thought_format = DIRECT if arm == "direct" else load_format(recipe.thought_format)
+    if arm == "hybrid" and like is None:
+        thought, direct = (_lengths(recipe, each, None, prompt) for each in ("thought", "direct"))
+        return _of_both_modes(thought, direct)
+    asked = StageRef(recipe=recipe, stage="rollouts", arm=arm, index=0).thought_format
+    thought_format = DIRECT if arm == "direct" else asked
     instruction = len(thought_format.instruction or "") / LETTERS_PER_TOKEN
     if like is not None:
         found = _of_run(like, arm)

@@ -102,7 +102,8 @@ def _run_row(run: RunData, label: str, scale: Scale | None) -> tuple[Cell, ...]:
 def _last(arm: ArmData, run: RunData) -> PolicyScore | None:
     """The policy of the difference; the arm's last where there is none."""
     if run.claim.difference is not None:
-        return next(policy for policy in arm.policies if policy.policy == run.claim.policy)
+        own = (policy for policy in arm.policies if policy.policy == run.claim.policy)
+        return next(own, None)
     return arm.policies[-1] if arm.policies else None
 
 

@@ -116,8 +116,10 @@ def _tiles(run: RunData, scale: Scale) -> list[Tile]:
             note += f", from {_score_words(seed.score, scale)} at {start}"
         value = _score_words(last.score, scale)
         tiles.append(Tile(label=ARM_NAMES[arm.arm], value=value, note=note, arm=arm.arm))
-        if arm.arm == "thought":
-            tiles.append(_thought_tile(seed, last, start))
+        if arm.arm != "direct":
+            tiles.append(_thought_tile(arm.arm, seed, last, start))
+        if last.thinks is not None:
+            tiles.append(_share_tile(seed, last, start))
         if arm.arm == "thought" or last.parse_failures:
             tiles.append(_failure_tile(arm.arm, seed, last, start))
     return sorted(tiles, key=lambda tile: tile.arm == "")
@@ -206,9 +208,19 @@ def _unasked_sentence(arm: ArmData) -> str | None:
     )
 
 
-def _thought_tile(seed: PolicyScore, last: PolicyScore, start: str) -> Tile:
+def _share_tile(seed: PolicyScore, last: PolicyScore, start: str) -> Tile:
+    """How often a hybrid policy thinks."""
     return Tile(
-        label=f"{ARM_NAMES['thought']}: thought length",
+        label=f"{ARM_NAMES['hybrid']}: answers that think",
+        value=PERCENT.number(last.thinks or 0.0),
+        note=_start_words(last, PERCENT.number(seed.thinks or 0.0), start),
+        arm="",
+    )
+
+
+def _thought_tile(arm: Arm, seed: PolicyScore, last: PolicyScore, start: str) -> Tile:
+    return Tile(
+        label=f"{ARM_NAMES[arm]}: thought length",
         value=f"{last.thought_tokens:.0f} tokens",
         note=_start_words(last, f"{seed.thought_tokens:.0f}", start),
         arm="",

@@ -83,7 +83,7 @@ def claim_of(recipe: Recipe) -> Claim:
             scale=scale,
         )
     unparsed: dict[Arm, float] = {
-        arm: evaluated[arm][policy]["parse_failures"] for arm in recipe.arms
+        arm: evaluated[arm][policy]["parse_failures"] for arm in recipe.arms if arm != "hybrid"
     }
     withheld = any(share > MOSTLY for share in unparsed.values())
     said = (
@@ -243,11 +243,12 @@ def first_policy(recipe: Recipe) -> str:
 def _nothing_to_compare(recipe: Recipe, evaluated: Evaluations, scale: Scale) -> str:
     if recipe.prompts.test is None:
         return "The recipe has no test prompts, so this run makes no claim about quality."
-    if len(recipe.arms) == 1:
-        [arm] = recipe.arms
-        other = "direct" if arm == "thought" else "thought"
-        alone = f"This run has no {other} arm, so it cannot tell what thinking itself contributes."
-        return f"{alone}{_gain(recipe, arm, evaluated[arm], scale)}"
+    missing = [arm for arm in ("direct", "thought") if arm not in recipe.arms]
+    if missing:
+        alone = " and no ".join(f"{arm} arm" for arm in missing)
+        said = f"This run has no {alone}, so it cannot tell what thinking itself contributes."
+        gains = (_gain(recipe, arm, evaluated[arm], scale) for arm in recipe.arms)
+        return said + "".join(gains if len(recipe.arms) == 1 else ())
     return "Nothing is evaluated in both arms yet, so there is no comparison to show."
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from forethought.config import MeasuresConfig, ModelConfig, Recipe
+from forethought.config import MeasuresConfig, ModelConfig, PairsConfig, Recipe
 from forethought.storage.sealed_stage import (
     StageError,
     check_files,
@@ -95,10 +95,15 @@ class StageRef:
 
     @property
     def thought_format(self) -> ThoughtFormat:
-        """The arm's format. A model may think by its template in the direct arm, too."""
+        """The arm's format. A model may think by its template in the direct arm, too.
+
+        Raises: ValueError if the recipe's format cannot be read, or does not allow the arm.
+        """
         asked = load_format(self.recipe.thought_format)
         if self.arm == "thought":
             return asked
+        if self.arm == "hybrid":
+            return asked.as_hybrid()
         return DIRECT if asked.instruction is not None else asked.unasked()
 
     @property
@@ -110,6 +115,11 @@ class StageRef:
     def shuffles_thoughts(self) -> bool:
         """Whether the arm's pairs get other prompts' thoughts; the direct arm has none."""
         return self.recipe.pairs.thoughts == "shuffled" and self.arm == "thought"
+
+    @property
+    def pair_rules(self) -> PairsConfig:
+        """How the arm's best and worst are told."""
+        return self.recipe.pairs if self.arm == "hybrid" else self.recipe.pairs.of_one_mode
 
     @property
     def policy_stage(self) -> Path | None:
@@ -163,10 +173,11 @@ class StageRef:
 
     @property
     def evaluations(self) -> tuple[StageRef, ...]:
-        """The evaluations of both arms' policies of this index."""
+        """The evaluations of this index's policies of thought arm and direct arm."""
         return tuple(
             StageRef(recipe=self.recipe, stage="evaluation", arm=arm, index=self.index)
             for arm in self.recipe.arms
+            if arm != "hybrid"
         )
 
     def prompt_places(self) -> dict[str, str]:

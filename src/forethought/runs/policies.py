@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from forethought.config import ModelConfig, ModelSource, Recipe
+from forethought.config.base import ARMS
 from forethought.config.recipe_files import load_run
 from forethought.models import loading
 from forethought.runs.comparison import first_policy
@@ -46,7 +47,7 @@ def find_run_policy(word: str) -> StageRef | None:
         )
     folder, number = (path, None) if is_run(path.parent) else (path.parent, path.name)
     run, arm = folder.parent, folder.name
-    if not is_run(run) or arm not in ("thought", "direct"):
+    if not is_run(run) or arm not in ARMS:
         return None
     recipe = load_run(run)
     there = _policies(recipe, arm) if arm in recipe.arms else {}

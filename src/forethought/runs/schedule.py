@@ -120,7 +120,7 @@ def _measured_arms(recipe: Recipe, name: str) -> tuple[Arm, ...]:
             f"measures.{name} needs test prompts; give prompts.test, or "
             f"leave it out (measures.{name}=null)"
         )
-    if name == "win_rate" and set(recipe.arms) != {"thought", "direct"}:
+    if name == "win_rate" and not {"thought", "direct"} <= set(recipe.arms):
         raise ValueError(
             f"measures.win_rate compares the thought arm with the direct arm; arms: "
             f"{list(recipe.arms)} lacks one; give both, or leave it out (measures.win_rate=null)"

@@ -87,7 +87,8 @@ def warm_start_figures(recipe: Recipe) -> dict[Arm, dict[str, Any]]:
 
 def _row(counts: dict[str, Any]) -> dict[str, Any]:
     own = {field: counts[field] for field in FIELDS}
-    return {"with_thought": counts.get("with_thought", 0)} | own
+    hybrid = {name: counts[name] for name in ("thinks", "thinks_by_category") if name in counts}
+    return {"with_thought": counts.get("with_thought", 0)} | own | hybrid
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
@@ -115,6 +116,7 @@ def summary_table(summary: dict[str, Any]) -> Table:
     table.caption = "thought and response: mean tokens"
     table.caption += _kept_line(summary)
     table.caption += _second_lines(summary)
+    table.caption += _thinking_lines(summary)
     table.caption += "".join(f"\n{line}" for line in _warm_start_lines(summary["warm_start"]))
     if summary["score_of"] != BY_JUDGE:
         table.caption += f"\nscore: {summary['score_of']}"
@@ -156,6 +158,21 @@ def _kept_line(summary: dict[str, Any]) -> str:
     words = ", ".join(f"{arm} {share:.1%}" for arm, share in least.items())
     low = " (little: see the warnings)" if min(least.values()) < LEAST_KEPT else ""
     return f"\nlearned margin that is left when sampled, at least: {words}{low}"
+
+
+def _thinking_lines(summary: dict[str, Any]) -> str:
+    """How often each hybrid policy thinks, and in which categories the last one does most and
+    least."""
+    rows = summary["arms"].get("hybrid", [])
+    if not rows:
+        return ""
+    shares = ", ".join(f"policy {row['iteration']} {row['thinks']:.0%}" for row in rows)
+    lines = f"\nhybrid, answers that think: {shares}"
+    ordered = sorted(rows[-1]["thinks_by_category"].items(), key=lambda entry: -entry[1])
+    if len(ordered) > 1:
+        (most, high), (least, low) = ordered[0], ordered[-1]
+        lines += f"\n  most in {most} ({high:.0%}), least in {least} ({low:.0%})"
+    return lines
 
 
 def _second_lines(summary: dict[str, Any]) -> str:

@@ -55,6 +55,19 @@ def refuse_openings(requests: Sequence[SampleRequest], engine: str) -> None:
             f"sampling.type {engine} cannot go on from a beginning that is given; use "
             "transformers or vllm"
         )
+    refuse_barred(requests, engine)
+
+
+def refuse_barred(requests: Sequence[SampleRequest], engine: str) -> None:
+    """For engines that cannot keep an output from beginning in some way.
+
+    Raises: ValueError if a request asks for it.
+    """
+    if any(request.never_opens_with for request in requests):
+        raise ValueError(
+            f"sampling.type {engine} cannot keep an output from opening with a thought; use "
+            "transformers"
+        )
 
 
 def one_prompt(result: SampledPrompt | Unsampled) -> SampledPrompt:

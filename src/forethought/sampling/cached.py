@@ -101,6 +101,8 @@ class CachedSampler:
         asked = [self._identity, messages]
         if request.opening_ids:
             asked.append(request.opening_ids)
+        if request.never_opens_with:
+            asked.append(["never", request.never_opens_with])
         return [content_hash([*asked, seed]) for seed in request.seeds]
 
 

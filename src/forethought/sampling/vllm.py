@@ -15,6 +15,7 @@ from typing import Any, Self
 from forethought.config import ModelConfig, VllmEngine
 from forethought.decoding.request import SamplingParams, TokenizedRequest, tokenize
 from forethought.models import loading, rendering
+from forethought.sampling.base import refuse_barred
 from forethought.sampling.vllm_bar import OutputsBar
 from forethought.sampling.vllm_engine import find_weights, reason
 from forethought.sampling.vllm_shared import shared_vllm
@@ -81,6 +82,7 @@ class VllmSampler:
         Raises: ValueError if vLLM stops; the sampler is then closed.
         """
         assert self._llm is not None, "the sampler is closed"
+        refuse_barred(requests, "vllm")
         tokenized = [
             tokenize(
                 request,

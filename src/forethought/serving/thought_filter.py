@@ -291,7 +291,9 @@ class ThoughtFilter:
         if self._budget is None or self._marked or self.answered:
             return
         self._written.append((reasoning, text))
-        if self.reasoning_tokens < self._budget:
+        # A hybrid policy has not thought before it has said that it will.
+        undecided = self._format.hybrid and not self._sides.saw_marker
+        if self.reasoning_tokens < self._budget or undecided:
             return
         # With the reason `length`, an output is truncated only where its response marker has come.
         parsed = self._format.parse("".join(text for _, text in self._written), "length")
@@ -352,6 +354,11 @@ class _Sides:
         if not self._asked or self._format.thought_marker_optional:
             return False
         return bool(self._format.thought_starts_after) and not self._splitter.saw_marker
+
+    @property
+    def saw_marker(self) -> bool:
+        """Whether a thought marker has been met."""
+        return self._splitter.saw_marker
 
     @property
     def thought_unasked(self) -> bool:

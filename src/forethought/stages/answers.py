@@ -239,6 +239,7 @@ def evaluate(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count
         "statuses": dict(sorted(statuses.items())),
         "parse_failures": _failures(answers),
         "with_thought": sum(bool(answer.parsed.thought) for answer in answers),
+        **(_thinking(answers, prompts) if ref.arm == "hybrid" else {}),
         "thought_tokens": sum(answer.thought_tokens for answer in answers) / len(answers),
         "response_tokens": sum(answer.response_tokens for answer in answers) / len(answers),
         "attempts": sum(answer.attempts for answer in answers),
@@ -284,6 +285,21 @@ def _failures(answers: Sequence[Answer]) -> float:
     return sum(answer.attempts > 1 or answer.parsed.response is None for answer in answers) / max(
         len(answers), 1
     )
+
+
+def _thinking(answers: Sequence[Answer], prompts: Sequence[Prompt]) -> dict[str, Count]:
+    """The share of answers that think, of all and of each category that prompts have."""
+    thinks: dict[str | None, list[bool]] = {}
+    category = {prompt.prompt_id: prompt.category for prompt in prompts}
+    for answer in answers:
+        thinks.setdefault(category[answer.prompt_id], []).append(answer.parsed.thought is not None)
+    shares = {
+        name: sum(own) / len(own)
+        for name, own in sorted(thinks.items(), key=lambda entry: entry[0] or "")
+        if name is not None
+    }
+    every = [each for own in thinks.values() for each in own]
+    return {"thinks": sum(every) / len(every), "thinks_by_category": shares}
 
 
 def _tokens(answers: Sequence[Answer]) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from forethought.models import loading, rendering
@@ -96,7 +97,7 @@ def _best(ref: StageRef, writer: _Writer, found: Counter[str]) -> Iterator[Train
             usable = [each for each in rollouts if _is_usable(each, shown)]
             found["usable"] += len(usable)
             kept = 0
-            for rollout in _ranked(usable, scores.get(prompt_id, {})):
+            for rollout in _ordered(usable, scores.get(prompt_id, {}), shown):
                 example = writer.example(
                     prompts[prompt_id],
                     rollout,
@@ -114,10 +115,23 @@ def _is_usable(rollout: Rollout, shown: ThoughtFormat) -> bool:
     """An output that shows the format: with a response, with a thought where one is asked, and with
     each marker once. A small model that has seen a marker again goes on writing it."""
     parsed = rollout.parsed
-    if parsed.response is None or (shown.thinks and not parsed.thought):
+    if parsed.response is None or (shown.must_think and not parsed.thought):
         return False
     texts = f"{parsed.thought or ''}\n{parsed.response}".lower()
     return not any(marker.lower() in texts for marker in shown.markers)
+
+
+def _ordered(
+    rollouts: Sequence[Rollout], scores: Mapping[int, float], shown: ThoughtFormat
+) -> list[Rollout]:
+    """The best first; of a hybrid format the best that thinks, the best that does not, and so
+    on."""
+    if not shown.hybrid:
+        return _ranked(rollouts, scores)
+    thinking = _ranked([each for each in rollouts if each.parsed.thought is not None], scores)
+    direct = _ranked([each for each in rollouts if each.parsed.thought is None], scores)
+    turns = zip_longest(thinking, direct)
+    return [each for turn in turns for each in turn if each is not None]
 
 
 def _ranked(rollouts: Sequence[Rollout], scores: Mapping[int, float]) -> list[Rollout]:

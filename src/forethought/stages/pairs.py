@@ -21,6 +21,7 @@ from forethought.pairs import (
 )
 from forethought.progress.reporter import Reporter, Task
 from forethought.runs.layout import StageRef
+from forethought.stages.policies.modes import modes_of
 from forethought.stages.policies.others_thoughts import OthersThoughts
 from forethought.stages.policies.sampled_policy import OutputSplitter
 from forethought.storage.open_stage import Stage
@@ -32,6 +33,9 @@ from forethought.storage.sealed_stage import (
 )
 from forethought.types import PairDecision, PreferencePair, Rollout, ScoredGroup
 
+FORCED = ("chosen_forced", "rejected_forced")
+"""Columns of pairs that only the hybrid arm has."""
+
 
 def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
@@ -40,6 +44,8 @@ def configure(ref: StageRef) -> dict[str, Any]:
         del settings["thoughts"]
     if ref.recipe.pairs.thought_price == 0:
         del settings["thought_price"]
+    if ref.arm != "hybrid":
+        del settings["mode_margin"], settings["counterfactual"]
     return {"seed": ref.recipe.seed, "pairs": settings}
 
 
@@ -69,7 +75,8 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
                 sums.add(trained)
                 yield trained
 
-        stage.write_pieces("pairs", kept(), PreferencePair)
+        without = () if ref.arm == "hybrid" else FORCED
+        stage.write_pieces("pairs", kept(), PreferencePair, without=without)
         stage.write_records("decisions", decisions, PairDecision)
         count = sum(decision.chosen_index is not None for decision in decisions)
         task.note = f"{count} pairs"
@@ -83,6 +90,7 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
 def _offered(stage: Stage, ref: StageRef, task: Task) -> Iterator[list[Offer]]:
     """What the prompts of each part could give; the pairs themselves are set aside."""
     sampled, judged = ref.beside("rollouts"), ref.beside("judgements")
+    modes = modes_of(ref)
     both = zip(sealed_parts(sampled), sealed_parts(judged, "scored"), strict=True)
     for index, (outputs, scores) in enumerate(both):
         rollouts: dict[str, list[Rollout]] = {}
@@ -90,7 +98,13 @@ def _offered(stage: Stage, ref: StageRef, task: Task) -> Iterator[list[Offer]]:
             rollouts.setdefault(rollout.prompt_id, []).append(rollout)
         groups = read_part(judged, scores, ScoredGroup)
         scored = {group.prompt_id: group for group in groups}
-        offers, pairs = possible_pairs(rollouts, scored, ref.recipe.pairs)
+        offers, pairs = possible_pairs(
+            rollouts,
+            scored,
+            ref.pair_rules,
+            None if modes is None else modes.forced_places,
+            across=modes is None or modes.decides,
+        )
         stage.write_records(_possible(index), pairs, PreferencePair)
         task.advance(len(rollouts))
         yield offers

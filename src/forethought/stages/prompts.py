@@ -100,12 +100,14 @@ def changed_sources(ref: StageRef) -> list[str]:
 
 
 def _refuse(recipe: Recipe) -> Refuse:
-    """Why a prompt cannot be put to the policy in either arm."""
+    """Why a prompt cannot be put to the policy in some arm."""
     tokenizer = loading.load_tokenizer(recipe.model.source)
     asked: tuple[tuple[ThoughtFormat, Arm], ...] = (
         (load_format(recipe.thought_format), "thought"),
         (DIRECT, "direct"),
     )
+    if "hybrid" in recipe.arms:
+        asked = (*asked, (load_format(recipe.thought_format).as_hybrid(), "hybrid"))
     formats = [
         (thought_format, rendering.template_variables(recipe.model.of_arm(arm)))
         for thought_format, arm in asked

@@ -20,6 +20,7 @@ from forethought.models import loading
 from forethought.progress.reporter import Reporter
 from forethought.runs.layout import WARM_START, StageRef
 from forethought.stages.policies.demonstrated import arm_demonstrations, shown_demonstrations
+from forethought.stages.policies.modes import Modes, modes_of
 from forethought.stages.policies.sampled_policy import Drawn, Policy, policy_executor, server_counts
 from forethought.storage import left_out
 from forethought.storage.files import content_hash
@@ -41,6 +42,8 @@ def configure(ref: StageRef) -> dict[str, Any]:
     }
     if ref.policy_stage is None:
         config["model"] = loading.identity(recipe.model.source)
+    if ref.arm == "hybrid" and ref.index != WARM_START:
+        config["forced"] = recipe.hybrid.forced(ref.index, recipe.sampling.samples)
     if ref.index == WARM_START:
         del config["prompts_per_iteration"], config["sampling"]["samples"]
         config |= _demonstrated(ref)
@@ -65,7 +68,11 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
     Raises: StageError if no prompt can be sampled.
     """
     sampling = ref.recipe.sampling
-    policy, request = _asked(ref)
+    policy, request, modes = _asked(ref)
+
+    def requests(prompt: Prompt) -> list[SampleRequest]:
+        return [request(prompt)] if modes is None else modes.requests(request(prompt))
+
     prompts = ref.prompts("train")
     parts = [
         prompts[start : start + sampling.part_size]
@@ -81,8 +88,10 @@ def work(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, Count]:
         if owed:
             with policy_executor(stage, policy, params) as executor:
                 for index, drawn in executor.each(
-                    owed, lambda index: [request(prompt) for prompt in parts[index]]
+                    owed,
+                    lambda index: [each for prompt in parts[index] for each in requests(prompt)],
                 ):
+                    drawn = drawn if modes is None else modes.joined(drawn)
                     rollouts = _kept(stage, ref, index, parts[index], drawn)
                     stage.write_records(f"part_{index:05d}", rollouts, Rollout)
                     task.advance(len(drawn), tokens=counts.add(rollouts))
@@ -111,8 +120,8 @@ def _kept(
     )
 
 
-def _asked(ref: StageRef) -> tuple[Policy, Callable[[Prompt], SampleRequest]]:
-    """The policy, and how it is asked a prompt."""
+def _asked(ref: StageRef) -> tuple[Policy, Callable[[Prompt], SampleRequest], Modes | None]:
+    """The policy, how it is asked a prompt, and in which modes it answers."""
     policy, warm = Policy.of(ref), ref.recipe.warm_start
     samples, ask = policy.sampling.samples, policy.thought_format.apply
     if ref.index == WARM_START:
@@ -128,7 +137,10 @@ def _asked(ref: StageRef) -> tuple[Policy, Callable[[Prompt], SampleRequest]]:
             seeds=tuple(policy.draw_seed(prompt.prompt_id, index) for index in range(samples)),
         )
 
-    return policy, request
+    modes = modes_of(ref, policy.thought_format)
+    if modes is not None:
+        policy = replace(policy, opening=modes.openings[0])
+    return policy, request, modes
 
 
 @dataclass(slots=True)

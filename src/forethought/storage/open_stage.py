@@ -171,18 +171,26 @@ class Stage:
         """Write a Parquet part, whole or not at all."""
         self.write_bytes(f"{part}.parquet", table_bytes(table))
 
-    def write_pieces(self, part: str, pieces: Iterable[Iterable[Any]], record_type: type) -> None:
+    def write_pieces(
+        self,
+        part: str,
+        pieces: Iterable[Iterable[Any]],
+        record_type: type,
+        *,
+        without: Sequence[str] = (),
+    ) -> None:
         """Write a Parquet part of one record type whose rows come piece by piece, whole or not at
-        all. Up to `ROW_GROUP` rows it has the bytes that `write_records` gives it.
+        all. Up to `ROW_GROUP` rows it has the bytes that `write_records` gives it. `without` are
+        columns that are left out, as in `to_table`.
         """
-        schema = table_schema(record_type)
+        schema = table_schema(record_type, without=without)
         with (
             replacing(self.folder / f"{part}.parquet") as file,
             pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             held = [schema.empty_table()]
             for piece in pieces:
-                held.append(to_table(piece, record_type))
+                held.append(to_table(piece, record_type, without=without))
                 if sum(table.num_rows for table in held) >= ROW_GROUP:
                     writer.write_table(pa.concat_tables(held).combine_chunks())
                     held = []

@@ -22,15 +22,21 @@ BATCH = 1024
 """Rows converted at a time: their columns are in memory beside the records."""
 
 
-def to_table(records: Iterable[Any], record_type: type) -> pa.Table:
-    """Rows of one record type as a table with an exact schema, also when there are none."""
+def to_table(records: Iterable[Any], record_type: type, *, without: Sequence[str] = ()) -> pa.Table:
+    """Rows of one record type as a table with an exact schema, also when there are none.
+
+    `without` are columns at the type's end that have their defaults in all rows: `from_table` gives
+    them back.
+    """
     columns = _encode_fields(list(records), record_type)
-    return pa.Table.from_arrays(columns, schema=table_schema(record_type))
+    return pa.Table.from_arrays(columns, schema=table_schema(record_type)).drop_columns(
+        list(without)
+    )
 
 
-def table_schema(record_type: type) -> pa.Schema:
-    """Columns of a record type."""
-    return pa.schema(list(_struct(record_type)))
+def table_schema(record_type: type, *, without: Sequence[str] = ()) -> pa.Schema:
+    """Columns of a record type, but for those that are left out."""
+    return pa.schema([field for field in _struct(record_type) if field.name not in without])
 
 
 def from_table(table: pa.Table, record_type: type[Record]) -> list[Record]:

@@ -20,6 +20,8 @@ from forethought.thoughts.markers import Markers
 from forethought.thoughts.splitter import Splitter
 from forethought.types import FinishReason, Message, ParsedOutput, ParseStatus
 
+HYBRID_SENTENCE = "Think first where it helps."
+"""What the hybrid arm is asked besides the format's own instruction."""
 FORMAT_FILE = "thought_format.json"
 """Name of the format's file beside the weights of every checkpoint we write."""
 
@@ -35,6 +37,12 @@ class ThoughtFormat(ConfigModel):
     """Shown in reports."""
     instruction: str | None = None
     """Put in front of the user's last message; `None` leaves the message as it is."""
+    hybrid_instruction: str | None = Field(default=None, exclude=True)
+    """The same for the hybrid arm, whose outputs may think or not; by default the instruction,
+    where there is one, and behind it `Think first where it helps.`"""
+    hybrid: bool = Field(default=False, exclude_if=lambda value: not value)
+    """The policy decides: an output thinks where a thought marker opens it, any other is all
+    response. Made of a format by `as_hybrid`."""
     thought_starts_after: tuple[str, ...] = ()
     """Spellings of the thought marker; empty: the thought starts with the output."""
     thought_marker_optional: bool = False
@@ -51,6 +59,11 @@ class ThoughtFormat(ConfigModel):
 
     @model_validator(mode="after")
     def _markers_are_unambiguous(self) -> Self:
+        if self.hybrid and not (self.thought_must_open and self.thought_starts_after):
+            raise ValueError(
+                "hybrid: give a format with thought_starts_after, and let the recipe's arm hybrid "
+                "make a hybrid one of it"
+            )
         if self.thought_starts_after and not self.response_starts_after:
             raise ValueError("response_starts_after: a format with thoughts needs it")
         for markers in (self.thought_starts_after, self.response_starts_after):
@@ -64,8 +77,13 @@ class ThoughtFormat(ConfigModel):
 
     @property
     def thinks(self) -> bool:
-        """Whether outputs are meant to have a thought."""
-        return bool(self.response_starts_after) and not self.thought_must_open
+        """Whether outputs are meant to have a thought, or may."""
+        return bool(self.response_starts_after) and (self.hybrid or not self.thought_must_open)
+
+    @property
+    def must_think(self) -> bool:
+        """Whether every output is meant to have a thought."""
+        return self.thinks and not self.hybrid
 
     @property
     def can_answer_directly(self) -> bool:
@@ -134,6 +152,29 @@ class ThoughtFormat(ConfigModel):
         if parsed.thought is None or (not opens and parsed.status is ParseStatus.NO_RESPONSE):
             return text
         return parsed.response or ""
+
+    def as_hybrid(self) -> ThoughtFormat:
+        """The format in which an output either opens with the thought marker and is split as this
+        one splits it, or is a response and nothing else.
+
+        Raises: ValueError if nothing marks where a thought begins.
+        """
+        if not self.thinks or not self.thought_starts_after:
+            raise ValueError(
+                f"thought_format: {self.name!r} does not mark where a thought begins, so that "
+                "nothing would tell an output that thinks from one that does not; for the arm "
+                "hybrid take generic, tags or tokens, or give it thought_starts_after"
+            )
+        asked = " ".join(filter(None, (self.instruction, HYBRID_SENTENCE)))
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-hybrid",
+                "instruction": self.hybrid_instruction or asked,
+                "hybrid": True,
+                "thought_must_open": True,
+                "thought_marker_optional": False,
+            }
+        )
 
     def unasked(self) -> ThoughtFormat:
         """How outputs are split that nobody asked to think: a model may do so all the same.

@@ -218,6 +218,7 @@ def _difference(recipe: Recipe, policy: int) -> list[Figures]:
     refs = {
         arm: StageRef(recipe=recipe, stage="evaluation", arm=arm, index=policy)
         for arm in recipe.arms
+        if arm != "hybrid"
     }
     if len(refs) < 2 or not all(ref.sealed for ref in refs.values()):
         return []

@@ -67,7 +67,13 @@ def pairs_fingerprint(
     return content_hash(
         {
             "pairs": [
-                [pair.prompt_id, pair.prompt_token_ids, tokens(pair.chosen), tokens(pair.rejected)]
+                [
+                    pair.prompt_id,
+                    pair.prompt_token_ids,
+                    tokens(pair.chosen),
+                    tokens(pair.rejected),
+                    *([pair.forced] if any(pair.forced) else []),
+                ]
                 for pair in pairs
             ],
             "reference": [dataclasses.astuple(record) for record in reference],

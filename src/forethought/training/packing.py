@@ -47,6 +47,17 @@ class PackedRows:
     """Output tokens of each sequence; sums to M."""
     response_M: torch.Tensor
     """1 for tokens of the response, 0 for tokens before it."""
+    forced_M: torch.Tensor | None = None
+    """Whether the policy was not free to draw a token, whose log-prob then counts nowhere; `None`
+    where it always was."""
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """Output tokens of each sequence whose log-probs count, `[S]`."""
+        if self.forced_M is None:
+            return self.tokens_S
+        forced_S = torch.segment_reduce(self.forced_M.double(), "sum", lengths=self.tokens_S)
+        return self.tokens_S - forced_S.to(self.tokens_S.dtype)
 
     def to(self, device: torch.device) -> PackedRows:
         """The same with its tensors on a device; `rows_S` stay where they are."""
@@ -59,6 +70,7 @@ class PackedRows:
             targets_M=self.targets_M.to(device),
             tokens_S=self.tokens_S.to(device),
             response_M=self.response_M.to(device),
+            forced_M=None if self.forced_M is None else self.forced_M.to(device),
         )
 
 
@@ -70,25 +82,27 @@ def pack(pairs: Sequence[PreferencePair], *, share_prompts: bool = True) -> Pack
     """
     sides = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     prompts = [pair.prompt_token_ids for pair in pairs]
+    forced = [pair.chosen_forced for pair in pairs] + [pair.rejected_forced for pair in pairs]
     if share_prompts:
-        return _packed(prompts, list(range(len(pairs))) * 2, sides, shared=True)
-    return _packed(prompts * 2, list(range(2 * len(pairs))), sides, shared=False)
+        return _packed(prompts, list(range(len(pairs))) * 2, sides, forced, shared=True)
+    return _packed(prompts * 2, list(range(2 * len(pairs))), sides, forced, shared=False)
 
 
 def pack_examples(examples: Sequence[TrainingExample]) -> PackedRows:
     """Lay out `[prompts | outputs]`, each output after a prompt of its own."""
     prompts = [example.prompt_token_ids for example in examples]
-    return _packed(prompts, list(range(len(examples))), examples, shared=False)
+    return _packed(prompts, list(range(len(examples))), examples, [()], shared=False)
 
 
 def _packed(
     prompts: Sequence[tuple[int, ...]],
     owners: Sequence[int],
     sides: Sequence[PairSide] | Sequence[TrainingExample],
+    forced: Sequence[tuple[int, ...]],
     *,
     shared: bool,
 ) -> PackedRows:
-    """`owners` has the index of each output's prompt."""
+    """`owners` has the index of each output's prompt, `forced` places in each output."""
     outputs = [side.token_ids[:-1] for side in sides]
 
     # Prompts come first, so that what two rows share is a slice from 0 (`shared`).
@@ -117,6 +131,19 @@ def _packed(
         targets_M=_integers([token for side in sides for token in side.token_ids]),
         tokens_S=_integers([len(side.token_ids) for side in sides]),
         response_M=torch.from_numpy(np.concatenate([_response_mask(side) for side in sides])),
+        forced_M=_forced(sides, forced) if any(forced) else None,
+    )
+
+
+def _forced(
+    sides: Sequence[PairSide] | Sequence[TrainingExample], forced: Sequence[tuple[int, ...]]
+) -> torch.Tensor:
+    return torch.tensor(
+        [
+            place in places
+            for side, places in zip(sides, forced, strict=True)
+            for place in range(len(side.token_ids))
+        ]
     )
 
 

@@ -23,10 +23,12 @@ from forethought.types import PreferencePair, TrainingExample
 
 
 def sequence_sums(logps_M: torch.Tensor, batch: PackedRows) -> torch.Tensor:
-    """Sums over each sequence's tokens, `[S]` from `[M]` (packing.py).
+    """Sums over each sequence's tokens, forced ones left out, `[S]` from `[M]` (packing.py).
 
     Float32, and float64 inside, for outputs of thousands of tokens.
     """
+    if batch.forced_M is not None:
+        logps_M = logps_M.masked_fill(batch.forced_M, 0)
     sums_S = torch.segment_reduce(logps_M.double(), "sum", lengths=batch.tokens_S)
     return sums_S.float()
 

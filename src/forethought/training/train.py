@@ -160,7 +160,7 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
         references_SB = self._references(group).to(logps_M.device)
         chosen_B = chosen_logps_B - references_SB[0]
         rejected_B = rejected_logps_B - references_SB[1]
-        chosen_tokens_B, rejected_tokens_B = batch.tokens_S.chunk(2)
+        chosen_tokens_B, rejected_tokens_B = batch.counted.chunk(2)
         preference_B = preference_losses(
             chosen_B,
             rejected_B,
@@ -177,7 +177,9 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
                 chosen_tokens_B,
                 mean=config.nll_mean,
                 batch_outputs=len(step),
-                batch_tokens=sum(len(pair.chosen.token_ids) for pair in step),
+                batch_tokens=sum(
+                    len(pair.chosen.token_ids) - len(pair.chosen_forced) for pair in step
+                ),
             )
         return loss_B, PairStatistics(
             loss_B=loss_B.detach(),

@@ -19,8 +19,12 @@ from forethought.types import Arm
 Cell = str | int | float | None
 Json = dict[str, Any]
 
-ARM_NAMES: dict[Arm, str] = {"thought": "Thought arm", "direct": "Direct arm"}
-ARM_SYMBOLS: dict[Arm, str] = {"thought": "circle", "direct": "square"}
+ARM_NAMES: dict[Arm, str] = {
+    "thought": "Thought arm",
+    "direct": "Direct arm",
+    "hybrid": "Hybrid arm",
+}
+ARM_SYMBOLS: dict[Arm, str] = {"thought": "circle", "direct": "square", "hybrid": "diamond"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

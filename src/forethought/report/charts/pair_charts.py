@@ -33,6 +33,7 @@ OUTCOMES = {
     "none_judged": ("no response", "@outcome-none"),
     "unjudged": ("judge failed", "@outcome-unjudged"),
     "unparsable_quota": ("unparsable pairs' quota reached", "@outcome-quota"),
+    "one_mode": ("one mode only", "@outcome-one"),
 }
 
 

@@ -44,6 +44,17 @@ TEST_QUANTITIES = (
     ),
 )
 
+THINKS = Quantity(
+    key="thinks",
+    title="Answers that think",
+    caption="Share of the hybrid arm's answers to test prompts that open with a thought; the "
+    "policy decides.",
+    axis="answers",
+    scale=PERCENT,
+    from_zero=True,
+    intervals=False,
+)
+
 
 def score_charts(run: RunData, scale: Scale) -> list[Chart]:
     """Charts of every evaluated policy; empty before there is one."""
@@ -53,6 +64,7 @@ def score_charts(run: RunData, scale: Scale) -> list[Chart]:
     charts += [
         policy_chart(quantity, test_series(run, quantity.key)) for quantity in TEST_QUANTITIES
     ]
+    charts += _thinking_charts(run)
     if any(policy.gains for arm in run.arms for policy in arm.policies):
         charts.append(_categories(run, scale))
     return charts
@@ -94,7 +106,7 @@ def test_series(run: RunData, key: str) -> list[Series]:
             ],
         )
         for arm in run.arms
-        if arm.arm == "thought" or key != "thought-length"
+        if arm.arm != "direct" or key != "thought-length"
     ]
 
 
@@ -115,6 +127,38 @@ def _arm_series(arm: Arm, points: Sequence[tuple[int, Mean]]) -> Series:
         symbol=ARM_SYMBOLS[arm],
         points=tuple(points),
     )
+
+
+def _thinking_charts(run: RunData) -> list[Chart]:
+    """How often the hybrid arm's policies think, and the last one by category."""
+    shown = [arm for arm in run.arms if any(policy.thinks is not None for policy in arm.policies)]
+    if not shown:
+        return []
+    [arm] = shown
+    points = [
+        (policy.policy, Mean(value=policy.thinks, interval=None, count=0))
+        for policy in arm.policies
+        if policy.thinks is not None
+    ]
+    charts = [policy_chart(THINKS, [_arm_series(arm.arm, points)])]
+    last = arm.policies[-1]
+    if last.thinks_by_category:
+        shares = {
+            category: Mean(value=share, interval=None, count=0)
+            for category, share in last.thinks_by_category.items()
+        }
+        bars = Bars(name=ARM_NAMES[arm.arm], colour=arm.arm, by_category=shares)
+        charts.append(
+            category_chart(
+                "thinks-by-category",
+                "Answers that think, by category",
+                f"Of the last policy ({last.policy}), on test prompts.",
+                groups=[bars],
+                axis="answers that think, %",
+                scale=PERCENT,
+            )
+        )
+    return charts
 
 
 def _categories(run: RunData, scale: Scale) -> Chart:

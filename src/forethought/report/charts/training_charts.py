@@ -155,7 +155,7 @@ def training_charts(run: RunData) -> list[Chart]:
             views=tuple(_view(run.arms, number, curves) for number in numbers),
         )
         for curves in CHARTS
-        if (any(arm.arm == "thought" for arm in run.arms) or curves.key != "thought-reward")
+        if (any(arm.arm != "direct" for arm in run.arms) or curves.key != "thought-reward")
         and (run.recipe.training.prefers or curves.key == "loss")
     ]
     return charts if numbers else []
@@ -231,7 +231,7 @@ def _view(arms: Sequence[ArmData], number: int, curves: Curves) -> ChartView:
         if not steps:
             continue
         for stroke in curves.strokes:
-            if arm.arm == "thought" or not stroke.thought_only:
+            if arm.arm != "direct" or not stroke.thought_only:
                 name = ", ".join(filter(None, (ARM_NAMES[arm.arm], stroke.words)))
                 values = [_value(step, stroke) for step in steps]
                 traces += _curve(arm, steps, values, stroke.dash, name)

@@ -30,6 +30,7 @@ OUTCOMES = {
     "none_judged": "No pair: no output has a response to judge.",
     "unjudged": "No pair: the judge could not score this prompt.",
     "unparsable_quota": "No pair: enough pairs with an output that has no response.",
+    "one_mode": "No pair: all judged outputs think, or none does (pairs.counterfactual).",
 }
 """`PairDecision.outcome` in words, and what is no pair's."""
 

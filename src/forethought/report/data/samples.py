@@ -160,7 +160,8 @@ def _collect(sealed: _Sealed, output_limit: int, byte_limit: int | None) -> Samp
     share = min(1.0, output_limit / total) if total else 1.0
     groups: dict[tuple[str, str], list[Group]] = {}
     for arm, number, folder in rollouts:
-        for prompt_id, group in _train(arm, number, folder, share, sealed.rules):
+        rules = sealed.rules if arm == "hybrid" else sealed.rules.of_one_mode
+        for prompt_id, group in _train(arm, number, folder, share, rules):
             groups.setdefault(("train", prompt_id), []).append(group)
     for prompt_id, group in _test(answers, share):
         groups.setdefault(("test", prompt_id), []).append(group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from forethought.config import Recipe
@@ -55,6 +55,9 @@ class PolicyScore:
     """Answers with a thought; in the direct arm nobody asked for one."""
     gains: dict[str, Mean]
     """Category to score minus the seed's, prompt by prompt; empty for the seed."""
+    thinks: float | None = None
+    """In the hybrid arm, the share of answers that think."""
+    thinks_by_category: dict[str, float] = field(default_factory=dict)
 
 
 def read_policies(recipe: Recipe) -> dict[Arm, tuple[PolicyScore, ...]]:
@@ -87,6 +90,8 @@ def _policies(recipe: Recipe, evaluated: Mapping[int, Mapping[str, Any]]) -> Ite
             parse_failures=counts["parse_failures"],
             with_thought=counts.get("with_thought", 0),
             gains={category: as_mean(gain) for category, gain in gains.items()},
+            thinks=counts.get("thinks"),
+            thinks_by_category=counts.get("thinks_by_category", {}),
         )
 
 

@@ -1,7 +1,7 @@
 // One prompt with its outputs as elements. All text goes through textContent: what a model wrote
 // is shown, never interpreted.
 (function () {
-  const ARMS = { thought: "Thought arm", direct: "Direct arm" };
+  const ARMS = { thought: "Thought arm", direct: "Direct arm", hybrid: "Hybrid arm" };
   const LONG = { characters: 900, lines: 14 };
   const STATUSES = {
     complete: "complete",

@@ -1,4 +1,4 @@
-"""Whether both arms' prompts ask for what the arms are: to think, or to answer at once.
+"""Whether the arms' prompts ask for what the arms are: to think, to answer at once, or to decide.
 
 Many chat models think by their template, and most templates have a switch for it. An arm that
 thinks though it is the direct one would be no baseline, so such a recipe is refused before any
@@ -65,6 +65,15 @@ def refuse_dishonest_templates(recipe: Recipe) -> None:
                 f"would be no baseline; set model.template={{direct: {{{name}: false}}}}"
                 + ("" if switch else " if the template has that or another switch for it")
                 + ", or leave that arm out (arms: [thought])"
+            )
+    if "hybrid" in recipe.arms:
+        text = rendered("hybrid")
+        if text.endswith((*_opening(thought_format), *_closing(thought_format))):
+            raise ValueError(
+                f"model.template: the chat template of {path} begins the thought, or ends it, in "
+                "the policy's place, so that the hybrid arm has nothing to decide; set "
+                f"model.template={{hybrid: {{{name}: true}}}}, or false, whichever leaves the "
+                "answer's opening free, or leave that arm out of arms"
             )
     by_template = thought_format.thinks and thought_format.instruction is None
     if "thought" not in recipe.arms or not by_template:

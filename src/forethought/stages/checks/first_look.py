@@ -58,7 +58,7 @@ def look_first(recipe: Recipe) -> list[str]:
 
 def _refuse_missing_files(recipe: Recipe, owed: Sequence[StageRef]) -> None:
     """Raises: ValueError naming the first that is not there or cannot be read."""
-    if owed and "thought" in recipe.arms:
+    if owed and {"thought", "hybrid"} & set(recipe.arms):
         _refuse_thoughtless_format(recipe)
     first = {(ref.stage, ref.arm, ref.index == WARM_START): ref for ref in reversed(owed)}
     for ref in reversed(first.values()):
@@ -75,6 +75,8 @@ def _refuse_missing_files(recipe: Recipe, owed: Sequence[StageRef]) -> None:
 
 
 def _refuse_thoughtless_format(recipe: Recipe) -> None:
+    if "hybrid" in recipe.arms:
+        load_format(recipe.thought_format).as_hybrid()
     if not load_format(recipe.thought_format).thinks:
         raise ValueError(
             f"thought_format: {recipe.thought_format} has no thoughts, and the thought arm needs "

@@ -45,7 +45,8 @@ class Shown:
 
 
 def arm_demonstrations(ref: StageRef) -> list[Demonstration]:
-    """The recipe's demonstrations as the arm has them: in the direct arm without their thoughts.
+    """The recipe's demonstrations as the arm has them: in the direct arm without their thoughts, in
+    the hybrid arm every second one without its thought.
 
     Raises: ValueError naming the first that is none, or that does not parse in the arm's format.
     """
@@ -54,13 +55,20 @@ def arm_demonstrations(ref: StageRef) -> list[Demonstration]:
     found = read_demonstrations(warm.demonstrations, thought_format.strip_thought)
     if not thought_format.thinks:
         return [replace(each, thought=None) for each in found]
+    if thought_format.hybrid and not warm.samples:
+        # Records that are trained on show in which mode each is to be.
+        for each in found:
+            _refuse_unparsed(each, thought_format)
+        return found
     for each in found:
         if each.thought is None:
             raise ValueError(
-                f"{FIELD}: {each.where}: it has no thought, and the thought arm is to learn to "
+                f"{FIELD}: {each.where}: it has no thought, and the {ref.arm} arm is to learn to "
                 "write one; give it `thought`, or leave that arm out (arms: [direct])"
             )
         _refuse_unparsed(each, thought_format)
+    if thought_format.hybrid:
+        return [replace(each, thought=None) if i % 2 else each for i, each in enumerate(found)]
     return found
 
 
@@ -85,10 +93,11 @@ def shown_demonstrations(ref: StageRef) -> Shown:
     found = arm_demonstrations(ref)
     shown = _turns(ref.thought_format, found)
     spelled = not ref.thought_format.markers_are_tokens and _whole(tokenizer, shown, template)
+    plain = GENERIC.as_hybrid() if ref.thought_format.hybrid else GENERIC
     if not spelled and ref.thought_format.thinks:
         for each in found:
-            _refuse_unparsed(each, GENERIC)
-        shown = _turns(GENERIC, found)
+            _refuse_unparsed(each, plain)
+        shown = _turns(plain, found)
     if not _whole(tokenizer, shown, template):
         raise ValueError(
             f"{FIELD}: the chat template of {recipe.model.path} does not show earlier answers "

@@ -62,6 +62,8 @@ class Policy:
     """What its samples' seeds derive from; equal words give equal seeds."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     """Where the workers of `sampling` are."""
+    opening: tuple[int, ...] = ()
+    """Tokens that are the output's where a prompt was given them as its last."""
 
     @classmethod
     def of(cls, ref: StageRef) -> Self:
@@ -84,7 +86,7 @@ class Policy:
     @property
     def splitter(self) -> OutputSplitter:
         """Splits its outputs."""
-        return OutputSplitter(self.thought_format, self.model)
+        return OutputSplitter(self.thought_format, self.model, self.opening)
 
     def draw_seed(self, prompt_id: str, sample_index: int, attempt: int = 0) -> int:
         """63 bits from (seed words, prompt, sample, attempt)."""
@@ -157,6 +159,8 @@ class OutputSplitter:
 
     thought_format: ThoughtFormat
     model: ModelConfig
+    opening: tuple[int, ...] = ()
+    """As in `Policy`."""
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -178,10 +182,22 @@ class OutputSplitter:
 
     def __call__(self, sampled: SampledPrompt) -> list[Rollout]:
         """One rollout per completion."""
+        given = len(self.opening)
+        if given and sampled.prompt_token_ids[-given:] == self.opening:
+            sampled = replace(
+                sampled,
+                prompt_token_ids=sampled.prompt_token_ids[:-given],
+                completions=tuple(map(self._opened, sampled.completions)),
+            )
         return [
             self._rollout(sampled, index, completion)
             for index, completion in enumerate(sampled.completions)
         ]
+
+    def _opened(self, completion: Completion) -> Completion:
+        """The whole output where its first tokens were given."""
+        ids = (*self.opening, *completion.token_ids)
+        return replace(completion, text=self.decode(ids), token_ids=ids)
 
     def _rollout(self, sampled: SampledPrompt, index: int, completion: Completion) -> Rollout:
         parsed, start, tokens = self.split(completion)
@@ -203,7 +219,7 @@ class OutputSplitter:
         ended = completion.finish_reason == "stop"
         start = 0
         # A template may have the model think in the direct arm, too.
-        if thought_format.thinks or parsed.thought is not None:
+        if thought_format.must_think or parsed.thought is not None:
             start = first_response_token(ids, parsed.response_offset, self.decode)
         # Where no token is the response's, `start` is the length, the end token included.
         return parsed, start, max(len(ids) - start - ended, 0)
