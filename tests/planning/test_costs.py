@@ -17,7 +17,7 @@ from forethought.cli.main import app
 from forethought.config import TrainingConfig
 from forethought.config.recipe_files import load_recipe
 from forethought.models.loading import load_model
-from forethought.planning.bounds import questions_asked
+from forethought.planning.bounds import plan, questions_asked
 from forethought.planning.costs import recipe_costs, stage_costs
 from forethought.planning.devices import DEVICES, find_device
 from forethought.planning.fitting import refuse_what_cannot_fit
@@ -250,6 +250,22 @@ def test_a_tournament_costs_its_calls(tmp_path, comparisons: str, calls: int) ->
     stages = recipe_costs(recipe, find_device("h200"), 1).stages
     [cost] = [one for one in stages if (one.stage, one.arm) == ("judgements", "thought")]
     assert cost.effort.usd == recipe.prompts_per_iteration * calls
+
+
+def test_a_judge_that_is_asked_again_costs_as_much_again(tmp_path) -> None:
+    price = "price: {prompt: 0, completion: 1000000}"
+    server = f"{{type: openai, base_url: 'http://localhost:9/v1', model: m, {price}}}"
+    recipe = small_recipe(
+        tmp_path / "run",
+        f"judge={{type: rating, max_new_tokens: 1, engine: {server}}}",
+        "measures.second_judge={judge: {type: verifier, function: microworld}, again: true}",
+        "evaluation.samples=3",
+    )
+    stages = recipe_costs(recipe, find_device("h200"), 1).stages
+    [cost] = [one for one in stages if (one.stage, one.arm) == ("second_judge", "direct")]
+    assert cost.effort.usd == 8 * 3
+    calls = {row.ref.stage: row.calls for row in plan(recipe) if row.ref.arm == "direct"}
+    assert calls["second_judge"] == 8 * 3
 
 
 def test_a_source_that_does_not_tell_is_counted_beside_those_that_do(tmp_path):

@@ -24,9 +24,16 @@ from forethought.storage.sealed_stage import read_json, read_manifest, read_reco
 from forethought.types import Answer, ParseStatus
 
 LIKING = """
+import random
+
 def brief(prompt, response):
     assert "secret" not in response
     return 1 / (1 + len(response))
+
+chance = random.Random(7)
+
+def coin(prompt, response):
+    return chance.random()
 """
 BRIEF = "measures.second_judge.judge={type: verifier, function: 'liking:brief'}"
 SAME = "measures.second_judge.judge={type: verifier, function: microworld}"
@@ -222,3 +229,56 @@ def test_one_that_only_compares_is_shown_each_policy_beside_the_baseline(plain, 
     assert counts["direct policy_0"]["judge_calls"] is None
     assert counts["thought policy_1"]["judge_calls"]["calls"] > 0
     assert all(0 <= score <= 1 for each in counts.values() for score in each["scores"].values())
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory, liking):
+    """Trained by a judge that says another thing each time, which is asked again."""
+    coin = "judge={type: verifier, function: 'liking:coin'}"
+    folder = tmp_path_factory.mktemp("noisy") / "run"
+    return small_run(folder, "iterations=1", coin, BRIEF, "measures.second_judge.again=true")
+
+
+def test_the_judge_of_training_is_held_against_itself(noisy):
+    opinion = second_opinion(noisy, evaluations(noisy))
+    assert opinion is not None
+    for arm, gap in opinion.gaps.items():
+        assert gap.noise is not None
+        wins = []
+        for name, field in (
+            (f"evaluation/{arm}", "scores"),
+            (f"measures/second_judge/{arm}", "again"),
+            (f"measures/second_judge/{arm}", "scores"),
+        ):
+            before, after = (
+                counts_of(noisy.run / name / f"policy_{index}")[field] for index in (0, 1)
+            )
+            wins.append([(after[p] > before[p]) + (after[p] == before[p]) / 2 for p in before])
+        once, again, second = wins
+        assert gap.noise.apart.value == pytest.approx(mean(once) - mean(again))
+        assert gap.noise.changed == mean(a != b for a, b in zip(once, again, strict=True)) > 0
+        assert gap.noise.by_second == mean(a != b for a, b in zip(once, second, strict=True))
+    said = headline(collect(noisy.run)).findings
+    assert sum("the judge that trained it says another thing of" in one for one in said) == 2
+    summary = read_json(noisy.run / "summary.json")
+    noise = opinion.gaps["thought"].noise
+    assert noise is not None
+    assert summary["second_judge"]["gaps"]["thought"]["noise"]["changed"] == noise.changed
+
+
+def test_killed_before_the_seal_it_asks_nothing_again(noisy):
+    folder = noisy.run / "measures/second_judge/thought/policy_1"
+    sealed = unseal(folder)
+    run_recipe(noisy, Reporter(Console(quiet=True)))
+    # A coin would say another thing.
+    assert counts_of(folder) == sealed.counts
+
+
+def test_a_judge_without_chance_repeats_itself(plain, tmp_path, liking):
+    recipe = also(plain, tmp_path / "run", BRIEF, "measures.second_judge.again=true")
+    opinion = second_opinion(recipe, evaluations(recipe))
+    assert opinion is not None
+    for gap in opinion.gaps.values():
+        assert gap.noise is not None
+        assert (gap.noise.changed, gap.noise.apart.value) == (0.0, 0.0)
+    assert counts_of(recipe.run / "measures/second_judge/thought/policy_1")["judge_calls"] is None

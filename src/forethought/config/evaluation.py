@@ -125,6 +125,9 @@ class SecondJudgeMeasure(MeasureConfig):
     epochs: bool = False
     """Also score the validation answers of every epoch of the training that ended in a policy, and
     say which epoch this judge would have chosen: as many judgements more as that selection had."""
+    again: bool = False
+    """Also ask the run's own judge once more about the same answers, by its next seeds: how far it
+    differs from itself is the noise that both judges' gap is read against."""
 
 
 class ArenaHardMeasure(DrawnMeasure):

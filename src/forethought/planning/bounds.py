@@ -224,6 +224,12 @@ def _measure_plan(ref: StageRef) -> StagePlan:
             calls = test * judge.calls_per_group(samples)
         elif (ref.arm, ref.index) != (ref.baseline.arm, ref.baseline.index):
             calls = test * judge.calls_per_group(2 * samples)
+        if measures.second_judge.again:
+            work += ", and again by the run's own"
+            if not recipe.judge.is_relative:
+                calls += test * recipe.judge.calls_per_group(samples)
+            elif (ref.arm, ref.index) != (ref.baseline.arm, ref.baseline.index):
+                calls += test * recipe.judge.calls_per_group(2 * samples)
         if ref.choice is not None:
             held_out = recipe.prompts.validation.count
             epochs = recipe.training.epochs * recipe.selection.samples

@@ -373,6 +373,9 @@ def _measured(setting: Setting, stage: str, ref: StageRef) -> Effort:
         asked = replace(setting, recipe=recipe.model_copy(update={"judge": judge}))
         samples = recipe.evaluation.samples * (2 if judge.is_relative else 1)
         cost = _judged(asked, lengths, test, samples)
+        if recipe.measures.second_judge.again:
+            sides = recipe.evaluation.samples * (2 if recipe.judge.is_relative else 1)
+            cost = cost + _judged(setting, lengths, test, sides)
         if ref.choice is None:
             return cost
         sides = recipe.training.epochs * recipe.selection.samples

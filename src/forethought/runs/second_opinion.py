@@ -37,11 +37,26 @@ Scores = dict[Arm, dict[int, dict[str, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """The judge of training against itself, asked again about the same answers.
+
+    Example: `Noise(apart=EvaluationResult(…), changed=0.08, by_second=0.31)`
+    """
+
+    apart: EvaluationResult
+    """Its wins minus those that it gave again: what a gap would be by chance alone."""
+    changed: float
+    """Share of prompts of which it said another thing."""
+    by_second: float
+    """Share of the same prompts of which the second judge says another thing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
     """One arm's last policy against its first, by both judges.
 
     Example: `Gap(policy=4, first=EvaluationResult(…), second=EvaluationResult(…),
-    apart=EvaluationResult(…))`
+    apart=EvaluationResult(…), noise=None)`
     """
 
     policy: int
@@ -50,6 +65,8 @@ class Gap:
     second: EvaluationResult
     apart: EvaluationResult
     """First minus second, on the same prompts."""
+    noise: Noise | None
+    """Where the judge of training was asked again (`measures.second_judge.again`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +118,8 @@ class SecondOpinion:
                 f" of the test prompts by the judge that trained it and on {wins[1]} by the second"
                 f" judge, a gap of {PERCENT.change_with_interval(gap.apart)}; {_apart(gap.apart)}."
             )
+            if gap.noise is not None:
+                yield _of_noise(arm, gap.noise)
         for arm, choices in self.epochs.items():
             yield _of_epochs(arm, choices, self.scale)
 
@@ -121,6 +140,10 @@ def second_opinion(recipe: Recipe, evaluated: Evaluations) -> SecondOpinion | No
     }
     if not scores:
         return None
+    again: Scores = {
+        arm: {index: each["again"] for index, each in by_policy.items() if "again" in each}
+        for arm, by_policy in counts.items()
+    }
     thought, direct = (scores.get(arm, {}) for arm in ("thought", "direct"))
     policy = max(thought.keys() & direct.keys(), default=-1)
     difference = None
@@ -131,7 +154,7 @@ def second_opinion(recipe: Recipe, evaluated: Evaluations) -> SecondOpinion | No
         judge=config.judge.title,
         policy=policy,
         difference=difference,
-        gaps=dict(_gaps(evaluated, scores)),
+        gaps=dict(_gaps(evaluated, scores, again)),
         means={
             arm: {index: fmean(own.values()) for index, own in each.items() if own}
             for arm, each in scores.items()
@@ -181,7 +204,16 @@ def _of_epochs(arm: Arm, choices: Mapping[int, EpochChoice], scale: Scale) -> st
     return said + (f"; {', '.join(apart)}." if apart else ".")
 
 
-def _gaps(evaluated: Evaluations, scores: Scores) -> Iterator[tuple[Arm, Gap]]:
+def _of_noise(arm: Arm, noise: Noise) -> str:
+    changed, second = (PERCENT.number(share) for share in (noise.changed, noise.by_second))
+    return (
+        f"Asked again about the same answers of the {arm} arm, the judge that trained it says "
+        f"another thing of {changed} of the prompts, a gap to itself of "
+        f"{PERCENT.change_with_interval(noise.apart)}; the second judge does of {second}."
+    )
+
+
+def _gaps(evaluated: Evaluations, scores: Scores, asked_again: Scores) -> Iterator[tuple[Arm, Gap]]:
     for arm, by_policy in scores.items():
         both = by_policy.keys() & evaluated[arm].keys()
         last = max(both, default=0)
@@ -200,8 +232,26 @@ def _gaps(evaluated: Evaluations, scores: Scores) -> Iterator[tuple[Arm, Gap]]:
                 first=mean_result("wins", list(first.values()), ends=SHARE),
                 second=mean_result("wins", list(second.values()), ends=SHARE),
                 apart=paired_difference("wins_apart", first, second, ends=WINS_APART),
+                noise=_noise(first, second, [asked_again[arm].get(last), asked_again[arm].get(0)]),
             ),
         )
+
+
+def _noise(
+    first: dict[str, float], second: dict[str, float], again: list[dict[str, float] | None]
+) -> Noise | None:
+    """Of the prompts that have a score each time; `None` where none was asked about again."""
+    known = [each for each in again if each is not None]
+    shared = set(first).intersection(*known)
+    if len(known) < len(again) or not shared:
+        return None
+    once = {prompt: first[prompt] for prompt in sorted(shared)}
+    repeated = _wins(known, shared)
+    return Noise(
+        apart=paired_difference("wins_apart", once, repeated, ends=WINS_APART),
+        changed=fmean(once[prompt] != repeated[prompt] for prompt in once),
+        by_second=fmean(once[prompt] != second[prompt] for prompt in once),
+    )
 
 
 def _wins(after_and_before: list[dict[str, float]], prompts: set[str]) -> dict[str, float]:

@@ -36,7 +36,11 @@ READS = {
 def configure(ref: StageRef) -> dict[str, Any]:
     """What decides this stage's content besides its inputs."""
     if (second := _second_judge(ref)) is not None:
-        return {"judge": identity(second.judge)} | ({"epochs": True} if second.epochs else {})
+        return (
+            {"judge": identity(second.judge)}
+            | ({"epochs": True} if second.epochs else {})
+            | ({"again": identity(ref.recipe.judge)} if second.again else {})
+        )
     config = settings_identity(ref.stage, _config(ref), _judge(ref), [Policy.of(ref)])
     if ref.policy_stage is None:
         config["model"] = loading.identity(ref.recipe.model.source)

@@ -127,10 +127,12 @@ def kind_of(ref: StageRef) -> StageKind:
     return STAGES[ref.stage]
 
 
-def _judge_of(ref: StageRef) -> JudgeConfig:
-    """The judge that a stage asks: the run's, but for the measure by another."""
+def _judges_of(ref: StageRef) -> tuple[JudgeConfig, ...]:
+    """The judges that a stage asks: the run's, but for the second's measure, which may ask both."""
     second = ref.recipe.measures.second_judge
-    return second.judge if ref.stage == "second_judge" and second else ref.recipe.judge
+    if ref.stage != "second_judge" or second is None:
+        return (ref.recipe.judge,)
+    return (second.judge, ref.recipe.judge) if second.again else (second.judge,)
 
 
 def inputs(ref: StageRef) -> list[Path]:
@@ -146,7 +148,8 @@ def inputs(ref: StageRef) -> list[Path]:
         if name in skipped:
             continue
         if name == "baseline":
-            if _judge_of(ref).is_relative and ref.baseline != replace(ref, stage="evaluation"):
+            relative = any(judge.is_relative for judge in _judges_of(ref))
+            if relative and ref.baseline != replace(ref, stage="evaluation"):
                 folders.append(ref.baseline.folder)
         elif name == "evaluations":
             folders += [each.folder for each in ref.evaluations]

@@ -7,11 +7,13 @@ wins against the baseline's answers. What both judges say is set side by side wh
 (runs/second_opinion.py).
 
 With `epochs` the judge scores the selection's answers to validation prompts, too: all epochs' at
-once, as the judge of training did.
+once, as the judge of training did. With `again` the judge of training scores the evaluation's
+answers once more, by its next seeds: that is its noise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from statistics import fmean
@@ -28,10 +30,12 @@ from forethought.stages.judged.judged_answers import JUDGED, JudgedAnswers
 from forethought.stages.measures.base import as_counts
 from forethought.storage.open_stage import Stage
 from forethought.storage.sealed_stage import Count, read_manifest, read_records
-from forethought.types import Answer
+from forethought.types import Answer, Prompt
 
 EPOCHS_JUDGED = ("epochs_judge.json", "epochs_spent.jsonl")
 """`JUDGED` of the epochs' answers."""
+AGAIN_JUDGED = ("again_judge.json", "again_spent.jsonl")
+"""`JUDGED` of the answers that the judge of training scored once more."""
 
 
 def measure(
@@ -46,11 +50,10 @@ def measure(
     with reporter.task(ref.label, 1, "policies") as task:
         judged = JudgedAnswers(stage, ref, config.judge)
         if not stage.has("answers", *JUDGED):
-            sealed = read_records(ref.beside("evaluation"), Answer, "answers")
-            bare = [replace(answer, score=None) for answer in sealed]
-            stage.write_records("answers", judged.of_policy(bare, prompts), Answer)
+            stage.write_records("answers", judged.of_policy(_bare(ref), prompts), Answer)
         answers = stage.read_records("answers", Answer)
         epochs = _epochs(stage, ref, config)
+        again = _again(stage, ref, prompts) if config.again else {}
         task.advance()
         scores = prompt_scores(answers, worst_score(judged.floor, answers))
         ends = score_ends(config.judge, scores.values())
@@ -64,12 +67,31 @@ def measure(
         replace(mean_result("second_judge", each, ends=ends), category=category)
         for category, each in sorted(by_category.items())
     ]
-    return {
+    counts: dict[str, Count] = {
         "results": as_counts(results),
         "scores": dict(scores),
         **judged.counts(),
         **epochs,
     }
+    # What was spent last is of the whole stage; a judge that asks no model says nothing of it.
+    spent = again.pop("judge_calls", None) or counts["judge_calls"]
+    return counts | again | {"judge_calls": spent}
+
+
+def _bare(ref: StageRef) -> list[Answer]:
+    """The evaluation's answers without their scores."""
+    sealed = read_records(ref.beside("evaluation"), Answer, "answers")
+    return [replace(answer, score=None) for answer in sealed]
+
+
+def _again(stage: Stage, ref: StageRef, prompts: Sequence[Prompt]) -> dict[str, Count]:
+    """The score of each prompt's answers by the judge of training, asked once more."""
+    judged = JudgedAnswers(stage, ref, ref.recipe.judge.asked_again, AGAIN_JUDGED)
+    if not stage.has("again", *AGAIN_JUDGED):
+        stage.write_records("again", judged.of_policy(_bare(ref), prompts), Answer)
+    answers = stage.read_records("again", Answer)
+    scores = prompt_scores(answers, worst_score(judged.floor, answers))
+    return {"again": dict(scores), "judge_calls": judged.counts()["judge_calls"]}
 
 
 def _epochs(stage: Stage, ref: StageRef, config: SecondJudgeMeasure) -> dict[str, Count]:
