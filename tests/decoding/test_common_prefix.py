@@ -30,8 +30,11 @@ def no_gradients():
         yield
 
 
-def made(variant: str = "llama") -> PreTrainedModel:
-    return random_models.model(variant, max_position_embeddings=1024, **VARIANTS.get(variant, {}))
+def made(variant: str = "llama", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model: Any = random_models.model(
+        variant, max_position_embeddings=1024, **VARIANTS.get(variant, {})
+    )
+    return model.to(dtype)
 
 
 def rest(length: int, shift: int = 0) -> tuple[int, ...]:
@@ -140,7 +143,7 @@ def decoded(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_log_probabilities_are_those_of_a_plain_forward_pass_in_float64(variant):
-    model: Any = made(variant).to(torch.float64)
+    model = made(variant, torch.float64)
     assert self_check.unsupported(model) is None
     given = prompts()
     assert common_prefix.of(given) == BEGINNING
@@ -154,7 +157,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass_in_float64(variant)
 
 @pytest.mark.parametrize("tokens", [1, 30, 10_000])
 def test_how_many_rests_are_one_product_changes_nothing(tokens, monkeypatch):
-    model: Any = made("gemma3").to(torch.float64)
+    model = made("gemma3", torch.float64)
     expected = decoded(model, prompts(), copies=1, steps=2)
     monkeypatch.setattr(prefill, "PACKED_TOKENS", tokens)
     for (ids, logps), (same, other) in zip(
@@ -198,7 +201,7 @@ def test_outputs_do_not_depend_on_what_others_begin_with(variant):
 
 
 def test_a_part_is_repeated_bit_for_bit():
-    model: Any = made().to(torch.bfloat16)
+    model = made(dtype=torch.bfloat16)
     assert drawn(model, prompts()) == drawn(model, prompts())
 
 
@@ -226,7 +229,7 @@ def test_the_beginning_is_computed_once_and_kept_once(monkeypatch):
 
 
 def test_prompts_below_the_limit_are_computed_as_if_there_were_none():
-    model: Any = made().to(torch.bfloat16)
+    model = made(dtype=torch.bfloat16)
     given = [(*BEGINNING[: LEAST_TOKENS - 1], *rest(8, 7 * i)) for i in range(4)]
     with shared_prefix.attached(model):
         expecting, plain_one = SharedPrefixDecoder(model), SharedPrefixDecoder(model)

@@ -71,6 +71,27 @@ def test_a_price_of_nothing_names_no_work(tmp_path: Path) -> None:
     }
 
 
+def test_thoughts_alone_are_trained_on_where_there_are_thoughts(tmp_path: Path) -> None:
+    whole = small_recipe(tmp_path / "run")
+    alone = small_recipe(tmp_path / "run", "training.loss_on=thought")
+
+    def settings(recipe: Recipe, arm: str) -> dict[str, Any]:
+        ref = stage(recipe, "training", arm)
+        return kind_of(ref).configure(ref)["training"]
+
+    assert "loss_on" not in settings(whole, "thought")
+    assert settings(alone, "thought") == settings(whole, "thought") | {"loss_on": "thought"}
+    assert settings(alone, "direct") == settings(whole, "direct")
+    reference = stage(whole, "reference"), stage(alone, "reference")
+    assert kind_of(reference[0]).configure(reference[0]) == kind_of(reference[1]).configure(
+        reference[1]
+    )
+    with pytest.raises(ValueError, match=r"training\.loss_on: thought.*\['direct'\] has none"):
+        small_recipe(tmp_path / "run", "training.loss_on=thought", "arms=[direct]")
+    with pytest.raises(ValueError, match=r"training\.loss_on: thought.*half of the arm hybrid"):
+        small_recipe(tmp_path / "run", "training.loss_on=thought", "arms=[thought, hybrid]")
+
+
 def digests(recipe: Recipe) -> dict[str, str]:
     return {ref.name: read_manifest(ref.folder).digest for ref in stage_refs(recipe)}
 

@@ -18,7 +18,7 @@ from forethought.config import LoraSettings
 from forethought.training import train as train_module
 from forethought.training.packing import pack
 from forethought.training.policy_module import open_reference
-from forethought.training.reference import reference_logprobs, sequence_sums
+from forethought.training.reference import reference_logprobs, sequence_sums, trained_sums
 
 
 @pytest.fixture(scope="module")
@@ -227,13 +227,13 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(
 
     steps: list[Any] = []
 
-    def broken_at_step_1(logps_M: torch.Tensor, batch: Any) -> torch.Tensor:
-        sums_S = sequence_sums(logps_M, batch)
-        return Broken.apply(sums_S) if steps else sums_S  # pyright: ignore[reportReturnType]
+    def broken_at_step_1(logps_M: torch.Tensor, batch: Any, config: Any) -> Any:
+        sums_S, tokens_S = trained_sums(logps_M, batch, config)
+        return (Broken.apply(sums_S) if steps else sums_S), tokens_S
 
     pairs, config = make_pairs(8), settings(save_every=1)
     reference = reference_logprobs(llama, pairs, config, device="cpu")
-    monkeypatch.setattr(train_module, "sequence_sums", broken_at_step_1)
+    monkeypatch.setattr(train_module, "trained_sums", broken_at_step_1)
     with pytest.raises(ValueError, match=r"gradient of step 1 is not finite; .*prompt-"):
         train_module.train(
             model=llama,

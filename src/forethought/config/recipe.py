@@ -148,6 +148,7 @@ class Recipe(ConfigModel):
             "epochs": warm.epochs,
             "learning_rate": warm.learning_rate or rate,
             "batch_size": warm.batch_size,
+            "loss_on": "output",
         }
         return self.training.model_copy(update=own)
 
@@ -225,6 +226,20 @@ class Recipe(ConfigModel):
                 "training.loss: nll learns whole outputs, and of the arm hybrid's the opening is "
                 "forced and no example; give another training.loss, or leave that arm out of arms"
             )
+        if self.training.loss_on == "thought":
+            raise ValueError(
+                "training.loss_on: thought trains on thoughts alone, and half of the arm hybrid's "
+                "outputs have none; leave training.loss_on out, or that arm out of arms"
+            )
+
+    @model_validator(mode="after")
+    def _there_are_thoughts_to_train_on(self) -> Recipe:
+        if self.training.loss_on == "thought" and "thought" not in self.arms:
+            raise ValueError(
+                f"training.loss_on: thought trains on thoughts alone, and arms: {list(self.arms)} "
+                "has none; add the arm thought, or leave training.loss_on out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _measures_fit_the_engine(self) -> Recipe:

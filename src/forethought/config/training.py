@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import ceil
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from forethought.config.base import ConfigModel, DType
+from forethought.config.base import ConfigModel, DType, Later
 
 
 class PairsConfig(ConfigModel):
@@ -109,6 +109,11 @@ class TrainingConfig(ConfigModel):
     negative log-likelihood per token of the same pairs' chosen outputs alone. This is rejection
     sampling fine-tuning (Yuan et al. 2023), or expert iteration (Anthony et al. 2017); there is no
     reference then, and what is about preferences is not used."""
+    loss_on: Annotated[Literal["output", "thought"], Later] = "output"
+    """`output`: log-probs are sums over whole outputs. `thought`: over the tokens before the
+    response alone, the marker behind the thought among them, for policy and reference alike; the
+    response says only which thought was the better one (START, arXiv 2603.20799, trains so first).
+    The direct arm and the warm start have whole outputs."""
     beta: float = Field(default=0.1, gt=0)
     """Strength of the pull towards the reference."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
@@ -160,6 +165,15 @@ class TrainingConfig(ConfigModel):
     def prefers(self) -> bool:
         """Whether both sides of a pair are trained on, against a reference."""
         return self.loss != "nll"
+
+    @model_validator(mode="after")
+    def _a_likelihood_is_of_whole_outputs(self) -> Self:
+        if not self.prefers and self.loss_on == "thought":
+            raise ValueError(
+                "loss_on: thought has preferences on thoughts, and loss: nll has no preferences; "
+                "leave training.loss_on out, or give another training.loss"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_likelihood_is_there_once(self) -> Self:

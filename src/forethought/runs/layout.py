@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from forethought.config import MeasuresConfig, ModelConfig, PairsConfig, Recipe
+from forethought.config import (
+    MeasuresConfig,
+    ModelConfig,
+    PairsConfig,
+    Recipe,
+    TrainingConfig,
+)
 from forethought.storage.sealed_stage import (
     StageError,
     check_files,
@@ -120,6 +126,14 @@ class StageRef:
     def pair_rules(self) -> PairsConfig:
         """How the arm's best and worst are told."""
         return self.recipe.pairs if self.arm == "hybrid" else self.recipe.pairs.of_one_mode
+
+    @property
+    def training(self) -> TrainingConfig:
+        """How the arm's iterations train: on whole outputs where those have no thoughts."""
+        training = self.recipe.training
+        if self.arm == "thought":
+            return training
+        return training.model_copy(update={"loss_on": "output"})
 
     @property
     def policy_stage(self) -> Path | None:

@@ -67,7 +67,7 @@ def configure_training(ref: StageRef) -> dict[str, Any]:
     recipe = ref.recipe
     config: dict[str, Any] = {
         "seed": recipe.seed,
-        "training": recipe.training.model_dump(mode="json"),
+        "training": ref.training.identity(),
         "sampled": recipe.model.dtype,
         "thought_format": ref.thought_format.model_dump(mode="json"),
     }
@@ -152,7 +152,7 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
     from forethought.training.fine_tune import chosen_outputs
     from forethought.training.train import train
 
-    pairs, training = _pairs(ref), ref.recipe.training
+    pairs, training = _pairs(ref), ref.training
     if not training.prefers:
         chosen = chosen_outputs(pairs)
         result = _fine_tuned(stage, ref, reporter, "chosen", chosen, training, ref.policy.source)
@@ -188,7 +188,7 @@ def run_training(stage: Stage, ref: StageRef, reporter: Reporter) -> dict[str, C
 def configure_fine_tuning(ref: StageRef) -> dict[str, Any]:
     """What decides the warm start's training besides its inputs."""
     config = configure_training(ref)
-    config["training"] = ref.recipe.warm_training.model_dump(mode="json")
+    config["training"] = ref.recipe.warm_training.identity()
     return config | ({"new_rows": "fitted"} if ref.grows else {})
 
 
@@ -305,7 +305,7 @@ def _job(ref: StageRef, kind: JobKind, directory: Path, source: ModelSource) -> 
         model=replace(source, path=str(folder.absolute())) if folder.is_dir() else source,
         records=ref.beside("examples" if tuning else "pairs").absolute(),
         reference=ref.beside("reference").absolute() if kind == "training" else None,
-        config=recipe.warm_training if tuning else recipe.training,
+        config=recipe.warm_training if tuning else ref.training,
         seed=recipe.seed,
         sampled=recipe.model.dtype,
         directory=directory.absolute(),

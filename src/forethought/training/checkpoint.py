@@ -77,7 +77,7 @@ def pairs_fingerprint(
                 for pair in pairs
             ],
             "reference": [dataclasses.astuple(record) for record in reference],
-            "config": config.model_dump(mode="json"),
+            "config": config.identity(),
             "seed": seed,
         }
     )
@@ -93,7 +93,7 @@ def examples_fingerprint(
                 [example.prompt_id, example.prompt_token_ids, example.token_ids]
                 for example in examples
             ],
-            "config": config.model_dump(mode="json"),
+            "config": config.identity(),
             "seed": seed,
         }
     )

@@ -4,7 +4,8 @@
 label smoothing it is conservative DPO (Mitchell 2023). `ipo_sum` is IPO as published (Azar et al.
 2023, eq. 17); `ipo` divides each log-ratio by its output's tokens first, as the authors confirmed
 to TRL; `sigmoid_norm` does the same to DPO. The NLL term is that of Iterative RPO (Pang et al.
-2024, eq. 1). All losses are float32 sums over whole outputs: thought, response and end token.
+2024, eq. 1). All losses are of float32 sums over whole outputs, thought, response and end token;
+with `loss_on: thought` over the tokens before the response.
 
 Shapes: B pairs.
 """

@@ -26,7 +26,7 @@ from forethought.training.distributed.ranks import Ranks
 from forethought.training.logprobs import PolicyLogprobs
 from forethought.training.packing import pack
 from forethought.training.policy_module import Trainee
-from forethought.training.reference import sequence_sums
+from forethought.training.reference import trained_sums
 from forethought.training.stored import Stored, stored_as
 from forethought.types import PreferencePair
 
@@ -65,7 +65,7 @@ class MarginProbe:
         self._sampled: DType = sampled
         self._stored = stored_as(source, config)
         self._lossless = self._stored.exact and sampled == "float32"
-        self._budget = config.tokens_per_microbatch
+        self._config = config
         self._pairs = some_of(pairs)
         self._start = 0.0
         if self._lossless:
@@ -114,11 +114,12 @@ class MarginProbe:
     def _margin(self, policy: PolicyLogprobs) -> float:
         """Mean of log pi_c - log pi_r; the starting policy's own is taken off elsewhere."""
         margins: dict[str, float] = {}
-        for groups in rounds(self._pairs, self._budget, self._ranks.size):
+        for groups in rounds(self._pairs, self._config.tokens_per_microbatch, self._ranks.size):
             # Who has no pair keeps the others company: each needs all shards.
             group = groups[self._ranks.rank] or [shortest(self._pairs)]
             batch = pack(group).to(policy.model.device)
-            chosen_B, rejected_B = sequence_sums(policy(batch), batch).double().chunk(2)
+            sums_S, _ = trained_sums(policy(batch), batch, self._config)
+            chosen_B, rejected_B = sums_S.double().chunk(2)
             found = (chosen_B - rejected_B).tolist()
             for pair, margin in zip(groups[self._ranks.rank], found, strict=False):
                 margins[pair.prompt_id] = margin

@@ -33,6 +33,20 @@ def sequence_sums(logps_M: torch.Tensor, batch: PackedRows) -> torch.Tensor:
     return sums_S.float()
 
 
+def trained_sums(
+    logps_M: torch.Tensor, batch: PackedRows, config: TrainingConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each sequence's tokens that the loss is on: the sum `[S]`, and how many they are.
+
+    An output without a thought has one token of log-prob 0, so that means are defined.
+    """
+    if config.loss_on == "output":
+        return sequence_sums(logps_M, batch), batch.counted
+    thought_M = 1 - batch.response_M
+    tokens_S = sequence_sums(thought_M, batch).to(batch.tokens_S.dtype)
+    return sequence_sums(logps_M * thought_M, batch), tokens_S.clamp(min=1)
+
+
 @torch.no_grad()
 def reference_logprobs(
     model: Named,

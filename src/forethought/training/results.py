@@ -57,7 +57,8 @@ class StepLog(Step):
     """One optimizer step on pairs.
 
     Rewards are implicit: `beta (log pi - log ref)`, means over the step's pairs, measured before
-    the step's update.
+    the step's update. They are of what the loss is on (`training.loss_on`), but for those that
+    name thought or response.
 
     Example: `StepLog(step=0, epoch=1, loss=0.6931, accuracy=0.0, margin=0.0, …)`
     """
@@ -73,7 +74,7 @@ class StepLog(Step):
     rejected_thought_reward: float
     rejected_response_reward: float
     chosen_nll: float
-    """Negative log-prob per token of chosen outputs."""
+    """Negative log-prob per token of what the loss is on of chosen outputs."""
     pairs: int
     margin_kept: float | None = None
     """Of the last step of an epoch: the share of the learned margin that its checkpoint has when

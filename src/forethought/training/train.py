@@ -29,10 +29,10 @@ from forethought.training.margin import MarginProbe
 from forethought.training.optimizer import MasterWeights
 from forethought.training.packing import PackedRows, pack
 from forethought.training.policy_module import length_limit
-from forethought.training.reference import sequence_sums
+from forethought.training.reference import sequence_sums, trained_sums
 from forethought.training.results import ReferenceLogprobs, Step, StepLog, TrainingResult
 from forethought.training.steps import StepStatistics, TrainingRun, open_trainee, run_epochs
-from forethought.types import PreferencePair
+from forethought.types import PairSide, PreferencePair
 
 START_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 """Greatest distance of the first step's loss from that of equal policies."""
@@ -46,7 +46,7 @@ class PairStatistics(StepStatistics):
 
     preference_B: torch.Tensor
     chosen_B: torch.Tensor
-    """Log-ratio of the whole chosen output."""
+    """Log-ratio of what the loss is on, the whole chosen output or its thought."""
     rejected_B: torch.Tensor
     chosen_response_B: torch.Tensor
     rejected_response_B: torch.Tensor
@@ -154,13 +154,14 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
     ) -> tuple[torch.Tensor, PairStatistics]:
         config = self.config
         assert config.loss != "nll", "that is fine_tune's"
-        chosen_logps_B, rejected_logps_B = sequence_sums(logps_M, batch).chunk(2)
+        sums_S, tokens_S = trained_sums(logps_M, batch, config)
+        chosen_logps_B, rejected_logps_B = sums_S.chunk(2)
         with torch.no_grad():
             responses_S = sequence_sums(logps_M * batch.response_M, batch)
         references_SB = self._references(group).to(logps_M.device)
         chosen_B = chosen_logps_B - references_SB[0]
         rejected_B = rejected_logps_B - references_SB[1]
-        chosen_tokens_B, rejected_tokens_B = batch.counted.chunk(2)
+        chosen_tokens_B, rejected_tokens_B = tokens_S.chunk(2)
         preference_B = preference_losses(
             chosen_B,
             rejected_B,
@@ -178,7 +179,7 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
                 mean=config.nll_mean,
                 batch_outputs=len(step),
                 batch_tokens=sum(
-                    len(pair.chosen.token_ids) - len(pair.chosen_forced) for pair in step
+                    _trained_tokens(pair.chosen, pair.chosen_forced, config) for pair in step
                 ),
             )
         return loss_B, PairStatistics(
@@ -194,11 +195,14 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
         )
 
     def _references(self, group: list[PreferencePair]) -> torch.Tensor:
+        """Of chosen and rejected what the loss is on, then their responses, [4, B]."""
         records = [self.reference[pair.prompt_id] for pair in group]
+        # What is before the response is the rest of the whole: nothing else has to be stored.
+        thought = self.config.loss_on == "thought"
         return torch.tensor(
             [
-                [record.chosen for record in records],
-                [record.rejected for record in records],
+                [record.chosen - thought * record.chosen_response for record in records],
+                [record.rejected - thought * record.rejected_response for record in records],
                 [record.chosen_response for record in records],
                 [record.rejected_response for record in records],
             ]
@@ -210,7 +214,7 @@ class _TrainingRun(TrainingRun[PreferencePair, PairStatistics, StepLog]):
     def _log(self, step: Step, statistics: PairStatistics) -> StepLog:
         return StepLog(
             **asdict(step),
-            **_summary(statistics, self.config.beta),
+            **_summary(statistics, self.config),
             pairs=len(statistics.loss_B),
         )
 
@@ -239,24 +243,36 @@ def _check_start(statistics: PairStatistics, config: TrainingConfig) -> None:
         )
 
 
-def _summary(statistics: PairStatistics, beta: float) -> dict[str, Any]:
+def _trained_tokens(side: PairSide, forced: Sequence[int], config: TrainingConfig) -> int:
+    """As `trained_sums` counts them."""
+    if config.loss_on == "output":
+        return len(side.token_ids) - len(forced)
+    return max(side.response_start - sum(place < side.response_start for place in forced), 1)
+
+
+def _summary(statistics: PairStatistics, config: TrainingConfig) -> dict[str, Any]:
     """Means over the pairs, by the names of `StepLog`'s fields."""
 
     def mean(values_B: torch.Tensor) -> float:
         return float(values_B.double().mean())
 
+    beta = config.beta
     chosen_B = implicit_rewards(statistics.chosen_B, beta)
     rejected_B = implicit_rewards(statistics.rejected_B, beta)
     chosen_response_B = implicit_rewards(statistics.chosen_response_B, beta)
     rejected_response_B = implicit_rewards(statistics.rejected_response_B, beta)
+    chosen_thought_B, rejected_thought_B = chosen_B, rejected_B
+    if config.loss_on == "output":
+        chosen_thought_B = chosen_B - chosen_response_B
+        rejected_thought_B = rejected_B - rejected_response_B
     return {
         "accuracy": mean(chosen_B > rejected_B),
         "margin": mean(chosen_B - rejected_B),
         "chosen_reward": mean(chosen_B),
         "rejected_reward": mean(rejected_B),
-        "chosen_thought_reward": mean(chosen_B - chosen_response_B),
+        "chosen_thought_reward": mean(chosen_thought_B),
         "chosen_response_reward": mean(chosen_response_B),
-        "rejected_thought_reward": mean(rejected_B - rejected_response_B),
+        "rejected_thought_reward": mean(rejected_thought_B),
         "rejected_response_reward": mean(rejected_response_B),
         "chosen_nll": -float(statistics.chosen_logps_B.double().sum())
         / float(statistics.chosen_tokens_B.sum()),
