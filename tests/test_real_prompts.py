@@ -28,7 +28,7 @@ def make(folder: Path, seed: int = 0) -> subprocess.CompletedProcess[str]:
 def read(folder: Path) -> dict[str, list[Row]]:
     return {
         split: [json.loads(line) for line in (folder / f"{split}.jsonl").open()]
-        for split in ("train", "validation", "test")
+        for split in ("train", "validation", "test", "traces")
     }
 
 
@@ -67,7 +67,7 @@ def grade(row: Row, response: str) -> float:
 def test_a_seed_gives_the_same_files_and_another_one_others(folder, tmp_path):
     assert make(tmp_path / "again").returncode == 0
     assert make(tmp_path / "other", seed=1).returncode == 0
-    for name in ("train.jsonl", "validation.jsonl", "test.jsonl"):
+    for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "traces.jsonl"):
         text = (folder / name).read_text()
         assert (tmp_path / "again" / name).read_text() == text
         assert (tmp_path / "other" / name).read_text() != text
@@ -88,10 +88,21 @@ def test_families_have_equal_shares_and_a_quarter_of_the_test_is_new(splits):
     assert shares["validation"] == dict.fromkeys(FAMILIES, 50)
     new = {f"{family}_new_template": 50 for family in FAMILIES}
     assert shares["test"] == dict.fromkeys(FAMILIES, 150) | new
+    assert shares["traces"] == {"lists": 160, "look_ups": 160, "word_problems": 96}
+
+
+def test_a_trace_is_a_thought_and_a_right_response_without_it(splits):
+    for row in splits["traces"]:
+        assert row["thought"]
+        assert grade(row, row["response"]) == 1, row
+        assert row["thought"] not in row["response"]
+    assert not any(
+        "response" in row for split in splits if split != "traces" for row in splits[split]
+    )
 
 
 def test_new_templates_are_in_no_other_split(splits):
-    trained = {row["template"] for split in ("train", "validation") for row in splits[split]}
+    trained = {row["template"] for split in splits if split != "test" for row in splits[split]}
     is_new = {row["template"]: row["category"].endswith("_new_template") for row in splits["test"]}
     assert all(new == (template not in trained) for template, new in is_new.items())
     assert sum(is_new.values()) >= 16

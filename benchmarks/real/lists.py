@@ -9,13 +9,26 @@ from tasks import Task, Template, Templates
 from word_lists import ADJECTIVES, KINDS, NAMES, PLURALS, WORDS
 
 
-def list_task(text: str, items: Sequence[str], others: Sequence[str], given: object) -> Task:
+def list_task(
+    text: str, items: Sequence[str], others: Sequence[str], given: object, thought: str = ""
+) -> Task:
     """A list that is to be written; what was given is what tells it from others."""
     wish = "" if "Write only" in text else " Write only the list."
     wanted = {"type": "items", "items": list(items)}
     if others:
         wanted["others"] = list(others)
-    return Task(prompt=text + wish, constraints=[wanted], fillers=given)
+    return Task(
+        prompt=text + wish,
+        constraints=[wanted],
+        fillers=given,
+        thought=thought,
+        response=", ".join(items),
+    )
+
+
+def marked(items: Sequence[str], marks: Sequence[object]) -> str:
+    """Each item with what is to be known of it, as a thought notes it."""
+    return ", ".join(f"{item} {mark}" for item, mark in zip(items, marks, strict=True)) + "."
 
 
 def shuffled(rng: Random, items: Sequence[str]) -> list[str]:
@@ -36,7 +49,8 @@ def sort_by_letter(rng: Random) -> Task:
     kind, items = a_kind(rng, 3)
     given = shuffled(rng, sorted(items))
     text = f"Put these {kind} in alphabetical order: {', '.join(given)}."
-    return list_task(text, sorted(items), (), frozenset(items))
+    thought = marked(given, [item[0] for item in given])
+    return list_task(text, sorted(items), (), frozenset(items), thought)
 
 
 def sort_backwards(rng: Random) -> Task:
@@ -44,7 +58,8 @@ def sort_backwards(rng: Random) -> Task:
     wanted = sorted(items, reverse=True)
     given = shuffled(rng, wanted)
     text = f"Sort these {kind} from Z to A: {', '.join(given)}."
-    return list_task(text, wanted, (), frozenset(items))
+    thought = marked(given, [item[0] for item in given])
+    return list_task(text, wanted, (), frozenset(items), thought)
 
 
 def sort_by_length(rng: Random) -> Task:
@@ -52,7 +67,8 @@ def sort_by_length(rng: Random) -> Task:
     wanted = [by_length[length] for length in sorted(rng.sample(sorted(by_length), 3))]
     given = shuffled(rng, wanted)
     text = f"Sort these words from the shortest to the longest: {', '.join(given)}."
-    return list_task(text, wanted, (), frozenset(wanted))
+    thought = marked(given, [len(word) for word in given])
+    return list_task(text, wanted, (), frozenset(wanted), thought)
 
 
 def ranked(sentence: str, question: str, values: range, *, most_first: bool) -> Template:
@@ -62,11 +78,18 @@ def ranked(sentence: str, question: str, values: range, *, most_first: bool) -> 
         wanted = rng.sample(NAMES, 3)
         numbers = sorted(rng.sample(values, 3), reverse=most_first)
         number_of = dict(zip(wanted, numbers, strict=True))
-        given = [sentence.format(name, number_of[name]) for name in shuffled(rng, wanted)]
+        names = shuffled(rng, wanted)
+        given = [sentence.format(name, number_of[name]) for name in names]
         text = f"{', '.join(given[:-1])} and {given[-1]}. {question} Write only the names."
-        return list_task(text, wanted, (), frozenset(wanted))
+        thought = marked(names, [number_of[name] for name in names])
+        return list_task(text, wanted, (), frozenset(wanted), thought)
 
     return template
+
+
+def stays(given: Sequence[str], kept: Sequence[str]) -> str:
+    """A thought about which items are kept."""
+    return marked(given, ["yes" if item in kept else "no" for item in given])
 
 
 def mixed(rng: Random) -> tuple[str, list[str], list[str], list[str]]:
@@ -81,7 +104,7 @@ def mixed(rng: Random) -> tuple[str, list[str], list[str], list[str]]:
 def keep_a_kind(rng: Random) -> Task:
     kind, given, stay, go = mixed(rng)
     text = f"Keep only the {kind} of this list: {', '.join(given)}."
-    return list_task(text, stay, go, frozenset(given))
+    return list_task(text, stay, go, frozenset(given), stays(given, stay))
 
 
 def keep_a_letter(rng: Random) -> Task:
@@ -91,32 +114,38 @@ def keep_a_letter(rng: Random) -> Task:
     given = [*stay, *go]
     rng.shuffle(given)
     text = f'Keep only the words that begin with "{letter}": {", ".join(given)}.'
-    return list_task(text, [word for word in given if word in stay], go, frozenset(given))
+    kept = [word for word in given if word in stay]
+    return list_task(text, kept, go, frozenset(given), stays(given, kept))
 
 
 def leave_one_out(rng: Random) -> Task:
     _, given = a_kind(rng, 3)
     out = rng.choice(given)
     text = f"Take the {out} out of this list: {', '.join(given)}."
-    return list_task(text, [item for item in given if item != out], [out], frozenset(given))
+    kept = [item for item in given if item != out]
+    return list_task(text, kept, [out], frozenset(given), stays(given, kept))
 
 
 def turn_round(rng: Random) -> Task:
     given = rng.sample(WORDS, rng.choice((2, 4)))
     text = f"Write this list in reverse order: {', '.join(given)}."
-    return list_task(text, given[::-1], (), frozenset(given))
+    thought = marked(given, range(1, len(given) + 1))
+    return list_task(text, given[::-1], (), frozenset(given), thought)
 
 
 def first_to_the_end(rng: Random) -> Task:
     given = rng.sample(WORDS, 3)
     text = f"Move the first word of this list to the end: {', '.join(given)}."
-    return list_task(text, [*given[1:], given[0]], (), frozenset(given))
+    thought = f"{given[0]} goes behind {given[-1]}."
+    return list_task(text, [*given[1:], given[0]], (), frozenset(given), thought)
 
 
 def plurals(rng: Random) -> Task:
     given = rng.sample(sorted(PLURALS), rng.choice((2, 3)))
     text = f"Write the plural of each of these words: {', '.join(given)}."
-    return list_task(text, [PLURALS[word] for word in given], (), frozenset(given))
+    wanted = [PLURALS[word] for word in given]
+    thought = f"one {given[0]}, two {wanted[0]}."
+    return list_task(text, wanted, (), frozenset(given), thought)
 
 
 def replace_one(rng: Random) -> Task:
@@ -125,14 +154,15 @@ def replace_one(rng: Random) -> Task:
     old = rng.choice(given)
     text = f'Replace "{old}" with "{new}" in this list: {", ".join(given)}.'
     wanted = [new if item == old else item for item in given]
-    return list_task(text, wanted, [old], frozenset(given))
+    return list_task(text, wanted, [old], frozenset(given), f"{new} in the place of {old}.")
 
 
 def put_before_each(rng: Random) -> Task:
     _, given = a_kind(rng, rng.choice((2, 3)))
     word = rng.choice(ADJECTIVES)
     text = f'Write the word "{word}" before each word of this list: {", ".join(given)}.'
-    return list_task(text, [f"{word} {item}" for item in given], (), frozenset(given))
+    thought = f"{len(given)} words, {word} before each."
+    return list_task(text, [f"{word} {item}" for item in given], (), frozenset(given), thought)
 
 
 def every_second(rng: Random) -> Task:

@@ -36,13 +36,15 @@ def look_up(
     first: str,
     second: str,
     question: str,
+    answer: str = "",
     starts: Sequence[str],
     links: Sequence[str],
     ends: Sequence[str],
 ) -> Template:
     """From a start over a link to an end, as from a person over a town to its market day.
 
-    Two starts and three links with their ends, in any order: one link is of nobody.
+    Two starts and three links with their ends, in any order: one link is of nobody. `answer` says
+    the end without the link; what is only tested on needs none.
     """
 
     def template(rng: Random) -> Task:
@@ -57,11 +59,14 @@ def look_up(
         ]
         rng.shuffle(passage)
         request = f"{question.format(start=asked)} Answer in one short sentence."
-        answer = {"type": "answer", "text": answers[0], "distractors": answers[1:]}
+        wanted = {"type": "answer", "text": answers[0], "distractors": answers[1:]}
+        hops = first.format(start=asked, link=ways[0]), second.format(link=ways[0], end=answers[0])
         return Task(
             prompt=f"{' '.join(passage)}\n\n{request}",
-            constraints=[answer],
+            constraints=[wanted],
             fillers=frozenset([asked, other, *ways, *answers]),
+            thought=" ".join(hops),
+            response=answer.format(start=asked, end=answers[0]),
         )
 
     return template
@@ -72,6 +77,7 @@ LOOK_UPS: Templates = {
         first="{start} lives in {link}.",
         second="The market in {link} is on {end}.",
         question="On which day is the market in the town where {start} lives?",
+        answer="It is on {end}.",
         starts=NAMES,
         links=TOWNS,
         ends=DAYS,
@@ -80,6 +86,7 @@ LOOK_UPS: Templates = {
         first="The dog of {start} is called {link}.",
         second="{link} sleeps in the {end}.",
         question="In which room does the dog of {start} sleep?",
+        answer="It sleeps in the {end}.",
         starts=NAMES,
         links=PETS,
         ends=ROOMS,
@@ -88,6 +95,7 @@ LOOK_UPS: Templates = {
         first="{start} works in the {link}.",
         second="The {link} is in {end}.",
         question="In which street does {start} work?",
+        answer="{start} works in {end}.",
         starts=NAMES,
         links=SHOPS,
         ends=STREETS,
@@ -96,6 +104,7 @@ LOOK_UPS: Templates = {
         first="{start} takes the {link} bus.",
         second="The {link} bus goes to {end}.",
         question="Where does the bus of {start} go?",
+        answer="It goes to {end}.",
         starts=NAMES,
         links=COLOURS,
         ends=TOWNS,
@@ -104,6 +113,7 @@ LOOK_UPS: Templates = {
         first="{start} has a brother called {link}.",
         second="{link} plays the {end}.",
         question="Which instrument does the brother of {start} play?",
+        answer="He plays the {end}.",
         starts=WOMEN,
         links=MEN,
         ends=INSTRUMENTS,
@@ -112,6 +122,7 @@ LOOK_UPS: Templates = {
         first="{start} is taught by {link}.",
         second="The room of {link} is on the {end} floor.",
         question="On which floor is the room of the teacher of {start}?",
+        answer="It is on the {end} floor.",
         starts=NAMES,
         links=TEACHERS,
         ends=FLOORS,
@@ -120,6 +131,7 @@ LOOK_UPS: Templates = {
         first="The {start} is in the {link} box.",
         second="The {link} box is in the {end}.",
         question="In which room is the {start}?",
+        answer="It is in the {end}.",
         starts=THINGS,
         links=COLOURS,
         ends=ROOMS,
@@ -128,6 +140,7 @@ LOOK_UPS: Templates = {
         first="{start} plays for the {link}.",
         second="The shirts of the {link} are {end}.",
         question="Which colour is the shirt of {start}?",
+        answer="It is {end}.",
         starts=NAMES,
         links=TEAMS,
         ends=COLOURS,
@@ -136,6 +149,7 @@ LOOK_UPS: Templates = {
         first='{start} reads "{link}".',
         second='"{link}" was written by {end}.',
         question="Who wrote the book that {start} reads?",
+        answer="{end} wrote it.",
         starts=WOMEN,
         links=BOOKS,
         ends=MEN,

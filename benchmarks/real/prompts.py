@@ -3,8 +3,9 @@
     python benchmarks/real/prompts.py runs/real/prompts --seed 0
 
 writes `train.jsonl` with 2,048 prompts, 512 for the warm start and 1,536 for iterations,
-`validation.jsonl` with 200 and `test.jsonl` with 800, of four families in equal shares. All are
-graded by the verifier `constraints`:
+`validation.jsonl` with 200 and `test.jsonl` with 800, of four families in equal shares, and
+`traces.jsonl` with 416 more of the last three, worked out with thought and response. All are graded
+by the verifier `constraints`:
 
 - `writing`: short texts with two to four constraints;
 - `lists`: sort, filter or rewrite a short list;
@@ -34,6 +35,8 @@ from writing import NEW_WRITING, WRITING
 
 SIZES = {"train": 512, "validation": 50, "test": 150}
 """Prompts of each family from the templates that are trained on."""
+TRACES = {"writing": 0, "lists": 160, "look_ups": 160, "word_problems": 96}
+"""More of them, with thought and response; no program writes the texts of the first family."""
 NEW_TEMPLATES = 50
 """Test prompts of each family from the others."""
 TRIES = 2000
@@ -57,23 +60,31 @@ def records(rng: Random, category: str, templates: Templates) -> Iterator[dict[s
         if task is None:
             raise ValueError(f"{name} has too few prompts; give it more words or numbers")
         seen.add((name, task.fillers))
+        worked = {"thought": task.thought, "response": task.response} if task.response else {}
         yield {
             "prompt": task.prompt,
             "reference": task.constraints,
             "category": category,
             "template": name,
+            **worked,
         }
+
+
+def unworked(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without what a program would answer."""
+    return {key: value for key, value in record.items() if key not in ("thought", "response")}
 
 
 def splits(seed: int) -> dict[str, list[dict[str, Any]]]:
     """All three files' records; equal seeds give equal ones."""
-    found: dict[str, list[dict[str, Any]]] = {split: [] for split in SIZES}
+    found: dict[str, list[dict[str, Any]]] = {split: [] for split in (*SIZES, "traces")}
     for family, (trained, new) in FAMILIES.items():
         made = records(Random(f"{seed} {family}"), family, trained)
         for split, size in SIZES.items():
-            found[split] += islice(made, size)
+            found[split] += map(unworked, islice(made, size))
+        found["traces"] += islice(made, TRACES[family])
         unseen = records(Random(f"{seed} {family} new"), f"{family}_new_template", new)
-        found["test"] += islice(unseen, NEW_TEMPLATES)
+        found["test"] += map(unworked, islice(unseen, NEW_TEMPLATES))
     for split, rows in found.items():
         Random(f"{seed} {split}").shuffle(rows)
     return found

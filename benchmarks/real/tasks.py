@@ -16,6 +16,10 @@ class Task:
     constraints: Sequence[Mapping[str, Any]]
     fillers: object
     """What tells it from other prompts of its template; hashable."""
+    thought: str = ""
+    """What a thought may hold that leads to the response; none where no program can write one."""
+    response: str = ""
+    """A right response."""
 
 
 Template = Callable[[Random], Task]
