@@ -52,9 +52,11 @@ JUDGES: list[dict[str, Any]] = [
     REWARD,
     {"type": "armorm"},
     {"type": "pairwise", "engine": ENGINES[0], "model": MODEL, "comparisons": {"rounds": 2}},
-    {"type": "pairwise", "engine": ENGINES[2]},
+    {"type": "pairwise", "engine": ENGINES[2], "comparisons": {"circles": 2}},
     {"type": "rating", "engine": ENGINES[1], "model": MODEL},
     {"type": "rating", "engine": ENGINES[3]},
+    {"type": "checklist", "engine": ENGINES[2]},
+    {"type": "checklist", "engine": ENGINES[3], "items": "items.jsonl"},
     {
         "type": "mixture",
         "routes": [{"members": [{"judge": VERIFIER}, {"judge": {"type": "armorm"}}]}],
