@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import isclose, sqrt
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -172,9 +173,7 @@ def mixed(*starts: int) -> list[Rollout]:
     return [replace(rollout(i), response_start=start) for i, start in enumerate(starts)]
 
 
-def ends(
-    starts: tuple[int, ...], scores: tuple[float, ...], **rules: float
-) -> tuple[int, int] | str:
+def ends(starts: tuple[int, ...], scores: tuple[float, ...], **rules: Any) -> tuple[int, int] | str:
     """Chosen and rejected sample, or why there is no pair."""
     scored = {"p": group(dict(enumerate(scores)))}
     pairs, decisions = build_pairs({"p": mixed(*starts)}, scored, PairsConfig(**rules), seed=0)

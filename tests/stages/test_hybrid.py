@@ -13,6 +13,7 @@ from small_run import small_recipe
 from test_controls import digests, kill_within, run
 from warm_recipe import warm_recipe
 
+from forethought.cli.serve import _run_policy
 from forethought.config import HybridConfig, Recipe
 from forethought.config.recipe_files import load_recipe
 from forethought.models.loading import load_tokenizer
@@ -165,10 +166,7 @@ def test_a_prompt_that_one_way_cannot_ask_is_left_out_whole(finished: Recipe):
     modes = Modes(free=1, forced=1, openings=((7,),))
     gone = Unsampled(prompt_id="b", reason="too long")
     joined = modes.joined([[rollout], [rollout], [rollout], [rollout], gone, [rollout]])
-    assert [each.sample_index for each in joined[0] if not isinstance(joined[0], Unsampled)] == [
-        0, 1, 2,
-    ]  # fmt: skip
-    assert joined[1] == gone
+    assert joined == [[replace(rollout, sample_index=index) for index in range(3)], gone]
 
 
 def test_a_worker_gets_what_splits_its_outputs(finished: Recipe):
@@ -228,3 +226,9 @@ def test_its_manifests_name_what_was_forced(finished: Recipe):
         rollouts = stage(finished, "rollouts", index)
         assert read_manifest(rollouts.folder).counts["outputs"] == 72
         assert kind_of(rollouts).configure(rollouts)["forced"] == forced
+
+
+def test_a_run_alone_names_its_hybrid_policy_where_none_other_thinks(finished: Recipe):
+    found = _run_policy(str(finished.run))
+    assert found is not None
+    assert (found.arm, found.index) == ("hybrid", finished.iterations)

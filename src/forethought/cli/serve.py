@@ -275,13 +275,19 @@ def _offers_direct(own_format: ThoughtFormat, allow_think_off: bool) -> bool:
 
 
 def _run_policy(word: str) -> StageRef | None:
-    """The policy of a run that is named; of a run alone, its last thinking policy.
+    """The policy of a run that is named; of a run alone, the last of its thought arm, or of its
+    hybrid arm where it has no other that thinks.
 
     Raises: ValueError if the word names no policy of the run.
     """
+    from forethought.config.recipe_files import load_run
     from forethought.runs.policies import find_run_policy, is_run
 
-    return find_run_policy(f"{word}/thought" if is_run(Path(word)) else word)
+    if not is_run(Path(word)):
+        return find_run_policy(word)
+    arms = load_run(Path(word)).arms
+    hybrid = "hybrid" in arms and "thought" not in arms
+    return find_run_policy(f"{word}/{'hybrid' if hybrid else 'thought'}")
 
 
 def _draws(word: str) -> dict[str, Any]:
