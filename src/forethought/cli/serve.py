@@ -31,6 +31,7 @@ from forethought.cli.serve_options import (
     ShowThoughts,
     ShutdownSeconds,
     Slots,
+    ThinkThreshold,
     TrustRemoteCode,
     Upstream,
     UpstreamBody,
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from forethought.runs.layout import StageRef
     from forethought.serving.backends.base import Backend
     from forethought.thoughts import ThoughtFormat
+
+OF_A_SERVER = ("model", "key_env", "continues", "splits", "body")
+"""What `--upstream-…` says of a server."""
 
 
 def serve(
@@ -77,6 +81,7 @@ def serve(
     shutdown_seconds: ShutdownSeconds = 30.0,
     allow_think_off: AllowThinkOff = False,
     hold_answers: HoldAnswers = False,
+    think_threshold: ThinkThreshold = None,
     private_log: PrivateLog = None,
     show_thoughts: ShowThoughts = False,
 ) -> None:
@@ -90,7 +95,9 @@ def serve(
         from forethought.serving.http.settings import ServerSettings
 
         source, own_format = _policy(model, revision, trust_remote_code, thought_format)
-        offers_direct = _offers_direct(own_format, allow_think_off)
+        _refuse_threshold(think_threshold, own_format, upstream)
+        hybrid = own_format.hybrid and upstream is None
+        offers_direct = hybrid or _offers_direct(own_format, allow_think_off)
         called, may_show = name or model, show_thoughts or api_keys is not None
         settings = ServerSettings(
             **_draws(model) | {"model": called, "slots": slots, "queue": queue},
@@ -98,7 +105,8 @@ def serve(
             seconds=seconds,
             shutdown_seconds=shutdown_seconds,
             api_keys=api_keys,
-            allow_think_off=allow_think_off or not own_format.thinks,
+            allow_think_off=allow_think_off or not own_format.thinks or hybrid,
+            hybrid=hybrid,
             show_thoughts=show_thoughts,
             private_log=private_log,
         )
@@ -107,14 +115,10 @@ def serve(
             attempts=attempts,
             without_response=without_response,
             hold_answers=hold_answers,
+            think_threshold=think_threshold,
         )
-        of_a_server: dict[str, Any] = {
-            "model": upstream_model,
-            "key_env": upstream_key_env,
-            "continues": upstream_continues,
-            "splits": upstream_splits,
-            "body": upstream_body,
-        }
+        its = (upstream_model, upstream_key_env, upstream_continues, upstream_splits, upstream_body)
+        of_a_server: dict[str, Any] = dict(zip(OF_A_SERVER, its, strict=True))
         _refuse_what_is_of_the_other(upstream, of_a_server, dtype)
         held = _model(model, source, dtype)
         here = partial(_embedded, slots=slots, name=called)
@@ -140,6 +144,7 @@ def chat(
     dtype: WeightsType = None,
     thought_format: Format = "direct",
     thought_budget: Budget = None,
+    think_threshold: ThinkThreshold = None,
     model: Annotated[
         str | None, typer.Option("--model", help="The model's name at the server")
     ] = None,
@@ -164,15 +169,20 @@ def chat(
             talk(ServedModel(word, api_key=key, model=model), reporter.console, history=history)
             return
         source, own_format = _policy(word, revision, trust_remote_code, thought_format)
+        _refuse_threshold(think_threshold, own_format, None)
         held = _model(word, source, dtype)
         backend, split_format = _embedded(held, own_format, slots=1, name=word)
         answers = AnswerSettings(
-            thought_budget=thought_budget, attempts=3, without_response="error"
+            thought_budget=thought_budget,
+            attempts=3,
+            without_response="error",
+            think_threshold=think_threshold,
         )
         local = LocalModel(
             SplittingAnswerer(backend, split_format, answers),
             name=word,
             can_answer_directly=own_format.thinks and own_format.can_answer_directly,
+            hybrid=own_format.hybrid,
             temperature=0.8,
             top_p=0.95,
             max_tokens=None,
@@ -272,6 +282,17 @@ def _offers_direct(own_format: ThoughtFormat, allow_think_off: bool) -> bool:
             "asked to, so no client can ask it not to; leave the option out"
         )
     return allow_think_off and own_format.thinks
+
+
+def _refuse_threshold(
+    threshold: float | None, own_format: ThoughtFormat, upstream: str | None
+) -> None:
+    """Raises: ValueError if there is a threshold and nothing that it could be on."""
+    if threshold is not None and (not own_format.hybrid or upstream is not None):
+        raise ValueError(
+            f"--think-threshold: {threshold:g} is on the probability that a hybrid policy thinks, "
+            "and such a policy has to be served here, without --upstream; leave it out"
+        )
 
 
 def _run_policy(word: str) -> StageRef | None:

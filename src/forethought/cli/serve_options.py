@@ -76,6 +76,12 @@ ShutdownSeconds = Annotated[
 AllowThinkOff = Annotated[
     bool, typer.Option("--allow-think-off", help="Clients may ask for answers without a thought")
 ]
+ThinkThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--think-threshold", min=0, max=1, help="Of a hybrid policy: how likely a thought has to be"
+    ),
+]
 HoldAnswers = Annotated[
     bool,
     typer.Option("--hold-answers", help="Streams, too, give a response when all of it is known"),

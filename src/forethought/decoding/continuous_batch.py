@@ -20,7 +20,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -77,6 +77,12 @@ class Generation:
     """Any 64-bit signed number."""
     top_logprobs: int | None
     """Rivals wanted per token; `None` for no log-probabilities."""
+    barred: tuple[tuple[int, ...], ...] = ()
+    """Tokens that the output may not begin with."""
+    threshold: float | None = None
+    """From which probability on it begins with the first of them, which is one token."""
+    begun: list[int] = field(default_factory=list)
+    """The first tokens drawn, while they may become what is barred."""
     cancelled: bool = False
     """Nobody waits for this output any more; its row goes before the next step."""
     drawn: int = 0
@@ -258,6 +264,9 @@ class ContinuousBatch:
         self, rows: _OpenRows, generations: list[Generation | None], logits_RV: Tensor
     ) -> None:
         """One token for every row; whoever has ended gives up its place in `generations`."""
+        for row, generation in enumerate(generations):
+            if generation is not None and generation.barred:
+                _steer(generation, logits_RV[row])
         drawn_R = nucleus.draw_each(
             logits_RV,
             rows.keys,
@@ -291,6 +300,8 @@ class ContinuousBatch:
         top: tuple[tuple[int, float], ...],
     ) -> NewToken:
         generation.drawn += 1
+        if generation.barred:
+            generation.begun.append(token_id)
         ends = token_id in self._end_ids
         finish_reason: FinishReason | None = (
             "length" if generation.drawn >= generation.limit else None
@@ -356,6 +367,23 @@ class ContinuousBatch:
         # Its prompts belong to the decoder that is given up.
         self._fail_prefill(reason)
         self._decoder = self._new_decoder()
+
+
+def _steer(generation: Generation, logits_V: Tensor) -> None:
+    """Have the output begin with what is likely enough, or keep it from beginning so."""
+    if generation.threshold is not None:
+        likely = logits_V.float().softmax(-1)[generation.barred[0][0]]
+        if bool(likely >= generation.threshold):
+            chosen = generation.barred[0][0]
+            logits_V[:chosen] = -torch.inf
+            logits_V[chosen + 1 :] = -torch.inf
+            generation.barred = ()
+        generation.threshold = None
+    for opening in generation.barred:
+        if tuple(generation.begun) == opening[:-1]:
+            logits_V[opening[-1]] = -torch.inf
+    if generation.drawn >= max(map(len, generation.barred), default=0):
+        generation.barred = ()
 
 
 def _logprobs(

@@ -37,6 +37,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from forethought.sampling.base import stable_seed
 from forethought.serving.backends.base import (
@@ -123,6 +124,10 @@ class SplittingAnswerer:
             raise RefusedDrawError(
                 "this model thinks without being asked to, so it cannot be asked not to think"
             )
+        if question.mode == "think" and not self._backend.can_continue:
+            raise RefusedDrawError(
+                "the server behind this one cannot make an answer think; leave think out"
+            )
         messages = [
             replace(message, content=self._format.strip_thought(message.content))
             if message.role == "assistant"
@@ -157,10 +162,18 @@ class SplittingAnswerer:
                 seed=_seed(question.seed, attempt, part),
                 max_tokens=output.max_tokens,
                 top_logprobs=question.top_logprobs,
+                **({} if output.begun else self._opening(question)),
             )
             async with aclosing(self._read(draw, output, cost)) as deltas:
                 async for delta in deltas:
                     yield delta
+
+    def _opening(self, question: AnswerRequest) -> dict[str, Any]:
+        """How a draw may open: of a hybrid policy by the client's wish or by the threshold."""
+        threshold = self._settings.think_threshold if question.mode == "auto" else None
+        if not self._format.hybrid or (question.mode != "direct" and threshold is None):
+            return {}
+        return {"barred": self._format.thought_starts_after, "threshold": threshold}
 
     async def _read(
         self, draw: Draw, output: ThoughtFilter, cost: _Cost

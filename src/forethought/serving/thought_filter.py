@@ -92,6 +92,11 @@ class ThoughtFilter:
         self._text_began = False
         self.begun = ""
         """What the backend is to go on from."""
+        if thought_format.hybrid and question.mode == "think":
+            self.begun = thought_format.thought_starts_after[0]
+            self._sides.add(self.begun)
+            self._entries.pass_over(self.begun)
+            self._written.append(("", self.begun))
         self.answered = False
         """The response has begun."""
         self.finish_reason: FinishReason | None = None

@@ -46,6 +46,11 @@ class Draw:
     """New tokens at most; the model's context where `None`."""
     top_logprobs: int | None
     """Rivals wanted per token, 0 for the token's own alone; `None` for no log-probabilities."""
+    barred: tuple[str, ...] = ()
+    """What the output may not begin with: the spellings of a hybrid policy's thought marker."""
+    threshold: float | None = None
+    """The output begins with the first of `barred`, one token of the model, where that is at least
+    so likely, and else with none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,9 @@ class AnswerRequest:
     top_logprobs: int | None
     whole: bool = False
     """The response is wanted in one delta, when its last character is known."""
+    mode: Literal["auto", "think", "direct"] = "auto"
+    """Of a hybrid policy: `auto` leaves it to the policy, or to `AnswerSettings.think_threshold`,
+    whether it thinks. `think` is true in each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +164,8 @@ class AnswerSettings:
     hold_answers: bool = False
     """Give every response whole, streams too: what turns out late to be a thought is then never
     shown."""
+    think_threshold: float | None = None
+    """A hybrid policy thinks where it would with at least this probability; `None`: it draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -199,6 +199,15 @@ class EmbeddedBackend:
                 f"the conversation has {len(ids)} tokens and {self._name} takes {self._context}, "
                 "the answer included; shorten it"
             )
+        barred = tuple(
+            tuple(rendering.encode_output(encoder.tokenizer, each, self._markers))
+            for each in draw.barred
+        )
+        if draw.threshold is not None and len(barred[0]) > 1:
+            raise RefusedDrawError(
+                f"the thought marker is {len(barred[0])} tokens of this model, and a threshold is "
+                "on the probability of one; serve it without --think-threshold"
+            )
         seed = secrets.randbits(63) if draw.seed is None else draw.seed
         generation = Generation(
             token_ids=ids,
@@ -208,6 +217,8 @@ class EmbeddedBackend:
             # Clients may give any whole number.
             seed=(seed + 2**63) % 2**64 - 2**63,
             top_logprobs=draw.top_logprobs,
+            barred=barred,
+            threshold=draw.threshold,
         )
         return _Prepared(generation, before, len(prompt))
 

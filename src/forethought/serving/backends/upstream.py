@@ -145,6 +145,10 @@ class UpstreamBackend:
 
         Raises: RefusedDrawError, BackendError.
         """
+        if draw.barred:
+            raise RefusedDrawError(
+                "the server behind this one cannot keep an answer from thinking; leave think out"
+            )
         assert self._can_continue or not draw.begun, "asked to go on by a caller that may not"
         response = await self._begin(draw)
         reply = UpstreamReply(

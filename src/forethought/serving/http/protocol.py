@@ -140,8 +140,9 @@ class ChatRequest(_Asked):
     top_logprobs: Annotated[int, Field(ge=0, le=RIVALS)] | None = None
     user: str | None = None
     """Not used and not kept."""
-    think: bool | None = None
-    """`false`: without a thought; refused where the server does not allow it."""
+    think: bool | Literal["auto"] | None = None
+    """`false`: without a thought; refused where the server does not allow it. Of a hybrid policy
+    `auto`, the default, leaves it to the policy, and `true` makes it think."""
     chat_template_kwargs: TemplateOptions | None = None
 
 
@@ -200,7 +201,8 @@ def read_chat(body: bytes, settings: ServerSettings) -> Chat:
     questions = tuple(
         AnswerRequest(
             messages=messages,
-            think=think,
+            think=think is not False or settings.hybrid,
+            mode=MODES[think] if settings.hybrid else "auto",
             temperature=_given(asked.temperature, settings.temperature),
             top_p=_given(asked.top_p, settings.top_p),
             seed=choice_seed(asked.seed, index),
@@ -293,14 +295,29 @@ def _limit(asked: ChatRequest, settings: ServerSettings) -> int | None:
     return min(limits, default=None)
 
 
-def _thinks(asked: ChatRequest, settings: ServerSettings) -> bool:
+MODES: dict[bool | str | None, Literal["auto", "think", "direct"]] = {
+    None: "auto",
+    "auto": "auto",
+    True: "think",
+    False: "direct",
+}
+"""What `think` asks of a hybrid policy."""
+
+
+def _thinks(asked: ChatRequest, settings: ServerSettings) -> bool | Literal["auto"] | None:
+    """What the client wants: a thought, none, or what the policy decides.
+
+    Raises: ApiError if this server does not have it.
+    """
     field, think = "think", asked.think
     if think is None and asked.chat_template_kwargs is not None:
         field = "chat_template_kwargs.enable_thinking"
         think = asked.chat_template_kwargs.enable_thinking
     if think is False and not settings.allow_think_off:
         raise _unsupported(field, "this server does not let thinking be turned off; leave it out")
-    return think is not False
+    if think == "auto" and not settings.hybrid:
+        raise _unsupported(field, "auto is for a hybrid policy, which decides; leave it out")
+    return think
 
 
 def _messages(asked: ChatRequest, settings: ServerSettings) -> tuple[Message, ...]:

@@ -48,6 +48,8 @@ class ServerSettings(ConfigModel):
     """File of keys (keys.py); without one the server is open, and only on this machine."""
     allow_think_off: bool = False
     """Clients may ask for an answer without a thought, which no format can vouch to have none."""
+    hybrid: bool = False
+    """The policy decides whether it thinks, and clients may in its place."""
     show_thoughts: bool = False
     """An open server shows thoughts to everybody on this machine."""
     private_log: Path | None = None

@@ -158,6 +158,7 @@ class LocalModel:
         *,
         name: str,
         can_answer_directly: bool,
+        hybrid: bool = False,
         temperature: float,
         top_p: float,
         max_tokens: int | None,
@@ -166,6 +167,7 @@ class LocalModel:
         self._answerer = answerer
         self._name = name
         self._think_off = can_answer_directly
+        self._hybrid = hybrid
         self._temperature = temperature
         self._top_p = top_p
         self._max_tokens = max_tokens
@@ -187,7 +189,8 @@ class LocalModel:
         """As `ChatModel` says."""
         question = AnswerRequest(
             messages=tuple(turns),
-            think=think,
+            think=think or self._hybrid,
+            mode="direct" if self._hybrid and not think else "auto",
             temperature=self._temperature,
             top_p=self._top_p,
             seed=None,
