@@ -296,7 +296,7 @@ def test_a_format_file_that_is_none_says_so(tmp_path, text):
             "training.learning_rate: give a finite number greater than",
         ),
         ("pairs.roh=1", "pairs.roh: there is no such field; did you mean rho? (given: 1)"),
-        ("pairs.width=1", "pairs.width: there is no such field; the fields are rho, max_unparsab"),
+        ("pairs.width=1", "pairs.width: there is no such field; the fields are rho, thought_price"),
         ("iterations=null", "iterations: give a whole number of at least 0 (given: null)"),
         ("sampling.workers=true", "give a number of workers, or a mapping with count (given: true"),
         ("trackers=[{}]", "trackers.0.type is missing; give one of tensorboard, wandb, mlflow"),

@@ -204,7 +204,9 @@ class Recipe(ConfigModel):
         given = {
             "pairs.mode_margin": self.pairs.mode_margin > 0,
             "pairs.counterfactual": self.pairs.counterfactual,
-            "hybrid": self.hybrid != HybridConfig(),
+        } | {
+            f"hybrid.{field}": getattr(self.hybrid, field) != usual.default
+            for field, usual in HybridConfig.model_fields.items()
         }
         for field, there in given.items():
             if there:
