@@ -190,7 +190,7 @@ def test_floors_leave_at_least_one_of_each_mode():
     [
         (["pairs.mode_margin=0.2"], "pairs.mode_margin is of the arm hybrid"),
         (["pairs.counterfactual=true"], "pairs.counterfactual is of the arm hybrid"),
-        (["hybrid.half=3"], "hybrid is of the arm hybrid"),
+        (["hybrid.half=3"], "hybrid.half is of the arm hybrid"),
         (
             ["arms=[hybrid]", "sampling={type: openai, base_url: 'http://a/v1'}"],
             "sampling.type openai cannot make an output think",
