@@ -93,8 +93,9 @@ def test_status_and_report_know_the_folder_of_seeds(seeds):
     assert "seed_3" in view.output.replace("\n", "")
 
 
-def test_runs_are_listed_with_their_scores(seeds):
+def test_runs_are_listed_with_their_scores(seeds, monkeypatch):
     folder, _ = seeds
+    monkeypatch.setenv("COLUMNS", "200")
     with run_lock(folder / "seed_4"):
         listed = forethought("runs", folder.parent)
     assert listed.exit_code == 0, listed.output
