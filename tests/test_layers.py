@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "forethought"
 LAYERS = [
     {"types", "share_interval"},
-    {"config", "progress"},
+    {"config", "heap", "progress"},
     {"thoughts", "workers"},
     {"storage"},
     {"models"},

@@ -17,6 +17,7 @@ from typing import Any
 
 from forethought.config import Recipe
 from forethought.config.recipe_files import dump
+from forethought.heap import trim_heap
 from forethought.models.model_cache import model_cache
 from forethought.pipeline.launch import launch, try_engine
 from forethought.progress.reporter import Reporter
@@ -89,6 +90,7 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
                         reporter.say(f"error: {error}")
                         reporter.say(f"the {ref.arm} arm ends here; the other one goes on")
                     continue
+                trim_heap()
                 if ref.stage == "evaluation":
                     write_summary(recipe)
                 if ref.stage == "selection":

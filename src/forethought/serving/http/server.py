@@ -23,6 +23,7 @@ from typing import Any
 
 import uvicorn
 
+from forethought.heap import trimmed_heap
 from forethought.progress.reporter import Reporter
 from forethought.serving.backends.base import Answerer, Backend
 from forethought.serving.http.application import Application, Parts
@@ -30,7 +31,6 @@ from forethought.serving.http.completions import ChatEndpoint
 from forethought.serving.http.connection import connection
 from forethought.serving.http.failures import WithoutValues, where
 from forethought.serving.http.gate import LOCAL
-from forethought.serving.http.heap import trimmed_heap
 from forethought.serving.http.private_log import PrivateLog
 from forethought.serving.http.settings import ServerSettings
 

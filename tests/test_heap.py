@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forethought.serving.http.heap import trimmed_heap
+from forethought.heap import trimmed_heap
 
 HOLES = 15_000
 BYTES = 20_000
