@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from small_run import small_recipe, small_run
 from text_recipe import run, write_recipe
 
@@ -167,3 +168,19 @@ def test_a_module_knows_whose_weights_it_has(tmp_path: Path):
     assert module.held(str(tmp_path / "a")) is first
     assert weight_files("organisation/model") is None
     assert shared_policy("float32", "cpu") is not shared_policy("float32", "cpu")
+
+
+def test_two_vocabularies_in_turn_are_two_modules_and_no_more(tmp_path: Path):
+    """One arm's policy has new tokens, the other's has not; what is kept for a module stays."""
+    grown = load_model("microworld", dtype="float32", device="cpu")
+    grown.resize_token_embeddings(grown.config.vocab_size + 2)
+    grown.save_pretrained(tmp_path / "grown")
+    policies = SharedPolicy("float32", "cpu")
+    plain, larger = policies.load("microworld"), policies.load(str(tmp_path / "grown"))
+    weights = [parameter.clone() for parameter in plain.parameters()]
+    for step in range(3):
+        plain.save_pretrained(tmp_path / f"plain_{step}")
+        larger.save_pretrained(tmp_path / f"grown_{step}")
+        assert policies.load(str(tmp_path / f"plain_{step}")) is plain
+        assert policies.load(str(tmp_path / f"grown_{step}")) is larger
+    assert all(map(torch.equal, weights, plain.parameters()))

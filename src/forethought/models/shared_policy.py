@@ -8,7 +8,8 @@ inode, size and time), so that the hard link under which selection keeps a check
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,8 +25,17 @@ from forethought.models.model_cache import cached
 Files = frozenset[tuple[int, ...]]
 
 
+@dataclass(slots=True)
+class _Module:
+    model: PreTrainedModel
+    long: bool
+    holds: Files | None
+    """The files whose weights it has; `None` while it has those of none."""
+
+
 class SharedPolicy:
-    """A module that holds now this policy, now that.
+    """A module that holds now this policy, now that; one for each shape of weights, since the arms
+    of a run may differ in their vocabulary.
 
     Example: `SharedPolicy("bfloat16", "cpu").load("runs/a/thought/iteration_3/selection/policy")`
     """
@@ -33,44 +43,54 @@ class SharedPolicy:
     def __init__(self, dtype: str, device: str) -> None:
         self._dtype = dtype
         self._device = device
-        self._model: PreTrainedModel | None = None
-        self._long = False
-        self._holds: Files | None = None
-        """The files whose weights it has; `None` while it has those of none."""
+        self._modules: list[_Module] = []
+        """The one that was loaded last is the last."""
 
     def load(self, name: Named) -> PreTrainedModel:
-        """Give the module the weights of a model, and give it back.
+        """Give a module the weights of a model, and give it back.
 
         Raises: ValueError if it cannot be loaded.
         """
-        if (model := self.held(name)) is not None:
-            return model
-        self._holds = None
-        same_positions = self._long == source_of(name).long_context
-        if (
-            self._model is None
-            or not same_positions
-            or not read_weights(self._model, name, dtype=getattr(torch, self._dtype))
-        ):
-            self._model = None
-            self._model = loading.load_runnable(name, dtype=self._dtype, device=self._device)
-        self._holds = weight_files(name)
-        self._long = source_of(name).long_context
-        return self._model
+        module = self._holding(name) or self._fitting(name)
+        if module is None:
+            model = loading.load_runnable(name, dtype=self._dtype, device=self._device)
+            module = _Module(model, source_of(name).long_context, weight_files(name))
+        self._modules = [*(each for each in self._modules if each is not module), module]
+        return module.model
 
     def held(self, name: Named) -> PreTrainedModel | None:
-        """Give the module if it has these weights now."""
-        files = weight_files(name)
-        same = files is not None and files == self._holds
-        return self._model if same and self._long == source_of(name).long_context else None
+        """Give the module that has these weights now, if one has."""
+        module = self._holding(name)
+        return None if module is None else module.model
 
     def invalidate(self) -> None:
-        """Say that its weights are about to be those of no checkpoint."""
-        self._holds = None
+        """Say that the weights of the module loaded last are about to be those of no checkpoint."""
+        self._modules[-1].holds = None
 
     def saved_as(self, name: Named) -> None:
-        """Say that its weights are now those of this checkpoint, bit for bit."""
-        self._holds = weight_files(name)
+        """Say that they are now those of this checkpoint, bit for bit."""
+        self._modules[-1].holds = weight_files(name)
+
+    def _holding(self, name: Named) -> _Module | None:
+        files, long = weight_files(name), source_of(name).long_context
+        if files is None:
+            return None
+        return next(
+            (each for each in self._modules if (each.holds, each.long) == (files, long)), None
+        )
+
+    def _fitting(self, name: Named) -> _Module | None:
+        """A module that now has these weights, which were read into it."""
+        dtype, long = getattr(torch, self._dtype), source_of(name).long_context
+        for module in self._modules:
+            if module.long != long:
+                continue
+            before, module.holds = module.holds, None
+            if read_weights(module.model, name, dtype=dtype):
+                module.holds = weight_files(name)
+                return module
+            module.holds = before
+        return None
 
 
 def shared_policy(dtype: str, device: str) -> SharedPolicy:
@@ -100,26 +120,32 @@ def _whole(base: ModelSource) -> list[Path]:
 @torch.no_grad()
 def read_weights(model: PreTrainedModel, name: Named, *, dtype: torch.dtype) -> bool:
     """Read a checkpoint's weights into a module of the same architecture, rounded to `dtype`;
-    whether that was so.
-
-    Where it was not, the module may be left with some weights of each.
+    whether that was so. Where it was not, the module is as it was.
     """
-    folder = Path(loading.resolve(name))
+    files = sorted(Path(loading.resolve(name)).glob("*.safetensors"))
     state = model.state_dict()
+    if not _fits(state, files):
+        return False
     rounded = {p.data_ptr() for p in model.parameters()}
-    read: set[int] = set()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118  a file has no other way to name its tensors
-                if key not in state or list(state[key].shape) != file.get_slice(key).get_shape():
-                    return False
                 given = file.get_tensor(key)
                 is_rounded = state[key].data_ptr() in rounded
                 state[key].copy_(given.to(dtype) if is_rounded else given)
-                read.add(state[key].data_ptr())
-    # Tied weights stand in the file once.
-    if not all(tensor.data_ptr() in read for tensor in state.values()):
-        return False
     if dtype == torch.float32 and (rests := loading.find_rests(name)) is not None:
         restore(rests, model.named_parameters())
     return True
+
+
+def _fits(state: Mapping[str, torch.Tensor], files: Sequence[Path]) -> bool:
+    """Whether the files have all of a module's tensors, in their shapes, and no other."""
+    read: set[int] = set()
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                if key not in state or list(state[key].shape) != file.get_slice(key).get_shape():
+                    return False
+                read.add(state[key].data_ptr())
+    # Tied weights stand in the file once.
+    return all(tensor.data_ptr() in read for tensor in state.values())
