@@ -161,6 +161,11 @@ class _Loop:
         self.openings = tuple(
             dict.fromkeys(each for request in requests for each in request.never_opens_with)
         )
+        self.before = [
+            torch.tensor(opening[:-1], dtype=torch.int32, device=self.device)
+            for opening in self.openings
+        ]
+        """What stands in each opening before its last token."""
         self.rows: _BatchRows | None = None
 
     def run(self, tally: Tally) -> list[list[list[int]]]:
@@ -243,10 +248,9 @@ class _Loop:
 
     def _bar_openings(self, rows: _BatchRows, logits_RV: Tensor) -> None:
         """Take from rows that began as a barred opening does its last token."""
-        for index, opening in enumerate(self.openings):
+        for index, (opening, before) in enumerate(zip(self.openings, self.before, strict=True)):
             if len(opening) > self.table.shape[1]:
                 continue
-            before = torch.tensor(opening[:-1], dtype=torch.int32, device=self.device)
             begun_R = (self.table[rows.outputs, : len(before)] == before).all(-1)
             here_R = begun_R & rows.barred[:, index] & (rows.steps == len(before))
             logits_RV[:, opening[-1]] = logits_RV[:, opening[-1]].masked_fill(here_R, -torch.inf)

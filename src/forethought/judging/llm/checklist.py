@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, fsum
 from pathlib import Path
-from typing import Self
 
 from forethought.config import ChecklistJudge
 from forethought.judging.llm.checklist_evidence import ItemVerdicts, Met, written
@@ -38,6 +37,7 @@ from forethought.judging.llm.checklist_items import (
 from forethought.judging.llm.prompt_file import load_prompt
 from forethought.judging.llm.verdicts import (
     MISSING_REFERENCE,
+    AsksModel,
     NoVerdict,
     Verdict,
     ask,
@@ -88,7 +88,7 @@ class _Asked:
         return met / self.weight(places)
 
 
-class Checklist:
+class Checklist(AsksModel):
     """Holds each response against the items of its prompt.
 
     Example: `Checklist(ChecklistJudge(engine=OpenAIEngine(base_url="http://localhost:8000/v1")))`
@@ -110,14 +110,7 @@ class Checklist:
         self._verifiers = {} if self._file is None else self._file.verifiers()
         self._written: dict[str, Items] = {}
         self.name = f"checklist:{Path(config.prompt).stem}:{config.model_name}"
-        self._sampler = open_model(config, cache) if sampler is None else sampler
-
-    def __enter__(self) -> Self:
-        self._sampler.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sampler.__exit__(None, None, None)
+        super().__init__(open_model(config, cache) if sampler is None else sampler)
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """The items that are owed are written in one batch, then all are asked about in another.
@@ -175,13 +168,16 @@ class Checklist:
         replies = ask(
             self._sampler, requests, lambda said: written_items(said, writer, most), writer.finish
         )
-        failed: dict[str, Items | NoVerdict] = {}
+        found: dict[str, Items | NoVerdict] = {}
         for key, [reply] in zip(owed, replies, strict=True):
             if isinstance(reply, Verdict):
                 self._written[key] = reply.value
             else:
-                failed[key] = NoVerdict(reason=f"no checklist was written: {reply.reason}")
-        return failed | self._written
+                found[key] = NoVerdict(reason=f"no checklist was written: {reply.reason}")
+        # Of these prompts alone: a run may have a million.
+        return found | {
+            key: self._written[key] for p in prompts if (key := p.prompt_id) in self._written
+        }
 
     def _ask_the_model(self, asked: Sequence[_Asked]) -> None:
         calls = [

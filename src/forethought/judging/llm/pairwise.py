@@ -44,6 +44,7 @@ from forethought.judging.llm.tournament import (
 )
 from forethought.judging.llm.verdicts import (
     MISSING_REFERENCE,
+    AsksModel,
     NoVerdict,
     Verdict,
     ask,
@@ -153,7 +154,7 @@ class _Contest:
         return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
 
-class Pairwise:
+class Pairwise(AsksModel):
     """Compares the responses of each group.
 
     Example: `Pairwise(PairwiseJudge(engine=OpenAIEngine(base_url="http://localhost:8000/v1")))`
@@ -176,14 +177,7 @@ class Pairwise:
         self._config = config
         self._prompt = load_prompt(config.prompt, "pairwise")
         self.name = judge_name(config)
-        self._sampler = open_model(config, cache) if sampler is None else sampler
-
-    def __enter__(self) -> Self:
-        self._sampler.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sampler.__exit__(None, None, None)
+        super().__init__(open_model(config, cache) if sampler is None else sampler)
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All groups are compared, round by round, before the first answer comes.

@@ -23,7 +23,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, overload
+from typing import ClassVar, Generic, Literal, TypeVar, overload
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -120,6 +120,34 @@ class PromptFile(ConfigModel):
         return (*system, Message(role="user", content=filled(self.user)))
 
 
+Meaning = TypeVar("Meaning")
+
+
+class LabelledPrompt(PromptFile, Generic[Meaning]):
+    """Every verdict is a label."""
+
+    verdicts: dict[str, Meaning]
+    """Every label as the judge writes it, and what it means."""
+
+    @field_validator("verdicts")
+    @classmethod
+    def _long_enough(cls, verdicts: dict[str, Meaning]) -> dict[str, Meaning]:
+        for label in verdicts:
+            if len("".join(label.split())) < 2:
+                raise ValueError(f"{label!r} is too short for a label; use one such as '[[A]]'")
+        return verdicts
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self.verdicts)
+
+    @property
+    def verdict_pattern(self) -> str:
+        """Any label."""
+        return "|".join(map(re.escape, self.verdicts))
+
+
 class VerdictWeights(ConfigModel):
     """How much a verdict counts for the response shown first, and for the second."""
 
@@ -129,20 +157,15 @@ class VerdictWeights(ConfigModel):
     """Wins of the second."""
 
 
-class PairwisePrompt(PromptFile):
+class PairwisePrompt(LabelledPrompt[VerdictWeights]):
     """Two responses are compared."""
 
     response_fields: ClassVar[tuple[str, ...]] = ("response_a", "response_b")
-
-    verdicts: dict[str, VerdictWeights]
-    """Every verdict as the judge writes it, such as `[[A]]`, and what it means."""
 
     @field_validator("verdicts")
     @classmethod
     def _clear_and_fair(cls, verdicts: dict[str, VerdictWeights]) -> dict[str, VerdictWeights]:
         for label, weights in verdicts.items():
-            if len("".join(label.split())) < 2:
-                raise ValueError(f"{label!r} is too short for a label; use one such as '[[A]]'")
             within = [other for other in verdicts if label in other and label != other]
             if within:
                 raise ValueError(
@@ -158,16 +181,6 @@ class PairwisePrompt(PromptFile):
         if not verdicts:
             raise ValueError("it is empty; give each label its weights")
         return verdicts
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """All of them."""
-        return tuple(self.verdicts)
-
-    @property
-    def verdict_pattern(self) -> str:
-        """Any label."""
-        return "|".join(map(re.escape, self.verdicts))
 
     def verdicts_in(self, text: str) -> list[str]:
         """The distinct labels with which a text states its verdict (stated.py)."""
@@ -222,37 +235,22 @@ class RatingPrompt(PromptFile):
         return list(dict.fromkeys(float(match["number"]) for match in matches))
 
 
-class ChecklistPrompt(PromptFile):
-    """One response is held against one item."""
+class ChecklistPrompt(LabelledPrompt[bool | None]):
+    """One response is held against one item. Labels such as `[[yes]]` count in either case; they
+    mean whether the response meets the item, null where it cannot be told."""
 
     response_fields: ClassVar[tuple[str, ...]] = ("response", "item")
-
-    verdicts: dict[str, bool | None]
-    """Every verdict as the judge writes it, in either case, such as `[[yes]]`: whether the response
-    meets the item; null where it cannot be told."""
 
     @field_validator("verdicts")
     @classmethod
     def _clear(cls, verdicts: dict[str, bool | None]) -> dict[str, bool | None]:
         labels = [label.casefold() for label in verdicts]
         for label in labels:
-            if len("".join(label.split())) < 2:
-                raise ValueError(f"{label!r} is too short for a label; use one such as '[[yes]]'")
             if sum(label in other for other in labels) > 1:
                 raise ValueError(f"{label!r} is a part of another label, so a reply has both")
         if not {True, False} <= set(verdicts.values()):
             raise ValueError('it needs a label that is true and one that is false: "[[yes]]": true')
         return verdicts
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """All of them."""
-        return tuple(self.verdicts)
-
-    @property
-    def verdict_pattern(self) -> str:
-        """Any label."""
-        return "|".join(map(re.escape, self.verdicts))
 
     def verdicts_in(self, text: str) -> list[str]:
         """The distinct labels with which a text states its verdict (stated.py), as in the file."""

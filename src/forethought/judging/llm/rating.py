@@ -17,12 +17,12 @@ import json
 from collections.abc import Iterator, Sequence
 from math import ceil, fsum
 from pathlib import Path
-from typing import Self
 
 from forethought.config import RatingJudge
 from forethought.judging.llm.prompt_file import load_prompt
 from forethought.judging.llm.verdicts import (
     MISSING_REFERENCE,
+    AsksModel,
     NoVerdict,
     Verdict,
     ask,
@@ -39,7 +39,7 @@ REASON_CHARACTERS = 300
 Ratings = list[Verdict[float] | NoVerdict]
 
 
-class Rating:
+class Rating(AsksModel):
     """Rates each response alone.
 
     Example: `Rating(RatingJudge(engine=OpenAIEngine(base_url="http://localhost:8000/v1")))`
@@ -57,14 +57,7 @@ class Rating:
         self._min_read = config.min_read
         self.name = f"rating:{Path(config.prompt).stem}:{config.model_name}"
         self.floor: float | None = self._prompt.scale[0]
-        self._sampler = open_model(config, cache) if sampler is None else sampler
-
-    def __enter__(self) -> Self:
-        self._sampler.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sampler.__exit__(None, None, None)
+        super().__init__(open_model(config, cache) if sampler is None else sampler)
 
     def judge(self, groups: Sequence[ResponseGroup]) -> Iterator[Judgement | Unjudged]:
         """All responses of all groups are rated in one batch.

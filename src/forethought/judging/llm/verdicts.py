@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from forethought.config import LLMJudge
 from forethought.decoding.request import SamplingParams
@@ -71,6 +71,20 @@ def open_model(config: LLMJudge, cache: Cache | None) -> Sampler:
     return open_sampler(
         config.engine, model=config.model, params=params, cache=cache, token_ids=False
     )
+
+
+class AsksModel:
+    """A judge that asks a chat model, which is open as long as the judge is."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __enter__(self) -> Self:
+        self._sampler.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sampler.__exit__(None, None, None)
 
 
 def ask(

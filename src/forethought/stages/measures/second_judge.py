@@ -29,7 +29,7 @@ from forethought.stages.judged.joint_judging import prompt_scores, worst_score
 from forethought.stages.judged.judged_answers import JUDGED, JudgedAnswers
 from forethought.stages.measures.base import as_counts
 from forethought.storage.open_stage import Stage
-from forethought.storage.sealed_stage import Count, read_manifest, read_records
+from forethought.storage.sealed_stage import Count, read_json, read_manifest, read_records
 from forethought.types import Answer, Prompt
 
 EPOCHS_JUDGED = ("epochs_judge.json", "epochs_spent.jsonl")
@@ -67,15 +67,24 @@ def measure(
         replace(mean_result("second_judge", each, ends=ends), category=category)
         for category, each in sorted(by_category.items())
     ]
-    counts: dict[str, Count] = {
+    return {
         "results": as_counts(results),
         "scores": dict(scores),
         **judged.counts(),
         **epochs,
+        **again,
+        "judge_calls": _spent(stage),
     }
-    # What was spent last is of the whole stage; a judge that asks no model says nothing of it.
-    spent = again.pop("judge_calls", None) or counts["judge_calls"]
-    return counts | again | {"judge_calls": spent}
+
+
+def _spent(stage: Stage) -> Count:
+    """The calls of the whole stage: those noted last, by a judge that asks a model."""
+    noted = [
+        read_json(stage.folder / spent)
+        for _, spent in (AGAIN_JUDGED, EPOCHS_JUDGED, JUDGED)
+        if (stage.folder / spent).is_file()
+    ]
+    return next((calls for calls in noted if calls is not None), None)
 
 
 def _bare(ref: StageRef) -> list[Answer]:
@@ -91,14 +100,11 @@ def _again(stage: Stage, ref: StageRef, prompts: Sequence[Prompt]) -> dict[str, 
         stage.write_records("again", judged.of_policy(_bare(ref), prompts), Answer)
     answers = stage.read_records("again", Answer)
     scores = prompt_scores(answers, worst_score(judged.floor, answers))
-    return {"again": dict(scores), "judge_calls": judged.counts()["judge_calls"]}
+    return {"again": dict(scores)}
 
 
 def _epochs(stage: Stage, ref: StageRef, config: SecondJudgeMeasure) -> dict[str, Count]:
-    """Mean score of each epoch's sealed validation answers; nothing where none is asked for.
-
-    Its calls are all of this stage: they are counted for the stage, and these come last.
-    """
+    """Mean score of each epoch's sealed validation answers; nothing where none is asked for."""
     if ref.choice is None:
         return {}
     first: Any = read_manifest(ref.choice).counts
@@ -129,6 +135,5 @@ def _epochs(stage: Stage, ref: StageRef, config: SecondJudgeMeasure) -> dict[str
             # As in the selection, a tie takes the earlier one.
             "second": max(means, key=lambda number: (means[number], -number)),
             "scores": [{"epoch": number, "score": mean} for number, mean in means.items()],
-        },
-        "judge_calls": judged.counts()["judge_calls"],
+        }
     }
