@@ -106,6 +106,24 @@ def test_table_summary_and_page_show_it_as_an_arm(finished: Recipe):
     assert "has no direct arm and no thought arm" in page
 
 
+def test_three_arms_end_with_a_page_and_every_measure(tmp_path: Path):
+    recipe = small_recipe(
+        tmp_path / "run",
+        *SHORT,
+        "arms=[thought, direct, hybrid]",
+        "iterations=1",
+        "measures.win_rate={equal_tokens: false}",
+        "measures.second_judge.judge={type: verifier, function: microworld}",
+    )
+    run(recipe)
+    measured = {path.parent.name for path in recipe.run.glob("measures/second_judge/*/policy_1")}
+    assert measured == {"thought", "direct", "hybrid"}
+    assert [path.name for path in recipe.run.glob("measures/win_rate/*")] == ["thought"]
+    page = write_report(recipe.run).read_text()
+    assert all(f"{arm} arm has" in page for arm in recipe.arms), "each has few pairs"
+    assert "Hybrid arm" in page
+
+
 @pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_bytes(finished: Recipe, tmp_path: Path):
     torn = small_recipe(tmp_path / "run", *HYBRID)

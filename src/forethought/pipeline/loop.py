@@ -88,7 +88,8 @@ def _run_places(recipe: Recipe, reporter: Reporter, attempt: _Attempt, trackers:
                     others = set(recipe.arms) - stopped.keys()
                     if others:
                         reporter.say(f"error: {error}")
-                        reporter.say(f"the {ref.arm} arm ends here; the other one goes on")
+                        rest = "the other one goes on" if len(others) == 1 else "the others go on"
+                        reporter.say(f"the {ref.arm} arm ends here; {rest}")
                     continue
                 trim_heap()
                 if ref.stage == "evaluation":

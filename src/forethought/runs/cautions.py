@@ -81,7 +81,8 @@ def _few_pairs(trained: dict[Arm, int]) -> Iterator[str]:
 def _unlike_arms(trained: dict[Arm, int]) -> Iterator[str]:
     if len(trained) < 2:
         return
-    least, most = sorted(trained, key=lambda arm: trained[arm])
+    ordered = sorted(trained, key=lambda arm: trained[arm])
+    least, most = ordered[0], ordered[-1]
     if trained[most] > UNLIKE * trained[least]:
         yield (
             f"The {most} arm has {trained[most]} pairs and the {least} arm {trained[least]}: part "
